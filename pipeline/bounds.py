@@ -1,0 +1,63 @@
+"""What the walks carry: tensors and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The box ``{y : |y - center| <= radius}``, in exact real arithmetic on the two stored tensors.
+
+    Center and radius are kept, not the two ends: an affine map acts on them separately (``W c + b`` and ``|W| r``, two
+    products instead of four), and a radius far below the spacing of floats around the center survives.
+    """
+
+    center: Float[Tensor, "*shape"]
+    radius: Float[Tensor, "*shape"]
+
+    @property
+    def lower(self) -> Float[Tensor, "*shape"]:
+        """The lower end ``c - r``, rounded outward: at most the real one."""
+        return torch.nextafter(self.center - self.radius, torch.full_like(self.center, -torch.inf))
+
+    @property
+    def upper(self) -> Float[Tensor, "*shape"]:
+        """The upper end ``c + r``, rounded outward: at least the real one."""
+        return torch.nextafter(self.center + self.radius, torch.full_like(self.center, torch.inf))
+
+    @property
+    def magnitude(self) -> Float[Tensor, "*shape"]:
+        """``|c| + r``, the largest absolute value in the box (round to nearest)."""
+        return self.center.abs() + self.radius
+
+
+@dataclass(frozen=True)
+class Lockstep:
+    """One value of the training walk: the clean activation beside the box, so that batch statistics come from the former."""
+
+    clean: Float[Tensor, "*shape"]
+    center: Float[Tensor, "*shape"]
+    radius: Float[Tensor, "*shape"]
+
+    @property
+    def box(self) -> Interval:
+        return Interval(self.center, self.radius)
+
+
+@dataclass(frozen=True)
+class LinearForm:
+    """A lower bound: ``<coeff, y> + const <= `` the quantity wanted, for every ``y`` that the walk admits.
+
+    There is no upper form: the upper bound of a quantity is minus the lower bound of its negation.
+    """
+
+    coeff: Float[Tensor, "rows batch *features"]
+    const: Float[Tensor, "rows batch"]
+
+    def __add__(self, other: LinearForm) -> LinearForm:
+        return LinearForm(self.coeff + other.coeff, self.const + other.const)

@@ -1,0 +1,60 @@
+"""What can go wrong, each with the exit code that a delivery pipeline acts on.
+
+A message states the rule that was broken, what was received, and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class PipelineError(Exception):
+    """The base of every error that is meant to be read by a user; by itself, a fault of ours."""
+
+    exit_code = 70
+
+
+class GateFailed(PipelineError):
+    """The work was done and the answer is no: a gate failed or a property is violated."""
+
+    exit_code = 1
+
+
+class UsageError(PipelineError):
+    """The command contradicts itself or leaves out something that nothing else says."""
+
+    exit_code = 2
+
+
+class InputRejected(PipelineError):
+    """A model or data file is malformed, unsafe, unsupported, or not the function that was imported."""
+
+    exit_code = 3
+
+
+class Incomplete(PipelineError):
+    """Nothing was checked, or the budget ran out before the question was decided."""
+
+    exit_code = 4
+
+
+class Contradiction(PipelineError):
+    """Two facts that cannot both hold: certified and attacked, delivered file and network, report and digest."""
+
+    exit_code = 5
+
+
+class Diverged(PipelineError):
+    """Training produced a loss that is not finite."""
+
+    exit_code = 6
+
+
+class EnvironmentFailure(PipelineError):
+    """The machine did not give what the work needs: disk, memory, a device, a package."""
+
+    exit_code = 74
+
+
+class Preempted(PipelineError):
+    """The run was asked to stop, and left a checkpoint from which the same command goes on."""
+
+    exit_code = 75

@@ -1,0 +1,391 @@
+"""The operators that torch.nn lacks, as modules: values are positional, static parameters belong to the module.
+
+Together with ``torch.nn`` they are the whole vocabulary of a ``Network``. A module's ``forward`` is its concrete meaning;
+what it means for boxes and linear forms stands in ``rules/``. Constants that are tensors arrive as values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class _Function(nn.Module):
+    """An operator without parameters: one call of a torch function."""
+
+    function: Callable[..., Tensor]
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        return type(self).function(*xs)
+
+
+class Add(_Function):
+    function = staticmethod(torch.add)
+
+
+class Sub(_Function):
+    function = staticmethod(torch.sub)
+
+
+class Mul(_Function):
+    function = staticmethod(torch.mul)
+
+
+class Div(_Function):
+    function = staticmethod(torch.div)
+
+
+class MatMul(_Function):
+    function = staticmethod(torch.matmul)
+
+
+class Pow(_Function):
+    function = staticmethod(torch.pow)
+
+
+class Min(_Function):
+    function = staticmethod(torch.minimum)
+
+
+class Max(_Function):
+    function = staticmethod(torch.maximum)
+
+
+class Where(_Function):
+    function = staticmethod(torch.where)
+
+
+class Equal(_Function):
+    function = staticmethod(torch.eq)
+
+
+class Greater(_Function):
+    function = staticmethod(torch.gt)
+
+
+class Less(_Function):
+    function = staticmethod(torch.lt)
+
+
+class Not(_Function):
+    function = staticmethod(torch.logical_not)
+
+
+class Neg(_Function):
+    function = staticmethod(torch.neg)
+
+
+class Abs(_Function):
+    function = staticmethod(torch.abs)
+
+
+class Sign(_Function):
+    function = staticmethod(torch.sign)
+
+
+class Floor(_Function):
+    function = staticmethod(torch.floor)
+
+
+class Ceil(_Function):
+    function = staticmethod(torch.ceil)
+
+
+class Round(_Function):
+    function = staticmethod(torch.round)
+
+
+class Exp(_Function):
+    function = staticmethod(torch.exp)
+
+
+class Log(_Function):
+    function = staticmethod(torch.log)
+
+
+class Sqrt(_Function):
+    function = staticmethod(torch.sqrt)
+
+
+class Reciprocal(_Function):
+    function = staticmethod(torch.reciprocal)
+
+
+class Sin(_Function):
+    function = staticmethod(torch.sin)
+
+
+class Cos(_Function):
+    function = staticmethod(torch.cos)
+
+
+class Erf(_Function):
+    function = staticmethod(torch.erf)
+
+
+class Clip(nn.Module):
+    """``min(max(x, low), high)``; an absent end is infinite."""
+
+    def __init__(self, low: float | None = None, high: float | None = None):
+        super().__init__()
+        self.low, self.high = low, high
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.low is None and self.high is None else torch.clamp(x, self.low, self.high)
+
+    def extra_repr(self) -> str:
+        return f"low={self.low}, high={self.high}"
+
+
+class Cast(nn.Module):
+    """Conversion to another element type."""
+
+    def __init__(self, dtype: torch.dtype):
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Between floats the walk's own precision wins: a float32 Cast must not narrow a float64 bound.
+        return x if self.dtype.is_floating_point and x.is_floating_point() else x.to(self.dtype)
+
+    def extra_repr(self) -> str:
+        return str(self.dtype)
+
+
+class Reshape(nn.Module):
+    """ONNX Reshape: ``0`` copies the input's dimension, one ``-1`` is inferred."""
+
+    def __init__(self, shape: Sequence[int]):
+        super().__init__()
+        self.shape = tuple(int(d) for d in shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape([x.shape[i] if d == 0 else d for i, d in enumerate(self.shape)])
+
+    def extra_repr(self) -> str:
+        return f"shape={self.shape}"
+
+
+class Transpose(nn.Module):
+    """Axes permuted: axis ``i`` of the result is axis ``perm[i]`` of the input."""
+
+    def __init__(self, perm: Sequence[int]):
+        super().__init__()
+        self.perm = tuple(int(d) for d in perm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(self.perm)
+
+    def extra_repr(self) -> str:
+        return f"perm={self.perm}"
+
+
+class Squeeze(nn.Module):
+    def __init__(self, dims: Sequence[int]):
+        super().__init__()
+        self.dims = tuple(int(d) for d in dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.squeeze(self.dims)
+
+    def extra_repr(self) -> str:
+        return f"dims={self.dims}"
+
+
+class Unsqueeze(nn.Module):
+    """New axes of length one, at positions counted in the result (ONNX's order)."""
+
+    def __init__(self, dims: Sequence[int]):
+        super().__init__()
+        self.dims = tuple(int(d) for d in dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rank = x.dim() + len(self.dims)
+        for d in sorted(d % rank for d in self.dims):
+            x = x.unsqueeze(d)
+        return x
+
+    def extra_repr(self) -> str:
+        return f"dims={self.dims}"
+
+
+class Slice(nn.Module):
+    """``x[start:end:step]`` along each of ``axes``; ends beyond the axis are clamped, negative steps reverse."""
+
+    def __init__(self, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int], steps: Sequence[int]):
+        super().__init__()
+        self.starts, self.ends = tuple(map(int, starts)), tuple(map(int, ends))
+        self.axes, self.steps = tuple(map(int, axes)), tuple(map(int, steps))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for start, end, axis, step in zip(self.starts, self.ends, self.axes, self.steps, strict=True):
+            picked = range(x.shape[axis])[start:end:step]
+            if step > 0:
+                x = x.narrow(axis, picked.start, len(range(picked.start, picked.stop)))
+                if step > 1:
+                    x = x[(slice(None),) * (axis % x.dim()) + (slice(None, None, step),)]
+            else:
+                x = x.index_select(axis, torch.tensor(list(picked), device=x.device))
+        return x
+
+    def extra_repr(self) -> str:
+        return f"starts={self.starts}, ends={self.ends}, axes={self.axes}, steps={self.steps}"
+
+
+class Concat(nn.Module):
+    def __init__(self, dim: int):
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        return torch.cat(xs, self.dim)
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}"
+
+
+class Pad(nn.Module):
+    """Padding in torch's order (last axis first) by a constant, or by ``reflect`` or ``replicate`` (ONNX: edge)."""
+
+    def __init__(self, pads: Sequence[int], *, mode: str = "constant", value: float = 0.0):
+        super().__init__()
+        self.pads, self.mode, self.value = tuple(map(int, pads)), mode, float(value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x, self.pads, self.mode, self.value if self.mode == "constant" else None)
+
+    def extra_repr(self) -> str:
+        return f"pads={self.pads}, mode={self.mode}, value={self.value}"
+
+
+class Expand(nn.Module):
+    """Broadcast to a shape; ``1`` and ``-1`` keep the input's dimension (ONNX's two-way broadcast)."""
+
+    def __init__(self, shape: Sequence[int]):
+        super().__init__()
+        self.shape = tuple(map(int, shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rank = max(x.dim(), len(self.shape))
+        have = (1,) * (rank - x.dim()) + tuple(x.shape)
+        want = (1,) * (rank - len(self.shape)) + self.shape
+        return x.expand([h if w in (1, -1) else w for h, w in zip(have, want, strict=True)])
+
+    def extra_repr(self) -> str:
+        return f"shape={self.shape}"
+
+
+class Tile(nn.Module):
+    def __init__(self, repeats: Sequence[int]):
+        super().__init__()
+        self.repeats = tuple(map(int, repeats))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.repeat(self.repeats)
+
+
+class Gather(nn.Module):
+    """ONNX Gather: entries of ``axis`` picked by constant indices of any rank."""
+
+    indices: Tensor
+
+    def __init__(self, indices: Tensor, axis: int):
+        super().__init__()
+        self.axis = axis
+        self.register_buffer("indices", indices.to(torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        axis = self.axis % x.dim()
+        index = torch.where(self.indices < 0, self.indices + x.shape[axis], self.indices)
+        picked = x.index_select(axis, index.reshape(-1))
+        return picked.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
+
+    def extra_repr(self) -> str:
+        return f"axis={self.axis}, indices={tuple(self.indices.shape)}"
+
+
+class _Reduce(nn.Module):
+    def __init__(self, dims: Sequence[int], *, keepdim: bool):
+        super().__init__()
+        self.dims, self.keepdim = tuple(map(int, dims)), bool(keepdim)
+
+    def extra_repr(self) -> str:
+        return f"dims={self.dims}, keepdim={self.keepdim}"
+
+
+class ReduceSum(_Reduce):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum(self.dims, keepdim=self.keepdim)
+
+
+class ReduceMean(_Reduce):
+    """The mean over axes; GlobalAveragePool is the mean over all spatial ones."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(self.dims, keepdim=self.keepdim)
+
+
+class ReduceMax(_Reduce):
+    """The maximum over axes; GlobalMaxPool is the maximum over all spatial ones."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.amax(self.dims, keepdim=self.keepdim)
+
+
+class ReduceMin(_Reduce):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.amin(self.dims, keepdim=self.keepdim)
+
+
+class ArgMax(nn.Module):
+    def __init__(self, dim: int, *, keepdim: bool):
+        super().__init__()
+        self.dim, self.keepdim = dim, keepdim
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.argmax(self.dim, keepdim=self.keepdim)
+
+
+class Resize(nn.Module):
+    """Spatial resampling by constant factors, nearest or linear."""
+
+    def __init__(self, scales: Sequence[float], mode: str, *, align_corners: bool = False):
+        super().__init__()
+        self.scales, self.mode, self.align_corners = tuple(map(float, scales)), mode, align_corners
+
+    def forward(self, x: Tensor) -> Tensor:
+        align = None if self.mode == "nearest" else self.align_corners
+        return F.interpolate(x, scale_factor=list(self.scales), mode=self.mode, align_corners=align)
+
+
+class AffineBN(nn.Module):
+    """An affine layer and the BatchNorm after it as one operator: ``s (W x + b - mean) + beta``, ``s = gamma / sqrt(var + eps)``."""
+
+    def __init__(self, affine: nn.Module, bn: nn.Module):
+        super().__init__()
+        self.affine, self.bn = affine, bn
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.affine(x))
+
+    def fold(self) -> nn.Module:
+        """The affine layer alone that computes the same function in eval mode; it gains a bias where it had none.
+
+        ``W' = s W``, ``b' = s (b - mean) + beta`` (Jacob et al., Quantization and Training of Neural Networks for Efficient
+        Integer-Arithmetic-Only Inference, CVPR 2018, eq. 14), computed in float64.
+        """
+        import copy
+
+        affine, bn = copy.deepcopy(self.affine), self.bn
+        scale = (bn.weight.double() / torch.sqrt(bn.running_var.double() + bn.eps)).detach()
+        bias = affine.bias.double().detach() if affine.bias is not None else torch.zeros_like(scale)
+        weight = affine.weight.detach()
+        channel = 1 if isinstance(affine, nn.modules.conv._ConvTransposeNd) else 0
+        shape = [1] * weight.dim()
+        shape[channel] = -1
+        affine.weight = nn.Parameter((weight.double() * scale.reshape(shape)).to(weight.dtype))
+        affine.bias = nn.Parameter((scale * (bias - bn.running_mean.double()) + bn.bias.double()).detach().to(weight.dtype))
+        return affine
