@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pipeline.bounds import Interval
+from pipeline.bounds import Interval, LinearForm
 from pipeline.errors import InputRejected
 
 Mode = Literal["float32-any-order", "real", "none"]
@@ -62,6 +62,18 @@ class Exact:
 
     def refuse_unmeasured(self, operator: str) -> None:
         return None
+
+    def merge(self, a: LinearForm, b: LinearForm, box: Interval) -> LinearForm:
+        """The sum of two forms over the same value."""
+        return a + b
+
+    def minimum(self, form: LinearForm, box: Interval) -> Tensor:
+        """``min over the box of <A, y> + d  =  <A, c> - <|A|, r> + d``, shape (rows, batch)."""
+        return form.const + _dot(form.coeff, box.center) - _dot(form.coeff.abs(), box.radius)
+
+    def shift(self, const: Tensor, coeff: Tensor, offset: Tensor, error: Tensor | None) -> Tensor:
+        """``const + <A, offset>``; ``error`` bounds what the operator's own evaluation may add, per output."""
+        return const + _dot(coeff, offset)
 
 
 @dataclass(frozen=True)
@@ -125,47 +137,86 @@ class Outward:
         ``gamma(n,u)(|W| m + |b|) + U``; our own center errs by the same expression with ``w``; ``|c| <= m``.
         A sample whose partial sums might overflow float32 gets an infinite radius, which nothing certifies.
         """
-        g = 2 * gamma(terms + 3, U64) + (gamma(deployed_terms, U32) if self.deployed else 0.0)
-        widened = tuple(
-            Interval(x.center, (x.radius + g * x.magnitude) * (1 + 2.0**-49)) if isinstance(x, Interval) else x
-            for x in inputs
-        )
-        biggest = offset.abs() if isinstance(offset, Tensor) else abs(offset)
-        spread = radius(*widened) + g * biggest
-        if self.deployed:
-            ones = tuple(
-                Interval(torch.zeros_like(x.center[:1]), torch.ones_like(x.radius[:1])) if isinstance(x, Interval) else x
-                for x in inputs
-            )
-            row_sum = radius(*ones)
-            peak = self._peak(inputs)
-            peak = peak.reshape(-1, *[1] * (center.dim() - 1))
-            flushed = 2 * TINY32 * (row_sum + terms * peak + 4 * (terms + 1))
-            if self.folded_scale is not None:
-                flushed = flushed * (1 + 1 / self.folded_scale)
-            spread = spread + flushed
-            ceiling = (row_sum * peak + biggest) * (1 + 2 * g)
-            if bool((ceiling >= 0.999 * FLOAT32_MAX).any()):
-                magnitude = (center.abs() + spread) * 2  # at most twice what every partial sum of positive terms reaches
-                exact = radius(*(self._as_radius(x) for x in inputs)) + biggest
-                overflow = torch.maximum(exact * (1 + 2 * g), magnitude) >= 0.999 * FLOAT32_MAX
-                spread = torch.where(overflow, torch.inf, spread)
-        else:
-            spread = spread + TINY64
-        return Interval(center, spread * (1 + 2 * gamma(terms + 8, U64)))
+        g = self._relative(terms, deployed_terms)
+        widened = _each(inputs, lambda x: Interval(x.center, (x.radius + g * x.magnitude) * (1 + 2.0**-49)))
+        spread = radius(*widened) + g * _abs(offset)
+        spread = (spread + self._flushed(inputs, radius, terms)) * (1 + 2 * gamma(terms + 8, U64))
+        return Interval(center, self._unless_overflow(spread, inputs, radius, offset, g))
+
+    def affine_error(
+        self,
+        inputs: tuple[Interval | Tensor, ...],
+        radius: Callable[..., Tensor],
+        offset: Tensor | float,
+        terms: int,
+        deployed_terms: int,
+    ) -> Tensor:
+        """What one affine evaluation may err by, per output: ``g (|W| m + |b|) + U``, the disturbance of a backward walk.
+
+        ``terms`` is the larger of fan-in and fan-out: a coefficient pulled back is itself a computed product, and the
+        residual between it and the real one is charged here against ``|W| m``.
+        """
+        g = self._relative(terms + 1, deployed_terms)
+        magnitude = radius(*_each(inputs, _as_radius)) + _abs(offset)
+        error = (g * magnitude + self._flushed(inputs, radius, terms)) * (1 + 2 * gamma(terms + 8, U64))
+        return self._unless_overflow(error, inputs, radius, offset, g)
+
+    def shift(self, const: Tensor, coeff: Tensor, offset: Tensor, error: Tensor | None) -> Tensor:
+        """``const + <A, offset> - <|A|, error>``, rounded down."""
+        const = self._plus_dot(const, coeff, offset)
+        return const if error is None else self._minus(const, _dot(coeff.abs(), error), coeff[0, 0].numel())
+
+    def merge(self, a: LinearForm, b: LinearForm, box: Interval) -> LinearForm:
+        """The sum of two forms over the same value; the rounding of the coefficients is charged to the constant."""
+        coeff = a.coeff + b.coeff
+        slack = _dot(coeff.abs(), box.magnitude) * (2 * U64)
+        return LinearForm(coeff, self._minus(a.const + b.const, slack, coeff[0, 0].numel(), a.const.abs() + b.const.abs()))
+
+    def minimum(self, form: LinearForm, box: Interval) -> Tensor:
+        """``<A, c> - <|A|, r> + d``, rounded down: at most the minimum of the form over the box."""
+        least = self._plus_dot(form.const, form.coeff, box.center)
+        return self._minus(least, _dot(form.coeff.abs(), box.radius), form.coeff[0, 0].numel())
+
+    def _plus_dot(self, const: Tensor, coeff: Tensor, value: Tensor) -> Tensor:
+        n = coeff[0, 0].numel()
+        size = _dot(coeff.abs(), value.abs())
+        slack = size * gamma(n + 4, U64)
+        return self._minus(const + _dot(coeff, value), slack, n, const.abs() + size)
+
+    def _minus(self, value: Tensor, amount: Tensor, roundings: int, size: Tensor | None = None) -> Tensor:
+        """At most ``value - amount`` for a nonnegative ``amount`` summed from that many terms."""
+        amount = amount * (1 + 2 * gamma(roundings + 4, U64))
+        size = value.abs() + amount if size is None else size + amount
+        return value - amount - size * (8 * U64) - TINY64
+
+    def _relative(self, terms: int, deployed_terms: int) -> float:
+        return 2 * gamma(terms + 3, U64) + (gamma(deployed_terms, U32) if self.deployed else 0.0)
+
+    def _flushed(self, inputs: tuple[Interval | Tensor, ...], radius: Callable[..., Tensor], terms: int) -> Tensor | float:
+        """``U``: what products and sums below the smallest normal number may lose, and folded weights with them."""
+        if not self.deployed:
+            return TINY64
+        row_sum = _row_sum(inputs, radius)
+        flushed = 2 * TINY32 * (row_sum + terms * _peak(inputs, row_sum.dim()) + 4 * (terms + 1))
+        if self.folded_scale is not None:
+            flushed = flushed * (1 + 1 / self.folded_scale)
+        return flushed
+
+    def _unless_overflow(
+        self, spread: Tensor, inputs: tuple[Interval | Tensor, ...], radius: Callable[..., Tensor], offset: Tensor | float, g: float
+    ) -> Tensor:
+        """An infinite spread wherever some order of summation might leave the range of float32."""
+        if not self.deployed:
+            return spread
+        limit, row_sum = 0.999 * FLOAT32_MAX / (1 + 2 * g), _row_sum(inputs, radius)
+        if bool((row_sum * _peak(inputs, row_sum.dim()) + _abs(offset) < limit).all()):
+            return spread
+        magnitude = radius(*_each(inputs, _as_radius)) + _abs(offset)
+        return torch.where(magnitude < limit, spread, torch.inf)
 
     def at(self, *, carried: int, folded_scale: Tensor | None = None) -> Outward:
         """The same promise at an operator whose producer may be fused with it."""
         return replace(self, carried=carried, folded_scale=folded_scale)
-
-    @staticmethod
-    def _peak(inputs: tuple[Interval | Tensor, ...]) -> Tensor:
-        peaks = [x.magnitude.flatten(1).amax(1) for x in inputs if isinstance(x, Interval)]
-        return torch.stack(torch.broadcast_tensors(*peaks)).amax(0)
-
-    @staticmethod
-    def _as_radius(x: Interval | Tensor) -> Interval | Tensor:
-        return Interval(torch.zeros_like(x.center), x.magnitude) if isinstance(x, Interval) else x
 
 
 Rounding = Exact | Outward
@@ -175,3 +226,32 @@ EXACT = Exact()
 def rounding_of(mode: Mode) -> Rounding:
     """The accounting that a mode of arithmetic stands for: ``none``, ``real``, or ``float32-any-order`` (the default)."""
     return EXACT if mode == "none" else Outward(deployed=mode == "float32-any-order")
+
+
+def _dot(coeff: Tensor, value: Tensor) -> Tensor:
+    """``<A, y>`` over the features: (rows, batch, *features) with (batch or 1, *features) gives (rows, batch)."""
+    return torch.einsum("rbf,bf->rb", coeff.flatten(2), value.expand(coeff.shape[1:]).flatten(1))
+
+
+def _abs(value: Tensor | float) -> Tensor | float:
+    return value.abs() if isinstance(value, Tensor) else abs(value)
+
+
+def _each(inputs: tuple[Interval | Tensor, ...], change: Callable[[Interval], Interval]) -> tuple[Interval | Tensor, ...]:
+    return tuple(change(x) if isinstance(x, Interval) else x for x in inputs)
+
+
+def _as_radius(x: Interval) -> Interval:
+    return Interval(torch.zeros_like(x.center), x.magnitude)
+
+
+def _row_sum(inputs: tuple[Interval | Tensor, ...], radius: Callable[..., Tensor]) -> Tensor:
+    """The sum of ``|W|`` in each row, for a batch of one."""
+    return radius(*_each(inputs, lambda x: Interval(torch.zeros_like(x.center[:1]), torch.ones_like(x.radius[:1]))))
+
+
+def _peak(inputs: tuple[Interval | Tensor, ...], rank: int) -> Tensor:
+    """The largest magnitude in each sample, shaped to broadcast over an output of that rank."""
+    boxes = [x for x in inputs if isinstance(x, Interval)]
+    peak = torch.stack([x.magnitude.flatten(1).amax(1) for x in boxes]).amax(0)
+    return peak.reshape(-1, *[1] * (rank - 1))

@@ -1,0 +1,70 @@
+"""Interval bound propagation: the same graph walked with boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+
+from torch import Tensor
+
+from pipeline.arithmetic import EXACT, Rounding
+from pipeline.bounds import Interval, Lockstep
+from pipeline.errors import PipelineError
+from pipeline.network import Network, Plan, Step
+from pipeline.propagate import walk
+from pipeline.rules import rule_for
+
+
+class IntervalWalk:
+    """IBP over one Network (Gowal et al., arXiv 1810.12715, eq. 6-8), in the precision of its weights.
+
+    ``boxes(x)`` gives the box of every node; ``rounding_at`` remembers what each operator was charged, which a backward walk
+    over the same values needs again.
+    """
+
+    def __init__(self, network: Network, rounding: Rounding = EXACT):
+        self.network, self.plan, self.rounding = network, network.plan(), rounding
+        self._site: dict[int, Rounding] = dict.fromkeys((s.index for s in self.plan.steps), rounding)
+        if rounding.sound:
+            from pipeline.propagate.rounding import sites
+
+            self._site.update(sites(self.plan, rounding))
+        self._carried: dict[int, int] = {}
+
+    def boxes(self, inputs: Sequence[Interval | Tensor], *, keep: Container[int] = ()) -> list[Interval | Tensor | None]:
+        """The box of every node kept, by plan index; float inputs outside ``inputs``' boxes never arise."""
+        return walk.forward(self.plan, inputs, self._apply, keep=keep)
+
+    def rounding_at(self, step: Step) -> Rounding:
+        """What the operator of ``step`` may add, given what its producers hand on."""
+        site = self._site[step.index]
+        return site if not site.sound else site.at(carried=self._carried_into(step), folded_scale=site.folded_scale)
+
+    def _carried_into(self, step: Step) -> int:
+        return max((self._carried.get(a, 0) for a in step.args), default=0)
+
+    def _apply(self, step: Step, *xs: Interval | Tensor) -> Interval:
+        rule = rule_for(step.op)
+        if rule is None:
+            raise PipelineError(f"{self.network.origin(step.name)} has no rule; `rules.require` was not asked first.")
+        try:
+            box = rule.interval(step.op, *xs, rounding=self.rounding_at(step))
+        except PipelineError as error:
+            raise type(error)(f"{self.network.origin(step.name)}: {error}") from error
+        if self.rounding.sound:
+            self._carried[step.index] = rule.carries(step.op, self._carried_into(step), *xs)
+        return box
+
+
+def lockstep(plan: Plan, x: Tensor, box: Interval) -> list[Lockstep | Tensor]:
+    """The training walk: clean values and boxes side by side, every node kept, so that regularisers may read them.
+
+    Layers in train mode take their batch statistics from the clean values, with gradients.
+    """
+    return walk.forward(plan, [Lockstep(x, box.center, box.radius)], _lockstep, keep=walk.EVERYTHING)
+
+
+def _lockstep(step: Step, *xs: Lockstep | Tensor) -> Lockstep:
+    rule = rule_for(step.op)
+    if rule is None:
+        raise PipelineError(f"{step.name} has no rule; `rules.require` was not asked first.")
+    return rule.lockstep(step.op, *xs)

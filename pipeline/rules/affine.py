@@ -1,0 +1,85 @@
+"""Layers with weights: Linear and Conv."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.bounds import Interval
+from pipeline.rules.rule import Affine, Example, Value, rule
+
+
+@rule(nn.Linear)
+class LinearRule(Affine):
+    """``y = W x + b`` over the last axis."""
+
+    def radius(self, op: nn.Linear, *xs: Value) -> Tensor:
+        (x,) = xs
+        assert isinstance(x, Interval)
+        return F.linear(x.radius, op.weight.abs())
+
+    def terms(self, op: nn.Linear, *xs: Value) -> int:
+        return int((op.weight != 0).sum(1).max())
+
+    def fan_out(self, op: nn.Linear, *xs: Value) -> int:
+        return op.out_features
+
+    def offset(self, op: nn.Linear, *xs: Value) -> Tensor | float:
+        return 0.0 if op.bias is None else op.bias.abs()
+
+    def carries(self, op: nn.Linear, carried: int, *xs: Value) -> int:
+        return op.in_features
+
+    def constant(self, op: nn.Linear, *xs: Value) -> Tensor:
+        (x,) = xs
+        assert isinstance(x, Interval)
+        shape = [1] * (x.center.dim() - 1) + [-1]
+        return (torch.zeros_like(op.weight[:, 0]) if op.bias is None else op.bias).reshape(shape)
+
+    def transpose(self, op: nn.Linear, coeff: Tensor, *xs: Value) -> tuple[Tensor | None, ...]:
+        return (coeff @ op.weight,)
+
+    def examples(self) -> Iterator[Example]:
+        yield Example(nn.Linear(12, 9), ((4, 12),))
+        yield Example(nn.Linear(12, 9, bias=False), ((2, 3, 12),))
+
+
+@rule(nn.Conv1d, nn.Conv2d, nn.Conv3d)
+class ConvRule(Affine):
+    """Cross-correlation with any stride, padding, dilation and groups."""
+
+    def radius(self, op: nn.Conv2d, *xs: Value) -> Tensor:
+        (x,) = xs
+        assert isinstance(x, Interval)
+        return op._conv_forward(x.radius, op.weight.abs(), None)
+
+    def terms(self, op: nn.Conv2d, *xs: Value) -> int:
+        return int((op.weight != 0).flatten(1).sum(1).max())
+
+    def fan_out(self, op: nn.Conv2d, *xs: Value) -> int:
+        return op.out_channels // op.groups * math.prod(op.kernel_size)
+
+    def offset(self, op: nn.Conv2d, *xs: Value) -> Tensor | float:
+        return 0.0 if op.bias is None else op.bias.abs().reshape(-1, *[1] * len(op.kernel_size))
+
+    def carries(self, op: nn.Conv2d, carried: int, *xs: Value) -> int:
+        return op.in_channels // op.groups * math.prod(op.kernel_size)
+
+    def examples(self) -> Iterator[Example]:
+        yield Example(nn.Conv1d(4, 8, 3, padding=1), ((2, 4, 9),))
+        yield Example(nn.Conv2d(4, 8, 3, stride=2, padding=1), ((3, 4, 7, 6),))
+        yield Example(nn.Conv2d(4, 8, (3, 2), dilation=(1, 2), groups=2, bias=False), ((2, 4, 6, 7),))
+        yield Example(nn.Conv3d(2, 8, 2, padding=1), ((2, 2, 4, 3, 3),))
+
+
+def fan_in(op: nn.Module) -> int | None:
+    """How many products one output of a layer with weights sums, or None for any other operator."""
+    if isinstance(op, nn.Linear):
+        return op.in_features
+    if isinstance(op, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return math.prod(torch.Size(op.weight.shape)[1:])
+    return None

@@ -1,0 +1,142 @@
+"""Sums and products of values, where at most one factor varies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from pipeline import ops
+from pipeline.arithmetic import SLACK
+from pipeline.bounds import Interval
+from pipeline.rules.rule import Affine, Example, Value, rule
+
+
+def _copies(op: nn.Module, *xs: Value) -> int:
+    """How often broadcasting repeats the least of the abstract inputs."""
+    shapes = [x.center.shape if isinstance(x, Interval) else x.shape for x in xs]
+    out = math.prod(torch.broadcast_shapes(*shapes))
+    return max(out // max(x.center.numel(), 1) for x in xs if isinstance(x, Interval))
+
+
+@rule(ops.Add, ops.Sub)
+class AddRule(Affine):
+    """``y = a ± b``: half-widths add. A residual sum may be fused into the accumulator of the layer that feeds it."""
+
+    def radius(self, op: nn.Module, *xs: Value) -> Tensor:
+        radii = [x.radius for x in xs if isinstance(x, Interval)]
+        shape = torch.broadcast_shapes(*(x.shape if isinstance(x, Tensor) else x.radius.shape for x in xs))
+        total = radii[0] if len(radii) == 1 else radii[0] + radii[1]
+        batch = max(r.shape[0] for r in radii)
+        return total.expand(batch, *shape[1:]) if len(shape) == total.dim() else total.expand(shape)
+
+    def terms(self, op: nn.Module, *xs: Value) -> int:
+        return 2
+
+    def fan_out(self, op: nn.Module, *xs: Value) -> int:
+        return _copies(op, *xs)
+
+    def deployed_terms(self, op: nn.Module, terms: int, carried: int) -> int:
+        return 2 if carried == 0 else carried + SLACK + 2
+
+    def offset(self, op: nn.Module, *xs: Value) -> Tensor | float:
+        constants = [x.abs() for x in xs if isinstance(x, Tensor)]
+        return constants[0] if constants else 0.0
+
+    def carries(self, op: nn.Module, carried: int, *xs: Value) -> int:
+        return carried + 1 if carried else 0
+
+    def examples(self) -> Iterator[Example]:
+        for op in (ops.Add(), ops.Sub()):
+            yield Example(op, ((3, 9), (3, 9)))
+            yield Example(op, ((3, 8, 4, 4), torch.randn(8, 1, 1)))
+        yield Example(ops.Sub(), (torch.randn(9), (3, 9)))
+        yield Example(ops.Add(), ((3, 8, 1), (3, 8, 4)))
+
+
+@rule(ops.Mul)
+class MulRule(Affine):
+    """``y = k x`` with a constant ``k``: half-width ``|k| r``."""
+
+    def refuses(self, op: nn.Module, abstract: tuple[bool, ...]) -> str | None:
+        return "a product of two values that both vary has no rule yet" if all(abstract) else None
+
+    def radius(self, op: nn.Module, *xs: Value) -> Tensor:
+        return op(*(x.radius if isinstance(x, Interval) else x.abs() for x in xs))
+
+    def fan_out(self, op: nn.Module, *xs: Value) -> int:
+        return _copies(op, *xs)
+
+    def deployed_terms(self, op: nn.Module, terms: int, carried: int) -> int:
+        return 2
+
+    def carries(self, op: nn.Module, carried: int, *xs: Value) -> int:
+        return carried + 1 if carried else 0
+
+    def folds_into_producer(self, op: nn.Module, constants: tuple[Tensor | None, ...]) -> Tensor | None:
+        scale = next((c for c in constants if c is not None), None)
+        return None if scale is None or isinstance(op, ops.Div) else scale.abs().reshape(-1)
+
+    def examples(self) -> Iterator[Example]:
+        yield Example(ops.Mul(), ((3, 9), torch.randn(9)))
+        yield Example(ops.Mul(), (torch.randn(8, 1, 1), (3, 8, 4, 4)))
+
+
+@rule(ops.Div)
+class DivRule(MulRule):
+    """``y = x / k`` with a constant ``k``."""
+
+    def refuses(self, op: nn.Module, abstract: tuple[bool, ...]) -> str | None:
+        return "a quotient by a value that varies has no rule yet" if abstract[1] else None
+
+    def examples(self) -> Iterator[Example]:
+        yield Example(ops.Div(), ((3, 9), torch.randn(9)))
+
+
+@rule(ops.Neg)
+class NegRule(MulRule):
+    """``y = -x``, exact."""
+
+    def radius(self, op: nn.Module, *xs: Value) -> Tensor:
+        (x,) = xs
+        assert isinstance(x, Interval)
+        return x.radius
+
+    def refuses(self, op: nn.Module, abstract: tuple[bool, ...]) -> str | None:
+        return None
+
+    def folds_into_producer(self, op: nn.Module, constants: tuple[Tensor | None, ...]) -> Tensor | None:
+        return None
+
+    def examples(self) -> Iterator[Example]:
+        yield Example(ops.Neg(), ((3, 9),))
+
+
+@rule(ops.MatMul)
+class MatMulRule(Affine):
+    """``y = x C`` or ``C x`` with a constant matrix: half-width ``r |C|``."""
+
+    def refuses(self, op: nn.Module, abstract: tuple[bool, ...]) -> str | None:
+        return "a matrix product of two values that both vary has no rule yet" if all(abstract) else None
+
+    def radius(self, op: nn.Module, *xs: Value) -> Tensor:
+        return op(*(x.radius if isinstance(x, Interval) else x.abs() for x in xs))
+
+    def terms(self, op: nn.Module, *xs: Value) -> int:
+        right = xs[1]
+        shape = right.center.shape if isinstance(right, Interval) else right.shape
+        return shape[-2] if len(shape) > 1 else shape[0]
+
+    def fan_out(self, op: nn.Module, *xs: Value) -> int:
+        return _copies(op, *(x for x in xs if isinstance(x, Interval))) * max(
+            x.shape[-1] if i else x.shape[-2] for i, x in enumerate(xs) if isinstance(x, Tensor)
+        )
+
+    def carries(self, op: nn.Module, carried: int, *xs: Value) -> int:
+        return self.terms(op, *xs)
+
+    def examples(self) -> Iterator[Example]:
+        yield Example(ops.MatMul(), ((3, 5, 6), torch.randn(6, 9)))
+        yield Example(ops.MatMul(), (torch.randn(9, 5), (3, 5, 6)))

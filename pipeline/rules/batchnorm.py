@@ -1,0 +1,135 @@
+"""BatchNorm, alone and joined with the layer before it. In training, statistics come from the clean batch, gradients flowing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.arithmetic import EXACT, SLACK, Rounding
+from pipeline.bounds import Interval, LinearForm, Lockstep
+from pipeline.ops import AffineBN
+from pipeline.rules.affine import ConvRule, LinearRule
+from pipeline.rules.rule import Affine, Example, Value, rule, rule_for
+
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+
+
+def scale_shift(bn: BatchNorm, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+    """``s = gamma / sqrt(var + eps)`` and ``t = beta - s mean``, per channel."""
+    scale = torch.rsqrt(var + bn.eps)
+    scale = scale if bn.weight is None else bn.weight * scale
+    return scale, (0 if bn.bias is None else bn.bias) - scale * mean
+
+
+def batch_statistics(bn: BatchNorm, clean: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance per channel of the clean batch; in training they also move the running statistics.
+
+    The running variance takes the unbiased estimate, as torch.nn does; in eval mode the running statistics themselves are
+    returned.
+    """
+    if not bn.training:
+        return bn.running_mean, bn.running_var
+    dims = [d for d in range(clean.dim()) if d != 1]
+    var, mean = torch.var_mean(clean, dims, correction=0)
+    with torch.no_grad():
+        count = clean.numel() // clean.shape[1]
+        bn.running_mean.lerp_(mean, bn.momentum)
+        bn.running_var.lerp_(var * (count / max(count - 1, 1)), bn.momentum)
+    return mean, var
+
+
+def _channels(value: Tensor, like: Tensor) -> Tensor:
+    return value.reshape(1, -1, *[1] * (like.dim() - 2))
+
+
+@rule(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+class BatchNormRule(Affine):
+    """``y = s x + (beta - s mean)`` per channel; the half-width is ``|s| r``."""
+
+    def radius(self, op: BatchNorm, *xs: Value) -> Tensor:
+        (x,) = xs
+        assert isinstance(x, Interval)
+        scale, _ = scale_shift(op, op.running_mean, op.running_var)
+        return _channels(scale.abs(), x.radius) * x.radius
+
+    def terms(self, op: BatchNorm, *xs: Value) -> int:
+        return 6  # var + eps, sqrt, the quotient, the difference, the product, the sum
+
+    def deployed_terms(self, op: BatchNorm, terms: int, carried: int) -> int:
+        return carried + SLACK + 1
+
+    def offset(self, op: BatchNorm, *xs: Value) -> Tensor | float:
+        """``|s mean| + |beta|``: never ``|beta - s mean|``, whose cancellation would hide the error."""
+        (x,) = xs
+        assert isinstance(x, Interval)
+        scale, _ = scale_shift(op, op.running_mean, op.running_var)
+        bias = torch.zeros_like(scale) if op.bias is None else op.bias
+        return _channels((scale * op.running_mean).abs() + bias.abs(), x.center)
+
+    def carries(self, op: BatchNorm, carried: int, *xs: Value) -> int:
+        return carried + 1
+
+    def folds_into_producer(self, op: BatchNorm, constants: tuple[Tensor | None, ...]) -> Tensor | None:
+        return scale_shift(op, op.running_mean, op.running_var)[0].abs()
+
+    def lockstep(self, op: BatchNorm, *xs: Lockstep | Tensor) -> Lockstep:
+        (x,) = xs
+        assert isinstance(x, Lockstep)
+        scale, shift = (_channels(v, x.clean) for v in scale_shift(op, *batch_statistics(op, x.clean)))
+        return Lockstep(x.clean * scale + shift, x.center * scale + shift, x.radius * scale.abs())
+
+    def examples(self) -> Iterator[Example]:
+        for module, shape in ((nn.BatchNorm1d, (3, 8)), (nn.BatchNorm2d, (3, 8, 4, 3)), (nn.BatchNorm3d, (2, 8, 2, 3, 2))):
+            yield Example(module(8), (shape,))
+
+
+@rule(AffineBN)
+class AffineBNRule(Affine):
+    """A layer with its BatchNorm: the scale goes into ``W`` and ``|W|`` before the two products of the box."""
+
+    def interval(self, op: AffineBN, *xs: Value, rounding: Rounding = EXACT) -> Interval:
+        inner = _inner(op.affine).interval(op.affine, *xs, rounding=rounding)
+        return BatchNormRule().interval(op.bn, inner, rounding=self._after(op, rounding))
+
+    def pull_back(
+        self, op: AffineBN, form: LinearForm, *xs: Value, rounding: Rounding = EXACT
+    ) -> tuple[LinearForm | None, ...]:
+        inner = _inner(op.affine).interval(op.affine, *xs, rounding=rounding)
+        (form_in,) = BatchNormRule().pull_back(op.bn, form, inner, rounding=self._after(op, rounding))
+        assert form_in is not None
+        return _inner(op.affine).pull_back(op.affine, form_in, *xs, rounding=rounding)
+
+    def carries(self, op: AffineBN, carried: int, *xs: Value) -> int:
+        return _inner(op.affine).carries(op.affine, carried) + 1
+
+    def _after(self, op: AffineBN, rounding: Rounding) -> Rounding:
+        return rounding.at(carried=_inner(op.affine).carries(op.affine, 0)) if rounding.sound else rounding
+
+    def lockstep(self, op: AffineBN, *xs: Lockstep | Tensor) -> Lockstep:
+        (x,) = xs
+        assert isinstance(x, Lockstep)
+        affine, bn = op.affine, op.bn
+        before = affine(x.clean)
+        mean, var = batch_statistics(bn, before)
+        scale, shift = scale_shift(bn, mean, var)
+        weight = affine.weight * scale.reshape(-1, *[1] * (affine.weight.dim() - 1))
+        bias = shift if affine.bias is None else shift + scale * affine.bias
+        if isinstance(affine, nn.Linear):
+            center, radius = F.linear(x.center, weight, bias), F.linear(x.radius, weight.abs())
+        else:
+            center = affine._conv_forward(x.center, weight, bias)
+            radius = affine._conv_forward(x.radius, weight.abs(), None)
+        return Lockstep(before * _channels(scale, before) + _channels(shift, before), center, radius)
+
+    def examples(self) -> Iterator[Example]:
+        yield Example(AffineBN(nn.Linear(6, 8), nn.BatchNorm1d(8)), ((3, 6),))
+        yield Example(AffineBN(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)), ((2, 3, 5, 4),))
+
+
+def _inner(affine: nn.Module) -> LinearRule | ConvRule:
+    inner = rule_for(affine)
+    assert isinstance(inner, LinearRule | ConvRule)
+    return inner

@@ -1,0 +1,74 @@
+"""Pooling: the maximum selects, the average is affine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from pipeline import ops
+from pipeline.bounds import Interval
+from pipeline.rules.rule import Affine, Example, Monotone, Value, rule
+
+
+@rule(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, ops.ReduceMax)
+class MaxPoolRule(Monotone):
+    """Nondecreasing in every entry, so the box is ``[max l, max u]``; nothing is rounded."""
+
+    def examples(self) -> Iterator[Example]:
+        yield Example(nn.MaxPool2d(3, stride=2), ((2, 8, 7, 7),))
+        yield Example(nn.MaxPool2d(3, stride=2, padding=1), ((2, 8, 7, 6),))
+        yield Example(nn.MaxPool1d(2), ((2, 8, 6),))
+        yield Example(ops.ReduceMax((2, 3), keepdim=True), ((2, 8, 3, 4),))
+
+
+def _entries(size: int | tuple[int, ...], rank: int) -> int:
+    return size**rank if isinstance(size, int) else math.prod(size)
+
+
+@rule(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+class AvgPoolRule(Affine):
+    """The mean of a window; every weight is nonnegative, so ``|W| r`` is the operator itself on ``r``."""
+
+    def radius(self, op: nn.AvgPool2d, *xs: Value) -> Tensor:
+        (x,) = xs
+        assert isinstance(x, Interval)
+        return op(x.radius)
+
+    def terms(self, op: nn.AvgPool2d, *xs: Value) -> int:
+        (x,) = xs
+        assert isinstance(x, Interval)
+        return _entries(op.kernel_size, x.center.dim() - 2) + 1  # and the division
+
+    def fan_out(self, op: nn.AvgPool2d, *xs: Value) -> int:
+        return self.terms(op, *xs)
+
+    def deployed_terms(self, op: nn.AvgPool2d, terms: int, carried: int) -> int:
+        return terms + 2
+
+    def examples(self) -> Iterator[Example]:
+        yield Example(nn.AvgPool2d(3, stride=2), ((2, 8, 7, 7),))
+        yield Example(nn.AvgPool2d(3, stride=2, padding=1), ((2, 8, 7, 6),))
+        yield Example(nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False, ceil_mode=True), ((2, 8, 6, 6),))
+        yield Example(nn.AvgPool1d(2), ((2, 8, 6),))
+
+
+@rule(ops.ReduceSum, ops.ReduceMean)
+class ReduceRule(AvgPoolRule):
+    """Sum and mean over axes."""
+
+    def terms(self, op: ops.ReduceSum, *xs: Value) -> int:
+        (x,) = xs
+        assert isinstance(x, Interval)
+        return math.prod(x.center.shape[d] for d in op.dims) + 1
+
+    def fan_out(self, op: ops.ReduceSum, *xs: Value) -> int:
+        return 1
+
+    def refuses(self, op: ops.ReduceSum, abstract: tuple[bool, ...]) -> str | None:
+        return "it reduces over the batch" if 0 in op.dims else None
+
+    def examples(self) -> Iterator[Example]:
+        yield Example(ops.ReduceMean((2, 3), keepdim=True), ((2, 8, 3, 4),))
+        yield Example(ops.ReduceSum((1,), keepdim=False), ((3, 8),))

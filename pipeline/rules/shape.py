@@ -1,0 +1,70 @@
+"""Operators that only move entries about, and those that change no value at all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from pipeline import ops
+from pipeline.bounds import Interval
+from pipeline.rules.rule import Example, Rearrange, Value, rule
+
+
+@rule(
+    ops.Reshape,
+    ops.Transpose,
+    ops.Squeeze,
+    ops.Unsqueeze,
+    ops.Slice,
+    ops.Concat,
+    ops.Pad,
+    ops.Cast,
+    nn.Flatten,
+    nn.Identity,
+)
+class ShapeRule(Rearrange):
+    """Each output is one input or a constant."""
+
+    def refuses(self, op: nn.Module, abstract: tuple[bool, ...]) -> str | None:
+        if isinstance(op, ops.Transpose) and op.perm[0] != 0:
+            return "it moves the batch axis"
+        if isinstance(op, ops.Pad) and not math.isfinite(op.value):
+            return "it pads with an infinite value"
+        if isinstance(op, ops.Cast) and not op.dtype.is_floating_point:
+            return f"a Cast to {op.dtype} rounds"
+        if isinstance(op, ops.Concat) and op.dim == 0:
+            return "it joins along the batch"
+        return None
+
+    def fan_out(self, op: nn.Module, *xs: Value) -> int:
+        if isinstance(op, ops.Pad) and op.mode != "constant":
+            return 1 + max(op.pads) * len(op.pads)  # reflected and replicated entries are copies
+        return 1
+
+    def radius(self, op: nn.Module, *xs: Value) -> torch.Tensor:
+        if isinstance(op, ops.Pad):
+            (x,) = xs
+            assert isinstance(x, Interval)
+            return ops.Pad(op.pads, mode=op.mode)(x.radius)
+        return super().radius(op, *xs)
+
+    def examples(self) -> Iterator[Example]:
+        image = (2, 8, 4, 3)
+        yield Example(ops.Reshape((0, -1)), (image,))
+        yield Example(ops.Reshape((-1, 24, 4)), (image,))
+        yield Example(ops.Transpose((0, 2, 3, 1)), (image,))
+        yield Example(ops.Squeeze((1,)), ((3, 1, 9),))
+        yield Example(ops.Unsqueeze((1, -1)), ((3, 9),))
+        yield Example(ops.Slice((1, 0), (7, 4), (1, 2), (2, 1)), (image,))
+        yield Example(ops.Slice((-1,), (-(2**31),), (1,), (-1,)), (image,))
+        yield Example(ops.Concat(1), ((2, 3, 4), (2, 5, 4)))
+        yield Example(ops.Concat(1), (torch.randn(2, 1, 4), (2, 5, 4)))
+        yield Example(ops.Pad((1, 2, 0, 1)), (image,))
+        yield Example(ops.Pad((1, 1), value=-0.7), ((3, 9),))
+        yield Example(ops.Pad((1, 1, 1, 1), mode="replicate"), (image,))
+        yield Example(ops.Cast(torch.float32), ((3, 9),))
+        yield Example(nn.Flatten(), (image,))
+        yield Example(nn.Identity(), ((3, 9),))

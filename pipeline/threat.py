@@ -1,0 +1,84 @@
+"""What is certified against: the perturbed region around a sample, and the margins that must stay positive in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipeline.bounds import Interval, LinearForm
+from pipeline.errors import UsageError
+
+
+def parse_eps(text: str) -> Fraction:
+    """``"8/255"`` or ``"0.1"`` as an exact fraction, in units of the pixel range [0, 1]; UsageError (2) for anything else."""
+    try:
+        if len(text) > 40:
+            raise ValueError
+        numerator, _, denominator = text.strip().partition("/")
+        eps = Fraction(numerator) / Fraction(denominator or "1")
+    except (ValueError, ZeroDivisionError):
+        raise UsageError(f"eps is a fraction of the pixel range such as 8/255 or 0.1; received {text[:40]!r}.") from None
+    if eps < 0:
+        raise UsageError(f"eps is a radius and cannot be negative; received {text!r}.")
+    if eps > 1:
+        likely = f": did you mean {text.strip()}/255?" if eps.denominator == 1 and eps < 256 else "."
+        raise UsageError(f"eps is in units of the pixel range, at most 1; received {text!r}{likely}")
+    return eps
+
+
+def clipped_box(
+    x: Float[Tensor, "batch *features"], eps: Tensor | float, low: float = 0.0, high: float = 1.0
+) -> Interval:
+    """The box ``[x - eps, x + eps]`` clipped to the valid range ``[low, high]``, as center and radius.
+
+    ``a = min(eps, x - low)``, ``b = min(eps, high - x)``, ``c = x + (b - a)/2``, ``r = (a + b)/2``: through the two ends
+    instead, nearly every radius would round to zero while eps is small.
+    """
+    eps = torch.as_tensor(eps, dtype=x.dtype, device=x.device)
+    below, above = torch.minimum(eps, x - low), torch.minimum(eps, high - x)
+    return Interval(x + (above - below) / 2, (below + above) / 2)
+
+
+@dataclass(frozen=True)
+class LinfBall:
+    """All inputs within ``eps`` of a sample in every pixel, and within the valid range.
+
+    ``eps`` is a fraction of the range ``[low, high]``: for data in 0-255 with eps 8/255 the radius is 8 units.
+    """
+
+    eps: Fraction
+    low: float = 0.0
+    high: float = 1.0
+
+    @property
+    def radius(self) -> Fraction:
+        """The radius in the units of the data: ``eps (high - low)``, exact."""
+        return self.eps * (Fraction(self.high) - Fraction(self.low))
+
+    def box(self, x: Float[Tensor, "batch *features"]) -> Interval:
+        """The region of each sample as an Interval, widened to contain every real point of it."""
+        unit = torch.finfo(x.dtype).eps / 2
+        radius = float(self.radius) * (1 + 4 * unit)
+        box = clipped_box(x, radius, self.low, self.high)
+        slack = (x.abs() + 2 * box.radius + abs(self.low) + abs(self.high)) * (4 * unit)
+        return Interval(box.center, torch.where(box.radius > 0, box.radius + slack, box.radius) if radius else box.radius)
+
+
+def margin_form(
+    labels: Int[Tensor, " batch"], shape: torch.Size | tuple[int, ...], dtype: torch.dtype
+) -> LinearForm:
+    """The rows ``e_y - e_j``, ``j != y``, over an output of shape ``(batch, *shape)``: each must stay positive.
+
+    ``coeff``: (classes - 1, batch, *shape); row ``j`` is class ``j`` below the label and ``j + 1`` from it on.
+    """
+    classes = int(torch.Size(shape).numel())
+    rows = torch.arange(classes - 1, device=labels.device)[:, None]
+    others = rows + (rows >= labels[None, :]).long()
+    eye = torch.eye(classes, dtype=dtype, device=labels.device)
+    coeff = eye[labels][None] - eye[others]
+    const = torch.zeros(classes - 1, labels.shape[0], dtype=dtype, device=labels.device)
+    return LinearForm(coeff.reshape(classes - 1, labels.shape[0], *shape), const)
