@@ -1,0 +1,28 @@
+"""Data sets by URI, as they are stored, and fitted to what a model takes.
+
+    dataset = load("npz:test.npz", part="test")
+    fitted = fit(dataset, input_shape=(3, 32, 32), classes=10)
+
+`load` reads and judges nothing but the file; `fit` makes float32 inputs of it, or says what does not fit.
+"""
+
+from __future__ import annotations
+
+from pipeline.data.dataset import Dataset, hold_out, select
+from pipeline.data.fit import Fitted, Layout, fit
+from pipeline.data.loader import Augment, Loader
+from pipeline.data.source import Part, has_part, load
+
+__all__ = [
+    "Augment",
+    "Dataset",
+    "Fitted",
+    "Layout",
+    "Loader",
+    "Part",
+    "fit",
+    "has_part",
+    "hold_out",
+    "load",
+    "select",
+]

@@ -1,0 +1,117 @@
+"""A data set made into what a model takes, float32 in the shape of its input, or a refusal that says what was found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from pipeline.data.dataset import Dataset
+from pipeline.data.layout import Layout, arrange, order_of
+from pipeline.errors import Incomplete, InputRejected, UsageError
+
+__all__ = ["Fitted", "Layout", "fit"]
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """Inputs of a model and their classes, with everything that was assumed on the way told in `notes`.
+
+    `value_range` is the valid range of a pixel, in whose units eps is; `layout` the axis order of `images`.
+    """
+
+    images: Float32[np.ndarray, " n *input"]
+    labels: Int64[np.ndarray, " n"]
+    value_range: tuple[float, float]
+    layout: Literal["NCHW", "NHWC", "flat"]
+    notes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def fit(
+    dataset: Dataset,
+    *,
+    input_shape: tuple[int, ...],
+    classes: int,
+    layout: Layout | None = None,
+    value_range: tuple[float, float] | None = None,
+    label_offset: int = 0,
+) -> Fitted:
+    """The data set as inputs of shape `input_shape` (one sample, no batch axis) with labels in 0 .. classes - 1.
+
+    8-bit images become x/255 unless `value_range` says that the model takes them as they stand. `layout` is the order
+    of channels of the side whose shape does not tell it. `label_offset` is added to every label.
+
+    Raises InputRejected for data that do not fit, UsageError for settings that mean nothing, Incomplete for no samples.
+    """
+    if len(dataset) == 0:
+        raise Incomplete(f"{dataset.uri!r} ({dataset.part}) holds no samples, so that nothing can be checked.")
+    if value_range is not None and not (np.isfinite(value_range).all() and value_range[0] < value_range[1]):
+        raise UsageError(f"--range must be LOW,HIGH with LOW < HIGH, both finite; received {value_range}.")
+    images, layout_notes = arrange(dataset.images, input_shape, layout, uri=dataset.uri)
+    images, bounds, range_notes = _scale(images, value_range, dataset.uri)
+    labels, label_notes = _labels(dataset, classes, label_offset)
+    notes = (*dataset.notes, *layout_notes, *range_notes, *label_notes)
+    return Fitted(images, labels, bounds, order_of(input_shape), notes)
+
+
+def _scale(
+    images: np.ndarray, value_range: tuple[float, float] | None, uri: str
+) -> tuple[np.ndarray, tuple[float, float], tuple[str, ...]]:
+    unit = (0.0, 1.0)
+    if not np.isfinite(images).all():
+        bad = ~np.isfinite(images.reshape(len(images), -1)).all(axis=1)
+        raise InputRejected(
+            f"{uri!r}: values must be finite; {int(bad.sum())} of {len(bad)} samples hold NaN or infinity, "
+            f"the first is sample {int(bad.argmax())}. Repair or remove them."
+        )
+    low, high = float(images.min()), float(images.max())
+    if images.dtype == np.uint8 and value_range in (None, unit):
+        if high > 1:
+            return images.astype(np.float32) / np.float32(255), unit, ("8-bit values scaled to [0, 1] by 1/255",)
+        if value_range is None and high > 0:
+            raise InputRejected(
+                f"{uri!r}: 8-bit values of which none exceeds 1 may be binary, or images already divided by 255 and "
+                "rounded. Say `--range 0,1` to take them as they stand."
+            )
+    pixels = np.ascontiguousarray(images, np.float32)
+    if value_range is not None:
+        # A float32 file holds float32(0.1), not 0.1.
+        start, end = value_range
+        if low < min(start, float(np.float32(start))) or high > max(end, float(np.float32(end))):
+            raise InputRejected(
+                f"{uri!r}: values must lie in --range {start:g},{end:g}; found {low:g} to {high:g}. "
+                "--range states the units of the data as they are stored."
+            )
+        return pixels, value_range, () if value_range == unit else (f"values taken as they stand, {low:g} to {high:g}",)
+    if low < 0 or high > 1:
+        raise InputRejected(
+            f"{uri!r}: values lie in {low:g} to {high:g}, outside [0, 1], and eps is in units of the pixel range. "
+            f"Say `--range LOW,HIGH` (such as `--range {_likely(low, high)}`), "
+            "or store images before normalisation and give --mean and --std."
+        )
+    return pixels, unit, ()
+
+
+def _likely(low: float, high: float) -> str:
+    for guess in ((-1, 1), (0, 255), (-128, 127)):
+        if guess[0] <= low and high <= guess[1]:
+            return f"{guess[0]},{guess[1]}"
+    return f"{np.floor(low):g},{np.ceil(high):g}"
+
+
+def _labels(dataset: Dataset, classes: int, offset: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    labels = dataset.labels + offset
+    low, high = int(labels.min()), int(labels.max())
+    found = f"{dataset.uri!r}: labels must lie in 0 to {classes - 1} ({classes} classes); found {low} to {high}"
+    if low >= 1 and high == classes:
+        raise InputRejected(f"{found}. They look 1-based: `--label-offset {offset - 1}`.")
+    if low == -1 and high < classes - 1:
+        raise InputRejected(f"{found}. They are shifted by one too many: `--label-offset {offset + 1}`.")
+    if low < 0 or high >= classes:
+        raise InputRejected(f"{found}. Take data of the model's own classes, or say `--label-offset`.")
+    return labels, (f"{offset:+d} added to every label",) if offset else ()

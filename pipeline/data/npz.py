@@ -1,0 +1,96 @@
+"""npz archives of strangers: every header is read and judged before anything is allocated.
+
+No object array is ever unpickled. An archive that expands absurdly is refused from its directory alone.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.lib import format as npy
+
+from pipeline.errors import InputRejected, UsageError
+
+MAX_BYTES = 16 * 2**30
+BOMB_RATIO, BOMB_BYTES = 200, 64 * 2**20
+
+ALIASES = {"images": ("x", "images", "data"), "labels": ("y", "labels", "targets")}
+
+
+def members(path: Path) -> dict[str, zipfile.ZipInfo]:
+    """The arrays of an archive by name, from its directory. Raises UsageError (no file) or InputRejected."""
+    if not path.is_file():
+        raise UsageError(f"No file {str(path)!r}. Name an existing npz file: npz:PATH.")
+    with path.open("rb") as file:
+        if file.read(40).startswith(b"version https://git-lfs"):
+            raise InputRejected(f"{path.name!r} is a Git LFS pointer, not data. Run `git lfs pull`.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
+        raise InputRejected(f"{path.name!r} is no readable npz archive: {error}. Write it with numpy.savez.") from error
+    found = {entry.filename.removesuffix(".npy"): entry for entry in entries}
+    if len(found) != len(entries):
+        raise InputRejected(f"{path.name!r} names a member twice. Write it again with numpy.savez.")
+    return found
+
+
+def find(names: dict[str, zipfile.ZipInfo], role: str, part: str | None) -> str | None:
+    """The member that holds `role` ("images" or "labels") of `part`, by the names people use; None if absent."""
+    for alias in ALIASES[role]:
+        for name in (f"{alias}_{part}", f"{part}_{alias}") if part else (alias,):
+            if name in names:
+                return name
+    return None
+
+
+def has_pair(names: dict[str, zipfile.ZipInfo], part: str | None) -> bool:
+    """Whether images and labels of `part` are both there."""
+    return all(find(names, role, part) for role in ALIASES)
+
+
+def read(path: Path, name: str) -> np.ndarray:
+    """One array of an archive, its header checked against the size that the directory states.
+
+    Raises InputRejected, naming the member, for pickles, odd dtypes, wrong or absurd sizes and damaged data.
+    """
+    entry = members(path)[name]
+    where = f"{path.name!r}, member {name!r}"
+    if entry.file_size > MAX_BYTES:
+        raise InputRejected(f"{where}: {entry.file_size} bytes, more than the {MAX_BYTES} allowed. Split the data.")
+    if entry.file_size > BOMB_BYTES and entry.file_size > BOMB_RATIO * max(entry.compress_size, 1):
+        raise InputRejected(
+            f"{where}: {entry.compress_size} bytes expand to {entry.file_size}, more than {BOMB_RATIO}-fold; refused "
+            "as an archive bomb. If the data are really so uniform, store them with numpy.savez (uncompressed)."
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check_header(archive, entry, where)
+            with archive.open(entry) as stream:
+                return npy.read_array(stream, allow_pickle=False)  # type: ignore[arg-type]
+    except (ValueError, EOFError, RuntimeError, NotImplementedError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputRejected(f"{where}: damaged or not an array: {error}. Write it again with numpy.savez.") from error
+
+
+def _check_header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, where: str) -> None:
+    with archive.open(entry) as stream:
+        version = npy.read_magic(stream)
+        if version not in ((1, 0), (2, 0)):
+            raise InputRejected(f"{where}: npy format {version} is not read. Store a plain array of numbers.")
+        read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = read_header(stream)
+        stored = entry.file_size - stream.tell()
+    if dtype.hasobject:
+        raise InputRejected(f"{where}: contains pickled objects; refused, since unpickling can run code.")
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
+        raise InputRejected(f"{where}: dtype {dtype} is no image or label. Store uint8, float32 or integers.")
+    declared = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or declared != stored:
+        raise InputRejected(
+            f"{where}: the header declares shape {shape} of {dtype}, {declared} bytes, "
+            f"but {stored} are stored. The file is damaged or forged."
+        )
