@@ -8,7 +8,7 @@ Stability of Numerical Algorithms, Lemma 3.1), ``tiny = 2^-126``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -43,7 +43,12 @@ def gamma(n: int, unit: float) -> float:
 class Exact:
     """No rounding is accounted for; ends and boxes are whatever the working precision gives."""
 
-    sound = False
+    deployed = False
+    carried = 0
+    folded_scale = None
+
+    def at(self, *, carried: int, folded_scale: Tensor | None = None) -> Exact:
+        return self
 
     def ends(self, x: Interval) -> tuple[Tensor, Tensor]:
         return x.center - x.radius, x.center + x.radius
@@ -71,6 +76,10 @@ class Exact:
         """``min over the box of <A, y> + d  =  <A, c> - <|A|, r> + d``, shape (rows, batch)."""
         return form.const + _dot(form.coeff, box.center) - _dot(form.coeff.abs(), box.radius)
 
+    def total(self, parts: Sequence[Tensor]) -> Tensor:
+        """The sum of lower bounds."""
+        return torch.stack(tuple(parts)).sum(0)
+
     def shift(self, const: Tensor, coeff: Tensor, offset: Tensor, error: Tensor | None) -> Tensor:
         """``const + <A, offset>``; ``error`` bounds what the operator's own evaluation may add, per output."""
         return const + _dot(coeff, offset)
@@ -88,8 +97,6 @@ class Outward:
     deployed: bool
     carried: int = 0
     folded_scale: Tensor | None = None
-
-    sound = True
 
     def ends(self, x: Interval) -> tuple[Tensor, Tensor]:
         """The two ends, each at or outside the real one."""
@@ -170,12 +177,20 @@ class Outward:
         """The sum of two forms over the same value; the rounding of the coefficients is charged to the constant."""
         coeff = a.coeff + b.coeff
         slack = _dot(coeff.abs(), box.magnitude) * (2 * U64)
-        return LinearForm(coeff, self._minus(a.const + b.const, slack, coeff[0, 0].numel(), a.const.abs() + b.const.abs()))
+        return LinearForm(
+            coeff, self._minus(a.const + b.const, slack, coeff[0, 0].numel(), a.const.abs() + b.const.abs())
+        )
 
     def minimum(self, form: LinearForm, box: Interval) -> Tensor:
         """``<A, c> - <|A|, r> + d``, rounded down: at most the minimum of the form over the box."""
         least = self._plus_dot(form.const, form.coeff, box.center)
         return self._minus(least, _dot(form.coeff.abs(), box.radius), form.coeff[0, 0].numel())
+
+    def total(self, parts: Sequence[Tensor]) -> Tensor:
+        """The sum of lower bounds, rounded down."""
+        stacked = torch.stack(tuple(parts))
+        slack = stacked.abs().sum(0) * (2 * len(parts) * U64)
+        return self._minus(stacked.sum(0), slack, len(parts)) if len(parts) > 1 else stacked[0]
 
     def _plus_dot(self, const: Tensor, coeff: Tensor, value: Tensor) -> Tensor:
         n = coeff[0, 0].numel()
@@ -192,7 +207,9 @@ class Outward:
     def _relative(self, terms: int, deployed_terms: int) -> float:
         return 2 * gamma(terms + 3, U64) + (gamma(deployed_terms, U32) if self.deployed else 0.0)
 
-    def _flushed(self, inputs: tuple[Interval | Tensor, ...], radius: Callable[..., Tensor], terms: int) -> Tensor | float:
+    def _flushed(
+        self, inputs: tuple[Interval | Tensor, ...], radius: Callable[..., Tensor], terms: int
+    ) -> Tensor | float:
         """``U``: what products and sums below the smallest normal number may lose, and folded weights with them."""
         if not self.deployed:
             return TINY64
@@ -203,7 +220,12 @@ class Outward:
         return flushed
 
     def _unless_overflow(
-        self, spread: Tensor, inputs: tuple[Interval | Tensor, ...], radius: Callable[..., Tensor], offset: Tensor | float, g: float
+        self,
+        spread: Tensor,
+        inputs: tuple[Interval | Tensor, ...],
+        radius: Callable[..., Tensor],
+        offset: Tensor | float,
+        g: float,
     ) -> Tensor:
         """An infinite spread wherever some order of summation might leave the range of float32."""
         if not self.deployed:
@@ -230,14 +252,18 @@ def rounding_of(mode: Mode) -> Rounding:
 
 def _dot(coeff: Tensor, value: Tensor) -> Tensor:
     """``<A, y>`` over the features: (rows, batch, *features) with (batch or 1, *features) gives (rows, batch)."""
-    return torch.einsum("rbf,bf->rb", coeff.flatten(2), value.expand(coeff.shape[1:]).flatten(1))
+    rows, batch = coeff.shape[:2]
+    value = value.expand(coeff.shape[1:]).reshape(batch, -1)
+    return torch.einsum("rbf,bf->rb", coeff.reshape(rows, batch, -1), value)
 
 
 def _abs(value: Tensor | float) -> Tensor | float:
     return value.abs() if isinstance(value, Tensor) else abs(value)
 
 
-def _each(inputs: tuple[Interval | Tensor, ...], change: Callable[[Interval], Interval]) -> tuple[Interval | Tensor, ...]:
+def _each(
+    inputs: tuple[Interval | Tensor, ...], change: Callable[[Interval], Interval]
+) -> tuple[Interval | Tensor, ...]:
     return tuple(change(x) if isinstance(x, Interval) else x for x in inputs)
 
 

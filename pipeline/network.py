@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -66,6 +66,19 @@ class Plan:
     @property
     def size(self) -> int:
         return len(self.names)
+
+    def before_softmax(self) -> tuple[Plan, bool]:
+        """The plan up to the logits, and whether a Softmax that ends the graph was set aside: it keeps their order."""
+        if len(self.outputs) != 1:
+            return self, False
+        steps, (output,), softmax = list(self.steps), self.outputs, False
+        while (
+            steps and steps[-1].index == output and isinstance(steps[-1].op, nn.Softmax | nn.LogSoftmax | nn.Identity)
+        ):
+            last = steps.pop()
+            softmax = softmax or not isinstance(last.op, nn.Identity)
+            (output,) = last.args
+        return replace(self, steps=tuple(steps), outputs=(output,)), softmax
 
 
 @dataclass(frozen=True)

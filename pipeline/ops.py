@@ -6,17 +6,22 @@ what it means for boxes and linear forms stands in ``rules/``. Constants that ar
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+
 
 class _Function(nn.Module):
     """An operator without parameters: one call of a torch function."""
 
-    function: Callable[..., Tensor]
+    function: Callable[..., Any]
 
     def forward(self, *xs: Tensor) -> Tensor:
         return type(self).function(*xs)
@@ -362,30 +367,32 @@ class Resize(nn.Module):
 
 
 class AffineBN(nn.Module):
-    """An affine layer and the BatchNorm after it as one operator: ``s (W x + b - mean) + beta``, ``s = gamma / sqrt(var + eps)``."""
+    """A layer and the BatchNorm after it as one operator: ``s (W x + b - mean) + beta``, ``s = gamma / sqrt(var + eps)``."""
 
-    def __init__(self, affine: nn.Module, bn: nn.Module):
+    affine: Layer
+    bn: BatchNorm
+
+    def __init__(self, affine: Layer, bn: BatchNorm):
         super().__init__()
         self.affine, self.bn = affine, bn
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bn(self.affine(x))
 
-    def fold(self) -> nn.Module:
+    def fold(self) -> Layer:
         """The affine layer alone that computes the same function in eval mode; it gains a bias where it had none.
 
         ``W' = s W``, ``b' = s (b - mean) + beta`` (Jacob et al., Quantization and Training of Neural Networks for Efficient
         Integer-Arithmetic-Only Inference, CVPR 2018, eq. 14), computed in float64.
         """
-        import copy
-
         affine, bn = copy.deepcopy(self.affine), self.bn
-        scale = (bn.weight.double() / torch.sqrt(bn.running_var.double() + bn.eps)).detach()
-        bias = affine.bias.double().detach() if affine.bias is not None else torch.zeros_like(scale)
+        assert bn.running_mean is not None
+        assert bn.running_var is not None
         weight = affine.weight.detach()
-        channel = 1 if isinstance(affine, nn.modules.conv._ConvTransposeNd) else 0
-        shape = [1] * weight.dim()
-        shape[channel] = -1
-        affine.weight = nn.Parameter((weight.double() * scale.reshape(shape)).to(weight.dtype))
-        affine.bias = nn.Parameter((scale * (bias - bn.running_mean.double()) + bn.bias.double()).detach().to(weight.dtype))
+        scale = (bn.weight.double() / torch.sqrt(bn.running_var.double() + bn.eps)).detach()
+        bias = torch.zeros_like(scale) if affine.bias is None else affine.bias.detach().double()
+        shift = scale * (bias - bn.running_mean.double()) + bn.bias.detach().double()
+        rows = scale.reshape(-1, *[1] * (weight.dim() - 1))
+        affine.weight = nn.Parameter((weight.double() * rows).to(weight.dtype))
+        affine.bias = nn.Parameter(shift.to(weight.dtype))
         return affine

@@ -21,7 +21,9 @@ def parse_eps(text: str) -> Fraction:
         numerator, _, denominator = text.strip().partition("/")
         eps = Fraction(numerator) / Fraction(denominator or "1")
     except (ValueError, ZeroDivisionError):
-        raise UsageError(f"eps is a fraction of the pixel range such as 8/255 or 0.1; received {text[:40]!r}.") from None
+        raise UsageError(
+            f"eps is a fraction of the pixel range such as 8/255 or 0.1; received {text[:40]!r}."
+        ) from None
     if eps < 0:
         raise UsageError(f"eps is a radius and cannot be negative; received {text!r}.")
     if eps > 1:
@@ -65,12 +67,12 @@ class LinfBall:
         radius = float(self.radius) * (1 + 4 * unit)
         box = clipped_box(x, radius, self.low, self.high)
         slack = (x.abs() + 2 * box.radius + abs(self.low) + abs(self.high)) * (4 * unit)
-        return Interval(box.center, torch.where(box.radius > 0, box.radius + slack, box.radius) if radius else box.radius)
+        return Interval(
+            box.center, torch.where(box.radius > 0, box.radius + slack, box.radius) if radius else box.radius
+        )
 
 
-def margin_form(
-    labels: Int[Tensor, " batch"], shape: torch.Size | tuple[int, ...], dtype: torch.dtype
-) -> LinearForm:
+def margin_form(labels: Int[Tensor, " batch"], shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> LinearForm:
     """The rows ``e_y - e_j``, ``j != y``, over an output of shape ``(batch, *shape)``: each must stay positive.
 
     ``coeff``: (classes - 1, batch, *shape); row ``j`` is class ``j`` below the label and ``j + 1`` from it on.

@@ -7,11 +7,12 @@ tail it is ``l_y - u_j``.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.arithmetic import EXACT, Rounding
 from pipeline.bounds import Interval, LinearForm, Lockstep
@@ -28,22 +29,22 @@ SOFTMAX_MARGIN = 2.0**-17
 
 @dataclass(frozen=True)
 class Head:
-    """Where the logits are: the output node, or the input of a Softmax that ends the graph, which keeps their order."""
+    """The classifier's end: the plan up to its logits, and the nodes that margins read."""
 
+    plan: Plan
     index: int
+    """The node of the logits, the output of ``plan``."""
     softmax: bool
+    """Whether a final Softmax was set aside."""
     tail: frozenset[int]
-    """The nodes whose values the margins read: the affine tail, and the frontier where it ends."""
+    """The affine tail, and the frontier where it ends."""
 
 
 def head(plan: Plan) -> Head:
-    """The logits of a classifier with one output; a final Softmax is set aside."""
+    """Where the logits of a classifier with one output are, and the affine tail that leads to them."""
+    plan, softmax = plan.before_softmax()
     (index,) = plan.outputs
     by_index = {s.index: s for s in plan.steps}
-    softmax = False
-    while index in by_index and isinstance(by_index[index].op, nn.Softmax | nn.LogSoftmax | nn.Identity):
-        softmax = softmax or not isinstance(by_index[index].op, nn.Identity)
-        (index,) = by_index[index].args
     tail, pending = set(), [index]
     while pending:
         node = pending.pop()
@@ -52,45 +53,42 @@ def head(plan: Plan) -> Head:
         tail.add(node)
         if node in by_index and isinstance(rule_for(by_index[node].op), Affine):
             pending.extend(by_index[node].args)
-    return Head(index, softmax, frozenset(tail))
+    return Head(plan, index, softmax, frozenset(tail))
 
 
 def margins(
-    plan: Plan,
     top: Head,
-    values: list[Interval | Tensor],
+    values: Sequence[Interval | Tensor | None],
     labels: Int[Tensor, " batch"],
-    rounding_at: object = None,
+    rounding_at: Callable[[Step], Rounding] = lambda step: EXACT,
 ) -> Float[Tensor, "rows batch"]:
     """Lower bounds of ``z_y - z_j`` for every other class ``j`` and sample, from the boxes of the tail.
 
     ``values`` holds the boxes of the nodes in ``top.tail``; ``rounding_at(step)`` what each operator may add.
     """
-    at = rounding_at if callable(rounding_at) else lambda step: EXACT
-    logits = values[top.index]
-    assert isinstance(logits, Interval)
-    form = margin_form(labels, logits.center.shape[1:], logits.center.dtype)
 
-    def visit(step: Step, here: LinearForm) -> tuple[LinearForm | None, ...] | None:
+    def box_at(index: int) -> Interval:
+        box = values[index]
+        assert isinstance(box, Interval)
+        return box
+
+    def visit(step: Step, form: LinearForm) -> Sequence[LinearForm | None] | None:
         rule = rule_for(step.op)
         if not isinstance(rule, Affine):
             return None
-        return rule.pull_back(step.op, here, *(values[a] for a in step.args), rounding=at(step))
+        arguments = (values[a] for a in step.args)
+        return rule.pull_back(step.op, form, *(x for x in arguments if x is not None), rounding=rounding_at(step))
 
-    rounding: Rounding = at(plan.steps[-1])
-    frontier = walk.backward(plan, top.index, form, visit, lambda i, a, b: rounding.merge(a, b, values[i]))
-    total: Tensor | None = None
-    for index, part in frontier.items():
-        least = rounding.minimum(part, values[index])
-        # Two frontier terms are added in the working precision; one more rounding each, charged like a merge.
-        total = least if total is None else total + least - (total.abs() + least.abs()) * (4 * 2.0**-53 if rounding.sound else 0)
-    assert total is not None
-    return total
+    logits = box_at(top.index).center
+    form = margin_form(labels, logits.shape[1:], logits.dtype)
+    rounding = rounding_at(top.plan.steps[-1])
+    frontier = walk.backward(top.plan, top.index, form, visit, lambda i, a, b: rounding.merge(a, b, box_at(i)))
+    return rounding.total([rounding.minimum(part, box_at(index)) for index, part in frontier.items()])
 
 
-def lockstep_margins(plan: Plan, top: Head, values: list[Lockstep | Tensor], labels: Int[Tensor, " batch"]) -> Tensor:
+def lockstep_margins(top: Head, values: Sequence[Lockstep | Tensor], labels: Int[Tensor, " batch"]) -> Tensor:
     """The same from the values of a training walk, differentiable in the weights."""
-    return margins(plan, top, [v.box if isinstance(v, Lockstep) else v for v in values], labels)
+    return margins(top, [v.box if isinstance(v, Lockstep) else v for v in values], labels)
 
 
 class MarginBounds:
@@ -101,17 +99,15 @@ class MarginBounds:
     def __init__(self, network: Network, rounding: Rounding = EXACT):
         if len(network.inputs) != 1 or len(network.outputs) != 1:
             raise InputRejected(
-                f"margins need one input and one output; this network has {len(network.inputs)} and {len(network.outputs)}: "
-                "name the logits with `--output`."
+                "margins need one input and one output; this network has "
+                f"{len(network.inputs)} and {len(network.outputs)}: name the logits with `--output`."
             )
-        self.walk = IntervalWalk(network, rounding)
-        self.top = head(self.walk.plan)
+        self.top = head(network.plan())
+        self.walk = IntervalWalk(network, rounding, self.top.plan)
 
     @torch.no_grad()
     def bounds(self, box: Interval, labels: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """The lower bound of ``min_j (z_y - z_j)``; what is not finite proves nothing."""
         values = self.walk.boxes([box], keep=self.top.tail)
-        least = margins(self.walk.plan, self.top, values, labels, self.walk.rounding_at).amin(0)
-        if self.top.softmax and getattr(self.walk.rounding, "deployed", False):
-            least = least - SOFTMAX_MARGIN
-        return least
+        least = margins(self.top, values, labels, self.walk.rounding_at).amin(0)
+        return least - SOFTMAX_MARGIN if self.top.softmax and self.walk.rounding.deployed else least

@@ -6,11 +6,12 @@ from collections.abc import Container, Sequence
 
 from torch import Tensor
 
-from pipeline.arithmetic import EXACT, Rounding
+from pipeline.arithmetic import EXACT, Outward, Rounding
 from pipeline.bounds import Interval, Lockstep
 from pipeline.errors import PipelineError
 from pipeline.network import Network, Plan, Step
 from pipeline.propagate import walk
+from pipeline.propagate.rounding import sites
 from pipeline.rules import rule_for
 
 
@@ -21,23 +22,23 @@ class IntervalWalk:
     over the same values needs again.
     """
 
-    def __init__(self, network: Network, rounding: Rounding = EXACT):
-        self.network, self.plan, self.rounding = network, network.plan(), rounding
+    def __init__(self, network: Network, rounding: Rounding = EXACT, plan: Plan | None = None):
+        self.network, self.plan, self.rounding = network, plan or network.plan(), rounding
         self._site: dict[int, Rounding] = dict.fromkeys((s.index for s in self.plan.steps), rounding)
-        if rounding.sound:
-            from pipeline.propagate.rounding import sites
-
+        if isinstance(rounding, Outward):
             self._site.update(sites(self.plan, rounding))
         self._carried: dict[int, int] = {}
 
-    def boxes(self, inputs: Sequence[Interval | Tensor], *, keep: Container[int] = ()) -> list[Interval | Tensor | None]:
+    def boxes(
+        self, inputs: Sequence[Interval | Tensor], *, keep: Container[int] = ()
+    ) -> list[Interval | Tensor | None]:
         """The box of every node kept, by plan index; float inputs outside ``inputs``' boxes never arise."""
         return walk.forward(self.plan, inputs, self._apply, keep=keep)
 
     def rounding_at(self, step: Step) -> Rounding:
         """What the operator of ``step`` may add, given what its producers hand on."""
         site = self._site[step.index]
-        return site if not site.sound else site.at(carried=self._carried_into(step), folded_scale=site.folded_scale)
+        return site.at(carried=self._carried_into(step), folded_scale=site.folded_scale)
 
     def _carried_into(self, step: Step) -> int:
         return max((self._carried.get(a, 0) for a in step.args), default=0)
@@ -50,8 +51,7 @@ class IntervalWalk:
             box = rule.interval(step.op, *xs, rounding=self.rounding_at(step))
         except PipelineError as error:
             raise type(error)(f"{self.network.origin(step.name)}: {error}") from error
-        if self.rounding.sound:
-            self._carried[step.index] = rule.carries(step.op, self._carried_into(step), *xs)
+        self._carried[step.index] = rule.carries(step.op, self._carried_into(step), *xs)
         return box
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from pipeline.arithmetic import FLOAT32_MAX, U64, Outward, gamma
 from pipeline.errors import EnvironmentFailure, InputRejected
 from pipeline.network import Plan
-from pipeline.rules import rule_for
+from pipeline.rules.rule import fold_floor, rule_for
 
 
 def sites(plan: Plan, rounding: Outward) -> dict[int, Outward]:
@@ -37,12 +37,9 @@ def sites(plan: Plan, rounding: Outward) -> dict[int, Outward]:
         if float(weight.abs().max()) * float(scale.max()) > FLOAT32_MAX:
             raise InputRejected(f"folding the scale of {step.name} into the weights before it overflows float32.")
         rank = 1 if isinstance(before.op, nn.Linear) else weight.dim() - 1
-        if scale.numel() in (1, weight.shape[0]):
-            scale = scale.reshape(-1, *[1] * (rank - 1))
-        else:
-            scale = scale.min()
-        # A scale of exactly zero folds to exactly zero: nothing can underflow there.
-        found[before.index] = rounding.at(carried=0, folded_scale=torch.where(scale > 0, scale, torch.inf))
+        per_channel = scale.numel() in (1, weight.shape[0])
+        scale = scale.reshape(-1, *[1] * (rank - 1)) if per_channel else scale.min()
+        found[before.index] = rounding.at(carried=0, folded_scale=fold_floor(scale))
     return found
 
 

@@ -49,7 +49,9 @@ def forward(
     return values
 
 
-def backward(plan: Plan, start: int, form: Any, visit: Callable[[Step, Any], Sequence[Any] | None], merge: Callable[..., Any]) -> dict[int, Any]:
+def backward(
+    plan: Plan, start: int, form: Any, visit: Callable[[Step, Any], Sequence[Any] | None], merge: Callable[..., Any]
+) -> dict[int, Any]:
     """Push a form from node ``start`` towards the inputs; ``visit(step, form)`` gives one form per argument, or None to stop.
 
     Returns the forms at the nodes where the walk stopped: the frontier. ``merge(index, a, b)`` joins two forms that meet.

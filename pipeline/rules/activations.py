@@ -14,7 +14,7 @@ from pipeline.rules.rule import Example, Monotone, Value, rule
 
 
 @rule(nn.LeakyReLU)
-class LeakyReLURule(Monotone):
+class LeakyReLURule(Monotone[nn.LeakyReLU]):
     """``max(x, a x)``-like with any slope ``a``; a negative one is not monotone, so zero is taken in where it lies inside."""
 
     def interval(self, op: nn.LeakyReLU, *xs: Value, rounding: Rounding = EXACT) -> Interval:
@@ -29,7 +29,7 @@ class LeakyReLURule(Monotone):
         greatest = torch.maximum(at_lower, at_upper)
         return rounding.enclose(least, greatest, self.error(op, torch.maximum(least.abs(), greatest.abs()), rounding))
 
-    def error(self, op: nn.Module, size: Tensor, rounding: Rounding) -> Tensor | float:
+    def error(self, op: nn.LeakyReLU, size: Tensor, rounding: Rounding) -> Tensor | float:
         return rounding.own_error(size, 1) + rounding.kernel_error(size, 1)
 
     def examples(self) -> Iterator[Example]:
@@ -38,7 +38,7 @@ class LeakyReLURule(Monotone):
 
 
 @rule(ops.Clip)
-class ClipRule(Monotone):
+class ClipRule(Monotone[ops.Clip]):
     """``min(max(x, low), high)`` selects, and rounds nothing."""
 
     def examples(self) -> Iterator[Example]:
@@ -48,7 +48,7 @@ class ClipRule(Monotone):
 
 
 @rule(nn.Sigmoid)
-class SigmoidRule(Monotone):
+class SigmoidRule(Monotone[nn.Module]):
     """``1 / (1 + exp(-x))``; our own evaluation is trusted to 8 w of its value."""
 
     kernel = "Sigmoid"

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from pipeline.bounds import Interval
 from pipeline.rules.rule import Affine, Example, Value, rule
 
+Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
 
 @rule(nn.Linear)
-class LinearRule(Affine):
+class LinearRule(Affine[nn.Linear]):
     """``y = W x + b`` over the last axis."""
 
     def radius(self, op: nn.Linear, *xs: Value) -> Tensor:
@@ -49,24 +51,24 @@ class LinearRule(Affine):
 
 
 @rule(nn.Conv1d, nn.Conv2d, nn.Conv3d)
-class ConvRule(Affine):
+class ConvRule(Affine[Conv]):
     """Cross-correlation with any stride, padding, dilation and groups."""
 
-    def radius(self, op: nn.Conv2d, *xs: Value) -> Tensor:
+    def radius(self, op: Conv, *xs: Value) -> Tensor:
         (x,) = xs
         assert isinstance(x, Interval)
-        return op._conv_forward(x.radius, op.weight.abs(), None)
+        return correlate(op, x.radius, op.weight.abs(), None)
 
-    def terms(self, op: nn.Conv2d, *xs: Value) -> int:
+    def terms(self, op: Conv, *xs: Value) -> int:
         return int((op.weight != 0).flatten(1).sum(1).max())
 
-    def fan_out(self, op: nn.Conv2d, *xs: Value) -> int:
+    def fan_out(self, op: Conv, *xs: Value) -> int:
         return op.out_channels // op.groups * math.prod(op.kernel_size)
 
-    def offset(self, op: nn.Conv2d, *xs: Value) -> Tensor | float:
+    def offset(self, op: Conv, *xs: Value) -> Tensor | float:
         return 0.0 if op.bias is None else op.bias.abs().reshape(-1, *[1] * len(op.kernel_size))
 
-    def carries(self, op: nn.Conv2d, carried: int, *xs: Value) -> int:
+    def carries(self, op: Conv, carried: int, *xs: Value) -> int:
         return op.in_channels // op.groups * math.prod(op.kernel_size)
 
     def examples(self) -> Iterator[Example]:
@@ -74,6 +76,11 @@ class ConvRule(Affine):
         yield Example(nn.Conv2d(4, 8, 3, stride=2, padding=1), ((3, 4, 7, 6),))
         yield Example(nn.Conv2d(4, 8, (3, 2), dilation=(1, 2), groups=2, bias=False), ((2, 4, 6, 7),))
         yield Example(nn.Conv3d(2, 8, 2, padding=1), ((2, 2, 4, 3, 3),))
+
+
+def correlate(op: Conv, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The convolution that ``op`` is, with other weights: its padding, stride, dilation and groups."""
+    return op._conv_forward(x, weight, bias)
 
 
 def fan_in(op: nn.Module) -> int | None:

@@ -22,7 +22,7 @@ def _copies(op: nn.Module, *xs: Value) -> int:
 
 
 @rule(ops.Add, ops.Sub)
-class AddRule(Affine):
+class AddRule(Affine[nn.Module]):
     """``y = a ± b``: half-widths add. A residual sum may be fused into the accumulator of the layer that feeds it."""
 
     def radius(self, op: nn.Module, *xs: Value) -> Tensor:
@@ -57,7 +57,7 @@ class AddRule(Affine):
 
 
 @rule(ops.Mul)
-class MulRule(Affine):
+class MulRule(Affine[nn.Module]):
     """``y = k x`` with a constant ``k``: half-width ``|k| r``."""
 
     def refuses(self, op: nn.Module, abstract: tuple[bool, ...]) -> str | None:
@@ -115,7 +115,7 @@ class NegRule(MulRule):
 
 
 @rule(ops.MatMul)
-class MatMulRule(Affine):
+class MatMulRule(Affine[nn.Module]):
     """``y = x C`` or ``C x`` with a constant matrix: half-width ``r |C|``."""
 
     def refuses(self, op: nn.Module, abstract: tuple[bool, ...]) -> str | None:

@@ -10,11 +10,9 @@ from torch import Tensor, nn
 
 from pipeline.arithmetic import EXACT, SLACK, Rounding
 from pipeline.bounds import Interval, LinearForm, Lockstep
-from pipeline.ops import AffineBN
-from pipeline.rules.affine import ConvRule, LinearRule
-from pipeline.rules.rule import Affine, Example, Value, rule, rule_for
-
-BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+from pipeline.ops import AffineBN, BatchNorm, Layer
+from pipeline.rules.affine import correlate
+from pipeline.rules.rule import Affine, Example, Value, fold_floor, rule, rule_for
 
 
 def scale_shift(bn: BatchNorm, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
@@ -30,15 +28,25 @@ def batch_statistics(bn: BatchNorm, clean: Tensor) -> tuple[Tensor, Tensor]:
     The running variance takes the unbiased estimate, as torch.nn does; in eval mode the running statistics themselves are
     returned.
     """
+    assert bn.running_mean is not None
+    assert bn.running_var is not None
     if not bn.training:
         return bn.running_mean, bn.running_var
     dims = [d for d in range(clean.dim()) if d != 1]
     var, mean = torch.var_mean(clean, dims, correction=0)
     with torch.no_grad():
         count = clean.numel() // clean.shape[1]
-        bn.running_mean.lerp_(mean, bn.momentum)
-        bn.running_var.lerp_(var * (count / max(count - 1, 1)), bn.momentum)
+        momentum = 0.1 if bn.momentum is None else bn.momentum
+        bn.running_mean.lerp_(mean, momentum)
+        bn.running_var.lerp_(var * (count / max(count - 1, 1)), momentum)
     return mean, var
+
+
+def _running(bn: BatchNorm) -> tuple[Tensor, Tensor]:
+    """Scale and shift by the running statistics."""
+    assert bn.running_mean is not None
+    assert bn.running_var is not None
+    return scale_shift(bn, bn.running_mean, bn.running_var)
 
 
 def _channels(value: Tensor, like: Tensor) -> Tensor:
@@ -46,13 +54,13 @@ def _channels(value: Tensor, like: Tensor) -> Tensor:
 
 
 @rule(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-class BatchNormRule(Affine):
+class BatchNormRule(Affine[BatchNorm]):
     """``y = s x + (beta - s mean)`` per channel; the half-width is ``|s| r``."""
 
     def radius(self, op: BatchNorm, *xs: Value) -> Tensor:
         (x,) = xs
         assert isinstance(x, Interval)
-        scale, _ = scale_shift(op, op.running_mean, op.running_var)
+        scale, _ = _running(op)
         return _channels(scale.abs(), x.radius) * x.radius
 
     def terms(self, op: BatchNorm, *xs: Value) -> int:
@@ -65,15 +73,15 @@ class BatchNormRule(Affine):
         """``|s mean| + |beta|``: never ``|beta - s mean|``, whose cancellation would hide the error."""
         (x,) = xs
         assert isinstance(x, Interval)
-        scale, _ = scale_shift(op, op.running_mean, op.running_var)
-        bias = torch.zeros_like(scale) if op.bias is None else op.bias
-        return _channels((scale * op.running_mean).abs() + bias.abs(), x.center)
+        scale, _ = _running(op)
+        mean = (scale * op.running_mean).abs() if op.running_mean is not None else torch.zeros_like(scale)
+        return _channels(mean if op.bias is None else mean + op.bias.abs(), x.center)
 
     def carries(self, op: BatchNorm, carried: int, *xs: Value) -> int:
         return carried + 1
 
     def folds_into_producer(self, op: BatchNorm, constants: tuple[Tensor | None, ...]) -> Tensor | None:
-        return scale_shift(op, op.running_mean, op.running_var)[0].abs()
+        return _running(op)[0].abs()
 
     def lockstep(self, op: BatchNorm, *xs: Lockstep | Tensor) -> Lockstep:
         (x,) = xs
@@ -82,31 +90,40 @@ class BatchNormRule(Affine):
         return Lockstep(x.clean * scale + shift, x.center * scale + shift, x.radius * scale.abs())
 
     def examples(self) -> Iterator[Example]:
-        for module, shape in ((nn.BatchNorm1d, (3, 8)), (nn.BatchNorm2d, (3, 8, 4, 3)), (nn.BatchNorm3d, (2, 8, 2, 3, 2))):
+        for module, shape in (
+            (nn.BatchNorm1d, (3, 8)),
+            (nn.BatchNorm2d, (3, 8, 4, 3)),
+            (nn.BatchNorm3d, (2, 8, 2, 3, 2)),
+        ):
             yield Example(module(8), (shape,))
 
 
 @rule(AffineBN)
-class AffineBNRule(Affine):
+class AffineBNRule(Affine[AffineBN]):
     """A layer with its BatchNorm: the scale goes into ``W`` and ``|W|`` before the two products of the box."""
 
     def interval(self, op: AffineBN, *xs: Value, rounding: Rounding = EXACT) -> Interval:
-        inner = _inner(op.affine).interval(op.affine, *xs, rounding=rounding)
-        return BatchNormRule().interval(op.bn, inner, rounding=self._after(op, rounding))
+        inner = _layer(op).interval(op.affine, *xs, rounding=self._before(op, rounding))
+        return _BN.interval(op.bn, inner, rounding=self._after(op, rounding, *xs))
 
     def pull_back(
         self, op: AffineBN, form: LinearForm, *xs: Value, rounding: Rounding = EXACT
     ) -> tuple[LinearForm | None, ...]:
-        inner = _inner(op.affine).interval(op.affine, *xs, rounding=rounding)
-        (form_in,) = BatchNormRule().pull_back(op.bn, form, inner, rounding=self._after(op, rounding))
+        inner = _layer(op).interval(op.affine, *xs, rounding=self._before(op, rounding))
+        (form_in,) = _BN.pull_back(op.bn, form, inner, rounding=self._after(op, rounding, *xs))
         assert form_in is not None
-        return _inner(op.affine).pull_back(op.affine, form_in, *xs, rounding=rounding)
+        return _layer(op).pull_back(op.affine, form_in, *xs, rounding=self._before(op, rounding))
 
     def carries(self, op: AffineBN, carried: int, *xs: Value) -> int:
-        return _inner(op.affine).carries(op.affine, carried) + 1
+        return _layer(op).carries(op.affine, carried, *xs) + 1
 
-    def _after(self, op: AffineBN, rounding: Rounding) -> Rounding:
-        return rounding.at(carried=_inner(op.affine).carries(op.affine, 0)) if rounding.sound else rounding
+    def _before(self, op: AffineBN, rounding: Rounding) -> Rounding:
+        scale = _running(op.bn)[0].abs()
+        shape = (-1, *[1] * max(op.affine.weight.dim() - 2, 0))
+        return rounding.at(carried=rounding.carried, folded_scale=fold_floor(scale).reshape(shape))
+
+    def _after(self, op: AffineBN, rounding: Rounding, *xs: Value) -> Rounding:
+        return rounding.at(carried=_layer(op).carries(op.affine, 0, *xs))
 
     def lockstep(self, op: AffineBN, *xs: Lockstep | Tensor) -> Lockstep:
         (x,) = xs
@@ -120,8 +137,8 @@ class AffineBNRule(Affine):
         if isinstance(affine, nn.Linear):
             center, radius = F.linear(x.center, weight, bias), F.linear(x.radius, weight.abs())
         else:
-            center = affine._conv_forward(x.center, weight, bias)
-            radius = affine._conv_forward(x.radius, weight.abs(), None)
+            center = correlate(affine, x.center, weight, bias)
+            radius = correlate(affine, x.radius, weight.abs(), None)
         return Lockstep(before * _channels(scale, before) + _channels(shift, before), center, radius)
 
     def examples(self) -> Iterator[Example]:
@@ -129,7 +146,10 @@ class AffineBNRule(Affine):
         yield Example(AffineBN(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)), ((2, 3, 5, 4),))
 
 
-def _inner(affine: nn.Module) -> LinearRule | ConvRule:
-    inner = rule_for(affine)
-    assert isinstance(inner, LinearRule | ConvRule)
-    return inner
+_BN = BatchNormRule()
+
+
+def _layer(op: AffineBN) -> Affine[Layer]:
+    found = rule_for(op.affine)
+    assert isinstance(found, Affine)
+    return found

@@ -13,13 +13,14 @@ from pipeline.rules.rule import Affine, Example, Monotone, Value, rule
 
 
 @rule(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, ops.ReduceMax)
-class MaxPoolRule(Monotone):
+class MaxPoolRule(Monotone[nn.Module]):
     """Nondecreasing in every entry, so the box is ``[max l, max u]``; nothing is rounded."""
 
     def examples(self) -> Iterator[Example]:
         yield Example(nn.MaxPool2d(3, stride=2), ((2, 8, 7, 7),))
         yield Example(nn.MaxPool2d(3, stride=2, padding=1), ((2, 8, 7, 6),))
         yield Example(nn.MaxPool1d(2), ((2, 8, 6),))
+        yield Example(nn.MaxPool3d(2), ((2, 3, 4, 4, 2),))
         yield Example(ops.ReduceMax((2, 3), keepdim=True), ((2, 8, 3, 4),))
 
 
@@ -27,24 +28,27 @@ def _entries(size: int | tuple[int, ...], rank: int) -> int:
     return size**rank if isinstance(size, int) else math.prod(size)
 
 
+AvgPool = nn.AvgPool1d | nn.AvgPool2d | nn.AvgPool3d
+
+
 @rule(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
-class AvgPoolRule(Affine):
+class AvgPoolRule(Affine[AvgPool]):
     """The mean of a window; every weight is nonnegative, so ``|W| r`` is the operator itself on ``r``."""
 
-    def radius(self, op: nn.AvgPool2d, *xs: Value) -> Tensor:
+    def radius(self, op: AvgPool, *xs: Value) -> Tensor:
         (x,) = xs
         assert isinstance(x, Interval)
         return op(x.radius)
 
-    def terms(self, op: nn.AvgPool2d, *xs: Value) -> int:
+    def terms(self, op: AvgPool, *xs: Value) -> int:
         (x,) = xs
         assert isinstance(x, Interval)
         return _entries(op.kernel_size, x.center.dim() - 2) + 1  # and the division
 
-    def fan_out(self, op: nn.AvgPool2d, *xs: Value) -> int:
+    def fan_out(self, op: AvgPool, *xs: Value) -> int:
         return self.terms(op, *xs)
 
-    def deployed_terms(self, op: nn.AvgPool2d, terms: int, carried: int) -> int:
+    def deployed_terms(self, op: AvgPool, terms: int, carried: int) -> int:
         return terms + 2
 
     def examples(self) -> Iterator[Example]:
@@ -52,22 +56,31 @@ class AvgPoolRule(Affine):
         yield Example(nn.AvgPool2d(3, stride=2, padding=1), ((2, 8, 7, 6),))
         yield Example(nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False, ceil_mode=True), ((2, 8, 6, 6),))
         yield Example(nn.AvgPool1d(2), ((2, 8, 6),))
+        yield Example(nn.AvgPool3d(2), ((2, 3, 4, 4, 2),))
+
+
+Reduce = ops.ReduceSum | ops.ReduceMean
 
 
 @rule(ops.ReduceSum, ops.ReduceMean)
-class ReduceRule(AvgPoolRule):
-    """Sum and mean over axes."""
+class ReduceRule(Affine[Reduce]):
+    """Sum and mean over axes: again ``|W| r`` is the operator itself on ``r``."""
 
-    def terms(self, op: ops.ReduceSum, *xs: Value) -> int:
+    def refuses(self, op: Reduce, abstract: tuple[bool, ...]) -> str | None:
+        return "it reduces over the batch" if 0 in op.dims else None
+
+    def radius(self, op: Reduce, *xs: Value) -> Tensor:
         (x,) = xs
         assert isinstance(x, Interval)
-        return math.prod(x.center.shape[d] for d in op.dims) + 1
+        return op(x.radius)
 
-    def fan_out(self, op: ops.ReduceSum, *xs: Value) -> int:
-        return 1
+    def terms(self, op: Reduce, *xs: Value) -> int:
+        (x,) = xs
+        assert isinstance(x, Interval)
+        return math.prod(x.center.shape[d] for d in op.dims) + 1  # and the division
 
-    def refuses(self, op: ops.ReduceSum, abstract: tuple[bool, ...]) -> str | None:
-        return "it reduces over the batch" if 0 in op.dims else None
+    def deployed_terms(self, op: Reduce, terms: int, carried: int) -> int:
+        return terms + 2
 
     def examples(self) -> Iterator[Example]:
         yield Example(ops.ReduceMean((2, 3), keepdim=True), ((2, 8, 3, 4),))

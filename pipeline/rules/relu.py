@@ -13,7 +13,7 @@ from pipeline.rules.rule import Example, Rule, Value, rule
 
 
 @rule(nn.ReLU)
-class ReLURule(Rule):
+class ReLURule(Rule[nn.ReLU]):
     """``[relu(c - r), relu(c + r)]``, written so that an active neuron's radius is untouched.
 
     ``r' = r`` where ``c >= r``, ``0`` where ``c <= -r``, else ``(c + r)/2``: going through the two ends would round away

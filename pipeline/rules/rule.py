@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,9 @@ from pipeline.bounds import Interval, LinearForm, Lockstep
 from pipeline.errors import PipelineError
 
 Value = Interval | Tensor
+Op = TypeVar("Op", bound=nn.Module)
 
-_RULES: dict[type[nn.Module], Rule] = {}
+_RULES: dict[type[nn.Module], Rule[Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -29,28 +31,28 @@ class Example:
     inputs: tuple[tuple[int, ...] | Tensor, ...]
 
 
-class Rule:
+class Rule(Generic[Op]):
     """What one operator means. Values are positional and abstract or constant; ``rounding`` says what evaluation may add."""
 
-    def refuses(self, op: nn.Module, abstract: tuple[bool, ...]) -> str | None:
+    def refuses(self, op: Op, abstract: tuple[bool, ...]) -> str | None:
         """Why this application has no sound rule, in words, or None; ``abstract`` marks the inputs that vary."""
         return None
 
-    def interval(self, op: nn.Module, *xs: Value, rounding: Rounding = EXACT) -> Interval:
+    def interval(self, op: Op, *xs: Value, rounding: Rounding = EXACT) -> Interval:
         """A box that contains the image of the boxes ``xs``."""
         raise PipelineError(f"{type(self).__name__} states no interval rule.")
 
-    def lockstep(self, op: nn.Module, *xs: Lockstep | Tensor) -> Lockstep:
+    def lockstep(self, op: Op, *xs: Lockstep | Tensor) -> Lockstep:
         """The clean value and the box together; an operator with batch statistics reads them from the former."""
         clean = op(*(x.clean if isinstance(x, Lockstep) else x for x in xs))
         box = self.interval(op, *(x.box if isinstance(x, Lockstep) else x for x in xs))
         return Lockstep(clean, box.center, box.radius)
 
-    def carries(self, op: nn.Module, carried: int, *xs: Value) -> int:
+    def carries(self, op: Op, carried: int, *xs: Value) -> int:
         """How many products and additions of an accumulator the output hands on to an operator fused after it."""
         return 0
 
-    def folds_into_producer(self, op: nn.Module, constants: tuple[Tensor | None, ...]) -> Tensor | None:
+    def folds_into_producer(self, op: Op, constants: tuple[Tensor | None, ...]) -> Tensor | None:
         """The ``|scale|`` per channel by which a runtime may multiply the weights of the layer before, or None."""
         return None
 
@@ -59,30 +61,30 @@ class Rule:
         raise PipelineError(f"{type(self).__name__} enrols no example.")
 
 
-class Affine(Rule):
+class Affine(Rule[Op]):
     """``y = W x + b``: a subclass says what ``|W| r`` is, the rest follows from the operator itself."""
 
-    def radius(self, op: nn.Module, *xs: Value) -> Tensor:
+    def radius(self, op: Op, *xs: Value) -> Tensor:
         """``|W| r``, summed over the abstract inputs; reads nothing of them but ``radius``."""
         raise PipelineError(f"{type(self).__name__} states no radius.")
 
-    def terms(self, op: nn.Module, *xs: Value) -> int:
+    def terms(self, op: Op, *xs: Value) -> int:
         """How many products one output sums at most (its fan-in)."""
         return 1
 
-    def fan_out(self, op: nn.Module, *xs: Value) -> int:
+    def fan_out(self, op: Op, *xs: Value) -> int:
         """How many outputs one input feeds at most."""
         return 1
 
-    def deployed_terms(self, op: nn.Module, terms: int, carried: int) -> int:
+    def deployed_terms(self, op: Op, terms: int, carried: int) -> int:
         """How many roundings one leaf may meet in the deployed graph, whatever is fused."""
         return terms + 1 + SLACK
 
-    def offset(self, op: nn.Module, *xs: Value) -> Tensor | float:
+    def offset(self, op: Op, *xs: Value) -> Tensor | float:
         """``|b|``, broadcastable to the output: every constant leaf of the sum by its absolute value."""
         return 0.0
 
-    def interval(self, op: nn.Module, *xs: Value, rounding: Rounding = EXACT) -> Interval:
+    def interval(self, op: Op, *xs: Value, rounding: Rounding = EXACT) -> Interval:
         """``op(c) ± |W| r``."""
         center = op(*(x.center if isinstance(x, Interval) else x for x in xs))
         if not isinstance(rounding, Outward):
@@ -98,35 +100,39 @@ class Affine(Rule):
         )
         return Interval(center, box.radius.expand_as(center))
 
-    def transpose(self, op: nn.Module, coeff: Tensor, *xs: Value) -> tuple[Tensor | None, ...]:
+    def transpose(self, op: Op, coeff: Tensor, *xs: Value) -> tuple[Tensor | None, ...]:
         """``A W`` for each abstract input, by the operator's own vector-Jacobian product; None for a constant."""
-        at = [i for i, x in enumerate(xs) if isinstance(x, Interval)]
+        varying = {i: x.center for i, x in enumerate(xs) if isinstance(x, Interval)}
 
         def linear(*values: Tensor) -> Tensor:
-            filled = dict(zip(at, values, strict=True))
-            return op(*(filled[i] if i in filled else x for i, x in enumerate(xs)))
+            filled = dict(zip(varying, values, strict=True))
+            return op(*(filled.get(i, x) for i, x in enumerate(xs)))
 
-        _, vjp = torch.func.vjp(linear, *(torch.zeros_like(xs[i].center) for i in at))
-        pulled = dict(zip(at, torch.vmap(vjp)(coeff), strict=True))
+        vjp = torch.func.vjp(linear, *(torch.zeros_like(c) for c in varying.values()))[1]
+        pulled = dict(zip(varying, torch.vmap(vjp)(coeff), strict=True))
         return tuple(pulled.get(i) for i in range(len(xs)))
 
     def pull_back(
-        self, op: nn.Module, form: LinearForm, *xs: Value, rounding: Rounding = EXACT
+        self, op: Op, form: LinearForm, *xs: Value, rounding: Rounding = EXACT
     ) -> tuple[LinearForm | None, ...]:
         """The form over this operator's output as forms over its inputs; the constant goes with the first abstract one."""
-        const = rounding.shift(form.const, form.coeff, self.constant(op, *xs), self.disturbance(op, *xs, rounding=rounding))
+        const = rounding.shift(
+            form.const, form.coeff, self.constant(op, *xs), self.disturbance(op, *xs, rounding=rounding)
+        )
         pulled: list[LinearForm | None] = []
         for coeff in self.transpose(op, form.coeff, *xs):
             pulled.append(None if coeff is None else LinearForm(coeff, const))
             const = const if coeff is None else torch.zeros_like(const)
         return tuple(pulled)
 
-    def constant(self, op: nn.Module, *xs: Value) -> Tensor:
+    def constant(self, op: Op, *xs: Value) -> Tensor:
         """``b``: the operator where every abstract input is zero, for a batch of one unless a constant has a batch."""
         alone = all(isinstance(x, Interval) for x in xs)
-        return op(*(torch.zeros_like(x.center[:1] if alone else x.center) if isinstance(x, Interval) else x for x in xs))
+        return op(
+            *(torch.zeros_like(x.center[:1] if alone else x.center) if isinstance(x, Interval) else x for x in xs)
+        )
 
-    def disturbance(self, op: nn.Module, *xs: Value, rounding: Rounding) -> Tensor | None:
+    def disturbance(self, op: Op, *xs: Value, rounding: Rounding) -> Tensor | None:
         """What evaluating the operator, or the coefficients pulled back through it, may err by at each output."""
         if not isinstance(rounding, Outward):
             return None
@@ -140,19 +146,19 @@ class Affine(Rule):
         )
 
 
-class Rearrange(Affine):
+class Rearrange(Affine[Op]):
     """Entries moved, copied, dropped or joined by constants: no arithmetic, hence no rounding."""
 
-    def radius(self, op: nn.Module, *xs: Value) -> Tensor:
+    def radius(self, op: Op, *xs: Value) -> Tensor:
         return op(*(x.radius if isinstance(x, Interval) else torch.zeros_like(x) for x in xs))
 
-    def carries(self, op: nn.Module, carried: int, *xs: Value) -> int:
+    def carries(self, op: Op, carried: int, *xs: Value) -> int:
         return carried
 
-    def interval(self, op: nn.Module, *xs: Value, rounding: Rounding = EXACT) -> Interval:
+    def interval(self, op: Op, *xs: Value, rounding: Rounding = EXACT) -> Interval:
         return super().interval(op, *xs, rounding=EXACT)
 
-    def disturbance(self, op: nn.Module, *xs: Value, rounding: Rounding) -> Tensor | None:
+    def disturbance(self, op: Op, *xs: Value, rounding: Rounding) -> Tensor | None:
         """Only the coefficients round, and only where one input feeds several outputs."""
         copies = self.fan_out(op, *xs)
         if copies == 1 or not isinstance(rounding, Outward):
@@ -161,13 +167,13 @@ class Rearrange(Affine):
         return size * (4 * copies * U64)
 
 
-class Monotone(Rule):
+class Monotone(Rule[Op]):
     """A nondecreasing elementwise function: the image of a box is ``[f(l), f(u)]``."""
 
     kernel: str | None = None
     """The operator's name where its float32 evaluation is no single IEEE operation; it is then refused by name."""
 
-    def interval(self, op: nn.Module, *xs: Value, rounding: Rounding = EXACT) -> Interval:
+    def interval(self, op: Op, *xs: Value, rounding: Rounding = EXACT) -> Interval:
         (x,) = xs
         assert isinstance(x, Interval)
         if self.kernel is not None:
@@ -175,30 +181,37 @@ class Monotone(Rule):
         lower, upper = (op(end) for end in rounding.ends(x))
         return rounding.enclose(lower, upper, self.error(op, torch.maximum(lower.abs(), upper.abs()), rounding))
 
-    def error(self, op: nn.Module, size: Tensor, rounding: Rounding) -> Tensor | float:
+    def error(self, op: Op, size: Tensor, rounding: Rounding) -> Tensor | float:
         """What evaluating ``f`` may err by; nothing for a function that only selects."""
         return 0.0
 
 
-def rule(*operators: type[nn.Module]) -> Callable[[type[Rule]], type[Rule]]:
+def fold_floor(scale: Tensor) -> Tensor:
+    """A folded scale as a divisor: exactly zero folds to exactly zero, so that nothing can underflow there."""
+    return torch.where(scale > 0, scale, torch.inf)
+
+
+def rule(*operators: type[nn.Module]) -> Callable[[type[Rule[Any]]], type[Rule[Any]]]:
     """Enrol a rule for operator classes; a second rule for the same class is a fault."""
 
-    def enrol(cls: type[Rule]) -> type[Rule]:
+    def enrol(cls: type[Rule[Any]]) -> type[Rule[Any]]:
         instance = cls()
         for operator in operators:
             if operator in _RULES:
-                raise PipelineError(f"{operator.__name__} has two rules: {type(_RULES[operator]).__name__}, {cls.__name__}.")
+                raise PipelineError(
+                    f"{operator.__name__} has two rules: {type(_RULES[operator]).__name__}, {cls.__name__}."
+                )
             _RULES[operator] = instance
         return cls
 
     return enrol
 
 
-def rule_for(op: nn.Module) -> Rule | None:
+def rule_for(op: nn.Module) -> Rule[Any] | None:
     """The rule of an operator, by its exact class."""
     return _RULES.get(type(op))
 
 
-def rules() -> dict[type[nn.Module], Rule]:
+def rules() -> dict[type[nn.Module], Rule[Any]]:
     """Every operator that has a rule."""
     return dict(_RULES)

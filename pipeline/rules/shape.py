@@ -25,7 +25,7 @@ from pipeline.rules.rule import Example, Rearrange, Value, rule
     nn.Flatten,
     nn.Identity,
 )
-class ShapeRule(Rearrange):
+class ShapeRule(Rearrange[nn.Module]):
     """Each output is one input or a constant."""
 
     def refuses(self, op: nn.Module, abstract: tuple[bool, ...]) -> str | None:

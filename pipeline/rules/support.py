@@ -20,8 +20,8 @@ class Unsupported:
 
 
 def unsupported(network: Network) -> tuple[Unsupported, ...]:
-    """The nodes that bounds cannot cross; a node none of whose inputs varies is never among them."""
-    plan = network.plan()
+    """The nodes that bounds cannot cross; a node none of whose inputs varies, and a final Softmax, are never among them."""
+    plan, _ = network.plan().before_softmax()
     varies = [False] * plan.size
     for i in plan.inputs:
         varies[i] = True

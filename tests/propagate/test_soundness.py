@@ -1,0 +1,205 @@
+"""Whole graphs keep the laws, the falsifier switched off: every node's box, and every margin, at many points."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline import ops
+from pipeline.arithmetic import EXACT, Outward
+from pipeline.bounds import Interval
+from pipeline.network import Network
+from pipeline.propagate import walk
+from pipeline.propagate.crown import MarginBounds, head, margins
+from pipeline.propagate.interval import IntervalWalk
+from pipeline.threat import LinfBall
+from tests import laws, nets
+
+REAL = Outward(deployed=False)
+FLOAT32 = Outward(deployed=True)
+
+
+def tail_net(seed: int = 0) -> Network:
+    """A long affine tail: ReLU, conv, residual add, pooling, BatchNorm, two Linear layers."""
+    d = nets.Drawing(seed)
+    x = d(nn.ReLU(), d(nn.Conv2d(2, 8, 3, padding=1), d.input(2, 6, 6)))
+    x = d(ops.Add(), d(nn.Conv2d(8, 8, 3, padding=1), x), x)
+    x = d(nn.BatchNorm2d(8), d(nn.AvgPool2d(3, stride=2, padding=1), x))
+    x = d(nn.Linear(8, 9), d(nn.Flatten(), d(ops.ReduceMean((2, 3), keepdim=True), x)))
+    return d.finish(d(nn.Linear(9, 5), x), shapes=((None, 5),))
+
+
+def pooled_net(seed: int = 0) -> Network:
+    """No affine tail: the last operator is a maximum; LeakyReLU, Clip and a max pool on the way."""
+    d = nets.Drawing(seed)
+    x = d(nn.LeakyReLU(0.1), d(nn.Conv2d(2, 8, 3, padding=1), d.input(2, 6, 6)))
+    x = d(nn.MaxPool2d(3, stride=2, padding=1), x)
+    x = d(ops.Clip(-1.0, 2.0), d(nn.Conv2d(8, 5, 3, padding=1), x))
+    return d.finish(d(ops.ReduceMax((2, 3), keepdim=False), x), shapes=((None, 5),))
+
+
+NETS = {
+    "mlp": nets.mlp,
+    "mlp-bn": lambda seed: nets.mlp(bn=True, seed=seed),
+    "conv": lambda seed: nets.conv_net(seed=seed, bn=True),
+    "residual-concat": lambda seed: nets.residual_concat_net(seed=seed),
+    "affine-tail": tail_net,
+    "no-tail": pooled_net,
+}
+
+
+def region(network: Network, eps: str, seed: int, batch: int = 3) -> tuple[torch.Tensor, Interval]:
+    shape = [d for d in network.inputs[0].shape if d is not None]
+    x = torch.rand(batch, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return x, LinfBall(Fraction(eps)).box(x)
+
+
+@pytest.mark.parametrize("eps", ["0", "1/1000000", "8/255", "0.3"])
+@pytest.mark.parametrize("name", NETS)
+def test_every_node_and_every_margin_is_bounded(name, eps):
+    network = NETS[name](seed=1).in_float64()
+    _, box = region(network, eps, seed=2)
+    labels = torch.tensor([0, 1, 2])
+    for rounding, slack in ((EXACT, 1e-10), (REAL, 0.0), (FLOAT32, 0.0)):
+        bounds = IntervalWalk(network, rounding)
+        boxes = bounds.boxes([box], keep=walk.EVERYTHING)
+        top = head(bounds.plan)
+        lower = margins(top, boxes, labels, bounds.rounding_at)
+        for (point,) in laws.points(network, [box], seed=3):
+            values = walk.forward(bounds.plan, [point], lambda step, *xs: step.op(*xs), keep=walk.EVERYTHING)
+            # The points' own float64 evaluation errs by at most what a box of radius zero around them is charged.
+            own = IntervalWalk(network, REAL).boxes([Interval(point, torch.zeros_like(point))], keep=walk.EVERYTHING)
+            for box_here, value, error in zip(boxes, values, own, strict=True):
+                if isinstance(box_here, Interval):
+                    excess = (value - box_here.center).abs() - box_here.radius - error.radius
+                    assert float(excess.max()) <= slack * (1 + float(value.abs().max()))
+            logits = values[top.index].flatten(1)
+            others = torch.stack([torch.cat([z[:y], z[y + 1 :]]) for z, y in zip(logits, labels, strict=True)], 1)
+            true = logits[torch.arange(3), labels] - others
+            allowance = 2 * float(own[top.index].radius.max()) + slack * (1 + float(logits.abs().max()))
+            assert bool((lower <= true + allowance).all())
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_merged_margins_are_at_least_those_of_separate_logits(name):
+    network = NETS[name](seed=4).in_float64()
+    _, box = region(network, "8/255", seed=5)
+    labels = torch.tensor([0, 1, 2])
+    bounds = IntervalWalk(network)
+    boxes = bounds.boxes([box], keep=walk.EVERYTHING)
+    logits = boxes[head(bounds.plan).index]
+    lower, upper = (end.flatten(1) for end in (logits.center - logits.radius, logits.center + logits.radius))
+    merged = margins(head(bounds.plan), boxes, labels)
+    for i, y in enumerate(labels.tolist()):
+        separate = lower[i, y] - torch.cat([upper[i, :y], upper[i, y + 1 :]])
+        assert bool((merged[:, i] >= separate - 1e-9).all())
+        if name == "no-tail":
+            assert torch.allclose(merged[:, i], separate)
+
+
+def test_an_affine_network_is_bounded_exactly():
+    d = nets.Drawing(0)
+    x = d(nn.Linear(20, 9), d(nn.Flatten(), d(nn.Conv2d(1, 5, 3), d.input(1, 4, 4))))
+    network = d.finish(x, shapes=((None, 9),)).in_float64()
+    _, box = region(network, "0.1", seed=6)
+    labels = torch.tensor([3, 0, 8])
+    least = MarginBounds(network).bounds(box, labels)
+    for i, y in enumerate(labels.tolist()):
+        attained = []
+        for j in [j for j in range(9) if j != y]:
+            point = box.center[i : i + 1].clone().requires_grad_()
+            out = network(point)[0]
+            (g,) = torch.autograd.grad(out[y] - out[j], point)
+            corner = network(box.center[i : i + 1] - g.sign() * box.radius[i : i + 1])[0]
+            attained.append(float(corner[y] - corner[j]))
+        assert abs(min(attained) - float(least[i])) < 1e-9
+
+
+@pytest.mark.parametrize("rounding", [EXACT, REAL, FLOAT32], ids=["none", "real", "float32"])
+@pytest.mark.parametrize("name", NETS)
+def test_margins_fall_as_eps_grows_and_a_batch_equals_its_samples(name, rounding):
+    network = NETS[name](seed=7).in_float64()
+    bounds = MarginBounds(network, rounding)
+    labels = torch.tensor([0, 1, 2])
+    last = torch.full((3,), torch.inf, dtype=torch.float64)
+    for eps in ("0", "1/255", "2/255", "8/255", "0.3"):
+        _, box = region(network, eps, seed=8)
+        least = bounds.bounds(box, labels)
+        assert bool((least <= last + 1e-9).all())
+        last = least
+        for i in range(3):
+            alone = bounds.bounds(Interval(box.center[i : i + 1], box.radius[i : i + 1]), labels[i : i + 1])
+            assert torch.allclose(alone, least[i : i + 1], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_modes_are_ordered(name):
+    network = NETS[name](seed=9).in_float64()
+    _, box = region(network, "8/255", seed=10)
+    labels = torch.tensor([0, 1, 2])
+    none, real, deployed = (MarginBounds(network, r).bounds(box, labels) for r in (EXACT, REAL, FLOAT32))
+    assert bool((real <= none).all())
+    assert bool((deployed <= real).all())
+    assert torch.allclose(real, none, rtol=1e-9, atol=1e-9)
+
+
+def test_a_final_softmax_keeps_the_order_and_float32_asks_for_a_gap():
+    plain = nets.mlp(seed=11).in_float64()
+    d = nets.Drawing(11)
+    x = d(nn.ReLU(), d(nn.Linear(12, 9), d.input(12)))
+    x = d(nn.Linear(8, 5), d(nn.ReLU(), d(nn.Linear(9, 8), x)))
+    soft = d.finish(d(nn.Softmax(1), x), shapes=((None, 5),)).in_float64()
+    soft.load_state_dict(plain.state_dict())
+    _, box = region(plain, "1/255", seed=12)
+    labels = torch.tensor([0, 1, 2])
+    assert torch.equal(MarginBounds(plain, REAL).bounds(box, labels), MarginBounds(soft, REAL).bounds(box, labels))
+    gap = MarginBounds(plain, FLOAT32).bounds(box, labels) - MarginBounds(soft, FLOAT32).bounds(box, labels)
+    assert bool((gap >= 2.0**-17 * 0.999).all())
+
+
+def test_two_hundred_classes_at_batch_128_stay_within_a_gigabyte():
+    network = nets.mlp(256, 512, 200, seed=13).in_float64()
+    _, box = region(network, "1/255", seed=14, batch=128)
+    bounds = MarginBounds(network, FLOAT32)
+    labels = torch.arange(128)
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert bounds.bounds(box, labels).shape == (128,)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 1 << 20, f"{grown >> 10} MiB"
+
+
+def test_a_nan_weight_certifies_nothing():
+    network = nets.mlp(seed=15).in_float64()
+    with torch.no_grad():
+        next(network.parameters())[0, 0] = torch.nan
+    _, box = region(network, "1/255", seed=16)
+    least = MarginBounds(network, FLOAT32).bounds(box, torch.tensor([0, 1, 2]))
+    assert not bool((least > 0).any())
+
+
+def test_possible_float32_overflow_certifies_nothing():
+    network = nets.mlp(12, 9, 5, seed=17).in_float64()
+    with torch.no_grad():
+        for p in network.parameters():
+            p.mul_(1e30)
+    _, box = region(network, "0", seed=18)
+    labels = network(box.center).argmax(1)
+    assert bool((MarginBounds(network, REAL).bounds(box, labels) > 0).all())
+    assert not bool((MarginBounds(network, FLOAT32).bounds(box, labels) > 0).any())
+
+
+def test_sigmoid_is_refused_by_name_in_float32_and_bounded_in_real():
+    from pipeline.errors import InputRejected
+
+    d = nets.Drawing(19)
+    x = d(nn.Sigmoid(), d(nn.Linear(12, 9), d.input(12)))
+    network = d.finish(d(nn.Linear(9, 5), x), shapes=((None, 5),)).in_float64()
+    _, box = region(network, "1/255", seed=20)
+    with pytest.raises(InputRejected, match="Sigmoid"):
+        MarginBounds(network, FLOAT32).bounds(box, torch.tensor([0, 1, 2]))
+    assert MarginBounds(network, REAL).bounds(box, torch.tensor([0, 1, 2])).isfinite().all()

@@ -1,0 +1,174 @@
+"""Every enrolled operator keeps the laws; a deliberately wrong rule does not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pipeline.arithmetic import EXACT, Outward
+from pipeline.bounds import Interval, LinearForm, Lockstep
+from pipeline.rules import Affine, rule_for, rules
+from tests import laws
+
+CASES = [
+    pytest.param(example, id=f"{type(example.op).__name__}-{i}")
+    for rule in dict.fromkeys(rules().values())
+    for i, example in enumerate(rule.examples())
+]
+REAL = Outward(deployed=False)
+TOLERANCE = 1e-11  # of mode "none", which rounds nothing outward
+
+
+def test_every_rule_enrols_examples_of_its_own_operators():
+    covered = {type(case.values[0].op) for case in CASES}
+    missing = {op.__name__ for op in rules()} - {op.__name__ for op in covered}
+    assert missing == set(), missing
+
+
+@pytest.mark.parametrize("kind", laws.KINDS)
+@pytest.mark.parametrize("example", CASES)
+def test_box_contains_image(example, kind):
+    op = laws.randomise(example.op, seed=1)
+    inputs = laws.boxes(example, kind, seed=2)
+    rule = rule_for(op)
+    plain = rule.interval(op, *inputs)
+    sound = rule.interval(op, *inputs, rounding=REAL)
+    for point in laws.points(op, inputs, seed=3):
+        y = op(*point)
+        assert laws.violation(plain, y) <= TOLERANCE * (1 + float(y.abs().max()))
+        # The float64 evaluation of the point itself rounds: by less than it would for a box of radius zero there.
+        own = rule.interval(op, *(_at(x, p) for x, p in zip(inputs, point, strict=True)), rounding=REAL).radius
+        assert bool(((y - sound.center).abs() <= sound.radius + own).all())
+
+
+@pytest.mark.parametrize("example", CASES)
+def test_radius_zero_encloses_the_value_and_collapses_without_rounding(example):
+    op = laws.randomise(example.op, seed=4)
+    inputs = laws.boxes(example, "point", seed=5)
+    y = op(*(x.center if isinstance(x, Interval) else x for x in inputs))
+    plain = rule_for(op).interval(op, *inputs, rounding=EXACT)
+    assert torch.allclose(plain.center, y, rtol=1e-12, atol=1e-12)
+    assert float(plain.radius.abs().max()) <= 1e-12
+    sound = rule_for(op).interval(op, *inputs, rounding=REAL)
+    assert laws.violation(sound, y) <= 0
+
+
+@pytest.mark.parametrize("example", CASES)
+def test_affine_bounds_are_attained(example):
+    """Each end of each output is reached at the corner that its own row of weights names."""
+    op = laws.randomise(example.op, seed=6)
+    if not isinstance(rule_for(op), Affine):
+        pytest.skip("not affine")
+    inputs = laws.boxes(example, "wide", seed=7)
+    bounds = rule_for(op).interval(op, *inputs)
+    leaves = [x.center.clone().requires_grad_() if isinstance(x, Interval) else x for x in inputs]
+    y = op(*leaves)
+    for flat in torch.linspace(0, y.numel() - 1, 7).long().unique().tolist():
+        grads = torch.autograd.grad(
+            y.flatten()[flat], [v for v in leaves if v.requires_grad], retain_graph=True, allow_unused=True
+        )
+        corner, it = [], iter(grads)
+        for x in inputs:
+            g = next(it) if isinstance(x, Interval) else None
+            corner.append(
+                x if not isinstance(x, Interval) else x.center if g is None else x.center + g.sign() * x.radius
+            )
+        reached = op(*corner).flatten()[flat]
+        assert torch.isclose(reached, (bounds.center + bounds.radius).flatten()[flat], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("example", CASES)
+def test_float32_mode_contains_real_mode(example):
+    op = laws.randomise(example.op, seed=8)
+    inputs = laws.boxes(example, "wide", seed=9)
+    rule = rule_for(op)
+    if getattr(rule, "kernel", None):
+        pytest.skip("refused by name in float32-any-order")
+    real, deployed = (rule.interval(op, *inputs, rounding=Outward(deployed=d)) for d in (False, True))
+    assert bool((deployed.lower <= real.lower).all())
+    assert bool((deployed.upper >= real.upper).all())
+
+
+@pytest.mark.parametrize("mode", [EXACT, REAL, Outward(deployed=True)], ids=["none", "real", "float32"])
+@pytest.mark.parametrize("example", CASES)
+def test_pulled_back_form_is_below_at_every_point(example, mode):
+    op = laws.randomise(example.op, seed=10)
+    rule = rule_for(op)
+    if not isinstance(rule, Affine):
+        pytest.skip("not affine")
+    inputs = laws.boxes(example, "wide", seed=11)
+    shape = op(*(x.center if isinstance(x, Interval) else x for x in inputs)).shape
+    coeff = torch.randn(5, *shape, generator=torch.Generator().manual_seed(12), dtype=torch.float64)
+    form = LinearForm(coeff, torch.zeros(5, shape[0], dtype=torch.float64))
+    pulled = rule.pull_back(op, form, *inputs, rounding=mode)
+    for point in laws.points(op, inputs, seed=13):
+        y = _dot(coeff, op(*point))
+        below = sum(p.const + _dot(p.coeff, v) for p, v in zip(pulled, point, strict=True) if p is not None)
+        slack = 1e-10 * (1 + y.abs())  # the points' own float64 evaluation
+        assert bool((below <= y + slack).all())
+        if mode is EXACT:
+            assert torch.allclose(below, y, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("example", CASES)
+def test_a_batch_equals_its_samples_one_by_one(example):
+    op = laws.randomise(example.op, seed=14)
+    inputs = laws.boxes(example, "wide", seed=15)
+    batch = next(x for x in inputs if isinstance(x, Interval)).center.shape[0]
+    if any(not isinstance(x, Interval) and x.dim() and x.shape[0] == batch for x in inputs):
+        pytest.skip("a constant carries the batch")
+    whole = rule_for(op).interval(op, *inputs)
+    for i in range(batch):
+        alone = rule_for(op).interval(
+            op, *(Interval(x.center[i : i + 1], x.radius[i : i + 1]) if isinstance(x, Interval) else x for x in inputs)
+        )
+        assert torch.allclose(alone.center[0], whole.center[i], rtol=1e-12, atol=1e-12)
+        assert torch.allclose(alone.radius[0], whole.radius[i], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("example", CASES)
+def test_training_walk_in_eval_mode_is_the_interval_walk(example):
+    op = laws.randomise(example.op, seed=16)
+    inputs = laws.boxes(example, "wide", seed=17)
+    box = rule_for(op).interval(op, *inputs)
+    step = rule_for(op).lockstep(
+        op, *(Lockstep(x.center, x.center, x.radius) if isinstance(x, Interval) else x for x in inputs)
+    )
+    assert torch.allclose(step.center, box.center, rtol=1e-10, atol=1e-10)
+    assert torch.allclose(step.radius, box.radius, rtol=1e-10, atol=1e-10)
+
+
+def test_a_wrong_rule_fails_the_law():
+    """The harness can fail: |W| left out, and the bound rule of Sub with radii subtracted."""
+
+    class Wrong(type(rule_for(nn.Linear(1, 1)))):
+        def radius(self, op, *xs):
+            return F.linear(xs[0].radius, op.weight)
+
+    op = laws.randomise(nn.Linear(12, 9), seed=1)
+    inputs = [laws.box((4, 12), "wide", torch.Generator().manual_seed(2))]
+    bounds = Wrong().interval(op, *inputs)
+    assert any(laws.violation(bounds, op(*p)) > TOLERANCE for p in laws.points(op, inputs, seed=3))
+
+
+def test_nan_never_becomes_a_bound():
+    for case in CASES:
+        op = laws.randomise(case.values[0].op, seed=1)
+        inputs = laws.boxes(case.values[0], "wide", seed=2)
+        poisoned = [
+            Interval(x.center, torch.full_like(x.radius, torch.nan)) if isinstance(x, Interval) else x for x in inputs
+        ]
+        result = rule_for(op).interval(op, *poisoned, rounding=REAL)
+        # A constant joined or padded in stays a constant; every entry that depends on the input is NaN.
+        depends = rule_for(op).interval(op, *inputs).radius > 0
+        assert bool(result.radius.isnan()[depends].all()), type(op).__name__
+
+
+def _dot(coeff, value):
+    return (coeff * value).sum(tuple(range(2, coeff.dim()))) if coeff.dim() > 2 else coeff * value
+
+
+def _at(x, point):
+    return Interval(point, torch.zeros_like(point)) if isinstance(x, Interval) else x
