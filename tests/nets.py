@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, fx, nn
@@ -64,11 +65,11 @@ class Drawing:
 
 
 def mlp(*widths: int, seed: int = 0, bn: bool = False, bias: bool = True) -> Network:
-    """Linear layers of the given widths (12-9-8-5 if none are given) with ReLU between; ``bn`` after each hidden one."""
+    """Linear layers of the given widths (12-9-8-5 if none are given) ReLU between; ``bn`` after hidden ones."""
     widths = widths or (12, 9, 8, 5)
     d = Drawing(seed)
     x = d.input(widths[0])
-    for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (a, b) in enumerate(pairwise(widths)):
         x = d(nn.Linear(a, b, bias=bias), x)
         if i < len(widths) - 2:
             x = d(nn.BatchNorm1d(b), x) if bn else x
@@ -95,7 +96,7 @@ def conv_net(*, channels: int = 2, size: int = 8, classes: int = 5, seed: int = 
 
 
 def residual_concat_net(*, channels: int = 3, size: int = 6, classes: int = 4, seed: int = 0) -> Network:
-    """One residual add, one concat, one output used twice (the first ReLU's) and a bias-free classifier's predecessor."""
+    """One residual add, one concat, outputs used twice (the first ReLU's, the sum's), a bias-free Conv and Linear."""
     d = Drawing(seed)
     x = d.input(channels, size, size)
     stem = d(nn.ReLU(), d(nn.Conv2d(channels, 8, 3, padding=1), x))
