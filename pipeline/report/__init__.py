@@ -1,0 +1,103 @@
+"""What was found, in one type, and how it is judged, kept and shown.
+
+samples = Samples(eps=("8/255",), index=..., label=..., predicted=..., verdict=..., margin_lower=..., survived=...)
+outcomes = evaluate([parse_gate("certified@8/255=0.30")], levels(samples), per_class(samples))
+report = Report.of("certification", Result(levels=levels(samples), gates=outcomes, ...), run)
+write(report, samples, Path("model.report"))
+"""
+
+from __future__ import annotations
+
+from pipeline.report.advice import headline, next_step
+from pipeline.report.facts import (
+    Attack,
+    Caution,
+    Data,
+    FileDigest,
+    Input,
+    Method,
+    Model,
+    Output,
+    Parity,
+    Preprocessing,
+    Selection,
+    Threat,
+    Tool,
+)
+from pipeline.report.gates import EXIT_CODES, Gate, check_gates, evaluate, parse_gate, verdict
+from pipeline.report.html import render
+from pipeline.report.rate import Rate
+from pipeline.report.result import (
+    Accuracies,
+    ClassRow,
+    GateOutcome,
+    Layer,
+    Level,
+    Margin,
+    Report,
+    Result,
+    Run,
+    SamplesFile,
+    Training,
+    Verdicts,
+    schema,
+)
+from pipeline.report.samples import CERTIFIED, FALSIFIED, MISCLASSIFIED, UNKNOWN, VERDICTS, Samples, read_samples
+from pipeline.report.summarise import levels, per_class
+from pipeline.report.terminal import before_after, panel
+from pipeline.report.text import clean
+from pipeline.report.write import dump, read, write
+
+__all__ = [
+    "CERTIFIED",
+    "EXIT_CODES",
+    "FALSIFIED",
+    "MISCLASSIFIED",
+    "UNKNOWN",
+    "VERDICTS",
+    "Accuracies",
+    "Attack",
+    "Caution",
+    "ClassRow",
+    "Data",
+    "FileDigest",
+    "Gate",
+    "GateOutcome",
+    "Input",
+    "Layer",
+    "Level",
+    "Margin",
+    "Method",
+    "Model",
+    "Output",
+    "Parity",
+    "Preprocessing",
+    "Rate",
+    "Report",
+    "Result",
+    "Run",
+    "Samples",
+    "SamplesFile",
+    "Selection",
+    "Threat",
+    "Tool",
+    "Training",
+    "Verdicts",
+    "before_after",
+    "check_gates",
+    "clean",
+    "dump",
+    "evaluate",
+    "headline",
+    "levels",
+    "next_step",
+    "panel",
+    "parse_gate",
+    "per_class",
+    "read",
+    "read_samples",
+    "render",
+    "schema",
+    "verdict",
+    "write",
+]

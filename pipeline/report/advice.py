@@ -1,0 +1,59 @@
+"""One sentence on what a result says, and one on what to do next; shared by terminal and page."""
+
+from __future__ import annotations
+
+import shlex
+
+from pipeline.report.result import Level, Report
+from pipeline.report.text import clean, percent
+
+RARE = 20
+
+
+def strongest(report: Report) -> Level:
+    """The level a headline speaks of: the largest eps that leaves half of the correct certified, else the smallest."""
+    half = [level for level in report.result.levels if 2 * level.certified.k >= max(level.natural.k, 1)]
+    return half[-1] if half else report.result.levels[0]
+
+
+def headline(report: Report) -> str:
+    """What was found, in one sentence."""
+    level = strongest(report)
+    if report.result.method.arithmetic == "none":
+        return f"Measured for comparison only; arithmetic `none` certifies nothing at ε = {level.eps}."
+    if level.certified.k == 0:
+        return f"No sample is provably robust at ε = {level.eps}."
+    return f"{percent(level.certified.value)} of the samples are provably robust at ε = {level.eps}."
+
+
+def next_step(report: Report) -> tuple[str, str | None]:
+    """(sentence, command or None): the one thing to do next."""
+    result, level = report.result, strongest(report)
+    given = f"{shlex.quote(clean(result.model.file))} --data {shlex.quote(clean(result.data.uri))}"
+    command = f"{given} --eps {level.eps}"
+    failed = next((gate for gate in result.gates if gate.passed is False), None)
+    if result.verdict == "incomplete":
+        return "The budget ran out before every gate was decided: run again with more time or fewer samples.", None
+    if level.certified.k == 0 and result.method.arithmetic == "none":
+        return "Certify with rounding taken into account.", f"pipeline certify {command}"
+    if level.certified.k * RARE < level.certified.n and report.kind == "certification":
+        middle = result.levels[len(result.levels) // 2].eps
+        return (
+            f"{'Next to nothing' if level.certified.k else '0 %'} certified is expected of a model trained in the "
+            "ordinary way: its bounds are too wide to prove anything. Retrain it for certificates.",
+            f"pipeline retrain {given} --eps {middle}",
+        )
+    if failed is not None and failed.metric == "natural":
+        return "The natural accuracy misses its gate before any attack: check data and preprocessing.", None
+    if failed is not None and report.kind == "certification":
+        return "A gate failed: retrain at its eps.", f"pipeline retrain {given} --eps {failed.eps}"
+    if failed is not None:
+        return "A gate failed: train longer, or give the model more width.", None
+    if report.kind == "retraining":
+        return "Ship the new file, and certify it wherever it is built.", f"pipeline certify {command}"
+    if not result.gates:
+        floor = max(int(level.certified.k * 100 / level.certified.n) - 1, 0) / 100
+        return "Hold this in your pipeline with a gate.", (
+            f"pipeline certify {command} --fail-under certified@{level.eps}={floor:.2f}"
+        )
+    return "Every gate passed: the file may be delivered.", None

@@ -1,0 +1,153 @@
+"""What was measured, on what, and how: the parts of a result that describe, and hold no verdict."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from pipeline.report.rate import Frozen
+
+
+def _encodable(value: object) -> object:
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+
+
+# A file name may hold bytes that are no text, a model's names anything; JSON must hold both.
+Name = Annotated[str, BeforeValidator(_encodable)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Dimension = int | str | None
+
+
+class Tool(Frozen):
+    """The program that made the report."""
+
+    name: str
+    version: str
+
+
+class FileDigest(Frozen):
+    """A file by its name, without folders."""
+
+    name: Name
+    sha256: Sha256
+    bytes: int
+
+
+class Input(Frozen):
+    """The model's input as the file declares it; a free dimension is a name or None."""
+
+    name: Name
+    dtype: str
+    shape: tuple[Dimension, ...]
+
+
+class Output(Frozen):
+    """The model's output; `kind` says whether margins are taken of logits or before a final softmax."""
+
+    name: Name
+    shape: tuple[Dimension, ...]
+    kind: str = "logits"
+    classes: int
+
+
+class Model(Frozen):
+    """The delivered file: its bytes are the certified object."""
+
+    file: Name
+    sha256: Sha256
+    bytes: int
+    external_data: tuple[FileDigest, ...] = ()
+    structure_sha256: Sha256 | None = None
+    weights_sha256: Sha256 | None = None
+    ir_version: int
+    opsets: dict[str, int]
+    input: Input
+    output: Output
+    parameters: int
+    ops: dict[Name, int]
+    metadata: dict[Name, Name] = Field(default_factory=dict)
+
+
+class Preprocessing(Frozen):
+    """How stored values become inputs: a pixel in `range`, minus `mean`, over `std` (per channel), in `layout`."""
+
+    source: str
+    range: tuple[float, float]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    layout: str | None = None
+    notes: tuple[Name, ...] = ()
+
+
+class Selection(Frozen):
+    """Which samples were taken: all, or `max_samples` by `seed`."""
+
+    method: Literal["all", "random"]
+    seed: int | None = None
+    max_samples: int | None = None
+
+
+class Data(Frozen):
+    """The evaluated part of a data set; `sha256` covers the whole part, before selection."""
+
+    uri: Name
+    part: str
+    sha256: Sha256
+    n_total: int
+    n_evaluated: int
+    selection: Selection
+    class_names: tuple[Name, ...] | None = None
+    notes: tuple[Name, ...] = ()
+
+
+class Threat(Frozen):
+    """What an attacker may do: change every pixel by at most eps, in units of pixels, within `range` if `clip`."""
+
+    norm: Literal["linf"] = "linf"
+    space: Literal["pixel"] = "pixel"
+    range: tuple[float, float]
+    clip: bool = True
+
+
+class Attack(Frozen):
+    """The attack that every correctly classified sample went through."""
+
+    name: str
+    steps: int
+    restarts: int
+    step_size: str
+    loss: str
+    seed: int
+
+
+class Method(Frozen):
+    """How samples were certified, and what "certified" says: `statement`, under `assumptions`."""
+
+    bounds: tuple[str, ...]
+    dtype: str
+    arithmetic: Literal["float32-any-order", "real", "none"]
+    assumptions: tuple[str, ...] = ()
+    statement: str
+    attack: Attack | None = None
+    provider: str
+
+
+class Parity(Frozen):
+    """How well the network that was bounded agrees with the delivered file under its runtime."""
+
+    provider: str
+    n: int
+    tolerance: float
+    max_abs_difference: float
+    scale: float
+    argmax_disagreements: int
+    left_out: int = 0
+    batch_sizes: tuple[int, ...]
+
+
+class Caution(Frozen):
+    """Something a reader should know, with a code where it has one."""
+
+    code: str | None = None
+    message: Name

@@ -1,0 +1,104 @@
+"""Verdicts per sample: the table of which every count in a result is a sum, and the file it is kept in."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64, UInt8
+
+from pipeline.errors import Contradiction, InputRejected, UsageError
+from pipeline.report.result import SamplesFile
+
+VERDICTS = ("certified", "falsified", "misclassified", "unknown")
+CERTIFIED, FALSIFIED, MISCLASSIFIED, UNKNOWN = range(4)
+FILE_NAME = "samples.npz"
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """One column a sample, one row an eps (ascending).
+
+    `index` counts in the data's part; `verdict` holds codes into VERDICTS; `margin_lower` the lower bound of
+    `min over j of y_label - y_j` (NaN where none was computed); `survived` whether the attack found no counterexample,
+    None where there was no attack; `undecided` the unknown that a budget left unexamined.
+
+    Raises Contradiction where two columns cannot both be true of a sample.
+    """
+
+    eps: tuple[str, ...]
+    index: Int64[np.ndarray, " n"]
+    label: Int64[np.ndarray, " n"]
+    predicted: Int64[np.ndarray, " n"]
+    verdict: UInt8[np.ndarray, "levels n"]
+    margin_lower: Float[np.ndarray, "levels n"]
+    survived: Bool[np.ndarray, "levels n"] | None = None
+    undecided: Bool[np.ndarray, "levels n"] | None = None
+
+    def __post_init__(self) -> None:
+        certified, falsified = self.verdict == CERTIFIED, self.verdict == FALSIFIED
+        wrong = np.broadcast_to(self.predicted != self.label, self.verdict.shape)
+        self._refuse(self.verdict > UNKNOWN, "a verdict code that means nothing")
+        self._refuse((self.verdict == MISCLASSIFIED) != wrong, "a verdict that contradicts the predicted class")
+        self._refuse(certified & ~(self.margin_lower > 0), "certified without a positive margin")
+        if self.survived is not None:
+            self._refuse(certified & ~self.survived, "certified, and yet an attack succeeded")
+            self._refuse(~wrong & (falsified == self.survived), "falsified without a counterexample, or the reverse")
+        found_before = np.logical_or.accumulate(falsified, axis=0)
+        self._refuse(certified & found_before, "certified at an eps above that of a counterexample")
+        if self.undecided is not None:
+            self._refuse(self.undecided & (self.verdict != UNKNOWN), "undecided, and yet with a verdict")
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def _refuse(self, bad: np.ndarray, what: str) -> None:
+        if bad.any():
+            level, column = np.argwhere(bad)[0]
+            raise Contradiction(
+                f"{int(bad.sum())} verdicts contradict themselves: {what}; the first is sample {self.index[column]} at "
+                f"eps = {self.eps[level]}. Keep the model and the data and report this: it is a fault of the program."
+            )
+
+    @cached_property
+    def content(self) -> bytes:
+        """The bytes of the npz file: the same arrays give the same bytes."""
+        buffer = io.BytesIO()
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        arrays = {name: np.asarray(value) for name, value in columns.items() if value is not None}
+        np.savez(buffer, verdict_names=np.array(VERDICTS), **arrays)  # type: ignore[arg-type]
+        return buffer.getvalue()
+
+    @property
+    def described(self) -> SamplesFile:
+        """The entry of this file in a result."""
+        columns = tuple(field.name for field in fields(self) if getattr(self, field.name) is not None)
+        return SamplesFile(file=FILE_NAME, sha256=hashlib.sha256(self.content).hexdigest(), columns=columns)
+
+
+def read_samples(path: Path, expected: SamplesFile | None) -> Samples:
+    """The table of a samples file; with `expected`, only if its digest is the one the report states.
+
+    Raises UsageError for no file, InputRejected for a malformed one, Contradiction for another digest.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"No samples file {str(path)!r}: {error.strerror}. Name the folder of a report.") from error
+    if expected is not None and hashlib.sha256(content).hexdigest() != expected.sha256:
+        raise Contradiction(f"{path.name!r} is not the file that its report describes. Certify again.")
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("its members are compressed, as ours never are")
+        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+            names = [field.name for field in fields(Samples) if field.name in stored.files]
+            arrays = {name: stored[name] for name in names}
+        return Samples(**{**arrays, "eps": tuple(map(str, arrays["eps"]))})  # type: ignore[arg-type]
+    except (ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        raise InputRejected(f"{path.name!r} is no samples file: {error}. Certify again.") from error

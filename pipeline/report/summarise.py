@@ -1,0 +1,80 @@
+"""From verdicts per sample to the levels and classes of a result: sums, and nothing else."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+
+from pipeline.errors import Incomplete
+from pipeline.report.rate import Rate
+from pipeline.report.result import ClassRow, Histogram, Layer, Level, Margin, Verdicts
+from pipeline.report.samples import CERTIFIED, VERDICTS, Samples
+
+BINS = 40
+NEAR_ZERO = 1e-3
+
+
+def levels(samples: Samples, *, layers: dict[str, tuple[Layer, ...]] | None = None) -> tuple[Level, ...]:
+    """One level per eps. Raises Incomplete for no samples."""
+    if len(samples) == 0:
+        raise Incomplete("No sample was evaluated, so that nothing was checked. Name data that hold samples.")
+    return tuple(_level(samples, row, (layers or {}).get(eps, ())) for row, eps in enumerate(samples.eps))
+
+
+def per_class(samples: Samples) -> tuple[ClassRow, ...]:
+    """One row per eps and class that occurs among the labels."""
+    rows = []
+    for row, eps in enumerate(samples.eps):
+        for label in np.unique(samples.label):
+            mine = samples.label == label
+            correct = mine & (samples.predicted == label)
+            rows.append(
+                ClassRow(
+                    label=int(label),
+                    eps=eps,
+                    n=int(mine.sum()),
+                    natural=int(correct.sum()),
+                    attacked=None if samples.survived is None else int((correct & samples.survived[row]).sum()),
+                    certified=int((mine & (samples.verdict[row] == CERTIFIED)).sum()),
+                    undecided=0 if samples.undecided is None else int((mine & samples.undecided[row]).sum()),
+                )
+            )
+    return tuple(rows)
+
+
+def _level(samples: Samples, row: int, layers: tuple[Layer, ...]) -> Level:
+    n, codes = len(samples), samples.verdict[row]
+    correct = samples.predicted == samples.label
+    counts = np.bincount(codes, minlength=len(VERDICTS))
+    survived = None if samples.survived is None else Rate.of(int((correct & samples.survived[row]).sum()), n)
+    return Level(
+        eps=samples.eps[row],
+        eps_float=float(Fraction(samples.eps[row])),
+        natural=Rate.of(int(correct.sum()), n),
+        attacked=survived,
+        certified=Rate.of(int(counts[CERTIFIED]), n),
+        verdicts=Verdicts(**{name: int(count) for name, count in zip(VERDICTS, counts, strict=True)}),
+        undecided=0 if samples.undecided is None else int(samples.undecided[row].sum()),
+        margin=_margin(samples.margin_lower[row], codes == CERTIFIED),
+        layers=layers,
+    )
+
+
+def _margin(lower: np.ndarray, certified: np.ndarray) -> Margin | None:
+    finite = lower[np.isfinite(lower)].astype(np.float64)
+    if len(finite) == 0:
+        return None
+    p01, p05, p50, p95, p99 = np.quantile(finite, [0.01, 0.05, 0.5, 0.95, 0.99])
+    # A few absurd bounds must not flatten the picture of the rest: they go into the outermost bins.
+    start, end = (p01, p99) if p99 > p01 else (p01 - 0.5, p01 + 0.5)
+    counts, edges = np.histogram(np.clip(finite, start, end), bins=BINS, range=(start, end))
+    return Margin(
+        p05=float(p05),
+        p50=float(p50),
+        p95=float(p95),
+        near_zero=int((certified & (lower < NEAR_ZERO)).sum()),
+        near_zero_below=NEAR_ZERO,
+        not_finite=len(lower) - len(finite),
+        histogram=Histogram(edges=tuple(map(float, edges)), counts=tuple(map(int, counts))),
+    )

@@ -1,0 +1,107 @@
+"""A report on disk: three files, each replaced whole or not at all, and read back with its digest checked."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline.errors import Contradiction, EnvironmentFailure, InputRejected, UsageError
+from pipeline.report.canonical import digest
+from pipeline.report.html import render
+from pipeline.report.result import Report
+from pipeline.report.samples import FILE_NAME, Samples
+
+JSON_NAME, HTML_NAME = "report.json", "report.html"
+MAX_BYTES = 256 * 2**20
+
+
+def write(report: Report, samples: Samples | None, folder: Path) -> Path:
+    """Write `report.json`, `report.html` and `samples.npz` into `folder`, and return the path of the page.
+
+    Everything is rendered before anything is written; report.json comes last, so that it never describes files that
+    are not there. Raises EnvironmentFailure where the disk refuses; no file is then left half written.
+    """
+    described = report.result.samples
+    if samples is not None and (described is None or described.sha256 != samples.described.sha256):
+        raise Contradiction("The result does not describe the samples it is written with; build it from `described`.")
+    contents = {HTML_NAME: render(report).encode("utf-8"), JSON_NAME: dump(report).encode("utf-8")}
+    if samples is not None:
+        contents = {FILE_NAME: samples.content, **contents}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            replace_atomically(folder / name, content)
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"The report could not be written to {str(folder)!r}: {error.strerror or error}. "
+            "Free the disk or name another folder with --report."
+        ) from error
+    return folder / HTML_NAME
+
+
+def dump(report: Report) -> str:
+    """The report as JSON, indented, without NaN or infinity."""
+    return json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read(path: Path) -> Report:
+    """The report at `path`, a report.json or the folder of one.
+
+    Raises UsageError for no file, InputRejected for what is no report of schema version 1, Contradiction (tampered)
+    where the result is not the one whose digest is stated.
+    """
+    file = path / JSON_NAME if path.is_dir() else path
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise InputRejected(f"{file.name!r} has more than {MAX_BYTES} bytes: no report of ours.")
+        raw = json.loads(file.read_bytes(), parse_constant=_no_constant, object_pairs_hook=_no_repeats)
+    except OSError as error:
+        raise UsageError(f"No report {str(file)!r}: {error.strerror}. Name a report.json or its folder.") from error
+    except (ValueError, RecursionError) as error:
+        raise InputRejected(f"{file.name!r} is no report: {error}. Certify again.") from error
+    if not isinstance(raw, dict) or raw.get("schema_version") != "1":
+        raise InputRejected(f"{file.name!r} is no report of schema version 1. Read it with the version that wrote it.")
+    if raw.get("result_sha256") != digest(raw.get("result")):
+        raise Contradiction(f"{file.name!r} was tampered with: its result is not the one of its digest. Certify again.")
+    try:
+        return Report.model_validate(raw)
+    except ValidationError as error:
+        raise InputRejected(f"{file.name!r} is no report: {error.errors()[0]['msg']}. Certify again.") from error
+
+
+def replace_atomically(path: Path, content: bytes) -> None:
+    """Put `content` at `path`: all of it, or, if anything fails (OSError), what was there before."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    # The rename itself must outlive a power cut; not every system lets a folder be synced.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"it holds {name}, which JSON lacks")
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("it names a key twice")
+    return dict(pairs)

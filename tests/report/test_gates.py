@@ -1,0 +1,119 @@
+"""Gates: parsed strictly, decided exactly, and never passed by something that was not checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+
+import pytest
+
+from pipeline.errors import UsageError
+from pipeline.report import ClassRow, Level, Rate, Verdicts, check_gates, evaluate, parse_gate, verdict
+
+
+def level(k: int, n: int, *, undecided: int = 0, eps: str = "8/255", attacked: bool = True) -> Level:
+    """k certified of n, all correct, none falsified."""
+    return Level(
+        eps=eps,
+        eps_float=float(Fraction(eps)),
+        natural=Rate.of(n, n),
+        attacked=Rate.of(n, n) if attacked else None,
+        certified=Rate.of(k, n),
+        verdicts=Verdicts(certified=k, falsified=0, misclassified=0, unknown=n - k),
+        undecided=undecided,
+    )
+
+
+def passed(gate: str, *levels: Level, rows: tuple[ClassRow, ...] = ()) -> bool | None:
+    return evaluate([parse_gate(gate)], levels, rows)[0].passed
+
+
+@pytest.mark.parametrize(
+    ("text", "metric", "eps", "label", "threshold"),
+    [
+        ("certified@8/255=0.30", "certified", Fraction(8, 255), None, Fraction(3, 10)),
+        ("natural=1", "natural", None, None, Fraction(1)),
+        ("attacked@0.1=1/3", "attacked", Fraction(1, 10), None, Fraction(1, 3)),
+        ("class:3:certified=.5", "certified", None, 3, Fraction(1, 2)),
+    ],
+)
+def test_what_a_gate_says(text: str, metric: str, eps: Fraction | None, label: int | None, threshold: Fraction) -> None:
+    gate = parse_gate(text)
+    assert (gate.metric, gate.eps, gate.label, gate.threshold) == (metric, eps, label, threshold)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "certified", "certified=", "certified>=0.3", "pgd=0.3", "certified=nan", "certified=-0.1", "certified=1e-1",
+     "certified=1/0", "certified@1/0=0.1", "certified=30", "class:x:certified=0.1", "certified=0.3;", "certified=" + "9" * 50],
+)  # fmt: skip
+def test_what_is_no_gate(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_gate(text)
+
+
+def test_thirty_per_cent_written_as_thirty_is_asked_back() -> None:
+    with pytest.raises(UsageError, match=r"did you mean 0\.3\?"):
+        parse_gate("certified=30")
+
+
+def test_thresholds_are_met_exactly() -> None:
+    assert passed("certified=0.3", level(3, 10))
+    assert passed("certified=1/3", level(1, 3))
+    assert passed("certified=0.3333", level(1, 3))
+    assert passed("certified=0.333333333334", level(1, 3)) is False
+    assert passed("certified=0.7", level(7, 10)), "0.7 > 7/10 in floats"
+    assert passed("certified=0.3", level(2999, 10_000)) is False
+    assert passed("certified=0", level(0, 10))
+
+
+def test_what_is_observed_never_looks_like_a_pass_that_failed() -> None:
+    (outcome,) = evaluate([parse_gate("certified=0.3")], [level(29_999, 100_000)], ())
+    assert outcome.passed is False
+    assert outcome.observed == "0.2999"
+
+
+def test_a_budget_leaves_open_only_what_it_could_still_change() -> None:
+    assert passed("certified=0.3", level(3, 10, undecided=5)) is True
+    assert passed("certified=0.9", level(3, 10, undecided=5)) is False
+    assert passed("certified=0.8", level(3, 10, undecided=5)) is None
+    assert passed("attacked=0.8", level(3, 10, undecided=5)) is None
+    assert passed("natural=1", level(3, 10, undecided=5)) is True
+
+
+def test_the_verdict_of_several() -> None:
+    one = level(3, 10, undecided=5)
+    outcomes = {
+        gate: evaluate([parse_gate(gate)], [one], ())[0] for gate in ("certified=0.3", "certified=0.8", "certified=0.9")
+    }
+    met, open_, failed = outcomes.values()
+    assert verdict([]) == "pass"
+    assert verdict([met]) == "pass"
+    assert verdict([met, open_]) == "incomplete"
+    assert verdict([met, open_, failed]) == "fail"
+
+
+def test_eps_is_compared_as_a_number_and_must_be_run() -> None:
+    two = (level(6, 10, eps="1/10"), level(3, 10, eps="8/10"))
+    assert passed("certified@0.1=0.6", *two)
+    assert passed("certified@0.8=0.6", *two) is False
+    assert passed("natural=1", *two), "depends on no eps"
+    with pytest.raises(UsageError, match="not run; run are 1/10, 8/10"):
+        passed("certified@2/10=0.6", *two)
+    with pytest.raises(UsageError, match="must name its eps"):
+        passed("certified=0.6", *two)
+
+
+def test_what_is_not_run_cannot_be_gated() -> None:
+    with pytest.raises(UsageError, match="needs an attack"):
+        passed("attacked=0.1", level(3, 10, attacked=False))
+    with pytest.raises(UsageError, match="class 3"):
+        check_gates([parse_gate("class:3:certified=0.1")], eps=["8/255"], labels=[0, 1], attacked=True)
+
+
+def test_a_class_has_its_own_counts(make_report: Callable) -> None:
+    result = make_report(gates=("class:0:certified=0.5", "class:9:certified=0.5")).result
+    for gate in result.gates:
+        row = next(row for row in result.per_class if row.label == gate.label)
+        assert (gate.k, gate.n) == (row.certified, row.n)
+        assert gate.passed == (2 * row.certified >= row.n)

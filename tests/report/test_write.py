@@ -1,0 +1,117 @@
+"""Files: whole or as they were; the terminal: never wider than it is, never a stranger's markup."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from pipeline.errors import Contradiction, EnvironmentFailure
+from pipeline.report import Caution, Report, before_after, headline, next_step, panel, read, read_samples, write
+from pipeline.report.text import clean, percent
+
+HOSTILE = "\x1b[31m<script>alert(1)</script>[red]::error::\u202e\r\n\x00" + "A" * 1_000_000
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def printed(*renderables: object, width: int = 80) -> str:
+    buffer = io.StringIO()
+    Console(file=buffer, width=width, color_system=None, legacy_windows=False).print(*renderables)
+    return buffer.getvalue()
+
+
+def test_three_files_that_agree(make_report: Callable, make_samples: Callable, tmp_path: Path) -> None:
+    report, samples = make_report(), make_samples()
+    page = write(report, samples, tmp_path / "new" / "a.report")
+    assert set(contents(page.parent)) == {"report.json", "report.html", "samples.npz"}
+    assert read_samples(page.parent / "samples.npz", read(page.parent).result.samples).content == samples.content
+    with pytest.raises(Contradiction):
+        write(report, make_samples(n=50), tmp_path)
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_write_that_fails_leaves_what_was_there(
+    make_report: Callable, make_samples: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    write(make_report(), make_samples(), tmp_path)
+    before = contents(tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, step, full)
+    with pytest.raises(EnvironmentFailure, match="No space left"):
+        write(make_report(("1/255",)), make_samples(("1/255",)), tmp_path)
+    assert contents(tmp_path) == before, "nothing replaced, no temporary file left"
+
+
+def test_a_folder_that_cannot_be_is_an_environment_failure(make_report: Callable, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(EnvironmentFailure, match="--report"):
+        write(make_report(), None, tmp_path / "file" / "report")
+
+
+def hostile(make_report: Callable) -> Report:
+    """A report in which every name that a stranger chooses is an attack."""
+    base = make_report().result
+    model = base.model.model_copy(update={"file": HOSTILE, "ops": {HOSTILE: 3}, "metadata": {HOSTILE: HOSTILE}})
+    data = base.data.model_copy(update={"uri": HOSTILE, "class_names": (HOSTILE,) * 10, "notes": (HOSTILE,)})
+    return make_report(model=model, data=data, warnings=(Caution(message=HOSTILE),))
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_the_panel_fits_and_says_what_matters(make_report: Callable, width: int) -> None:
+    text = printed(panel(make_report(gates=("certified@8/255=0.30", "natural=0.99"), n=10_000)), width=width)
+    assert max(map(cell_len, text.splitlines())) <= width
+    assert "PASS  certified@8/255  0.5184 >= 0.30" in text
+    assert "FAIL  natural  0.9294 < 0.99" in text
+    assert "51.84 %" in text
+
+
+def test_the_panel_of_a_curve_and_of_hostile_names(make_report: Callable) -> None:
+    curve = printed(panel(make_report(("1/255", "8/255"), attack=False), folder=Path("x.report")))
+    assert "16" not in curve
+    assert "–" in curve, "attacked accuracy is absent, not zero"
+    text = printed(panel(hostile(make_report)))
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "[red]" in text, "markup is shown, not obeyed"
+    assert max(map(cell_len, text.splitlines())) <= 80
+    assert len(text) < 10_000
+
+
+def test_nothing_certified_is_expected_of_an_ordinary_model(make_report: Callable) -> None:
+    report = make_report(trained=False)
+    assert headline(report) == "No sample is provably robust at ε = 8/255."
+    sentence, command = next_step(report)
+    assert "expected" in sentence
+    assert command == "pipeline retrain digits.onnx --data digits --eps 8/255"
+
+
+def test_before_and_after(make_report: Callable) -> None:
+    lines = printed(before_after(make_report(retrained=True))).splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["natural", "attacked", "certified"]
+    assert "+51.7" in lines[3] or "+" in lines[3]
+    assert printed(before_after(make_report())).strip() == ""
+
+
+def test_strangers_text_is_made_plain() -> None:
+    assert clean("a\tb\nc\x1b[1;31md\x07\u202ee\u200b") == "a b cde"
+    assert len(clean(HOSTILE)) == 200
+    assert clean("x" * 200) == "x" * 200
+    assert clean("x" * 201).endswith("…")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [("0.3127", "31.27 %"), ("1.0000", "100.00 %"), ("0.0000", "0.00 %"), ("0.0540", "5.40 %")]
+)
+def test_percent_moves_the_point(value: str, shown: str) -> None:
+    assert percent(value) == shown
