@@ -75,6 +75,22 @@ class Less(_Function):
     function = staticmethod(torch.lt)
 
 
+class GreaterOrEqual(_Function):
+    function = staticmethod(torch.ge)
+
+
+class LessOrEqual(_Function):
+    function = staticmethod(torch.le)
+
+
+class And(_Function):
+    function = staticmethod(torch.logical_and)
+
+
+class Or(_Function):
+    function = staticmethod(torch.logical_or)
+
+
 class Not(_Function):
     function = staticmethod(torch.logical_not)
 
@@ -241,11 +257,16 @@ class Slice(nn.Module):
 
 
 class Concat(nn.Module):
+    """Values end to end along an axis; one with a batch of one (a constant token) stands beside every sample of the others."""
+
     def __init__(self, dim: int):
         super().__init__()
         self.dim = dim
 
     def forward(self, *xs: Tensor) -> Tensor:
+        if self.dim % xs[0].dim() != 0:
+            batch = max(x.shape[0] for x in xs)
+            xs = tuple(x if x.shape[0] == batch else x.expand(batch, *x.shape[1:]) for x in xs)
         return torch.cat(xs, self.dim)
 
     def extra_repr(self) -> str:

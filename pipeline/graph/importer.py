@@ -1,0 +1,195 @@
+"""ONNX -> Network: guard, normalise, convert through onnx2torch, lower into our vocabulary, and prove parity.
+
+onnx2torch is imported here alone. It is asked node by node, so that a node it cannot read is named, and so that no name of
+the file reaches the source that torch.fx generates.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from pipeline.errors import InputRejected
+from pipeline.graph import guard, lower_layers, lower_pools, lower_shapes, parity, runtime
+from pipeline.graph.builder import Builder
+from pipeline.graph.draft import Node
+from pipeline.graph.linear import DOMAIN
+from pipeline.graph.lower import LOWERINGS, Item, Unsupported, lower
+from pipeline.graph.names import shown
+from pipeline.graph.normalise import Normalised, normalise
+from pipeline.graph.parity import Parity
+from pipeline.network import Network, Origin, Port
+
+_OWN = {
+    "Linear",
+    "Clip",
+    "GlobalMaxPool",
+    "Gelu",
+    "FastGelu",
+    "MaxPool",
+    "AveragePool",
+    "ArgMax",
+    "Pad",
+    "Split",
+    "Resize",
+}
+"""Operators that are lowered from the ONNX node itself: onnx2torch lacks them or reads some of their forms wrongly."""
+
+_LOWERINGS = (lower_layers, lower_pools, lower_shapes)  # importing them registers what they lower
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A file as a Network, with the evidence that they are the same function."""
+
+    network: Network
+    model: onnx.ModelProto
+    """As it stands in the file, external data loaded."""
+    normalised: Normalised
+    parity: Parity
+    notes: tuple[str, ...]
+
+
+def load(path: Path | str, *, output: str | None = None, real_inputs: np.ndarray | None = None) -> Imported:
+    """The Network of a file, or of one of its outputs, in eval mode, with any batch where the graph allows it.
+
+    Raises InputRejected for a file that is unsafe, unsupported (all operators are named) or not the function that was
+    imported (the first node that differs is named), UsageError for an output that the file does not have.
+    """
+    model = guard.read(path)
+    session = runtime.session(Path(path))
+    freed = _attempt(model, session, output, real_inputs, free=True)
+    if isinstance(freed, Imported) and freed.parity.holds:
+        return freed
+    fixed = _attempt(model, session, output, real_inputs, free=False)
+    if isinstance(fixed, Exception):
+        raise fixed
+    xs = parity.points(fixed.network, real_inputs)
+    parity.require(session, model, fixed.network, xs, fixed.parity)
+    return fixed
+
+
+def _attempt(
+    model: onnx.ModelProto, session: runtime.Session, output: str | None, real: np.ndarray | None, *, free: bool
+) -> Imported | InputRejected:
+    """One import, with the batch made free or as the file has it; what fails for a free batch may hold without."""
+    normal = normalise(model, output=output, free_batch=free)
+    network = convert(normal, model, output)
+    try:
+        measured = parity.compare(session, network, parity.points(network, real))
+    except (RuntimeError, ValueError, IndexError) as error:
+        return InputRejected(
+            f"The imported network must run; it fails with: {shown(str(error), 300)}. Export the model at opset 17."
+        )
+    notes = list(normal.notes)
+    if normal.free_batch and session.fixed_batch == 1:
+        notes.append("the file fixes a batch of 1; the network takes any, and was compared one sample at a time")
+    return Imported(network, model, normal, measured, tuple(notes))
+
+
+def convert(normal: Normalised, model: onnx.ModelProto, output: str | None = None) -> Network:
+    """The Network of a normalised model. Raises InputRejected naming every operator that cannot be imported."""
+    graph = normal.model.graph
+    build = Builder(normal.constants, normal.sources, normal.shapes, normal.dtypes)
+    for port in graph.input:
+        build.input(port.name)
+    onnx2torch = _Onnx2Torch(normal.model)
+    failed: Counter[tuple[str, str]] = Counter()
+    for proto in graph.node:
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in proto.attribute}
+        node = Node(proto.op_type, list(proto.input), list(proto.output), attributes, proto.domain)
+        own = Origin(node.op_type, "", "")
+        build.origin = next((normal.origins[v] for v in node.outputs if v in normal.origins), own)
+        try:
+            made = lower(Item(node, onnx2torch.module(proto), build)) if not failed else []
+            if failed:
+                onnx2torch.module(proto)
+            elif len(node.outputs) > len(made):
+                raise Unsupported("its further outputs are read")
+            for value, fx_node in zip(node.outputs, made, strict=False):
+                if value:
+                    build.bind(value, fx_node, normal.origins.get(value, own))
+        except Unsupported as error:
+            failed[node.op_type, str(error)] += 1
+    if failed:
+        raise InputRejected(_unsupported(failed, model))
+    module, provenance = build.finish([o.name for o in graph.output])
+    names = [i.name for i in model.graph.input if i.name not in {t.name for t in model.graph.initializer}]
+    inputs = [_port(normal, v.name, name) for v, name in zip(graph.input, names, strict=True)]
+    wanted = [o.name for o in model.graph.output if output is None or o.name == output]
+    outputs = [_port(normal, v.name, name) for v, name in zip(graph.output, wanted, strict=True)]
+    declared = {i.name: i for i in model.graph.input}
+    return Network(
+        module,
+        tuple(_with_free_sizes(p, declared[p.name]) if normal.free_sizes else p for p in inputs),
+        tuple(outputs),
+        provenance,
+    )
+
+
+class _Onnx2Torch:
+    """onnx2torch, one node at a time."""
+
+    def __init__(self, model: onnx.ModelProto):
+        from onnx2torch.node_converters import get_converter
+        from onnx2torch.onnx_graph import OnnxGraph
+
+        self._get_converter, self._graph = get_converter, OnnxGraph(model.graph)
+        self._versions = {e.domain: e.version for e in model.opset_import}
+        self._nodes = dict(self._graph.nodes)
+
+    def module(self, proto: onnx.NodeProto) -> nn.Module | None:
+        """The module it makes of a node; None where our own lowering reads the node itself. Raises Unsupported."""
+        if proto.op_type in _OWN or proto.domain == DOMAIN:
+            return None
+        node = self._nodes[f"{proto.domain}/{proto.name}".lstrip("/")]
+        try:
+            converter = self._get_converter(
+                operation_type=proto.op_type, version=self._versions[proto.domain], domain=proto.domain
+            )
+            made: Any = converter(node, self._graph)
+        except NotImplementedError as error:
+            raise Unsupported("" if "Converter is not implemented" in str(error) else shown(str(error))) from None
+        except (KeyError, ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
+            raise Unsupported(f"onnx2torch cannot read it: {type(error).__name__}") from None
+        module: nn.Module = made.torch_module
+        return module
+
+
+def _unsupported(failed: Counter[tuple[str, str]], model: onnx.ModelProto) -> str:
+    said = ", ".join(
+        f"{shown(op_type)} ({count}{': ' + reason if reason else ''})"
+        for (op_type, reason), count in sorted(failed.items())
+    )
+    opset = next(e.version for e in model.opset_import if e.domain in ("", "ai.onnx"))
+    advice = (
+        "Export the model at opset 20 or lower." if opset > 20 else "Export the model without them, or ask for support."
+    )
+    return f"Every operator of a model must be supported; these are not: {said}. {advice}"
+
+
+def _port(normal: Normalised, value: str, name: str) -> Port:
+    shape: list[int | None] = list(normal.shapes[value])
+    # A value without a batch axis (an output reduced to a number) keeps its shape.
+    if normal.free_batch and shape and shape[0] == normal.shapes[normal.model.graph.input[0].name][0]:
+        shape[0] = None
+    dtype = torch.from_numpy(np.zeros(0, normal.dtypes[value])).dtype
+    return Port(name, dtype, tuple(shape))
+
+
+def _with_free_sizes(port: Port, declared: onnx.ValueInfoProto) -> Port:
+    dims = declared.type.tensor_type.shape.dim
+    shape = tuple(
+        s if i == 0 or d.dim_value > 0 else None for i, (s, d) in enumerate(zip(port.shape, dims, strict=True))
+    )
+    return Port(port.name, port.dtype, shape)
+
+
+__all__ = ["LOWERINGS", "Imported", "convert", "load"]

@@ -1,0 +1,159 @@
+"""Lowerings of operators that move, pick or reduce entries."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from pipeline import ops
+from pipeline.graph.lower import Item, Unsupported, lowers
+
+
+@lowers("Reshape")
+def _reshape(item: Item) -> fx.Node:
+    shape = item.ints(1)
+    assert shape is not None
+    if item.attribute("allowzero", 0) and 0 in shape:
+        raise Unsupported("it makes an empty value (allowzero)")
+    return item.build.emit(ops.Reshape(shape), item.arg())
+
+
+@lowers("Flatten")
+def _flatten(item: Item) -> fx.Node:
+    shape = item.shape()
+    axis = item.attribute("axis", 1)
+    axis += len(shape) if axis < 0 else 0
+    if axis == 1:
+        return item.build.emit(nn.Flatten(), item.arg())
+    return item.build.emit(ops.Reshape([1, -1] if axis == 0 else [-1, math.prod(shape[axis:])]), item.arg())
+
+
+@lowers("Transpose")
+def _transpose(item: Item) -> fx.Node:
+    return item.build.emit(ops.Transpose(item.attribute("perm") or range(len(item.shape()))[::-1]), item.arg())
+
+
+@lowers("Squeeze")
+def _squeeze(item: Item) -> fx.Node:
+    axes = item.ints(1)
+    return item.build.emit(
+        ops.Squeeze([i for i, d in enumerate(item.shape()) if d == 1] if axes is None else axes), item.arg()
+    )
+
+
+@lowers("Unsqueeze")
+def _unsqueeze(item: Item) -> fx.Node:
+    return item.build.emit(ops.Unsqueeze(item.ints(1) or []), item.arg())
+
+
+@lowers("Slice")
+def _slice(item: Item) -> fx.Node:
+    starts, ends = item.ints(1) or [], item.ints(2) or []
+    axes, steps = item.ints(3), item.ints(4)
+    axes = list(range(len(starts))) if axes is None else axes
+    return item.build.emit(ops.Slice(starts, ends, axes, [1] * len(starts) if steps is None else steps), item.arg())
+
+
+@lowers("Split")
+def _split(item: Item) -> list[fx.Node]:
+    shape, axis = item.shape(), item.attribute("axis", 0)
+    sizes = item.ints(1) or item.attribute("split")
+    if sizes is None:
+        sizes = [-(-shape[axis] // len(item.node.outputs))] * len(item.node.outputs)
+    ends = [int(e) for e in np.cumsum(sizes)]
+    return [
+        item.build.emit(ops.Slice([end - size], [end], [axis], [1]), item.arg())
+        for size, end in zip(sizes, ends, strict=True)
+    ]
+
+
+@lowers("Concat")
+def _concat(item: Item) -> fx.Node:
+    return item.build.emit(ops.Concat(item.attribute("axis")), *item.args())
+
+
+@lowers("Gather")
+def _gather(item: Item) -> fx.Node:
+    indices = item.array(1)
+    return item.build.emit(ops.Gather(torch.from_numpy(np.array(indices)), item.attribute("axis", 0)), item.arg())
+
+
+@lowers("Pad")
+def _pad(item: Item) -> fx.Node:
+    pads, value, axes = item.ints(1), item.array(2), item.ints(3)
+    rank = len(item.shape())
+    mode = {b"constant": "constant", b"reflect": "reflect", b"edge": "replicate"}.get(
+        item.attribute("mode", b"constant")
+    )
+    if pads is None or mode is None:
+        raise Unsupported("its mode is not constant, reflect or edge")
+    places = list(range(rank)) if axes is None else [a % rank for a in axes]
+    begins, ends = dict(zip(places, pads, strict=False)), dict(zip(places, pads[len(places) :], strict=True))
+    order = [p for axis in reversed(range(rank)) for p in (begins.get(axis, 0), ends.get(axis, 0))]
+    while len(order) > 2 and order[-2:] == [0, 0]:
+        order = order[:-2]
+    if mode != "constant" and rank - len(order) // 2 < 1:
+        raise Unsupported("it reflects or repeats along the batch")
+    filler = 0.0 if value is None else float(value.reshape(()))
+    return item.build.emit(ops.Pad(order, mode=mode, value=filler), item.arg())
+
+
+@lowers("Expand")
+def _expand(item: Item) -> fx.Node:
+    return item.build.emit(ops.Expand(item.ints(1) or []), item.arg())
+
+
+@lowers("Tile")
+def _tile(item: Item) -> fx.Node:
+    return item.build.emit(ops.Tile(item.ints(1) or []), item.arg())
+
+
+@lowers("Resize")
+def _resize(item: Item) -> fx.Node:
+    shape, scales, sizes = item.shape(), item.array(2), item.array(3)
+    if scales is not None and scales.size:
+        factors = [float(s) for s in scales]
+    elif sizes is not None:
+        factors = [1.0, 1.0, *(int(s) / d for s, d in zip(sizes[2:], shape[2:], strict=True))]
+    else:
+        raise Unsupported("it has neither scales nor sizes")
+    if factors[:2] != [1.0, 1.0]:
+        raise Unsupported("it resizes the batch or the channels")
+    kind, where = item.attribute("mode", b"nearest"), item.attribute("coordinate_transformation_mode", b"half_pixel")
+    linear = {1: "linear", 2: "bilinear", 3: "trilinear"}.get(len(shape) - 2)
+    mode = {b"nearest": "nearest", b"linear": linear}.get(kind)
+    if mode is None or (kind == b"linear" and where not in (b"half_pixel", b"pytorch_half_pixel", b"align_corners")):
+        raise Unsupported(f"mode {kind.decode()} with {where.decode()} coordinates")
+    return item.build.emit(ops.Resize(factors[2:], mode, align_corners=where == b"align_corners"), item.arg())
+
+
+_REDUCTIONS = {
+    "ReduceSum": ops.ReduceSum,
+    "ReduceMean": ops.ReduceMean,
+    "ReduceMax": ops.ReduceMax,
+    "ReduceMin": ops.ReduceMin,
+}
+
+
+@lowers(*_REDUCTIONS)
+def _reduce(item: Item) -> fx.Node:
+    axes = item.ints(1) if len(item.node.inputs) > 1 else item.attribute("axes")
+    if not axes:
+        if item.attribute("noop_with_empty_axes", 0):
+            raise Unsupported("it reduces nothing")
+        axes = range(len(item.shape()))
+    keep = bool(item.attribute("keepdims", 1))
+    return item.build.emit(_REDUCTIONS[item.node.op_type](axes, keepdim=keep), item.arg())
+
+
+@lowers("GlobalAveragePool")
+def _global_average(item: Item) -> fx.Node:
+    return item.build.emit(ops.ReduceMean(range(2, len(item.shape())), keepdim=True), item.arg())
+
+
+@lowers("GlobalMaxPool")
+def _global_max(item: Item) -> fx.Node:
+    return item.build.emit(ops.ReduceMax(range(2, len(item.shape())), keepdim=True), item.arg())

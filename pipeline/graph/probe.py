@@ -1,0 +1,152 @@
+"""What every value of a model is like, measured: ONNX Runtime runs it with all values exposed, at one or more batch sizes.
+
+Shape inference guesses and gives up; a run does not. Values that depend on the inputs' shapes alone show what they are by
+not changing, or by how they change, from probe to probe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from pipeline.errors import InputRejected
+from pipeline.graph import runtime
+
+_MAX_BYTES = 256 * 1024**2
+_FREE_SIZES = (32, 28, 64, 224, 8, 16, 1)
+_GENERATORS = {"ConstantOfShape", "Expand", "Tile", "Range", "Resize", "Upsample", "Pad", "OneHot", "EyeLike"}
+_DTYPES = {
+    1: np.float32,
+    10: np.float16,
+    11: np.float64,
+    7: np.int64,
+    6: np.int32,
+    2: np.uint8,
+    3: np.int8,
+    9: np.bool_,
+}
+
+
+@dataclass(frozen=True)
+class Probes:
+    """All values of one model at a few input sizes; ``free``: the batch varies, ``sizes``: other free dimensions do."""
+
+    values: tuple[Mapping[str, np.ndarray], ...]
+    free: bool
+    sizes: bool
+
+
+def probe(model: onnx.ModelProto) -> Probes:
+    """Runs a model at batch 2 and 3 where its first dimension is free, at the one it fixes where not.
+
+    Free dimensions other than the batch take a size at which the model runs, and a second one to see what depends on them.
+    Raises InputRejected if no size works.
+    """
+    check_bombs(model)
+    run = runtime.session(exposed(model).SerializeToString())
+    free = all(_dims(p)[:1] == [None] for p in model.graph.input)
+    others = any(d is None for p in model.graph.input for d in (_dims(p)[1:] if free else _dims(p)))
+    reason: InputRejected | None = None
+    for batch in (2, 1) if free else (1,):
+        for size in _FREE_SIZES if others else (0,):
+            try:
+                first = _run(run, model, batch, size)
+            except InputRejected as error:
+                reason = reason or error
+                continue
+            values, sizes = [first], False
+            if batch == 2:
+                values.append(_run(run, model, 3, size))
+            if others:
+                try:
+                    values.append(_run(run, model, batch, size + 4))
+                    sizes = True
+                except InputRejected:  # declared free, but the graph fits one size only
+                    pass
+            return Probes(tuple(values), free=batch == 2, sizes=sizes)
+    assert reason is not None
+    raise reason
+
+
+def exposed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with every computed value among its outputs."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    have = {o.name for o in copy.graph.output}
+    names = dict.fromkeys(v for n in copy.graph.node for v in n.output if v and v not in have)
+    copy.graph.output.extend(onnx.ValueInfoProto(name=v) for v in names)
+    return copy
+
+
+def check_bombs(model: onnx.ModelProto) -> None:
+    """Refuses a graph with a value that needs absurd memory at batch 1, before it is run. Raises InputRejected."""
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except Exception:  # inference failing is no verdict: the run decides
+        return
+    for info in inferred.graph.value_info:
+        kind = info.type.tensor_type
+        size = 4
+        for dim in kind.shape.dim:
+            size *= max(1, dim.dim_value)
+        if size > _MAX_BYTES * 16:
+            raise InputRejected(
+                f"A value takes at most {_MAX_BYTES * 16} bytes a sample; '{info.name}' would take {size}. The file is hostile"
+                " or holds a wrong shape."
+            )
+        producer = next((n for n in model.graph.node if info.name in n.output), None)
+        if producer is not None and producer.op_type in _GENERATORS and size > _MAX_BYTES:
+            raise InputRejected(
+                f"A node makes at most {_MAX_BYTES} bytes out of nothing; a {producer.op_type} would make {size}."
+                " The file is hostile or holds a wrong shape."
+            )
+
+
+def _dims(port: onnx.ValueInfoProto) -> list[int | None]:
+    return [d.dim_value if d.dim_value > 0 else None for d in port.type.tensor_type.shape.dim]
+
+
+def _run(run: runtime.Session, model: onnx.ModelProto, batch: int, size: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    xs = []
+    for port in model.graph.input:
+        dims = _dims(port)
+        shape = [(batch if axis == 0 else size) if d is None else d for axis, d in enumerate(dims)]
+        dtype = _DTYPES.get(port.type.tensor_type.elem_type)
+        if dtype is None:
+            name = helper.tensor_dtype_to_string(port.type.tensor_type.elem_type)
+            raise InputRejected(
+                f"Inputs hold numbers; an input holds {name}. Export the network without its preprocessing."
+            )
+        xs.append(_example(rng, shape, np.dtype(dtype)))
+    values = dict(zip(run.outputs, run(*xs), strict=True))
+    values.update(zip(run.inputs, xs, strict=True))
+    return values
+
+
+def _example(rng: np.random.Generator, shape: list[int], dtype: np.dtype) -> np.ndarray:
+    if dtype.kind == "f":
+        return rng.random(shape).astype(dtype)
+    return np.zeros(shape, dtype)
+
+
+def dependence(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
+    """For each computed value, in order: ``constant``, ``shape`` (of input shapes alone), or ``data``."""
+    data = {p.name for p in model.graph.input}
+    shape: set[str] = set()
+    for node in model.graph.node:
+        read = [v for v in node.input if v]
+        if node.op_type in ("Shape", "Size"):
+            kind = "shape" if any(v in data or v in shape for v in read) else "constant"
+        elif any(v in data for v in read):
+            kind = "data"
+        else:
+            kind = "shape" if any(v in shape for v in read) else "constant"
+        for value in node.output:
+            if value:
+                {"data": data, "shape": shape}.get(kind, set()).add(value)
+                yield value, kind

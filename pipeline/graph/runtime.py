@@ -1,0 +1,108 @@
+"""ONNX Runtime on the bytes of a file: the only judge of what a delivered model computes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import EnvironmentFailure, InputRejected
+from pipeline.graph.names import shown
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+    "tensor(bool)": np.bool_,
+}
+
+
+class Session:
+    """A loaded model: ``inputs`` and ``outputs`` by name, and the batch it insists on, if any."""
+
+    def __init__(self, inference: Any, provider: str):
+        self._inference = inference
+        self.provider = provider
+        self.inputs = tuple(i.name for i in inference.get_inputs())
+        self.outputs = tuple(o.name for o in inference.get_outputs())
+        self.shapes = tuple(tuple(d if isinstance(d, int) else None for d in i.shape) for i in inference.get_inputs())
+        self._dtypes = tuple(_DTYPES.get(i.type) for i in inference.get_inputs())
+        first = self.shapes[0] if self.shapes else ()
+        self.fixed_batch: int | None = first[0] if first else None
+
+    def __call__(self, *xs: np.ndarray, outputs: Sequence[str] | None = None) -> list[np.ndarray]:
+        """All outputs (or the named ones) for exactly these inputs, in one call.
+
+        Raises InputRejected if the model cannot be run on them.
+        """
+        feed = {
+            name: np.ascontiguousarray(x, dtype=dtype)
+            for name, x, dtype in zip(self.inputs, xs, self._dtypes, strict=True)
+        }
+        try:
+            return list(self._inference.run(list(outputs) if outputs is not None else None, feed))
+        except Exception as error:  # ONNX Runtime raises its own kinds, without a common base
+            raise InputRejected(
+                f"ONNX Runtime must be able to run the model; it says: {shown(str(error), 500)}"
+            ) from None
+
+    def batched(self, *xs: np.ndarray, output: str | None = None, chunk: int = 256) -> np.ndarray:
+        """One output for any number of samples: in chunks where the batch is free, in the file's own batch where not.
+
+        The last chunk of a fixed batch is filled up by repeating its last sample.
+        """
+        count, size = len(xs[0]), self.fixed_batch or chunk
+        names = [output if output is not None else self.outputs[0]]
+        parts = []
+        for start in range(0, count, size):
+            part = [x[start : start + size] for x in xs]
+            have = len(part[0])
+            if self.fixed_batch and have < size:
+                part = [np.concatenate([p, np.repeat(p[-1:], size - have, axis=0)]) for p in part]
+            parts.append(self(*part, outputs=names)[0][:have])
+        return np.concatenate(parts)
+
+
+def session(source: Path | str | bytes, *, provider: str = "cpu") -> Session:
+    """ONNX Runtime on a file (with its external data) or on bytes, on as many threads as this process may use.
+
+    Raises EnvironmentFailure if the provider is not there (ONNX Runtime itself would fall back in silence), InputRejected if
+    the model cannot be loaded.
+    """
+    import onnxruntime as ort
+
+    wanted = _PROVIDERS[provider]
+    if wanted not in ort.get_available_providers():
+        raise EnvironmentFailure(
+            f"Provider '{provider}' must be part of the installed ONNX Runtime, which has"
+            f" {', '.join(ort.get_available_providers())}; install onnxruntime-gpu, or ask for provider 'cpu'."
+        )
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    target = source if isinstance(source, bytes) else str(source)
+    try:
+        inference = ort.InferenceSession(target, options, providers=[wanted])
+    except Exception as error:  # ONNX Runtime raises its own kinds, without a common base
+        raise InputRejected(f"ONNX Runtime must be able to load the model; it says: {shown(str(error), 500)}") from None
+    if inference.get_providers()[0] != wanted:
+        raise EnvironmentFailure(
+            f"Provider '{provider}' was asked for, but ONNX Runtime fell back to {inference.get_providers()[0]};"
+            " check the CUDA and cuDNN libraries, or ask for provider 'cpu'."
+        )
+    return Session(inference, provider)
+
+
+def threads() -> int:
+    """The cores this process may run on: ONNX Runtime would count the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,223 @@
+"""Trained weights -> the file they came from: the same nodes under the same names, with other values in the initialisers.
+
+A new file is written beside, checked, imported again and compared with the network before it takes its place.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from pipeline.errors import Contradiction, EnvironmentFailure, InputRejected, PipelineError, UsageError
+from pipeline.graph import external, guard, importer, parity, runtime
+from pipeline.graph.names import shown
+from pipeline.graph.parity import Parity
+from pipeline.graph.patch import Patch
+from pipeline.network import Network, Weight
+
+
+@dataclass(frozen=True)
+class WriteBack:
+    """What differs between the two files, a sentence each, and how close the new one is to the network."""
+
+    changes: tuple[str, ...]
+    parity: Parity
+
+
+def write_back(source: Path | str, network: Network, out: Path | str, *, metadata: Mapping[str, str]) -> WriteBack:
+    """Writes ``source`` with the weights of ``network`` to ``out``; ``network`` is the import of ``source``, trained.
+
+    It may differ from the import in biases that layers gained, and in BatchNorm nodes listed in ``provenance.inserted``.
+    Raises UsageError if ``out`` is the source, Contradiction if the network is not this file's or the written file does not
+    compute it, EnvironmentFailure if it cannot be written; ``out`` is then as it was.
+    """
+    source, out = Path(source), Path(out)
+    _check_target(source, out)
+    network = copy.deepcopy(network).cpu().eval()
+    whole = {p.name for p in network.outputs}
+    model = guard.parse(source)
+    single = len(whole) == 1 and len(model.graph.output) > 1
+    reference = importer.load(source, output=network.outputs[0].name if single else None)
+    patch = Patch(model)
+    _values(patch, network, reference.network, reference.model)
+    _biases(patch, network, reference.network)
+    for name, producer in network.provenance.inserted.items():
+        bn = network.graph.get_submodule(name)
+        tensors = {f: getattr(bn, f) for f in ("weight", "bias", "running_mean", "running_var")}
+        assert isinstance(bn.eps, float)
+        patch.add_batchnorm(
+            network.provenance.nodes[producer].output, {f: t.detach().numpy() for f, t in tensors.items()}, bn.eps
+        )
+    patch.set_metadata(metadata)
+    return _deliver(source, out, patch, network)
+
+
+def _values(patch: Patch, network: Network, reference: Network, model: onnx.ModelProto) -> None:
+    """Values of parameters and BN statistics that are not what the file gives."""
+    held = _file_arrays(model)
+    written: dict[str, np.ndarray] = {}
+    for name, weight in reference.provenance.weights.items():
+        if network.provenance.weights.get(name) != weight:
+            raise Contradiction(
+                f"A network is written to the file it was imported from; '{name}' is not from this one. Give the file it came"
+                " from."
+            )
+        ours, theirs = _tensor(network, name), _tensor(reference, name)
+        if ours.shape == theirs.shape and torch.equal(ours, theirs):
+            continue
+        reason = reference.provenance.frozen.get(name)
+        if reason is not None:
+            raise Contradiction(
+                f"A frozen parameter keeps its value; '{name}' ({reason}) was changed and cannot be written."
+            )
+        array = undone(ours.numpy(), weight, held[weight.initializer].dtype)
+        if weight.initializer in written:
+            if not np.array_equal(written[weight.initializer], array):
+                raise Contradiction(f"Tied parameters stay equal; those of '{shown(weight.initializer)}' are not.")
+            continue
+        written[weight.initializer] = array
+        patch.set(weight.initializer, held[weight.initializer], array)
+
+
+def _biases(patch: Patch, network: Network, reference: Network) -> None:
+    """Biases of layers that had none."""
+    known = dict(reference.graph.named_parameters(remove_duplicate=False))
+    for name, parameter in network.graph.named_parameters(remove_duplicate=False):
+        node, _, field = name.rpartition(".")
+        if field == "bias" and name not in known and node not in network.provenance.inserted:
+            if f"{node}.weight" not in reference.provenance.weights:
+                raise Contradiction(f"A gained bias belongs to a layer of the file; '{name}' does not.")
+            patch.add_bias(reference.provenance.nodes[node].output, parameter.detach().numpy())
+
+
+def undone(array: np.ndarray, weight: Weight, dtype: np.dtype) -> np.ndarray:
+    """A parameter's value as its initialiser holds it: the steps of its provenance, in order. Raises PipelineError."""
+    for step, setting in weight.steps:
+        if step == "transpose":
+            array = array.transpose(setting)
+        elif step == "reshape":
+            array = array.reshape(setting)
+        elif step == "scale":
+            array = array * array.dtype.type(setting)
+        else:
+            raise PipelineError(f"no such step on the way back to a file: {step}")
+    return np.ascontiguousarray(array.astype(dtype))
+
+
+def _file_arrays(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    arrays = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            value = onnx.helper.get_attribute_value(node.attribute[0])
+            tensor = node.attribute[0].name == "value"
+            arrays[node.output[0]] = onnx.numpy_helper.to_array(value) if tensor else np.asarray(value, np.float32)
+    return arrays
+
+
+def _tensor(network: Network, name: str) -> torch.Tensor:
+    owner, _, field = name.rpartition(".")
+    module: nn.Module = network.graph.get_submodule(owner)
+    tensor = getattr(module, field)
+    assert isinstance(tensor, torch.Tensor)
+    return tensor.detach()
+
+
+def _check_target(source: Path, out: Path) -> None:
+    beside = out.with_name(out.name + ".data")
+    taken = [source, *external.files(guard.parse(source), source.parent)]
+    for target in (out, beside):
+        if any(target.resolve() == t.resolve() or (target.exists() and target.samefile(t)) for t in taken):
+            raise UsageError(
+                f"The file that was given is never written over; '{shown(str(target))}' is part of it."
+                " Name another output."
+            )
+
+
+def _deliver(source: Path, out: Path, patch: Patch, network: Network) -> WriteBack:
+    """Writes into a folder beside ``out``, judges what lies there, and only then moves it into place, data first."""
+    try:
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name[:32]}.") as folder:
+            written = Path(folder) / out.name
+            _sidecar(source, written, patch)
+            _write(written, patch.model.SerializeToString())
+            measured = _judged(written, network)
+            data = written.with_name(written.name + ".data")
+            if data.exists():
+                os.replace(data, out.with_name(out.name + ".data"))
+            os.replace(written, out)
+            _sync_folder(out.parent)
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"The folder of '{shown(str(out))}' must be writable and have room: {error.strerror}."
+        ) from None
+    return WriteBack(tuple(patch.changes), measured)
+
+
+def _sidecar(source: Path, written: Path, patch: Patch) -> None:
+    """External tensors stay external: in one file, at the offsets they had where that file was one before."""
+    tensors = [t for t in external.tensors(patch.model) if external.is_external(t)]
+    if not tensors:
+        return
+    places = {external.location(t)[0] for t in tensors}
+    data, name = bytearray(), written.name + ".data"
+    for tensor in tensors:
+        _, offset, _ = external.location(tensor) if tensor.name not in patch.external else (None, _offset(tensor), None)
+        content = patch.external.get(tensor.name)
+        if content is None:
+            content = external.read(tensor, source.parent)
+        if len(places) > 1:
+            offset = -(-len(data) // 64) * 64
+        data.extend(b"\0" * max(0, offset + len(content) - len(data)))
+        data[offset : offset + len(content)] = content
+        del tensor.external_data[:]
+        for key, value in (("location", name), ("offset", str(offset)), ("length", str(len(content)))):
+            tensor.external_data.add(key=key, value=value)
+    patch.changes.append(f"external data moved to '{shown(name)}'")
+    _write(written.with_name(name), bytes(data))
+
+
+def _offset(tensor: onnx.TensorProto) -> int:
+    return int(next((e.value for e in tensor.external_data if e.key == "offset"), 0))
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _judged(written: Path, network: Network) -> Parity:
+    """Imports the written file and compares what it computes with the network. Raises Contradiction."""
+    try:
+        onnx.checker.check_model(str(written))
+        single = len(network.outputs) == 1
+        importer.load(written, output=network.outputs[0].name if single else None)
+        measured = parity.compare(runtime.session(written), network, parity.points(network))
+    except (InputRejected, onnx.checker.ValidationError) as error:
+        raise Contradiction(f"A written file must import again; it does not: {shown(str(error), 500)}") from None
+    if not measured.holds:
+        raise Contradiction(
+            "A written file must compute what the trained network computes; the largest difference is"
+            f" {measured.max_abs_difference:.3g} on outputs up to {measured.scale:.3g}, with"
+            f" {measured.argmax_disagreements} different decisions at {measured.points} points. Nothing was written."
+        )
+    return measured
