@@ -37,6 +37,7 @@ from pipeline.report import (
     verdict,
 )
 
+HOSTILE = "\x1b[31m<script>alert(1)</script>[red]::error::\u202e\r\n\x00" + "A" * 1_000_000
 SHA = "c0ffee" * 10 + "c0de"
 
 
@@ -194,3 +195,23 @@ def make_result() -> Callable[..., Result]:
 @pytest.fixture
 def make_report() -> Callable[..., Report]:
     return build_report
+
+
+@pytest.fixture
+def hostile_name() -> str:
+    return HOSTILE
+
+
+@pytest.fixture
+def hostile_report() -> Report:
+    """A report in which every name that a stranger chooses is an attack."""
+    base = build_report().result
+    level = base.levels[0].model_copy(
+        update={"layers": (Layer(name=HOSTILE, kind=HOSTILE, unstable=0, active=0, inactive=1),)}
+    )
+    return build_report(
+        model=base.model.model_copy(update={"file": HOSTILE, "ops": {HOSTILE: 3}, "metadata": {HOSTILE: HOSTILE}}),
+        data=base.data.model_copy(update={"uri": HOSTILE, "class_names": (HOSTILE,) * 10, "notes": (HOSTILE,)}),
+        warnings=(Caution(message=HOSTILE),),
+        levels=(level,),
+    )

@@ -12,10 +12,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from pipeline.errors import Contradiction, EnvironmentFailure
-from pipeline.report import Caution, Report, before_after, headline, next_step, panel, read, read_samples, write
+from pipeline.report import Report, before_after, headline, next_step, panel, read, read_samples, write
 from pipeline.report.text import clean, percent
-
-HOSTILE = "\x1b[31m<script>alert(1)</script>[red]::error::\u202e\r\n\x00" + "A" * 1_000_000
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -59,14 +57,6 @@ def test_a_folder_that_cannot_be_is_an_environment_failure(make_report: Callable
         write(make_report(), None, tmp_path / "file" / "report")
 
 
-def hostile(make_report: Callable) -> Report:
-    """A report in which every name that a stranger chooses is an attack."""
-    base = make_report().result
-    model = base.model.model_copy(update={"file": HOSTILE, "ops": {HOSTILE: 3}, "metadata": {HOSTILE: HOSTILE}})
-    data = base.data.model_copy(update={"uri": HOSTILE, "class_names": (HOSTILE,) * 10, "notes": (HOSTILE,)})
-    return make_report(model=model, data=data, warnings=(Caution(message=HOSTILE),))
-
-
 @pytest.mark.parametrize("width", [60, 80, 140])
 def test_the_panel_fits_and_says_what_matters(make_report: Callable, width: int) -> None:
     text = printed(panel(make_report(gates=("certified@8/255=0.30", "natural=0.99"), n=10_000)), width=width)
@@ -76,11 +66,11 @@ def test_the_panel_fits_and_says_what_matters(make_report: Callable, width: int)
     assert "51.84 %" in text
 
 
-def test_the_panel_of_a_curve_and_of_hostile_names(make_report: Callable) -> None:
+def test_the_panel_of_a_curve_and_of_hostile_names(make_report: Callable, hostile_report: Report) -> None:
     curve = printed(panel(make_report(("1/255", "8/255"), attack=False), folder=Path("x.report")))
     assert "16" not in curve
     assert "–" in curve, "attacked accuracy is absent, not zero"
-    text = printed(panel(hostile(make_report)))
+    text = printed(panel(hostile_report))
     assert "\x1b" not in text
     assert "\u202e" not in text
     assert "[red]" in text, "markup is shown, not obeyed"
@@ -103,9 +93,9 @@ def test_before_and_after(make_report: Callable) -> None:
     assert printed(before_after(make_report())).strip() == ""
 
 
-def test_strangers_text_is_made_plain() -> None:
+def test_strangers_text_is_made_plain(hostile_name: str) -> None:
     assert clean("a\tb\nc\x1b[1;31md\x07\u202ee\u200b") == "a b cde"
-    assert len(clean(HOSTILE)) == 200
+    assert len(clean(hostile_name)) == 200
     assert clean("x" * 200) == "x" * 200
     assert clean("x" * 201).endswith("…")
 
