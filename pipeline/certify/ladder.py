@@ -26,10 +26,10 @@ CHUNK_BYTES = 1 << 28
 class Verdict(IntEnum):
     """What is known of one sample at one eps."""
 
-    UNKNOWN = 0
-    CERTIFIED = 1
-    FALSIFIED = 2
-    MISCLASSIFIED = 3
+    CERTIFIED = 0
+    FALSIFIED = 1
+    MISCLASSIFIED = 2
+    UNKNOWN = 3
 
 
 @dataclass(frozen=True)

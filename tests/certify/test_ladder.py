@@ -40,7 +40,7 @@ def run(network, n=40, seed=0, predict=None, settings=None, eps=EPS, labels=None
 
 @pytest.mark.parametrize("make", [nets.mlp, nets.conv_net, nets.residual_concat_net])
 def test_certified_survives_and_is_correct_and_falls_with_eps(make):
-    result = run(make(seed=3))
+    result = run(make(seed=1))
     wrong = np.arange(40) % 7 == 0
     before = None
     for level in result.levels:

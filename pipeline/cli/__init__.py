@@ -1,0 +1,7 @@
+"""The command line: parses, prints, exits, and is the only place that does."""
+
+from __future__ import annotations
+
+from pipeline.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,43 @@
+"""``pipeline certify``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.cli.options import (
+    data_options,
+    flags_of,
+    gate_options,
+    model_argument,
+    proof_options,
+    threat_options,
+)
+
+
+@click.command("certify")
+@model_argument
+@data_options
+@click.option("--test-data", metavar="URI", hidden=True)
+@threat_options
+@proof_options
+@gate_options
+def command(model: Path, report: Path | None, style: str, **given: Any) -> int:
+    """Prove, sample by sample, that no perturbation inside a box changes the label of MODEL, an ONNX file.
+
+    \b
+    pipeline certify model.onnx --data npz:test.npz --eps 8/255
+    pipeline certify model.onnx --data dir:images --eps 2/255,8/255 --fail-under certified@2/255=0.5
+
+    Without --eps, the curve over 1/2 to 16/255 on 200 samples. The report (report.json, samples.npz, report.html) goes to
+    MODEL's name with .report in the working folder.
+    """
+    from pipeline.cli.watch import Watch, consoles, present
+    from pipeline.workflow import certify
+
+    out, errors = consoles()
+    done = Watch(errors)(certify(model, flags_of(given), report=report, argv=sys.argv[1:]))
+    return present(done, style, out)

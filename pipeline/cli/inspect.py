@@ -1,0 +1,76 @@
+"""``pipeline inspect``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.cli.options import flags_of, model_argument
+
+
+@click.command("inspect")
+@model_argument
+@click.option("--output", metavar="NAME", help="Look at one output of several.")
+@click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", help="What standard output gets.")
+def command(model: Path, style: str, **given: Any) -> int:
+    """Show a MODEL's nodes, which of them bounds support, where weights come from, and where BatchNorm would go.
+
+    Exit 0 for every file that can be imported, whatever bounds support.
+    """
+    from pipeline.cli.watch import consoles
+    from pipeline.workflow import inspect
+
+    found = inspect(model, flags_of(given))
+    if style == "json":
+        click.echo(json.dumps(dataclasses.asdict(found) | {"supported": found.supported}, indent=2, default=str))
+        return 0
+    out, _ = consoles()
+    _show(found, out)
+    return 0
+
+
+def _show(found: Any, out: Any) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from pipeline.report import clean
+
+    opsets = ", ".join(f"{clean(k)} {v}" for k, v in found.opsets.items())
+    out.print(Text(f"{clean(found.file)}   IR {found.ir_version}, opset {opsets}", style="bold"))
+    for label, ports in (("input", found.inputs), ("output", found.outputs)):
+        for port in ports:
+            shape = " x ".join("n" if d is None else str(d) for d in port.shape)
+            out.print(Text(f"  {label:<7} {clean(port.name)}   {str(port.dtype).removeprefix('torch.')}   {shape}"))
+    p = found.parity
+    out.print(Text(f"  parity  {p.max_abs_difference:.2g} on outputs up to {p.scale:.3g}, {p.points} points, {p.provider}"))
+    for note in found.notes:
+        out.print(Text(f"  note    {clean(note)}"))
+    nodes = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), title="Nodes", title_justify="left")
+    for column in ("ONNX", "name", "becomes", "bounds", "BatchNorm"):
+        nodes.add_column(column, overflow="fold")
+    for row in found.nodes:
+        bounds = Text("yes", style="green") if row.problem is None else Text(row.problem, style="red")
+        nodes.add_row(clean(row.operator), clean(row.name)[:40], clean(row.became)[:60], bounds, _bn(row.bn))
+    out.print(nodes)
+    weights = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), title="Weights", title_justify="left")
+    for column in ("initialiser", "shape", "trains"):
+        weights.add_column(column, overflow="fold")
+    for weight in found.weights:
+        shape = " x ".join(map(str, weight.shape))
+        trains = Text("yes", style="green") if weight.frozen is None else Text(f"no: {clean(weight.frozen)}", style="yellow")
+        weights.add_row(clean(weight.initializer)[:60], shape, trains)
+    out.print(weights)
+    missing = sum(row.problem is not None for row in found.nodes)
+    verdict = "all supported" if not missing else f"{missing} without a rule: certify and retrain refuse this file"
+    out.print(Text(f"{len(found.nodes)} nodes, {verdict}.", style="bold"))
+
+
+def _bn(placement: Any) -> str:
+    if placement is None:
+        return ""
+    words = {"covered": "has one", "inserted": "gets one", "classifier": "classifier", "left": f"none: {placement.why}"}
+    return words[placement.status]

@@ -1,0 +1,103 @@
+"""The command group, and the one place where an exception becomes an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import tempfile
+import traceback
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import click
+
+from pipeline.errors import PipelineError
+
+COMMANDS = {
+    "certify": "Prove, sample by sample, that no perturbation inside a box changes the label.",
+    "demo": "Certify and retrain the embedded digits classifier: the whole product in a minute.",
+    "inspect": "Show a model's nodes, what bounds support, and where weights come from.",
+    "retrain": "Train the model in an ONNX file to be certifiable, and write it back.",
+    "schema": "Print the JSON Schema of a report.",
+}
+
+
+class Lazy(click.Group):
+    """Commands are imported when they are run: ``pipeline --help`` must not wait for torch."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        return importlib.import_module(f"pipeline.cli.{name}").command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+def _version() -> str:
+    try:
+        return version("pipeline")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(_version(), prog_name="pipeline")
+def group() -> None:
+    """How robust is an ONNX classifier, provably, and can it be made so?
+
+    \b
+    pipeline certify model.onnx --data npz:test.npz --eps 8/255
+    pipeline retrain model.onnx --data npz:train.npz --eps 8/255
+
+    Exit codes: 0 done, gates passed or none asked; 1 a gate failed; 2 usage; 3 input rejected; 4 incomplete;
+    5 contradiction; 6 training diverged; 70 our fault; 74 environment; 75 preempted, run again; 130 interrupted.
+    """
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run a command and exit with its code."""
+    sys.exit(run(argv))
+
+
+def run(argv: list[str] | None = None) -> int:
+    """Run a command and return its exit code; errors go to standard error in one paragraph."""
+    try:
+        code: Any = group.main(args=argv, standalone_mode=False, prog_name="pipeline")
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show(sys.stderr)
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted", 130)
+    except PipelineError as error:
+        return _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python would complain once more while closing it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 74
+    except (MemoryError, OSError) as error:
+        return _fail(f"the machine did not provide what was needed: {error or 'out of memory'}", 74)
+    except Exception as error:  # the boundary: nothing but our own fault is left
+        if type(error).__name__ == "OutOfMemoryError":
+            return _fail(f"the device ran out of memory: {str(error).splitlines()[0]}; use --device cpu.", 74)
+        return _fail(f"this is a fault of ours: {type(error).__name__}: {error}\nPlease report it with {_save()}.", 70)
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"pipeline: {message}", err=True)
+    return code
+
+
+def _save() -> str:
+    """The traceback in a file of its own, for a report to us."""
+    with tempfile.NamedTemporaryFile("w", prefix="pipeline-", suffix=".traceback.txt", delete=False) as file:
+        traceback.print_exc(file=file)
+        return file.name

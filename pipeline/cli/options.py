@@ -1,0 +1,70 @@
+"""Options that several commands share, each declared once; what a flag leaves open, ``pipeline.toml`` may settle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from pipeline.arithmetic import MODES
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+model_argument = click.argument("model", type=click.Path(path_type=Path))
+
+
+def _apply(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:
+    def wrap(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return wrap
+
+
+data_options = _apply(
+    click.option("--data", metavar="URI", help="npz:FILE, dir:FOLDER, torchvision:NAME[?root=DIR], or digits."),
+    click.option("--mean", metavar="M[,M...]", help="Mean subtracted outside the graph, one a channel."),
+    click.option("--std", metavar="S[,S...]", help="Standard deviation divided by outside the graph."),
+    click.option("--range", metavar="LOW,HIGH", help="Valid range of a pixel; eps is a fraction of it.  [0,1]"),
+    click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Axis order, where shapes leave it open."),
+    click.option("--label-offset", type=int, help="Added to every label, such as -1 for labels from 1."),
+    click.option("--download", is_flag=True, default=None, help="Allow torchvision to download its data set."),
+)
+
+threat_options = _apply(
+    click.option("--eps", metavar="E[,E...]", help="Radius as a fraction of the pixel range, such as 8/255; exact."),
+)
+
+proof_options = _apply(
+    click.option("--arithmetic", type=click.Choice(MODES), help="Whose arithmetic is certified.  [float32-any-order]"),
+    click.option("--no-attack", is_flag=True, default=None, help="Skip the attack; attacked accuracy is then absent."),
+    click.option("--attack-steps", type=int, metavar="N", help="Steps of PGD.  [10]"),
+    click.option("--restarts", type=int, metavar="N", help="Random starts of PGD.  [1]"),
+    click.option("--max-samples", type=int, metavar="N", help="Certify N samples drawn by --seed."),
+    click.option("--seed", type=int, metavar="N", help="Of every random choice.  [0]"),
+    click.option("--output", metavar="NAME", help="Which output holds the logits, where the file has several."),
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where bounds and training run.  [auto]"),
+    click.option("--provider", type=click.Choice(["cpu", "cuda"]), help="Where ONNX Runtime runs the file.  [cpu]"),
+)
+
+gate_options = _apply(
+    click.option(
+        "--fail-under",
+        multiple=True,
+        metavar="GATE",
+        help="Such as certified@8/255=0.30, natural=0.9, class:3:certified=0.2; repeatable. Exit 1 where one fails.",
+    ),
+    click.option("--report", type=click.Path(path_type=Path), metavar="DIR", help="Where the report goes."),
+    click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", help="What standard output gets."),
+)
+
+
+def flags_of(given: dict[str, Any]) -> dict[str, Any]:
+    """Click's parameters as settings: ``--no-attack`` says ``attack=False``, what was not given is left out."""
+    flags = {k: v for k, v in given.items() if v is not None and v != ()}
+    if flags.pop("no_attack", False):
+        flags["attack"] = False
+    return flags

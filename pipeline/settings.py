@@ -1,0 +1,140 @@
+"""What a run is asked to do: flags first, then ``pipeline.toml``, then what ``retrain`` left in the file, then defaults."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from pipeline.arithmetic import Mode
+from pipeline.errors import UsageError
+from pipeline.threat import parse_eps
+
+CURVE = tuple(Fraction(k) / 255 for k in (Fraction(1, 2), 1, 2, 4, 8, 16))
+CURVE_SAMPLES = 200
+TOML = "pipeline.toml"
+
+
+class Settings(BaseModel):
+    """Every setting that flags, a file and metadata can give; None where nothing was said.
+
+    ``eps`` are exact fractions of the pixel range; ``mean`` and ``std`` describe a normalisation outside the graph.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    data: str | None = None
+    test_data: str | None = None
+    eps: tuple[Fraction, ...] | None = None
+    range: tuple[float, float] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    layout: Literal["NCHW", "NHWC"] | None = None
+    label_offset: int = 0
+    output: str | None = None
+    max_samples: int | None = Field(None, ge=1)
+    seed: int = Field(0, ge=0)
+    arithmetic: Mode = "float32-any-order"
+    attack: bool = True
+    attack_steps: int = Field(10, ge=1)
+    restarts: int = Field(1, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    provider: Literal["cpu", "cuda"] = "cpu"
+    fail_under: tuple[str, ...] = ()
+    download: bool = False
+    retrain: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the recipe, under the names that ``Recipe`` gives them."""
+
+    @field_validator("eps", mode="before")
+    @classmethod
+    def _fractions(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+        exact = [p if isinstance(p, Fraction) else parse_eps(str(p)) for p in parts]
+        return tuple(sorted(set(exact)))
+
+    @field_validator("range", "mean", "std", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        return [float(v) for v in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("fail_under", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
+def settle(model: Path, flags: Mapping[str, Any], metadata: Mapping[str, str]) -> tuple[Settings, dict[str, str]]:
+    """The settings of a run, and for each one that something said, what said it.
+
+    Raises UsageError (2) for a setting that no one knows or that means nothing.
+    """
+    said: dict[str, Any] = {}
+    source: dict[str, str] = {}
+    for name, values in (
+        ("the file's metadata", _from_metadata(metadata)),
+        *_from_toml(model),
+        ("flag", {k: v for k, v in flags.items() if v is not None and v != ()}),
+    ):
+        retrain = {**said.get("retrain", {}), **values.get("retrain", {})}
+        said |= values
+        source |= dict.fromkeys(values, name)
+        if retrain:
+            said["retrain"] = retrain
+    try:
+        return Settings(**said), source
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "setting"
+        known = f"; the settings are {', '.join(Settings.model_fields)}" if first["type"] == "extra_forbidden" else ""
+        raise UsageError(
+            f"{source.get(str(first['loc'][0]) if first['loc'] else '', 'a setting')}: {key} is refused: "
+            f"{first['msg']}; received {str(first['input'])[:80]!r}{known}."
+        ) from None
+
+
+def metadata_of(settings: Settings) -> dict[str, str]:
+    """What a later ``certify`` of the written file needs, as values of ``metadata_props``."""
+    preprocessing = {k: getattr(settings, k) for k in ("range", "mean", "std", "layout") if getattr(settings, k) is not None}
+    left = {"pipeline.eps": ",".join(str(e) for e in settings.eps or ())}
+    if settings.test_data or settings.data:
+        left["pipeline.data"] = settings.test_data or settings.data or ""
+    if preprocessing:
+        left["pipeline.preprocessing"] = json.dumps(preprocessing, sort_keys=True)
+    return left
+
+
+def _from_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key in ("eps", "data"):
+        if metadata.get(f"pipeline.{key}"):
+            found[key] = metadata[f"pipeline.{key}"]
+    try:
+        preprocessing = json.loads(metadata.get("pipeline.preprocessing", "{}"))
+    except ValueError:
+        preprocessing = None
+    if not isinstance(preprocessing, dict) or not preprocessing.keys() <= {"range", "mean", "std", "layout"}:
+        raise UsageError(
+            "the file's metadata `pipeline.preprocessing` is not what `retrain` writes; "
+            "state --mean, --std, --range and --layout yourself, or remove the entry."
+        )
+    return found | preprocessing
+
+
+def _from_toml(model: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The settings file beside the model, else the one in the working folder."""
+    for folder in dict.fromkeys((model.resolve().parent, Path.cwd())):
+        path = folder / TOML
+        if not path.is_file():
+            continue
+        try:
+            return [(TOML, tomllib.loads(path.read_text("utf-8")))]
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise UsageError(f"{TOML} cannot be read: {str(error)[:200]}; mend it or move it away.") from None
+    return []

@@ -1,0 +1,35 @@
+"""What a run tells whoever watches it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.certify import Progress
+from pipeline.report import EXIT_CODES, Report
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that a reader should know before going on; ``warning`` where it may change what is done next."""
+
+    text: str
+    warning: bool = False
+
+
+@dataclass(frozen=True)
+class Done:
+    """The report, where it lies, and for ``retrain`` the file that was written."""
+
+    report: Report
+    folder: Path
+    written: Path | None = None
+    changes: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0 where every gate passed or none was asked, 1 where one failed, 4 where one was left undecided."""
+        return EXIT_CODES[self.report.result.verdict] if self.report.result.gates else 0
+
+
+Event = Note | Progress | Done

@@ -1,0 +1,197 @@
+"""From what was done to what a report says of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.arithmetic import Mode
+from pipeline.certify import PGD, Certification
+from pipeline.data import Dataset, Fitted
+from pipeline.graph import external, guard
+from pipeline.graph.digest import digests
+from pipeline.graph.parity import Parity
+from pipeline.report import facts as report
+from pipeline.report.result import Run
+from pipeline.report.samples import Samples
+from pipeline.settings import Settings
+from pipeline.workflow.subject import Subject
+
+_STATEMENTS: dict[Mode, str] = {
+    "float32-any-order": (
+        "For every certified sample and every real input in its box, the network of this ONNX file, and every float32 "
+        "evaluation of it in which each affine output is computed by IEEE round-to-nearest operations in any order, with or "
+        "without FMA, flush-to-zero allowed, folding of BatchNorm, scale and bias allowed, gives the sample's label."
+    ),
+    "real": (
+        "For every certified sample and every real input in its box, the network of this ONNX file evaluated in exact real "
+        "arithmetic gives the sample's label. Bounds include the rounding of this tool. Nothing is promised about float32 "
+        "execution."
+    ),
+    "none": "Bounds without any account of rounding, for comparisons of speed: nothing is certified.",
+}
+_ASSUMPTIONS: dict[Mode, tuple[str, ...]] = {
+    "float32-any-order": (
+        "Covered: ONNX Runtime on CPU with float32 kernels; CUDA with TF32 and transform convolutions off.",
+        "Not covered: TF32, bfloat16 and float16 fast modes, Winograd and FFT convolutions, INT8, TensorRT, faulty hardware.",
+        "The float64 matrix products of this machine are IEEE operations in some order; a self-test ran before the bounds.",
+    ),
+    "real": ("The float64 matrix products of this machine are IEEE operations in some order; libm errs by at most 4 ulp.",),
+    "none": (),
+}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def tool() -> report.Tool:
+    """This program and its version."""
+    return report.Tool(name="pipeline", version=_version("pipeline"))
+
+
+def model(subject: Subject) -> report.Model:
+    """The delivered file: digests of its bytes, its graph and its weights, and what it declares."""
+    proto, found = subject.imported.model, digests(subject.path)
+    beside = external.files(guard.parse(subject.path), subject.path.parent)
+    (entry,), (exit_,) = subject.network.inputs, subject.network.outputs
+    declared = {v.name: v for v in proto.graph.input}
+
+    def dims(name: str, fallback: tuple[int | None, ...]) -> tuple[int | str | None, ...]:
+        if name not in declared:
+            return fallback
+        shape = declared[name].type.tensor_type.shape.dim
+        return tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in shape)
+
+    parameters = {id(p): p.numel() for p in subject.imported.network.parameters()}
+    return report.Model(
+        file=subject.path.name,
+        sha256=found.sha256,
+        bytes=subject.path.stat().st_size,
+        external_data=tuple(
+            report.FileDigest(name=f.name, sha256=_sha256(f), bytes=f.stat().st_size) for f in beside
+        ),
+        structure_sha256=found.structure_sha256,
+        weights_sha256=found.weights_sha256,
+        ir_version=proto.ir_version,
+        opsets={o.domain or "ai.onnx": o.version for o in proto.opset_import},
+        input=report.Input(name=entry.name, dtype="float32", shape=dims(entry.name, entry.shape)),
+        output=report.Output(
+            name=exit_.name,
+            shape=exit_.shape,
+            kind="softmax" if subject.network.plan().before_softmax()[1] else "logits",
+            classes=subject.classes,
+        ),
+        parameters=sum(parameters.values()),
+        ops=dict(Counter(n.op_type for n in proto.graph.node)),
+        metadata={p.key: p.value for p in proto.metadata_props},
+    )
+
+
+def preprocessing(subject: Subject, fitted: Fitted, source: dict[str, str]) -> report.Preprocessing:
+    """How a stored value becomes the model's input, and what said so."""
+    said = sorted({source[k] for k in ("mean", "std", "range", "layout") if k in source})
+    return report.Preprocessing(
+        source=" and ".join(said) or "none given: pixels go in as they are",
+        range=fitted.value_range,
+        mean=subject.normalise.mean if subject.normalise else None,
+        std=subject.normalise.std if subject.normalise else None,
+        layout=fitted.layout,
+        notes=fitted.notes,
+    )
+
+
+def data(dataset: Dataset, evaluated: int, limit: int | None, seed: int, notes: Sequence[str] = ()) -> report.Data:
+    """Which samples, of which part of what."""
+    return report.Data(
+        uri=dataset.uri,
+        part=dataset.part,
+        sha256=dataset.digest,
+        n_total=len(dataset),
+        n_evaluated=evaluated,
+        selection=report.Selection(method="random" if limit else "all", seed=seed if limit else None, max_samples=limit),
+        class_names=dataset.class_names,
+        notes=tuple(notes),
+    )
+
+
+def method(settings: Settings, pgd: PGD | None) -> report.Method:
+    """How samples were certified, and what certified means."""
+    return report.Method(
+        bounds=("ibp",),
+        dtype="float64",
+        arithmetic=settings.arithmetic,
+        assumptions=_ASSUMPTIONS[settings.arithmetic],
+        statement=_STATEMENTS[settings.arithmetic],
+        attack=None
+        if pgd is None
+        else report.Attack(
+            name="pgd",
+            steps=pgd.steps,
+            restarts=pgd.restarts,
+            step_size=f"{pgd.step} eps",
+            loss=pgd.loss,
+            seed=pgd.seed,
+        ),
+        provider=settings.provider,
+    )
+
+
+def parity(measured: Parity) -> report.Parity:
+    """How far the bounded network and the file's own runtime were apart."""
+    return report.Parity(
+        provider=measured.provider,
+        n=measured.points,
+        tolerance=measured.tolerance,
+        max_abs_difference=measured.max_abs_difference,
+        scale=measured.scale,
+        argmax_disagreements=measured.argmax_disagreements,
+        left_out=measured.left_out,
+        batch_sizes=measured.batch_sizes,
+    )
+
+
+def samples(result: Certification, labels: np.ndarray, indices: np.ndarray) -> Samples:
+    """The table of verdicts."""
+    survived = [level.survived for level in result.levels if level.survived is not None]
+    return Samples(
+        eps=tuple(str(level.ball.eps) for level in result.levels),
+        index=indices.astype(np.int64),
+        label=labels.astype(np.int64),
+        predicted=result.predicted,
+        verdict=np.stack([level.verdicts for level in result.levels]),
+        margin_lower=np.stack([level.margins for level in result.levels]),
+        survived=np.stack(survived) if survived else None,
+    )
+
+
+def run(started: datetime, argv: Sequence[str], device: str, timings: dict[str, float]) -> Run:
+    """When, where and how long: what differs from run to run."""
+    seconds = (datetime.now(UTC) - started).total_seconds()
+    host: dict[str, Any] = {
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        **{name: _version(name) for name in ("torch", "onnx", "onnx2torch", "numpy")},
+        "onnxruntime": _onnxruntime(),
+    }
+    return Run(started=started.isoformat(timespec="seconds"), seconds=seconds, argv=tuple(argv), host=host, timings=timings)
+
+
+def _onnxruntime() -> str:
+    found = _version("onnxruntime-gpu")
+    return f"{found} (gpu build)" if found != "unknown" else _version("onnxruntime")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,145 @@
+"""What is certified: a delivered file, the network that was proved equal to it, and data in the shape of its input."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.data import Dataset, Fitted, fit, has_part, load, select
+from pipeline.errors import EnvironmentFailure, InputRejected, UsageError
+from pipeline.graph import guard, importer, parity, runtime
+from pipeline.graph.names import shown
+from pipeline.network import Network
+from pipeline.preprocess import Normalise
+from pipeline.rules import require
+from pipeline.settings import CURVE_SAMPLES, Settings
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A file, and the same function as a network of pixels."""
+
+    path: Path
+    imported: importer.Imported
+    network: Network
+    """Of pixels: a normalisation outside the graph comes first."""
+    session: runtime.Session
+    normalise: Normalise | None
+    sample_shape: tuple[int, ...]
+    classes: int
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """The delivered bytes on float32 pixels: logits (n, classes), by ONNX Runtime."""
+        inputs = self.normalise(x) if self.normalise else x
+        return self.session.batched(inputs, output=self.network.outputs[0].name).reshape(len(x), -1)
+
+    def parity_on(self, images: np.ndarray) -> parity.Parity:
+        """Parity at real samples beside the random points. Raises InputRejected (3) where it does not hold."""
+        real = self.normalise(images) if self.normalise else images
+        xs = parity.points(self.imported.network, real)
+        measured = parity.compare(self.session, self.imported.network, xs)
+        parity.require(self.session, self.imported.model, self.imported.network, xs, measured)
+        return measured
+
+
+def metadata(path: Path) -> Mapping[str, str]:
+    """The ``metadata_props`` of a file, read without trusting anything else in it. Raises InputRejected for no ONNX file."""
+    return {p.key: p.value for p in guard.parse(path).metadata_props}
+
+
+def open_model(path: Path, settings: Settings) -> Subject:
+    """Import a classifier with one image input and one logits output, every operator supported.
+
+    Raises InputRejected (3) for a file or an operator that cannot be certified, UsageError (2) where a choice is missing.
+    """
+    imported = importer.load(path, output=settings.output)
+    network = imported.network
+    if len(network.outputs) != 1:
+        names = ", ".join(shown(p.name) for p in network.outputs)
+        raise UsageError(f"a classifier has one output of logits; this file has {len(network.outputs)}: name it with --output {names}.")
+    if len(network.inputs) != 1:
+        names = ", ".join(shown(p.name) for p in network.inputs)
+        raise InputRejected(f"certify and retrain take models with one input; this file has {len(network.inputs)}: {names}.")
+    (port,) = network.inputs
+    if not parity.batch_axis(network):
+        raise InputRejected(
+            f"the first axis of the input must count samples; input {shown(port.name)!r} has shape {list(port.shape)}. "
+            "Export the model with a batch axis."
+        )
+    shape = tuple(port.shape[1:])
+    if any(d is None for d in shape) or not shape:
+        raise InputRejected(
+            f"the size of one sample must be fixed; input {shown(port.name)!r} has shape {list(port.shape)}. "
+            "Export the model at the size it is used with."
+        )
+    sample = tuple(int(d) for d in shape if d is not None)
+    if port.dtype != torch.float32:
+        raise InputRejected(f"the input must be float32 to be perturbed; input {shown(port.name)!r} is {port.dtype}.")
+    require(network)
+    with torch.no_grad():
+        logits = network(torch.zeros(1, *sample))
+    assert isinstance(logits, torch.Tensor)
+    if logits.numel() < 2:
+        raise InputRejected(f"a classifier has at least two classes; the output has shape {list(logits.shape)}.")
+    session = runtime.session(path, provider=settings.provider)
+    normalise = None
+    if settings.mean is not None or settings.std is not None:
+        axis = len(sample) - 1 if settings.layout == "NHWC" else 0
+        mean = settings.mean or (0.0,) * len(settings.std or ())
+        normalise = Normalise(mean, settings.std or (1.0,) * len(mean), axis)
+    pixels = normalise.before(network) if normalise else network
+    return Subject(path, imported, pixels, session, normalise, sample, logits.numel())
+
+
+def device_of(settings: Settings) -> str:
+    """``auto`` is the GPU where there is one. Raises EnvironmentFailure (74) for a GPU that is not there."""
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise EnvironmentFailure("--device cuda was asked for, and torch sees no CUDA device; use --device cpu.")
+    return "cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def need_data(subject: Subject, settings: Settings) -> str:
+    """The data URI. Raises UsageError (2) offering the likely one."""
+    if settings.data is not None:
+        return settings.data
+    likely = {
+        (784, 10): "torchvision:MNIST",
+        (3072, 10): "torchvision:CIFAR10",
+        (3072, 43): "torchvision:GTSRB",
+        (64, 10): "digits",
+    }.get((math.prod(subject.sample_shape), subject.classes), "npz:test.npz")
+    size = "x".join(map(str, subject.sample_shape))
+    raise UsageError(
+        f"--data is missing, and neither pipeline.toml nor the file says it; the input is {size} with {subject.classes} "
+        f"classes: `--data {likely}`?"
+    )
+
+
+def to_inputs(dataset: Dataset, subject: Subject, settings: Settings) -> Fitted:
+    """The samples as float32 pixels in the shape of the model's input. Raises InputRejected (3) for what does not fit."""
+    return fit(
+        dataset,
+        input_shape=subject.sample_shape,
+        classes=subject.classes,
+        layout=settings.layout,
+        value_range=settings.range,
+        label_offset=settings.label_offset,
+    )
+
+
+def test_part(uri: str, settings: Settings) -> Dataset:
+    """The test part where the source has one, else all of it."""
+    return load(uri, part="test" if has_part(uri, "test") else None, download=settings.download)
+
+
+def chosen(n: int, settings: Settings) -> tuple[np.ndarray, int | None]:
+    """Which samples are certified, and the limit that was applied: for the curve of a run without eps, 200 by seed."""
+    limit = settings.max_samples or (CURVE_SAMPLES if settings.eps is None else None)
+    if limit is None or limit >= n:
+        return np.arange(n), None
+    return select(n, limit, settings.seed), limit
