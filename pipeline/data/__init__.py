@@ -11,7 +11,7 @@ from __future__ import annotations
 from pipeline.data.dataset import Dataset, hold_out, select
 from pipeline.data.fit import Fitted, Layout, fit
 from pipeline.data.loader import Augment, Loader
-from pipeline.data.source import Part, has_part, load
+from pipeline.data.source import Part, has_part, load, without_folders
 
 __all__ = [
     "Augment",
@@ -25,4 +25,5 @@ __all__ = [
     "hold_out",
     "load",
     "select",
+    "without_folders",
 ]

@@ -63,9 +63,9 @@ def parse(uri: str) -> tuple[str, str, tuple[str, ...]]:
         return scheme, rest, ()
     path = Path(uri)
     if path.is_dir():
-        return "dir", uri, (f"{uri!r} was taken as dir:{uri}",)
+        return "dir", uri, (f"{path.name!r} was taken as a folder of images",)
     if path.is_file() and path.suffix == ".npz":
-        return "npz", uri, (f"{uri!r} was taken as npz:{uri}",)
+        return "npz", uri, (f"{path.name!r} was taken as an npz archive",)
     if uri in vision.NAMES:
         raise UsageError(f"{uri!r} is no data URI. Did you mean torchvision:{uri}?")
     what = "a file that is not .npz" if path.is_file() else "no file or folder of that name"
@@ -73,6 +73,14 @@ def parse(uri: str) -> tuple[str, str, tuple[str, ...]]:
         f"{uri!r} names no data: {what}. "
         f"Use npz:PATH, dir:PATH, torchvision:NAME ({', '.join(vision.NAMES)}) or digits."
     )
+
+
+def without_folders(uri: str) -> str:
+    """The URI as a report may show it: scheme and last name, the same wherever the data lie on a disk."""
+    scheme, rest, _ = parse(uri)
+    if scheme == "torchvision":
+        return f"torchvision:{rest.partition('?')[0]}"
+    return f"{scheme}:{Path(rest).resolve().name}" if rest else scheme
 
 
 def _load_npz(path: Path, part: Part | None, uri: str) -> Dataset:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from itertools import pairwise
+from pathlib import PurePath
 
 from pipeline.report.result import Level, Report
 from pipeline.report.text import clean, percent
@@ -26,10 +28,11 @@ def headline(report: Report) -> str:
     return f"{percent(level.certified.value)} of the samples are provably robust at ε = {level.eps}."
 
 
-def next_step(report: Report) -> tuple[str, str | None]:
-    """(sentence, command or None): the one thing to do next."""
+def next_step(report: Report, *, here: bool = False) -> tuple[str, str | None]:
+    """(sentence, command or None): the one thing to do next; `here` with the paths of this run's own command line."""
     result, level = report.result, strongest(report)
-    given = f"{shlex.quote(clean(result.model.file))} --data {shlex.quote(clean(result.data.uri))}"
+    model, data = _as_given(report) if here else (result.model.file, result.data.uri)
+    given = f"{shlex.quote(clean(model))} --data {shlex.quote(clean(data))}"
     command = f"{given} --eps {level.eps}"
     failed = next((gate for gate in result.gates if gate.passed is False), None)
     if result.verdict == "incomplete":
@@ -57,3 +60,10 @@ def next_step(report: Report) -> tuple[str, str | None]:
             f"pipeline certify {command} --fail-under certified@{level.eps}={floor:.2f}"
         )
     return "Every gate passed: the file may be delivered.", None
+
+
+def _as_given(report: Report) -> tuple[str, str]:
+    argv, result = report.run.argv, report.result
+    model = next((word for word in argv if PurePath(word).name == result.model.file), result.model.file)
+    data = next((value for flag, value in pairwise(argv) if flag == "--data"), result.data.uri)
+    return model, data

@@ -144,7 +144,7 @@ def _remarks(report: Report, folder: Path | None) -> RenderableType:
     grid.add_column(overflow="fold")
     for caution in report.result.warnings:
         grid.add_row(Text("Note", style="bold yellow"), Text(clean(caution.message, 1000)))
-    sentence, command = next_step(report)
+    sentence, command = next_step(report, here=True)
     grid.add_row(Text("Next", style="bold"), Text(sentence))
     if command:
         grid.add_row("", Text(command, style="cyan"))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data import has_part, hold_out, load, select
+from pipeline.data import has_part, hold_out, load, select, without_folders
 from pipeline.errors import Incomplete, InputRejected, UsageError
 
 RNG = np.random.default_rng(0)
@@ -186,7 +186,7 @@ def test_a_folder_of_class_folders(tmp_path: Path, mode: str, shape: tuple[int, 
     assert dataset.class_names == ("cat", "dog")
     assert np.array_equal(dataset.labels, [0, 0, 1, 1])
     assert np.array_equal(dataset.images.reshape(4, -1)[:, 0], [1, 1, 2, 2])
-    assert "taken as dir:" in dataset.notes[0]
+    assert "taken as a folder" in dataset.notes[0]
     assert "1 files that are not images" in dataset.notes[1]
 
 
@@ -244,7 +244,15 @@ def test_a_uri_that_names_nothing_says_what_would(uri: str) -> None:
 
 def test_a_bare_path_is_guessed_and_the_guess_is_said(tmp_path: Path) -> None:
     savez(tmp_path / "a.npz", x=X, y=Y)
-    assert "was taken as npz:" in load(str(tmp_path / "a.npz"), part=None).notes[0]
+    assert load(str(tmp_path / "a.npz"), part=None).notes == ("'a.npz' was taken as an npz archive",)
+
+
+def test_a_uri_is_shown_without_the_folders_of_a_disk(tmp_path: Path) -> None:
+    savez(tmp_path / "a.npz", x=X, y=Y)
+    assert without_folders(str(tmp_path / "a.npz")) == without_folders(f"npz:{tmp_path}/a.npz") == "npz:a.npz"
+    assert without_folders(f"dir:{tmp_path}/") == f"dir:{tmp_path.name}"
+    assert without_folders(f"torchvision:MNIST?root={tmp_path}") == "torchvision:MNIST"
+    assert without_folders("digits") == "digits"
 
 
 def test_holding_out_splits_once_and_for_all() -> None:

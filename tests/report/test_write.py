@@ -84,6 +84,10 @@ def test_nothing_certified_is_expected_of_an_ordinary_model(make_report: Callabl
     sentence, command = next_step(report)
     assert "expected" in sentence
     assert command == "pipeline retrain digits.onnx --data digits --eps 8/255"
+    argv = ("pipeline", "certify", "a b/digits.onnx", "--data", "npz:far/x.npz")
+    elsewhere = report.model_copy(update={"run": report.run.model_copy(update={"argv": argv})})
+    assert next_step(elsewhere)[1] == command, "a page that is passed on tells no folders"
+    assert next_step(elsewhere, here=True)[1] == "pipeline retrain 'a b/digits.onnx' --data npz:far/x.npz --eps 8/255"
 
 
 def test_before_and_after(make_report: Callable) -> None:
