@@ -74,11 +74,12 @@ class Loader:
         flip = torch.rand(n, generator=draw).to(device) < (0.5 if self.augment.flip else 0.0)
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             rows = order[start : start + self.batch_size]
-            if self.augment:
-                x = shifted(self.images, rows, shift[:, rows], flip[rows], layout=self.layout)
-            else:
-                x = self.images[rows]
-            yield x, self.labels[rows]
+            yield self._images(rows, shift[:, rows], flip[rows]), self.labels[rows]
+
+    def _images(self, rows: Tensor, shift: Tensor, flip: Tensor) -> Tensor:
+        if not self.augment:
+            return self.images[rows]
+        return shifted(self.images, rows, shift, flip, layout=self.layout)
 
 
 def shifted(images: Tensor, rows: Tensor, shift: Tensor, flip: Tensor, *, layout: str) -> Tensor:
