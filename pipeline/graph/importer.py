@@ -6,6 +6,7 @@ the file reaches the source that torch.fx generates.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,27 +21,11 @@ from pipeline.errors import InputRejected
 from pipeline.graph import guard, lower_layers, lower_pools, lower_shapes, parity, runtime
 from pipeline.graph.builder import Builder
 from pipeline.graph.draft import Node
-from pipeline.graph.linear import DOMAIN
 from pipeline.graph.lower import LOWERINGS, Item, Unsupported, lower
 from pipeline.graph.names import shown
-from pipeline.graph.normalise import Normalised, normalise
+from pipeline.graph.normalise import OPSET, Normalised, normalise
 from pipeline.graph.parity import Parity
 from pipeline.network import Network, Origin, Port
-
-_OWN = {
-    "Linear",
-    "Clip",
-    "GlobalMaxPool",
-    "Gelu",
-    "FastGelu",
-    "MaxPool",
-    "AveragePool",
-    "ArgMax",
-    "Pad",
-    "Split",
-    "Resize",
-}
-"""Operators that are lowered from the ONNX node itself: onnx2torch lacks them or reads some of their forms wrongly."""
 
 _LOWERINGS = (lower_layers, lower_pools, lower_shapes)  # importing them registers what they lower
 
@@ -108,16 +93,17 @@ def convert(normal: Normalised, model: onnx.ModelProto, output: str | None = Non
         own = Origin(node.op_type, "", "")
         build.origin = next((normal.origins[v] for v in node.outputs if v in normal.origins), own)
         try:
-            made = lower(Item(node, onnx2torch.module(proto), build)) if not failed else []
-            if failed:
-                onnx2torch.module(proto)
-            elif len(node.outputs) > len(made):
+            made = lower(Item(node, onnx2torch.module(proto), build))
+            if len(node.outputs) > len(made):
                 raise Unsupported("its further outputs are read")
             for value, fx_node in zip(node.outputs, made, strict=False):
                 if value:
                     build.bind(value, fx_node, normal.origins.get(value, own))
         except Unsupported as error:
             failed[node.op_type, str(error)] += 1
+        except KeyError:
+            if not failed:  # else it reads what could not be imported, and the list goes on without it
+                raise
     if failed:
         raise InputRejected(_unsupported(failed, model))
     module, provenance = build.finish([o.name for o in graph.output])
@@ -145,20 +131,20 @@ class _Onnx2Torch:
         self._versions = {e.domain: e.version for e in model.opset_import}
         self._nodes = dict(self._graph.nodes)
 
-    def module(self, proto: onnx.NodeProto) -> nn.Module | None:
-        """The module it makes of a node; None where our own lowering reads the node itself. Raises Unsupported."""
-        if proto.op_type in _OWN or proto.domain == DOMAIN:
-            return None
+    def module(self, proto: onnx.NodeProto) -> nn.Module | Unsupported:
+        """The module it makes of a node, or why it makes none; whether one is needed is for the lowering to say."""
         node = self._nodes[f"{proto.domain}/{proto.name}".lstrip("/")]
+        # Where the opset could not be lowered: layers and activations only gained types since opset 17.
+        version = min(OPSET, self._versions[proto.domain])
         try:
-            converter = self._get_converter(
-                operation_type=proto.op_type, version=self._versions[proto.domain], domain=proto.domain
-            )
-            made: Any = converter(node, self._graph)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # its doubts are settled by parity
+                converter = self._get_converter(operation_type=proto.op_type, version=version, domain=proto.domain)
+                made: Any = converter(node, self._graph)
         except NotImplementedError as error:
-            raise Unsupported("" if "Converter is not implemented" in str(error) else shown(str(error))) from None
+            return Unsupported("" if "Converter is not implemented" in str(error) else shown(str(error)))
         except (KeyError, ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
-            raise Unsupported(f"onnx2torch cannot read it: {type(error).__name__}") from None
+            return Unsupported(f"onnx2torch cannot read it: {type(error).__name__}")
         module: nn.Module = made.torch_module
         return module
 

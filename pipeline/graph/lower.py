@@ -1,7 +1,8 @@
 """Modules of onnx2torch -> torch.nn and pipeline.ops: what one operator of the file is in our vocabulary.
 
-A lowering reads the module that onnx2torch made (or None, where it has none) beside the ONNX node, and emits one node or a
-few. Operands that are constants of the file become settings of the module.
+A lowering reads the module that onnx2torch made beside the ONNX node, and emits one node or a few; where onnx2torch lacks
+an operator or reads a form of it wrongly, the ONNX node alone. Operands that are constants of the
+file become settings of the module.
 """
 
 from __future__ import annotations
@@ -28,8 +29,14 @@ class Item:
     """One node of the normalised graph, what onnx2torch made of it, and where it is to be lowered to."""
 
     node: Node
-    module: nn.Module | None
+    converted: nn.Module | Unsupported
     build: Builder
+
+    def module(self) -> Any:
+        """What onnx2torch made of the node. Raises Unsupported if it made nothing."""
+        if isinstance(self.converted, Unsupported):
+            raise self.converted
+        return self.converted
 
     def arg(self, position: int = 0, *, trains: bool = False) -> fx.Node:
         return self.build.value(self.node.inputs[position], trains=trains)
@@ -129,6 +136,6 @@ def lower(item: Item) -> list[fx.Node]:
         for other in others:
             total = item.build.emit(CHAINED[op_type](), total, other)
         return [total]
-    if isinstance(item.module, SAME):
-        return [item.build.emit(item.module, item.arg())]
+    if isinstance(module := item.module(), SAME):
+        return [item.build.emit(module, item.arg())]
     raise Unsupported("")

@@ -15,20 +15,20 @@ from pipeline.graph.lower import Item, Unsupported, lowers
 @lowers("Conv", "ConvTranspose")
 def _conv(item: Item) -> fx.Node:
     x = item.arg()
-    module: Any = item.module
-    if isinstance(module, nn.Sequential):
+    module = item.module()
+    if type(module) is nn.Sequential:
         # onnx2torch says asymmetric padding as a Pad of its own, over all axes, before a convolution without padding.
         pad: Any = module[0]
         x, module = item.build.emit(ops.Pad(pad.pads[: 2 * (len(item.shape()) - 2)]), x), module[1]
-    assert module is not None
     return item.build.emit(module, x, weights=item.weights())
 
 
 @lowers("Gemm", "BatchNormalization", "LayerNormalization", "InstanceNormalization")
 def _layer(item: Item) -> fx.Node:
-    if item.module is None or not isinstance(item.module, nn.Module) or type(item.module).__name__.startswith("Onnx"):
+    module = item.module()
+    if type(module).__module__.startswith("onnx2torch"):
         raise Unsupported("its weights are computed, not constant")
-    return item.build.emit(item.module, item.arg(), weights=item.weights())
+    return item.build.emit(module, item.arg(), weights=item.weights())
 
 
 @lowers("Linear")
@@ -113,8 +113,7 @@ def _fast_gelu(item: Item) -> fx.Node:
 
 @lowers("Cast")
 def _cast(item: Item) -> fx.Node:
-    made: Any = item.module
-    return item.build.emit(ops.Cast(made.torch_dtype), item.arg())
+    return item.build.emit(ops.Cast(item.module().torch_dtype), item.arg())
 
 
 @lowers("ArgMax")

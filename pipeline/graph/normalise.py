@@ -89,6 +89,7 @@ def at_opset(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     version = next(e.version for e in model.opset_import if not e.domain)
     if version == OPSET:
         return model, []
+    _noop_axes(model)
     # The converter writes its own names into a copy; a value's name survives, which the tables rely on.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -111,6 +112,15 @@ def _gelu(model: onnx.ModelProto) -> None:
         model.opset_import.add(domain="com.microsoft", version=1)
 
 
+def _noop_axes(model: onnx.ModelProto) -> None:
+    """``noop_with_empty_axes`` says nothing where axes are given; the converter would carry it to opsets that lack it."""
+    for node in model.graph.node:
+        if node.op_type.startswith("Reduce") and len(node.input) > 1 and node.input[1]:
+            kept = [a for a in node.attribute if a.name != "noop_with_empty_axes"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+
+
 def fold(draft: Draft, model: onnx.ModelProto, probes: Probes) -> None:
     """Values that do not depend on the data become constants: read off the probes.
 
@@ -119,6 +129,9 @@ def fold(draft: Draft, model: onnx.ModelProto, probes: Probes) -> None:
     """
     kinds = dict(dependence(model))
     producers = draft.producers()
+    # What comes from one initialiser by the same steps is one constant, so that tied weights stay tied.
+    same = {(s.initializer, s.steps): n for n, s in draft.sources.items() if s.initializer is not None}
+    tied: dict[str, str] = {}
     for name, kind in kinds.items():
         if kind == "data" or name in draft.constants:
             continue
@@ -127,6 +140,9 @@ def fold(draft: Draft, model: onnx.ModelProto, probes: Probes) -> None:
             draft.constants[name] = seen[0]
             node = producers.get(name)
             draft.sources[name] = _folded(draft, node, seen[0]) if node is not None else Source(None)
+            source = draft.sources[name]
+            if source.initializer is not None:
+                tied[name] = same.setdefault((source.initializer, source.steps), name)
         elif (single := _one_sample(seen)) is not None:
             draft.constants[name] = single
             draft.sources[name] = Source(None, reason="computed from the batch size")
@@ -139,6 +155,7 @@ def fold(draft: Draft, model: onnx.ModelProto, probes: Probes) -> None:
             node.inputs[1] = draft.constant(np.array(batch.symbolic(node.op_type, inputs, targets), np.int64))
             node.attributes.pop("allowzero", None)
     draft.nodes = [n for n in draft.nodes if not all(v in draft.constants or not v for v in n.outputs)]
+    draft.substitute({n: first for n, first in tied.items() if n != first})
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
@@ -162,6 +179,9 @@ def _folded(draft: Draft, node: Node, array: np.ndarray) -> Source:
     if first not in draft.sources or first not in draft.constants:
         return Source(None, reason=f"computed by {node.op_type}", reads=reads)
     source, held = draft.sources[first], draft.constants[first]
+    if node.op_type == "Identity" and source.initializer is not None and not source.steps and _filled(array):
+        # An exporter that merges equal tensors leaves an Identity for each: all those zeros and ones are not one weight.
+        return Source(draft.origins[node.output].output)
     if node.op_type == "Identity" or (node.op_type == "Cast" and held.dtype == array.dtype):
         return source
     if node.op_type == "Transpose":
@@ -171,6 +191,10 @@ def _folded(draft: Draft, node: Node, array: np.ndarray) -> Source:
         return source.after(("reshape", tuple(held.shape)))
     what = f"behind {node.op_type}" if not others else f"computed by {node.op_type} from other constants"
     return Source(None, reason=what, reads=reads)
+
+
+def _filled(array: np.ndarray) -> bool:
+    return bool(array.size > 0 and (array == array.flat[0]).all())
 
 
 def drop(draft: Draft) -> None:

@@ -25,6 +25,7 @@ class Patch:
         self.external: dict[str, bytes] = {}
         self._tensors = {t.name: t for t in self.graph.initializer}
         self._constants = {n.output[0]: n for n in self.graph.node if n.op_type == "Constant"}
+        self._copies = {n.output[0]: n for n in self.graph.node if n.op_type == "Identity"}
         self._names = {v for n in self.graph.node for v in (n.name, *n.input, *n.output)}
         self._names.update(
             self._tensors, (p.name for p in (*self.graph.input, *self.graph.output, *self.graph.value_info))
@@ -42,6 +43,9 @@ class Patch:
             elif attribute.name == "value_floats":
                 attribute.floats[:] = [float(v) for v in array.reshape(-1)]
             tensor = attribute.t if attribute.name == "value" else onnx.TensorProto()
+        elif name in self._copies:
+            self._detach(name, array)
+            return
         else:
             raise PipelineError(f"the file has no initialiser or Constant '{shown(name)}' to write to")
         if before.shape != array.shape:
@@ -60,6 +64,13 @@ class Patch:
             tensor.double_data[:] = array.reshape(-1).tolist()
         else:
             tensor.raw_data = array.astype(array.dtype.newbyteorder("<")).tobytes()
+
+    def _detach(self, name: str, array: np.ndarray) -> None:
+        """A copy that an Identity made of an initialiser becomes one of its own, under the name its readers know."""
+        node = self._copies.pop(name)
+        self.graph.node.remove(node)
+        self._initializer(name, array, fresh=False)
+        self.changes.append(f"{self._words(node)} became initializer '{shown(name)}' of {array.size:,} values")
 
     def add_bias(self, value: str, bias: np.ndarray) -> None:
         """The layer that computes ``value`` gains a bias: as an input of Conv or Gemm, as a new Add after anything else."""
@@ -112,8 +123,8 @@ class Patch:
         node.output[list(node.output).index(value)] = name
         return name
 
-    def _initializer(self, wanted: str, array: np.ndarray) -> str:
-        name = self._fresh(wanted)
+    def _initializer(self, wanted: str, array: np.ndarray, *, fresh: bool = True) -> str:
+        name = self._fresh(wanted) if fresh else wanted
         tensor = numpy_helper.from_array(np.ascontiguousarray(array), name)
         self.graph.initializer.append(tensor)
         if self.model.ir_version < 4:

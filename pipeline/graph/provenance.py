@@ -50,7 +50,9 @@ class Ledger:
             self._frozen[name] = source.reason
             return
         self._weights[name] = Weight(source.initializer, source.steps)
-        self._forms[source.initializer].add(constant)
+        # A statistic that shares its initialiser with a weight (an exporter merged equal tensors) cannot follow it.
+        role = " as a statistic" if name.rpartition(".")[2] in ("running_mean", "running_var") else ""
+        self._forms[source.initializer].add(constant + role)
         if op_type not in TRAINED:
             self._frozen[name] = f"a constant of {op_type}"
 

@@ -120,6 +120,8 @@ def _file_arrays(model: onnx.ModelProto) -> dict[str, np.ndarray]:
             value = onnx.helper.get_attribute_value(node.attribute[0])
             tensor = node.attribute[0].name == "value"
             arrays[node.output[0]] = onnx.numpy_helper.to_array(value) if tensor else np.asarray(value, np.float32)
+        elif node.op_type == "Identity" and node.input[0] in arrays:
+            arrays[node.output[0]] = arrays[node.input[0]]
     return arrays
 
 
