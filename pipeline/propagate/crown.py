@@ -18,6 +18,7 @@ from pipeline.arithmetic import EXACT, Rounding
 from pipeline.bounds import Interval, LinearForm, Lockstep
 from pipeline.errors import InputRejected
 from pipeline.network import Network, Plan, Step
+from pipeline.ops import AffineBN, BatchNorm
 from pipeline.propagate import walk
 from pipeline.propagate.interval import IntervalWalk
 from pipeline.rules import Affine, rule_for
@@ -74,7 +75,9 @@ def margins(
 
     def visit(step: Step, form: LinearForm) -> Sequence[LinearForm | None] | None:
         rule = rule_for(step.op)
-        if not isinstance(rule, Affine):
+        # In training a BatchNorm's statistics are the batch's, which only the walk has seen: its own box is the frontier.
+        batched = isinstance(step.op, AffineBN | BatchNorm) and step.op.training
+        if not isinstance(rule, Affine) or batched:
             return None
         arguments = (values[a] for a in step.args)
         return rule.pull_back(step.op, form, *(x for x in arguments if x is not None), rounding=rounding_at(step))

@@ -139,7 +139,7 @@ class AffineBNRule(Affine[AffineBN]):
         else:
             center = correlate(affine, x.center, weight, bias)
             radius = correlate(affine, x.radius, weight.abs(), None)
-        return Lockstep(before * _channels(scale, before) + _channels(shift, before), center, radius)
+        return Lockstep(torch.addcmul(_channels(shift, before), before, _channels(scale, before)), center, radius)
 
     def examples(self) -> Iterator[Example]:
         yield Example(AffineBN(nn.Linear(6, 8), nn.BatchNorm1d(8)), ((3, 6),))
