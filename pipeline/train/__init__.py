@@ -1,0 +1,19 @@
+"""Training for certified robustness: the three ideas, the schedule, the loss and the loop."""
+
+from __future__ import annotations
+
+from pipeline.train.events import Batch as Batch
+from pipeline.train.events import Epoch as Epoch
+from pipeline.train.events import Event as Event
+from pipeline.train.events import Finished as Finished
+from pipeline.train.events import Record as Record
+from pipeline.train.events import Started as Started
+from pipeline.train.full_bn import Placement as Placement
+from pipeline.train.full_bn import fold as fold
+from pipeline.train.full_bn import insert as insert
+from pipeline.train.full_bn import placements as placements
+from pipeline.train.loop import Batches as Batches
+from pipeline.train.loop import train as train
+from pipeline.train.recipe import NAMES as NAMES
+from pipeline.train.recipe import Recipe as Recipe
+from pipeline.train.recipe import recipe as recipe

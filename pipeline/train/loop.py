@@ -1,0 +1,151 @@
+"""The training loop, on one page: it yields events, prints nothing, and selects nothing."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipeline import rules
+from pipeline.errors import InputRejected, Preempted
+from pipeline.network import Network
+from pipeline.train import checkpoint as saved
+from pipeline.train.events import Batch, Epoch, Event, Finished, Started
+from pipeline.train.full_bn import fold, insert, placements, population_statistics_, start_from_statistics_
+from pipeline.train.initialise import reinitialise_
+from pipeline.train.recipe import Recipe
+from pipeline.train.run import Run
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """Training data: the same number of batches ``(x, y)`` of one shape in every epoch, on the device, in pixel units.
+
+    What an epoch holds depends on its number alone, so that an interrupted run sees what an uninterrupted one would.
+    """
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, epoch: int, /) -> Iterable[tuple[Tensor, Tensor]]: ...
+
+
+def train(
+    network: Network,
+    batches: Batches,
+    held: tuple[Float[Tensor, "n *features"], Int[Tensor, " n"]] | None = None,
+    *,
+    recipe: Recipe,
+    eps: Fraction,
+    low: float = 0.0,
+    high: float = 1.0,
+    device: torch.device | str = "cpu",
+    checkpoint: Path | None = None,
+    identity: Mapping[str, str] | None = None,
+    save_every: float = 60.0,
+    should_stop: Callable[[], bool] = lambda: False,
+    compiled: bool = False,
+) -> Iterator[Event]:
+    """Train a copy of ``network`` after ``recipe`` and yield Started, Batch, Epoch and at last Finished.
+
+    ``eps`` is a fraction of the valid range ``[low, high]`` of the data; ``held`` is watched and never trained on. With
+    ``checkpoint`` the run is saved at the end of an epoch once ``save_every`` seconds have passed, and when it stops or
+    finishes; the same call goes on from there, to the same result. ``identity`` holds digests of what else must be the same
+    (the data, the file). ``should_stop`` is asked after each batch. Raises InputRejected (3) for a network that cannot be
+    trained, UsageError (2) for another run's checkpoint, Diverged (6) for a loss that is not finite, Preempted (75) when
+    asked to stop.
+    """
+    if len(network.inputs) != 1 or len(network.outputs) != 1:
+        raise InputRejected(
+            f"training needs one input and one output; this network has {len(network.inputs)} and {len(network.outputs)}: "
+            "name the logits with `--output`."
+        )
+    rules.require(network)
+    configuration = {f"recipe.{k}": v for k, v in recipe.model_dump(mode="json").items()} | dict(identity or {})
+    configuration |= {"eps": str(eps), "range": [low, high], "steps_per_epoch": len(batches), "model": digest(network)}
+    state = saved.load(checkpoint, configuration) if checkpoint is not None else None
+    model = prepare(network, batches, recipe, device=device, fresh=state is None)
+    run = Run(model, len(batches), recipe, eps, low, high, compiled=compiled)
+    epoch, done, history = 1, 0, []
+    if state is not None:
+        saved.restore(state, model, run.optimiser)
+        epoch, done, history = state["epoch"], state["step"], state["history"]
+        run.totals.copy_(state["totals"])
+
+    def save(*, finished: bool = False) -> None:
+        if checkpoint is not None:
+            where = {"epoch": epoch, "step": done, "finished": finished, "history": history, "totals": run.totals.cpu()}
+            saved.save(checkpoint, saved.snapshot(model, run.optimiser) | where | {"configuration": configuration})
+
+    found = placements(network, _sample(batches), keep=recipe.bn == "keep") if recipe.full_bn else ()
+    resumed = None if state is None else (epoch - 1, done)
+    yield Started(recipe.epochs, len(batches), resumed, found, tuple(history))
+    often, last_save = max(1, len(batches) // 20), time.monotonic()
+    while epoch <= recipe.epochs:
+        began = time.monotonic()
+        run.begin(epoch)
+        for i, (x, y) in enumerate(batches.epoch(epoch)):
+            if i < done:
+                continue
+            run.step(i, x, y)
+            done = i + 1
+            if should_stop():
+                save()
+                raise Preempted(_stopped(epoch, recipe.epochs, checkpoint))
+            if done % often == 0:
+                run.check(epoch)
+                yield Batch(epoch, done, run.eps[i], run.totals[0] / done)
+        record = run.record(epoch, held) | {"seconds": time.monotonic() - began}
+        history = [*history, record]
+        run.totals.zero_()
+        epoch, done = epoch + 1, 0
+        if time.monotonic() - last_save >= save_every:
+            save()
+            last_save = time.monotonic()
+        yield Epoch(record)
+    if state is None or not state["finished"]:
+        if recipe.population_bn:
+            population_statistics_(model, (x for x, _ in batches.epoch(epoch)))
+        save(finished=True)
+    trained = fold(model, keep=recipe.bn == "keep") if recipe.full_bn else copy.deepcopy(model).eval()
+    yield Finished(trained.cpu(), tuple(history))
+
+
+def prepare(
+    network: Network, batches: Batches, recipe: Recipe, *, device: torch.device | str = "cpu", fresh: bool = True
+) -> Network:
+    """The training form of ``network`` on ``device``, as a copy: BatchNorm inserted and weights drawn as ``recipe`` says."""
+    keep = recipe.bn == "keep"
+    model = insert(network, _sample(batches), keep=keep) if recipe.full_bn else copy.deepcopy(network)
+    if fresh and recipe.init == "reinit":
+        reinitialise_(model, ibp=recipe.ibp_init, generator=torch.Generator().manual_seed(recipe.seed))
+    model.to(device)
+    if fresh and recipe.init == "keep":
+        start_from_statistics_(model, (x for x, _ in batches.epoch(0)))
+    return model
+
+
+def digest(network: Network) -> str:
+    """SHA-256 of a Network: its graph and every tensor in it."""
+    sha, plan = hashlib.sha256(), network.plan()
+    sha.update(repr([(s.name, repr(s.op), s.args) for s in plan.steps]).encode())
+    for name, tensor in network.graph.state_dict().items():
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def _sample(batches: Batches) -> Tensor:
+    return next(iter(batches.epoch(1)))[0][:2]
+
+
+def _stopped(epoch: int, epochs: int, checkpoint: Path | None) -> str:
+    kept = f"{checkpoint} holds it, and the same command goes on" if checkpoint else "no checkpoint was asked for"
+    return f"training was asked to stop in epoch {epoch} of {epochs}; {kept}."

@@ -1,0 +1,70 @@
+"""Recipes: the paper's figures by shape of the data, scaled runs, refusals."""
+
+from __future__ import annotations
+
+import pydantic
+import pytest
+
+from pipeline.errors import UsageError
+from pipeline.train import recipe
+
+
+def test_the_papers_figures() -> None:
+    cifar = recipe("shi2021", input_shape=(3, 32, 32), n_train=50_000)
+    assert (cifar.epochs, cifar.batch_size, cifar.learning_rate, cifar.decay_epochs) == (160, 128, 5e-4, (120, 140))
+    assert (cifar.warmup_start, cifar.warmup_length, cifar.warmup_end, cifar.crop, cifar.flip) == (2, 80, 81, 2, True)
+    assert (cifar.reg_weight, cifar.tau, cifar.beta, cifar.mid, cifar.clip_norm, cifar.decay_factor) == (
+        0.5,
+        0.5,
+        4,
+        0.25,
+        10,
+        0.2,
+    )
+    mnist = recipe("shi2021", input_shape=(1, 28, 28), n_train=60_000)
+    assert (mnist.epochs, mnist.batch_size, mnist.decay_epochs, mnist.warmup_start) == (70, 256, (50, 60), 1)
+    assert (mnist.warmup_length, mnist.crop, mnist.flip) == (20, 0, False)
+    digits = recipe("shi2021", input_shape=(1, 8, 8), n_train=1400)
+    assert (digits.epochs, digits.batch_size, digits.learning_rate, digits.warmup_length) == (60, 128, 2e-3, 20)
+
+
+def test_vanilla_lacks_the_three_ideas_and_nothing_else() -> None:
+    full, plain = (recipe(name, input_shape=(1, 28, 28), n_train=60_000) for name in ("shi2021", "vanilla-ibp"))
+    differ = {k for k, v in full.model_dump().items() if v != getattr(plain, k)}
+    assert differ == {"name", "ibp_init", "full_bn", "tightness", "balance"}
+    assert full.regularised
+    assert not plain.regularised
+
+
+@pytest.mark.parametrize(("epochs", "ramp", "decays"), [(35, 10, (25, 30)), (10, 3, (7, 9)), (1, 1, (1, 1))])
+def test_a_run_of_another_length_keeps_its_shares(epochs: int, ramp: int, decays: tuple[int, ...]) -> None:
+    scaled = recipe("shi2021", input_shape=(1, 28, 28), n_train=60_000, epochs=epochs)
+    assert (scaled.warmup_length, scaled.decay_epochs) == (ramp, decays)
+    given = recipe("shi2021", input_shape=(1, 28, 28), n_train=60_000, epochs=30, warmup_length=10, decay_epochs=(1,))
+    assert (given.warmup_length, given.decay_epochs) == (10, (1,))
+
+
+def test_flat_images_are_not_cropped_and_small_data_makes_small_batches() -> None:
+    flat = recipe("shi2021", input_shape=(3072,), n_train=70)
+    assert (flat.crop, flat.flip, flat.batch_size) == (0, False, 70)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ({"epochs": 0}, "epochs"),
+        ({"rate": 1}, "rate"),
+        ({"tau": float("nan")}, "tau"),
+        ({"epochs": 2, "warmup_length": 5}, "ramp"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_by_name(overrides: dict[str, float], told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        recipe("shi2021", input_shape=(1, 8, 8), n_train=100, **overrides)
+
+
+def test_unknown_names_and_changes_afterwards() -> None:
+    with pytest.raises(UsageError, match="shi2021"):
+        recipe("best", input_shape=(1, 8, 8), n_train=100)
+    with pytest.raises(pydantic.ValidationError):
+        recipe("shi2021", input_shape=(1, 8, 8), n_train=100).epochs = 3
