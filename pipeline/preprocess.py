@@ -97,4 +97,3 @@ def without_normalisation(network: Network) -> Network:
 def _rebuilt(network: Network, graph: fx.Graph) -> Network:
     module = fx.GraphModule(network.graph, graph)
     return Network(module, network.inputs, network.outputs, replace(network.provenance))
-

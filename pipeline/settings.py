@@ -101,7 +101,9 @@ def settle(model: Path, flags: Mapping[str, Any], metadata: Mapping[str, str]) -
 
 def metadata_of(settings: Settings) -> dict[str, str]:
     """What a later ``certify`` of the written file needs, as values of ``metadata_props``."""
-    preprocessing = {k: getattr(settings, k) for k in ("range", "mean", "std", "layout") if getattr(settings, k) is not None}
+    preprocessing = {
+        k: getattr(settings, k) for k in ("range", "mean", "std", "layout") if getattr(settings, k) is not None
+    }
     left = {"pipeline.eps": ",".join(str(e) for e in settings.eps or ())}
     if settings.test_data or settings.data:
         left["pipeline.data"] = settings.test_data or settings.data or ""

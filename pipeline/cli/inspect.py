@@ -15,7 +15,9 @@ from pipeline.cli.options import flags_of, model_argument
 @click.command("inspect")
 @model_argument
 @click.option("--output", metavar="NAME", help="Look at one output of several.")
-@click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", help="What standard output gets.")
+@click.option(
+    "--format", "style", type=click.Choice(["text", "json"]), default="text", help="What standard output gets."
+)
 def command(model: Path, style: str, **given: Any) -> int:
     """Show a MODEL's nodes, which of them bounds support, where weights come from, and where BatchNorm would go.
 
@@ -46,7 +48,9 @@ def _show(found: Any, out: Any) -> None:
             shape = " x ".join("n" if d is None else str(d) for d in port.shape)
             out.print(Text(f"  {label:<7} {clean(port.name)}   {str(port.dtype).removeprefix('torch.')}   {shape}"))
     p = found.parity
-    out.print(Text(f"  parity  {p.max_abs_difference:.2g} on outputs up to {p.scale:.3g}, {p.points} points, {p.provider}"))
+    out.print(
+        Text(f"  parity  {p.max_abs_difference:.2g} on outputs up to {p.scale:.3g}, {p.points} points, {p.provider}")
+    )
     for note in found.notes:
         out.print(Text(f"  note    {clean(note)}"))
     nodes = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), title="Nodes", title_justify="left")
@@ -61,7 +65,9 @@ def _show(found: Any, out: Any) -> None:
         weights.add_column(column, overflow="fold")
     for weight in found.weights:
         shape = " x ".join(map(str, weight.shape))
-        trains = Text("yes", style="green") if weight.frozen is None else Text(f"no: {clean(weight.frozen)}", style="yellow")
+        trains = (
+            Text("yes", style="green") if weight.frozen is None else Text(f"no: {clean(weight.frozen)}", style="yellow")
+        )
         weights.add_row(clean(weight.initializer)[:60], shape, trains)
     out.print(weights)
     missing = sum(row.problem is not None for row in found.nodes)

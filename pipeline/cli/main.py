@@ -88,7 +88,8 @@ def run(argv: list[str] | None = None) -> int:
     except Exception as error:  # the boundary: nothing but our own fault is left
         if type(error).__name__ == "OutOfMemoryError":
             return _fail(f"the device ran out of memory: {str(error).splitlines()[0]}; use --device cpu.", 74)
-        return _fail(f"this is a fault of ours: {type(error).__name__}: {error}\nPlease report it with {_save()}.", 70)
+        told = (str(error).splitlines() or [""])[0][:300]
+        return _fail(f"this is a fault of ours: {type(error).__name__}: {told}\nPlease report it with {_save()}.", 70)
 
 
 def _fail(message: str, code: int) -> int:

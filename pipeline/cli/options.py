@@ -58,7 +58,9 @@ gate_options = _apply(
         help="Such as certified@8/255=0.30, natural=0.9, class:3:certified=0.2; repeatable. Exit 1 where one fails.",
     ),
     click.option("--report", type=click.Path(path_type=Path), metavar="DIR", help="Where the report goes."),
-    click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", help="What standard output gets."),
+    click.option(
+        "--format", "style", type=click.Choice(["text", "json"]), default="text", help="What standard output gets."
+    ),
 )
 
 

@@ -8,11 +8,21 @@ from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
-from pipeline import certify, report
+from pipeline import certify, report, train
 from pipeline.workflow import Done, Note
 
+COLUMNS = f"{'epoch':^9}{'eps':>9}{'natural':>9}{'robust':>9}{'tight':>8}{'balance':>8}{'held-out':>11}{'certified':>11}{'s':>8}"
 LABELS = {"predict": "ONNX Runtime on every sample", "attack": "PGD on every correct sample", "bound": "bounds"}
 
 
@@ -28,10 +38,12 @@ class Watch:
     def __init__(self, errors: Console):
         self.errors = errors
         self.tasks: dict[str, TaskID] = {}
+        self.steps_per_epoch = self.epochs = 0
         self.bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
+            TextColumn("{task.fields[loss]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=errors,
@@ -50,19 +62,52 @@ class Watch:
     def show(self, event: Any) -> None:
         """One event: a note is a line, progress moves a bar."""
         if isinstance(event, Note):
-            self.errors.print(f"{'warning' if event.warning else 'note'}: {report.clean(event.text)}", markup=False, highlight=False)
+            self.errors.print(
+                f"{'warning' if event.warning else 'note'}: {report.clean(event.text)}", markup=False, highlight=False
+            )
         elif isinstance(event, certify.Progress):
             self._advance(event)
+        elif isinstance(event, train.Started):
+            self._started(event)
+        elif isinstance(event, train.Batch):
+            loss = f"loss {float(event.loss):.3f}"
+            self.bars.update(self.tasks["train"], completed=self._steps(event), loss=loss)
+        elif isinstance(event, train.Epoch):
+            self._epoch(event)
 
     def _advance(self, event: certify.Progress) -> None:
         if event.phase not in self.tasks:
             label = LABELS.get(event.phase, event.phase)
             if event.seconds is not None and event.seconds > 2:
                 self.errors.print(f"note: {label}: about {event.seconds:.0f} s (--no-attack skips it)", highlight=False)
-            self.tasks[event.phase] = self.bars.add_task(label, total=event.total)
+            self.tasks[event.phase] = self.bars.add_task(label, total=event.total, loss="")
         self.bars.update(self.tasks[event.phase], completed=event.done, total=event.total)
         if event.done >= event.total:
             self.bars.remove_task(self.tasks.pop(event.phase))
+
+    def _started(self, event: train.Started) -> None:
+        self.steps_per_epoch, self.epochs = event.steps_per_epoch, event.epochs
+        done = 0 if event.resumed_at is None else event.resumed_at[0] * event.steps_per_epoch + event.resumed_at[1]
+        if done:
+            self.errors.print(
+                f"note: going on from the checkpoint, {done} of {event.total_steps} steps done", highlight=False
+            )
+        self.tasks["train"] = self.bars.add_task("training", total=event.total_steps, completed=done, loss="")
+        self.errors.print(Text(COLUMNS, style="dim"))
+
+    def _steps(self, event: train.Batch) -> int:
+        return (event.epoch - 1) * self.steps_per_epoch + event.step
+
+    def _epoch(self, event: train.Epoch) -> None:
+        r = event.record
+        self.bars.update(self.tasks["train"], completed=int(r["epoch"]) * self.steps_per_epoch)
+        every = 1 if self.errors.is_terminal else max(1, self.epochs // 20)
+        if int(r["epoch"]) % every and int(r["epoch"]) != self.epochs:
+            return
+        held = "".join(f"{100 * r[k]:9.2f} %" if k in r else f"{'–':>11}" for k in ("held_natural", "held_certified"))
+        line = f"{int(r['epoch']):>4}/{self.epochs:<4}{r['eps']:9.6f}{r['natural']:9.3f}{r['robust']:9.3f}"
+        line += f"{r['tightness']:8.3f}{r['balance']:8.4f}{held}{r['seconds']:8.1f}"
+        self.errors.print(line, highlight=False, markup=False)
 
 
 def present(done: Done, style: str, out: Console) -> int:

@@ -14,6 +14,7 @@ from pipeline.network import Plan
 from pipeline.rules.rule import fold_floor, rule_for
 
 
+@torch.no_grad()
 def sites(plan: Plan, rounding: Outward) -> dict[int, Outward]:
     """What each operator may add, with the scale that a runtime may fold into its weights from the operator after it.
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline.workflow.certify import certify
+from pipeline.workflow.certification import certify
 from pipeline.workflow.events import Done, Event, Note
-from pipeline.workflow.inspect import Inspection, inspect
-from pipeline.workflow.retrain import retrain
+from pipeline.workflow.inspection import Inspection, inspect
+from pipeline.workflow.retraining import retrain
 
 __all__ = ["Done", "Event", "Inspection", "Note", "certify", "inspect", "retrain"]

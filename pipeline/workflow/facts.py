@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 
 from pipeline.arithmetic import Mode
 from pipeline.certify import PGD, Certification
-from pipeline.data import Dataset, Fitted
+from pipeline.data import Dataset, Fitted, without_folders
 from pipeline.graph import external, guard
 from pipeline.graph.digest import digests
 from pipeline.graph.parity import Parity
@@ -44,7 +44,9 @@ _ASSUMPTIONS: dict[Mode, tuple[str, ...]] = {
         "Not covered: TF32, bfloat16 and float16 fast modes, Winograd and FFT convolutions, INT8, TensorRT, faulty hardware.",
         "The float64 matrix products of this machine are IEEE operations in some order; a self-test ran before the bounds.",
     ),
-    "real": ("The float64 matrix products of this machine are IEEE operations in some order; libm errs by at most 4 ulp.",),
+    "real": (
+        "The float64 matrix products of this machine are IEEE operations in some order; libm errs by at most 4 ulp.",
+    ),
     "none": (),
 }
 
@@ -79,9 +81,7 @@ def model(subject: Subject) -> report.Model:
         file=subject.path.name,
         sha256=found.sha256,
         bytes=subject.path.stat().st_size,
-        external_data=tuple(
-            report.FileDigest(name=f.name, sha256=_sha256(f), bytes=f.stat().st_size) for f in beside
-        ),
+        external_data=tuple(report.FileDigest(name=f.name, sha256=_sha256(f), bytes=f.stat().st_size) for f in beside),
         structure_sha256=found.structure_sha256,
         weights_sha256=found.weights_sha256,
         ir_version=proto.ir_version,
@@ -115,12 +115,14 @@ def preprocessing(subject: Subject, fitted: Fitted, source: dict[str, str]) -> r
 def data(dataset: Dataset, evaluated: int, limit: int | None, seed: int, notes: Sequence[str] = ()) -> report.Data:
     """Which samples, of which part of what."""
     return report.Data(
-        uri=dataset.uri,
+        uri=without_folders(dataset.uri),
         part=dataset.part,
         sha256=dataset.digest,
         n_total=len(dataset),
         n_evaluated=evaluated,
-        selection=report.Selection(method="random" if limit else "all", seed=seed if limit else None, max_samples=limit),
+        selection=report.Selection(
+            method="random" if limit else "all", seed=seed if limit else None, max_samples=limit
+        ),
         class_names=dataset.class_names,
         notes=tuple(notes),
     )
@@ -162,6 +164,18 @@ def parity(measured: Parity) -> report.Parity:
     )
 
 
+def curves(history: Sequence[Mapping[str, float | int]]) -> tuple[dict[str, float | int | str | None], ...]:
+    """Epochs as a report keeps them: ``natural`` and ``certified`` are accuracies, held out where samples were held out."""
+    told: list[dict[str, float | int | str | None]] = []
+    for record in history:
+        row: dict[str, float | int | str | None] = dict(record)
+        row["natural_loss"], row["robust_loss"] = row.pop("natural", None), row.pop("robust", None)
+        for name in ("natural", "certified"):
+            row[name] = record.get(f"held_{name}", record.get(f"train_{name}"))
+        told.append(row)
+    return tuple(told)
+
+
 def samples(result: Certification, labels: np.ndarray, indices: np.ndarray) -> Samples:
     """The table of verdicts."""
     survived = [level.survived for level in result.levels if level.survived is not None]
@@ -185,7 +199,9 @@ def run(started: datetime, argv: Sequence[str], device: str, timings: dict[str, 
         **{name: _version(name) for name in ("torch", "onnx", "onnx2torch", "numpy")},
         "onnxruntime": _onnxruntime(),
     }
-    return Run(started=started.isoformat(timespec="seconds"), seconds=seconds, argv=tuple(argv), host=host, timings=timings)
+    return Run(
+        started=started.isoformat(timespec="seconds"), seconds=seconds, argv=tuple(argv), host=host, timings=timings
+    )
 
 
 def _onnxruntime() -> str:

@@ -61,10 +61,14 @@ def open_model(path: Path, settings: Settings) -> Subject:
     network = imported.network
     if len(network.outputs) != 1:
         names = ", ".join(shown(p.name) for p in network.outputs)
-        raise UsageError(f"a classifier has one output of logits; this file has {len(network.outputs)}: name it with --output {names}.")
+        raise UsageError(
+            f"a classifier has one output of logits; this file has {len(network.outputs)}: name it with --output {names}."
+        )
     if len(network.inputs) != 1:
         names = ", ".join(shown(p.name) for p in network.inputs)
-        raise InputRejected(f"certify and retrain take models with one input; this file has {len(network.inputs)}: {names}.")
+        raise InputRejected(
+            f"certify and retrain take models with one input; this file has {len(network.inputs)}: {names}."
+        )
     (port,) = network.inputs
     if not parity.batch_axis(network):
         raise InputRejected(

@@ -34,7 +34,9 @@ class Evidence:
     seconds: float
 
 
-def certify(model: Path, flags: Mapping[str, Any], *, report: Path | None = None, argv: Sequence[str] = ()) -> Iterator[Event]:
+def certify(
+    model: Path, flags: Mapping[str, Any], *, report: Path | None = None, argv: Sequence[str] = ()
+) -> Iterator[Event]:
     """Certify a file on a data set; the last event is ``Done``.
 
     ``flags`` are settings under the names of ``Settings``; what they leave open is settled by ``pipeline.toml``, the file's
@@ -130,6 +132,5 @@ def _refuse_unpromised(subject: Subject, settings: Settings) -> None:
     if convolutions:
         raise InputRejected(
             f"on CUDA, no option of ONNX Runtime 1.20 or newer rules out transform convolutions, and this model has "
-            f"{convolutions} Conv nodes: float32-any-order cannot be promised there. Use `--arithmetic real`, or `--provider cpu`."
+            f"{convolutions} Conv nodes: float32-any-order cannot be promised there. Use `--arithmetic real` or `--provider cpu`."
         )
-

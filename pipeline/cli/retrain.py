@@ -1,0 +1,97 @@
+"""``pipeline retrain``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.cli.options import (
+    data_options,
+    flags_of,
+    gate_options,
+    model_argument,
+    proof_options,
+    threat_options,
+)
+
+RECIPE = (
+    "recipe",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "warmup_start",
+    "warmup_length",
+    "reg_weight",
+    "init",
+    "bn",
+    "crop",
+    "flip",
+    "ibp_init",
+    "full_bn",
+    "tightness",
+    "balance",
+    "held_out",
+)
+
+
+@click.command("retrain")
+@model_argument
+@data_options
+@click.option("--test-data", metavar="URI", help="Certify on this; else the data's test part, else a tenth set aside.")
+@threat_options
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE", help="The new file.  [MODEL's name.certified.onnx]"
+)
+@click.option(
+    "--force", is_flag=True, help="Overwrite --out, and start anew where another configuration left a checkpoint."
+)
+@click.option(
+    "--recipe", metavar="NAME", help="shi2021, or vanilla-ibp: the same without the paper's three ideas.  [shi2021]"
+)
+@click.option("--epochs", type=int, metavar="N", help="The ramp of eps and the decays keep their share of the run.")
+@click.option("--batch-size", type=int, metavar="N")
+@click.option("--learning-rate", type=float, metavar="LR")
+@click.option("--warmup-start", type=int, metavar="EPOCH", help="The epoch in which eps leaves zero.")
+@click.option("--warmup-length", type=int, metavar="EPOCHS", help="Epochs in which eps grows to its full value.")
+@click.option(
+    "--init", type=click.Choice(["reinit", "keep"]), help="Draw weights anew, or start from the given.  [reinit]"
+)
+@click.option(
+    "--bn", type=click.Choice(["fold", "keep"]), help="Fold inserted BatchNorms, or keep them as nodes.  [fold]"
+)
+@click.option(
+    "--ibp-init/--no-ibp-init", default=None, help="Idea 1: an initialisation under which bounds do not explode."
+)
+@click.option("--full-bn/--no-full-bn", default=None, help="Idea 2: BatchNorm after every hidden layer.")
+@click.option("--tightness/--no-tightness", default=None, help="Idea 3, first regulariser.")
+@click.option("--balance/--no-balance", default=None, help="Idea 3, second regulariser.")
+@click.option("--reg-weight", type=float, metavar="LAMBDA", help="Weight of the regularisers at the start of the ramp.")
+@click.option("--crop", type=int, metavar="PIXELS", help="Random shifts in training.")
+@click.option("--flip/--no-flip", default=None, help="Random horizontal flips in training.")
+@click.option("--held-out", type=float, metavar="SHARE", help="Of the training data, to show progress on.  [0.1]")
+@proof_options
+@gate_options
+def command(model: Path, out: Path | None, force: bool, report: Path | None, style: str, **given: Any) -> int:
+    """Train the classifier in MODEL, an ONNX file, to be certifiable at eps, and write it back into the same graph.
+
+    \b
+    pipeline retrain model.onnx --data npz:train.npz --eps 8/255
+    pipeline retrain model.onnx --data torchvision:MNIST --eps 0.3 --epochs 30
+
+    The file written is then certified on data it was not trained on. Checkpoints lie in OUT.run: the same command goes on
+    where it was stopped, and trains nothing once it has finished.
+    """
+    from pipeline.cli.stop import stopping
+    from pipeline.cli.watch import Watch, consoles, present
+    from pipeline.workflow import retrain
+
+    flags = flags_of(given)
+    flags["retrain"] = {name: flags.pop(name) for name in RECIPE if name in flags}
+    standard, errors = consoles()
+    with stopping() as asked:
+        events = retrain(model, flags, out=out, force=force, report=report, argv=sys.argv[1:], should_stop=asked.is_set)
+        done = Watch(errors)(events)
+    return present(done, style, standard)

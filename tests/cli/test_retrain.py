@@ -1,0 +1,140 @@
+"""``pipeline retrain``: the file is the user's, trained; nothing is overwritten, nothing is trained twice, nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from pipeline.data import load
+from pipeline.graph.digest import digests
+from pipeline.report import read
+
+SHORT = ("--data", "digits", "--eps", "0.05", "--epochs", "4")
+
+
+def test_the_written_file_is_the_same_graph_and_certifies_by_its_own_metadata(pipeline, here):
+    code, out, err = pipeline("retrain", "model.onnx", *SHORT)
+    assert code == 0, err
+    assert "drawn anew" in err
+    assert "before" in out
+    before, after = here / "model.onnx", here / "model.certified.onnx"
+    assert digests(before).structure_sha256 == digests(after).structure_sha256
+    assert digests(before).weights_sha256 != digests(after).weights_sha256
+    report = read(here / "model.certified.report").result
+    assert report.model.sha256 == digests(after).sha256
+    assert report.training.parent_sha256 == digests(before).sha256
+    assert len(report.training.curves) == 4
+    code, out, err = pipeline("certify", "model.certified.onnx", "--format", "json")
+    assert code == 0, err
+    level = json.loads(out)["result"]["levels"]
+    assert [one["eps"] for one in level] == ["1/20"]
+    assert level[0]["certified"]["k"] == report.levels[0].certified.k
+
+    stamp = after.stat().st_mtime_ns
+    code, _, err = pipeline("retrain", "model.onnx", *SHORT)
+    assert code == 0
+    assert "nothing is trained" in err
+    assert after.stat().st_mtime_ns == stamp
+
+    code, _, err = pipeline("retrain", "model.onnx", *SHORT, "--seed", "1")
+    assert code == 2
+    assert "--force" in err
+    assert after.stat().st_mtime_ns == stamp
+
+
+def test_onnx_runtime_agrees_with_the_report_on_natural_accuracy(pipeline, here):
+    pipeline("retrain", "model.onnx", *SHORT, "--no-attack")
+    data = load("digits", part="test")
+    session = onnxruntime.InferenceSession(str(here / "model.certified.onnx"), providers=["CPUExecutionProvider"])
+    x = data.images.reshape(-1, 1, 8, 8).astype(np.float32)
+    (logits,) = session.run(None, {session.get_inputs()[0].name: x})
+    natural = read(here / "model.certified.report").result.levels[0].natural
+    assert natural.k == int((logits.argmax(1) == data.labels).sum())
+
+
+def test_bn_keep_writes_nodes(pipeline, here):
+    assert pipeline("retrain", "model.onnx", *SHORT, "--bn", "keep", "--no-attack")[0] == 0
+    nodes = [n.op_type for n in onnx.load(here / "model.certified.onnx").graph.node]
+    assert nodes.count("BatchNormalization") == 3
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--data", "digits"], "--eps"),
+        ([*SHORT, "--out", "model.onnx"], "--out"),
+        ([*SHORT, "--out", "taken.onnx"], "--force"),
+        ([*SHORT, "--out", "nowhere/x.onnx"], "folder"),
+        ([*SHORT, "--recipe", "magic"], "shi2021"),
+        ([*SHORT, "--fail-under", "certified@0.3=0.1"], "0.3"),
+    ],
+)
+def test_what_cannot_end_well_is_refused_before_training(pipeline, here, argv, says):
+    (here / "taken.onnx").write_bytes(b"someone's")
+    code, _, err = pipeline("retrain", "model.onnx", *argv)
+    assert code == 2, err
+    assert says in err
+    assert (here / "taken.onnx").read_bytes() == b"someone's"
+    assert not list(here.glob("*.run"))
+
+
+def test_a_gate_that_fails_still_leaves_file_and_report(pipeline, here):
+    code, _, _ = pipeline("retrain", "model.onnx", *SHORT, "--no-attack", "--fail-under", "natural=1")
+    assert code == 1
+    assert (here / "model.certified.onnx").exists()
+    assert read(here / "model.certified.report").result.verdict == "fail"
+
+
+def test_data_without_a_test_part_is_split_and_said(pipeline, here):
+    data = load("digits", part="train")
+    np.savez(here / "all.npz", x=data.images, y=data.labels)
+    code, _, err = pipeline(
+        "retrain", "model.onnx", "--data", "npz:all.npz", "--eps", "0.05", "--epochs", "2", "--no-attack"
+    )
+    assert code == 0, err
+    assert "set aside" in err
+    assert read(here / "model.certified.report").result.data.n_evaluated == round(len(data) / 10)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_stopped_run_goes_on_to_the_result_of_an_unstopped_one(pipeline, here, number, code):
+    argv = ["retrain", "model.onnx", "--data", "digits", "--eps", "0.05", "--epochs", "12", "--no-attack"]
+    process = subprocess.Popen([sys.executable, "-m", "pipeline", *argv], cwd=here, stderr=subprocess.PIPE, text=True)
+    # Training has begun once its folder is there; the first batches follow at once.
+    while not (here / "model.certified.onnx.run" / "key").exists() and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert not (here / "model.certified.onnx").exists()
+    assert (here / "model.certified.onnx.run" / "checkpoint.pt").exists()
+    again, _, err = pipeline(*argv)
+    assert again == 0, err
+    assert "checkpoint" in err
+    whole, _, err = pipeline(*argv, "--out", "whole.onnx")
+    assert whole == 0, err
+    stopped, unstopped = (digests(here / name).weights_sha256 for name in ("model.certified.onnx", "whole.onnx"))
+    assert stopped == unstopped
+
+
+def test_the_demo_runs_and_its_second_run_trains_nothing(pipeline, here, monkeypatch):
+    from pipeline import train
+
+    whole = train.recipe
+    monkeypatch.setattr(train, "recipe", lambda name, **given: whole(name, **given, epochs=2))
+    assert pipeline("demo", "--out", "shown")[0] == 0
+    assert (here / "shown" / "report" / "report.html").exists()
+    code, _, err = pipeline("demo", "--out", "shown")
+    assert code == 0
+    assert "nothing is trained" in err

@@ -1,0 +1,85 @@
+"""Imports run one way, and some packages are known to one room alone."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent / "pipeline"
+FILES = sorted(ROOT.rglob("*.py"))
+
+# Each room, and the rooms that it may know besides itself.
+MAY_IMPORT = {
+    "errors": set(),
+    "bounds": {"errors"},
+    "arithmetic": {"errors", "bounds"},
+    "ops": {"errors", "bounds"},
+    "network": {"errors", "bounds", "ops"},
+    "threat": {"errors", "bounds"},
+    "rules": {"errors", "bounds", "arithmetic", "ops", "network"},
+    "propagate": {"errors", "bounds", "arithmetic", "ops", "network", "threat", "rules"},
+    "certify": {"errors", "bounds", "arithmetic", "ops", "network", "threat", "rules", "propagate"},
+    "train": {"errors", "bounds", "arithmetic", "ops", "network", "threat", "rules", "propagate"},
+    "preprocess": {"errors", "ops", "network"},
+    "settings": {"errors", "arithmetic", "threat"},
+    "graph": {"errors", "ops", "network"},
+    "data": {"errors"},
+    "report": {"errors"},
+    "workflow": {
+        *("errors", "arithmetic", "network", "rules", "threat"),
+        *("certify", "train", "preprocess", "settings", "graph", "data", "report"),
+    },
+    "cli": {"errors", "arithmetic", "workflow", "report", "certify", "train"},
+    "__main__": {"cli"},
+    "__init__": set(),
+}
+ONLY_IN = {
+    "onnx2torch": ("graph/importer.py",),
+    "onnxruntime": ("graph/", "certify/"),
+    "onnx": ("graph/",),
+    "click": ("cli/",),
+    "matplotlib": ("report/",),
+    "jinja2": ("report/",),
+    "torchvision": ("data/",),
+}
+
+
+def imports(path: Path) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    here = room(path)
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] != "pipeline":
+            for package, allowed in ONLY_IN.items():
+                inside = str(path.relative_to(ROOT)).startswith(allowed)
+                assert parts[0] != package or inside, f"{path} imports {package}, which is known to {allowed} alone"
+            continue
+        known = [p for p in parts[1:2] if p in MAY_IMPORT]
+        assert set(known) <= MAY_IMPORT[here] | {here}, f"{here} may not import {name}"
+
+
+def test_the_law_can_fail():
+    assert "certify" not in MAY_IMPORT["train"]
+    assert "train" not in MAY_IMPORT["certify"]
+    assert imports(ROOT / "graph" / "importer.py").count("onnx2torch.onnx_graph.OnnxGraph") == 1
+
+
+def test_every_room_is_in_the_table():
+    assert {room(p) for p in FILES} == set(MAY_IMPORT)
