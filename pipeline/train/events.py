@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.network import Network
 from pipeline.train.full_bn import Placement
 
-Record = Mapping[str, float]
+Record = Mapping[str, int | float]
 """One epoch in numbers: see ``Epoch``."""
 
 

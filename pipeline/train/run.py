@@ -100,11 +100,15 @@ class Run:
             )
         return totals
 
-    def record(self, epoch: int, held: tuple[Tensor, Tensor] | None) -> dict[str, float]:
+    def record(self, epoch: int, held: tuple[Tensor, Tensor] | None) -> dict[str, int | float]:
         """The epoch in numbers (see ``Epoch``)."""
         *sums, samples = self.check(epoch)
         means = dict(zip(TERMS[:5], (s / self.steps_per_epoch for s in sums), strict=False))
-        found = {"epoch": epoch, "eps": self.eps[-1], "lambda": self.weights[-1] if self.phase.regularised else 0.0}
+        found: dict[str, int | float] = {
+            "epoch": epoch,
+            "eps": self.eps[-1],
+            "lambda": self.weights[-1] if self.phase.regularised else 0.0,
+        }
         found |= {"lr": self.rate} | means
         found |= {"train_natural": sums[5] / samples, "train_certified": sums[6] / samples}
         if held is not None and len(held[1]):

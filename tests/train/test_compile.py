@@ -1,0 +1,39 @@
+"""One training step is one graph: torch.compile enters it whole, in a process without the shape checks of this suite."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = """
+import torch
+from pipeline.propagate.crown import head
+from pipeline.train import insert
+from pipeline.train.objective import Phase, objective
+from tests.nets import residual_concat_net
+
+torch.set_num_threads(1)
+model = insert(residual_concat_net()).train()
+top, x, y = head(model.plan()), torch.rand(6, 3, 6, 6), torch.tensor([0, 1, 2, 3, 0, 1])
+steps = {True: torch.compile(objective, fullgraph=True, backend="aot_eager"), False: objective}
+phase, state, got = Phase(robust=True, tightness=True, balance=True), model.state_dict(), {}
+state = {k: v.clone() for k, v in state.items()}
+for compiled, step in steps.items():
+    for eps in (0.05, 0.1):
+        model.load_state_dict(state)
+        model.zero_grad()
+        terms = step(top, x, y, torch.tensor(eps), torch.tensor(0.3), phase=phase)
+        terms.loss.backward()
+        grads = [p.grad.clone() for p in model.parameters()]
+        got[compiled] = [terms.loss.detach(), terms.correct, *grads, *(b.clone() for b in model.buffers())]
+assert all(torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-5) for a, b in zip(got[True], got[False], strict=True))
+frames = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+assert frames == 1, f"{frames} graphs: another eps must not compile again"
+"""
+
+
+def test_a_step_with_a_sum_and_a_join_compiles_without_a_break() -> None:
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]

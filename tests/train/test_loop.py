@@ -1,0 +1,208 @@
+"""Whole runs on a few hundred points: events, resumption bit for bit, switches, refusals."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.data import Loader
+from pipeline.errors import Diverged, InputRejected, Preempted, UsageError
+from pipeline.network import Network
+from pipeline.ops import AffineBN, BatchNorm
+from pipeline.train import Batch, Epoch, Finished, Started, recipe, train
+from tests.nets import Drawing, conv_net, mlp
+
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+    ),
+]
+EPS = Fraction(1, 20)
+
+
+def data(network: Network, n: int = 96, classes: int = 4) -> tuple[Tensor, Tensor]:
+    """Points about one prototype a class."""
+    generator = torch.Generator().manual_seed(5)
+    shape = network.inputs[0].shape[1:]
+    y = torch.arange(n) % classes
+    prototypes = (torch.rand(classes, *shape, generator=generator) > 0.5).float() * 0.6 + 0.2
+    return (prototypes[y] + 0.05 * torch.randn(n, *shape, generator=generator)).clamp(0, 1), y
+
+
+def start(
+    network: Network,
+    *,
+    device: str = "cpu",
+    eps: Fraction = EPS,
+    settings: dict[str, Any] | None = None,
+    **options: Any,
+):
+    x, y = data(network)
+    fast = {"epochs": 4, "batch_size": 16, "warmup_start": 2, "warmup_length": 2, "learning_rate": 5e-3}
+    asked = recipe("shi2021", input_shape=x.shape[1:], n_train=len(x), **(fast | (settings or {})))
+    batches = Loader(x, y, batch_size=asked.batch_size, seed=asked.seed, device=device)
+    held = tuple(v[:32].to(device) for v in data(network, 48))
+    return train(network, batches, held, recipe=asked, eps=eps, device=device, **options)
+
+
+def outcome(network: Network, **options: Any) -> tuple[Network, list[dict[str, float]]]:
+    *_, last = start(network, **options)
+    assert isinstance(last, Finished)
+    return last.network, [{k: v for k, v in r.items() if k != "seconds"} for r in last.history]
+
+
+def same(a: Network, b: Network) -> bool:
+    mine, theirs = a.state_dict(), b.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_run_tells_what_it_does_and_learns(device: str) -> None:
+    network = mlp(12, 24, 16, 4)
+    before = copy.deepcopy(network)
+    events = list(start(network, device=device, settings={"epochs": 8, "batch_size": 8}))
+    first, *middle, last = events
+    assert isinstance(first, Started)
+    assert isinstance(last, Finished)
+    assert (first.total_steps, first.resumed_at, len(first.placements)) == (8 * 12, None, 3)
+    assert same(network, before)
+    assert sum(isinstance(e, Batch) for e in middle) == 8 * 12
+    records = [e.record for e in middle if isinstance(e, Epoch)]
+    assert list(last.history) == records
+    assert [r["epoch"] for r in records] == list(range(1, 9))
+    assert [r["robust"] > 0 for r in records] == [False] + [True] * 7
+    assert [r["eps"] for r in records[-4:]] == [float(EPS)] * 4
+    assert [r["lambda"] > 0 for r in records[:4]] == [True, True, False, False], "gone with the last batch of the ramp"
+    assert records[-1]["lambda"] == records[-1]["tightness"] == 0
+    assert records[-1]["held_certified"] > 0.9
+    assert records[-1]["held_natural"] >= records[-1]["held_certified"]
+    assert not last.network.training
+    assert all(p.device.type == "cpu" for p in last.network.parameters())
+    assert [type(s.op) for s in last.network.plan().steps] == [type(s.op) for s in network.plan().steps]
+
+
+@pytest.mark.parametrize("stops", [(3,), (6, 7), (1, 13, 22)], ids=str)
+def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path: Path, stops: tuple[int, ...]) -> None:
+    network = conv_net(bn=True)
+    whole, history = outcome(network)
+    taken = 0
+
+    def stop() -> bool:
+        nonlocal taken
+        taken += 1
+        return taken in stops
+
+    path = tmp_path / "run" / "checkpoint.pt"
+    for _ in stops:
+        with pytest.raises(Preempted, match="goes on"):
+            outcome(network, checkpoint=path, should_stop=stop)
+    resumed, again = outcome(network, checkpoint=path, should_stop=stop)
+    assert same(whole, resumed)
+    assert history == again
+
+
+def test_a_finished_run_trains_nothing_more(tmp_path: Path) -> None:
+    network, path = mlp(12, 9, 4), tmp_path / "checkpoint.pt"
+    trained, history = outcome(network, checkpoint=path)
+    events = list(start(network, checkpoint=path))
+    assert [type(e) for e in events] == [Started, Finished]
+    assert events[0].resumed_at == (4, 0)
+    assert same(events[-1].network, trained)
+    assert len(events[-1].history) == len(history)
+
+
+def test_another_run_s_checkpoint_is_refused(tmp_path: Path) -> None:
+    network, path = mlp(12, 9, 4), tmp_path / "checkpoint.pt"
+    outcome(network, checkpoint=path, identity={"data": "a" * 64})
+    for changed, told in (
+        ({"eps": Fraction(1, 10)}, "eps was 1/20 and is 1/10"),
+        ({"settings": {"tau": 0.4}}, r"recipe\.tau"),
+        ({"identity": {"data": "b" * 64}}, "data was"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            outcome(network, checkpoint=path, **({"identity": {"data": "a" * 64}} | changed))
+    with pytest.raises(UsageError, match="model was"):
+        outcome(mlp(12, 9, 4, seed=1), checkpoint=path, identity={"data": "a" * 64})
+
+
+def trained_form(events: Any) -> Network:
+    """The model while it trains, from inside the generator."""
+    next(events)
+    return events.gi_frame.f_locals["model"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "holds"),
+    [
+        ({"full_bn": False}, lambda m, f: not any(isinstance(x, AffineBN) for x in m.modules()) and not f["inserted"]),
+        ({"bn": "keep"}, lambda m, f: f["inserted"]),
+        ({"ibp_init": False}, lambda m, f: m.graph.n1.affine.weight.abs().max() <= 12**-0.5),
+        ({"tightness": False}, lambda m, f: f["loss"] == pytest.approx(f["natural"] + 0.5 * f["balance"])),
+        ({"balance": False}, lambda m, f: f["loss"] == pytest.approx(f["natural"] + 0.5 * f["tightness"])),
+        ({"tightness": False, "balance": False}, lambda m, f: f["loss"] == f["natural"] and f["tightness"] == 0),
+        ({"population_bn": True}, lambda m, f: True),
+        ({"warmup_length": 0}, lambda m, f: f["eps"] == 0),
+    ],
+    ids=str,
+)
+def test_each_idea_is_a_switch(settings: dict[str, Any], holds: Callable[[Network, dict[str, Any]], bool]) -> None:
+    network = mlp(12, 9, 8, 4)
+    model = trained_form(start(network, settings=settings))
+    trained, history = outcome(network, settings=settings)
+    assert holds(model, {**history[0], "inserted": trained.provenance.inserted})
+    x, _ = data(network)
+    assert trained(x).isfinite().all()
+
+
+def test_keeping_the_weights_keeps_the_function() -> None:
+    network = conv_net()
+    model = trained_form(start(network, settings={"init": "keep"}))
+    x, _ = data(network)
+    assert sum(isinstance(m, BatchNorm) for m in model.modules()) == 3
+    assert torch.allclose(model(x), network(x), atol=1e-4)
+    assert torch.allclose(model.graph.n5.bn.running_mean, model.graph.n5.bn.bias)
+
+
+def test_frozen_parameters_stay() -> None:
+    network = mlp(12, 9, 8, 4, bn=True)
+    why = {"n1.weight": "it lies behind a Cast", "n2.weight": "it lies behind a Cast"}
+    network = Network(network.graph, network.inputs, network.outputs, replace(network.provenance, frozen=why))
+    trained, _ = outcome(network)
+    for name in ("n1.weight", "n2.weight", "n2.running_mean"):
+        module, _, tensor = name.partition(".")
+        assert torch.equal(
+            getattr(getattr(trained.graph, module), tensor), getattr(getattr(network.graph, module), tensor)
+        )
+    assert not torch.equal(trained.graph.n4.weight, network.graph.n4.weight)
+
+
+def test_at_eps_zero_training_is_natural() -> None:
+    _, history = outcome(mlp(12, 9, 4), eps=Fraction(0))
+    assert all(r["robust"] == r["tightness"] == r["eps"] == 0 for r in history)
+    assert history[-1]["held_certified"] == history[-1]["held_natural"]
+
+
+@pytest.mark.parametrize("model", [mlp(12, 9, 4), mlp(12, 9, 4, bn=True)])
+def test_a_loss_that_is_not_finite_ends_the_run(model: Network) -> None:
+    with pytest.raises(Diverged, match="learning rate"):
+        outcome(model, settings={"learning_rate": 1e30, "full_bn": False})
+
+
+def test_what_cannot_be_trained_is_refused() -> None:
+    d = Drawing()
+    x = d(nn.Linear(6, 4), d.input(6))
+    with pytest.raises(InputRejected, match="one output"):
+        next(start(d.finish(x, d(nn.ReLU(), x), shapes=((None, 4), (None, 4)))))
+    network = mlp(12, 9, 4)
+    why = dict.fromkeys(network.provenance.weights, "quantised")
+    with pytest.raises(InputRejected, match="frozen"):
+        next(start(Network(network.graph, network.inputs, network.outputs, replace(network.provenance, frozen=why))))
