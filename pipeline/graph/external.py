@@ -32,7 +32,7 @@ def is_external(tensor: onnx.TensorProto) -> bool:
     return tensor.data_location == onnx.TensorProto.EXTERNAL
 
 
-def item_size(data_type: int) -> float:
+def item_size(data_type: int) -> int | float:
     """Bytes an element takes in raw data; 0 where it has none (strings, unknown types)."""
     if data_type in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4):
         return 0.5

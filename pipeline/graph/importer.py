@@ -22,7 +22,7 @@ from pipeline.graph import guard, lower_layers, lower_pools, lower_shapes, parit
 from pipeline.graph.builder import Builder
 from pipeline.graph.draft import Node
 from pipeline.graph.lower import LOWERINGS, Item, Unsupported, lower
-from pipeline.graph.names import shown
+from pipeline.graph.names import listed, shown
 from pipeline.graph.normalise import OPSET, Normalised, normalise
 from pipeline.graph.parity import Parity
 from pipeline.network import Network, Origin, Port
@@ -74,6 +74,11 @@ def _attempt(
             f"The imported network must run; it fails with: {shown(str(error), 300)}. Export the model at opset 17."
         )
     notes = list(normal.notes)
+    held = {t.name for t in model.graph.initializer}
+    if model.ir_version >= 4 and (shared := [i.name for i in model.graph.input if i.name in held]):
+        notes.append(
+            f"a caller may override weights that are inputs too: {listed(shared, 3)}; the file's own were imported"
+        )
     if normal.free_batch and session.fixed_batch == 1:
         notes.append("the file fixes a batch of 1; the network takes any, and was compared one sample at a time")
     return Imported(network, model, normal, measured, tuple(notes))

@@ -58,7 +58,7 @@ def _gemm(draft: Draft, node: Node) -> list[Node]:
         return [*nodes, *_plus(draft, node, nodes, product, c, beta)]
     weight = _scaled(draft, b if node.attributes.get("transB", 0) else _transposed(draft, b), alpha)
     size = draft.constants[weight].shape[0]
-    if c and (bias := _as_bias(draft, c, size, scale=beta)):
+    if c and beta != 0.0 and (bias := _as_bias(draft, c, size, scale=beta)):
         return [*nodes, Node("Gemm", [a, weight, bias], node.outputs, {"transB": 1})]
     if not c or beta == 0.0:
         return [*nodes, Node("Gemm", [a, weight], node.outputs, {"transB": 1})]

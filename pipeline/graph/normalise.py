@@ -147,14 +147,15 @@ def fold(draft: Draft, model: onnx.ModelProto, probes: Probes) -> None:
             draft.constants[name] = single
             draft.sources[name] = Source(None, reason="computed from the batch size")
             draft.shapes[name] = tuple(single.shape)
+    draft.nodes = [n for n in draft.nodes if not all(v in draft.constants or not v for v in n.outputs)]
     for node in draft.nodes:
         wanted = node.input(1)
         if node.op_type in ("Reshape", "Expand") and kinds.get(wanted) == "shape" and wanted not in draft.constants:
-            inputs = [v[node.inputs[0]].shape for v in probes.values]
+            x = node.inputs[0]
+            inputs = [np.shape(draft.constants[x] if x in draft.constants else v[x]) for v in probes.values]
             targets = [[int(d) for d in v[wanted]] for v in probes.values]
             node.inputs[1] = draft.constant(np.array(batch.symbolic(node.op_type, inputs, targets), np.int64))
             node.attributes.pop("allowzero", None)
-    draft.nodes = [n for n in draft.nodes if not all(v in draft.constants or not v for v in n.outputs)]
     draft.substitute({n: first for n, first in tied.items() if n != first})
 
 

@@ -88,20 +88,20 @@ def check_bombs(model: onnx.ModelProto) -> None:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except Exception:  # inference failing is no verdict: the run decides
         return
+    producers = {v: n.op_type for n in model.graph.node for v in n.output}
     for info in inferred.graph.value_info:
-        kind = info.type.tensor_type
+        made_by = producers.get(info.name, "node")
         size = 4
-        for dim in kind.shape.dim:
+        for dim in info.type.tensor_type.shape.dim:
             size *= max(1, dim.dim_value)
         if size > _MAX_BYTES * 16:
             raise InputRejected(
-                f"A value takes at most {_MAX_BYTES * 16} bytes a sample; '{info.name}' would take {size}. The file is hostile"
-                " or holds a wrong shape."
+                f"A value takes at most {_MAX_BYTES * 16} bytes a sample; one of a {made_by} would take {size}. The file is"
+                " hostile or holds a wrong shape."
             )
-        producer = next((n for n in model.graph.node if info.name in n.output), None)
-        if producer is not None and producer.op_type in _GENERATORS and size > _MAX_BYTES:
+        if made_by in _GENERATORS and size > _MAX_BYTES:
             raise InputRejected(
-                f"A node makes at most {_MAX_BYTES} bytes out of nothing; a {producer.op_type} would make {size}."
+                f"A node makes at most {_MAX_BYTES} bytes out of nothing; a {made_by} would make {size}."
                 " The file is hostile or holds a wrong shape."
             )
 

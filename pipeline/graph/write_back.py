@@ -169,15 +169,21 @@ def _sidecar(source: Path, written: Path, patch: Patch) -> None:
     tensors = [t for t in external.tensors(patch.model) if external.is_external(t)]
     if not tensors:
         return
-    places = {external.location(t)[0] for t in tensors}
+    entries = {t.name: {e.key: e.value for e in t.external_data} for t in tensors}
+    one_file = len({e["location"] for e in entries.values()}) == 1
     data, name = bytearray(), written.name + ".data"
-    for tensor in tensors:
-        _, offset, _ = external.location(tensor) if tensor.name not in patch.external else (None, _offset(tensor), None)
+
+    def grown(tensor: onnx.TensorProto) -> bool:
+        length = entries[tensor.name].get("length")
+        return length is not None and int(length) < len(patch.external.get(tensor.name, b""))
+
+    # What grew no longer fits where it was, and goes to the end.
+    for tensor in sorted(tensors, key=grown):
         content = patch.external.get(tensor.name)
         if content is None:
             content = external.read(tensor, source.parent)
-        if len(places) > 1:
-            offset = -(-len(data) // 64) * 64
+        kept = one_file and not grown(tensor)
+        offset = int(entries[tensor.name].get("offset", 0)) if kept else -(-len(data) // 64) * 64
         data.extend(b"\0" * max(0, offset + len(content) - len(data)))
         data[offset : offset + len(content)] = content
         del tensor.external_data[:]
@@ -185,10 +191,6 @@ def _sidecar(source: Path, written: Path, patch: Patch) -> None:
             tensor.external_data.add(key=key, value=value)
     patch.changes.append(f"external data moved to '{shown(name)}'")
     _write(written.with_name(name), bytes(data))
-
-
-def _offset(tensor: onnx.TensorProto) -> int:
-    return int(next((e.value for e in tensor.external_data if e.key == "offset"), 0))
 
 
 def _write(path: Path, data: bytes) -> None:
