@@ -182,3 +182,8 @@ def _constant(attributes: Attributes) -> np.ndarray:
     if kind == "value":
         return numpy_helper.to_array(value)
     return np.asarray(value, dtype={"f": np.float32, "i": np.int64}.get(kind.removeprefix("value_")[0], object))
+
+
+def filled(array: np.ndarray) -> bool:
+    """Whether all entries are the same number: tensors that an exporter merged because they are equal, not because tied."""
+    return bool(array.size > 0 and (array == array.flat[0]).all())

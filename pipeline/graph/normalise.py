@@ -15,7 +15,7 @@ import onnx
 
 from pipeline.errors import UsageError
 from pipeline.graph import batch, linear
-from pipeline.graph.draft import Draft, Node, Source, drafted
+from pipeline.graph.draft import Draft, Node, Source, drafted, filled
 from pipeline.graph.names import listed, neutralise, shown
 from pipeline.graph.probe import Probes, dependence, probe
 from pipeline.network import Origin
@@ -180,7 +180,7 @@ def _folded(draft: Draft, node: Node, array: np.ndarray) -> Source:
     if first not in draft.sources or first not in draft.constants:
         return Source(None, reason=f"computed by {node.op_type}", reads=reads)
     source, held = draft.sources[first], draft.constants[first]
-    if node.op_type == "Identity" and source.initializer is not None and not source.steps and _filled(array):
+    if node.op_type == "Identity" and source.initializer is not None and not source.steps and filled(array):
         # An exporter that merges equal tensors leaves an Identity for each: all those zeros and ones are not one weight.
         return Source(draft.origins[node.output].output)
     if node.op_type == "Identity" or (node.op_type == "Cast" and held.dtype == array.dtype):
@@ -192,10 +192,6 @@ def _folded(draft: Draft, node: Node, array: np.ndarray) -> Source:
         return source.after(("reshape", tuple(held.shape)))
     what = f"behind {node.op_type}" if not others else f"computed by {node.op_type} from other constants"
     return Source(None, reason=what, reads=reads)
-
-
-def _filled(array: np.ndarray) -> bool:
-    return bool(array.size > 0 and (array == array.flat[0]).all())
 
 
 def drop(draft: Draft) -> None:

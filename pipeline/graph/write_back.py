@@ -19,6 +19,7 @@ from torch import nn
 
 from pipeline.errors import Contradiction, EnvironmentFailure, InputRejected, PipelineError, UsageError
 from pipeline.graph import external, guard, importer, parity, runtime
+from pipeline.graph.draft import filled
 from pipeline.graph.names import shown
 from pipeline.graph.parity import Parity
 from pipeline.graph.patch import Patch
@@ -86,6 +87,17 @@ def _values(patch: Patch, network: Network, reference: Network, model: onnx.Mode
             continue
         written[weight.initializer] = array
         patch.set(weight.initializer, held[weight.initializer], array)
+    _keep_copies(patch, model, held, set(written))
+
+
+def _keep_copies(patch: Patch, model: onnx.ModelProto, held: dict[str, np.ndarray], written: set[str]) -> None:
+    """What an Identity copies of a merged tensor that was trained keeps its own value, as the import read it."""
+    roots: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.op_type == "Identity" and node.output[0] in held:
+            copy_of = roots.setdefault(node.output[0], roots.get(node.input[0], node.input[0]))
+            if copy_of in written and node.output[0] not in written and filled(held[copy_of]):
+                patch.set(node.output[0], held[node.output[0]], held[node.output[0]])
 
 
 def _biases(patch: Patch, network: Network, reference: Network) -> None:

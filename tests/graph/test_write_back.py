@@ -242,6 +242,25 @@ def test_external_data_stays_external_at_its_offsets(tmp_path: Path) -> None:
     assert digests(out).sha256 != digests(path).sha256
 
 
+def test_copies_of_a_merged_tensor_keep_their_value_when_it_is_trained(tmp_path: Path) -> None:
+    held = {"w": weights(4, 4), "ones": np.ones(4, np.float32), "m": weights(4)}
+    nodes = [
+        node("Identity", ["ones"], ["v1"]),
+        node("Identity", ["v1"], ["s2"]),
+        node("Gemm", ["x", "w"], ["a"]),
+        node("BatchNormalization", ["a", "ones", "m", "m", "v1"], ["b"]),
+        node("Mul", ["b", "s2"], ["y"]),
+    ]
+    path = saved(tmp_path, model(nodes, ["batch", 4], held))
+    network = load(path).network
+    with torch.no_grad():
+        network.graph.get_parameter("n1.weight").mul_(3.0)
+    changes = write_back(path, network, tmp_path / "out.onnx", metadata={}).changes
+    assert [c.split(" ")[0] for c in changes] == ["initializer", "Identity", "Identity"]
+    after = {t.name: numpy_helper.to_array(t) for t in onnx.load(tmp_path / "out.onnx").graph.initializer}
+    assert {n: float(after[n][0]) for n in ("ones", "v1", "s2")} == {"ones": 3.0, "v1": 1.0, "s2": 1.0}
+
+
 def test_old_metadata_is_kept_and_ours_replaced(tmp_path: Path) -> None:
     made = mlp()
     made.metadata_props.add(key="author", value="someone")
