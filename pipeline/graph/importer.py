@@ -66,7 +66,9 @@ def _attempt(
 ) -> Imported | InputRejected:
     """One import, with the batch made free or as the file has it; what fails for a free batch may hold without."""
     normal = normalise(model, output=output, free_batch=free)
-    network = convert(normal, model, output)
+    # Modules draw initial weights before they get the file's: a seed set by the caller must mean the same afterwards.
+    with torch.random.fork_rng(devices=[]):
+        network = convert(normal, model, output)
     try:
         measured = parity.compare(session, network, parity.points(network, real))
     except (RuntimeError, ValueError, IndexError) as error:

@@ -258,6 +258,23 @@ def test_points_beside_a_step_are_left_out_and_counted(tmp_path: Path) -> None:
     assert any(isinstance(m, ops.Sign) for m in network.modules())
 
 
+def test_an_import_leaves_random_numbers_alone(tmp_path: Path) -> None:
+    path = saved(tmp_path, mlp())
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    load(path)
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_weights_that_are_inputs_too_are_noted(tmp_path: Path) -> None:
+    made = mlp()
+    made.graph.input.append(onnx.helper.make_tensor_value_info("w1", 1, [6, 5]))
+    imported = load(saved(tmp_path, made))
+    assert [p.name for p in imported.network.inputs] == ["x"]
+    assert any("override weights that are inputs too: 'w1'" in n for n in imported.notes)
+
+
 def test_real_inputs_are_compared_too(tmp_path: Path) -> None:
     path = saved(tmp_path, mlp())
     assert load(path, real_inputs=weights(20, 6)).parity.points == 32
