@@ -36,10 +36,13 @@ def test_vanilla_lacks_the_three_ideas_and_nothing_else() -> None:
     assert not plain.regularised
 
 
-@pytest.mark.parametrize(("epochs", "ramp", "decays"), [(35, 10, (25, 30)), (10, 3, (7, 9)), (1, 1, (1, 1))])
-def test_a_run_of_another_length_keeps_its_shares(epochs: int, ramp: int, decays: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("epochs", "start", "ramp", "decays"),
+    [(140, 1, 40, (100, 120)), (35, 2, 10, (25, 30)), (10, 2, 3, (7, 9)), (2, 2, 1, (1, 2)), (1, 1, 1, (1, 1))],
+)
+def test_a_run_of_another_length_keeps_its_shares(epochs: int, start: int, ramp: int, decays: tuple[int, ...]) -> None:
     scaled = recipe("shi2021", input_shape=(1, 28, 28), n_train=60_000, epochs=epochs)
-    assert (scaled.warmup_length, scaled.decay_epochs) == (ramp, decays)
+    assert (scaled.warmup_start, scaled.warmup_length, scaled.decay_epochs) == (start, ramp, decays)
     given = recipe("shi2021", input_shape=(1, 28, 28), n_train=60_000, epochs=30, warmup_length=10, decay_epochs=(1,))
     assert (given.warmup_length, given.decay_epochs) == (10, (1,))
 
