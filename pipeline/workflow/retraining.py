@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,27 +19,16 @@ from pipeline.graph.digest import digests
 from pipeline.graph.write_back import write_back
 from pipeline.network import Network
 from pipeline.preprocess import without_normalisation
-from pipeline.report.write import replace_atomically
 from pipeline.settings import Settings, metadata_of, settle
 from pipeline.train import Recipe
 from pipeline.workflow import facts
 from pipeline.workflow.certification import Evidence, conclude, examine
 from pipeline.workflow.events import Done, Event, Note
+from pipeline.workflow.runs import Finished, RunFolder
 from pipeline.workflow.subject import Subject, device_of, metadata, need_data, open_model, test_part, to_inputs
 
 ASIDE = 0.1
 """The share of a data set without a test part that is set aside for certification, never trained on."""
-
-
-@dataclass(frozen=True)
-class Finished:
-    """What a finished run left beside its file: enough to certify that file again without training."""
-
-    key: str
-    """Digest of the configuration that led to the file."""
-    written_sha256: str
-    changes: tuple[str, ...]
-    curves: tuple[dict[str, float | int], ...]
 
 
 def retrain(
@@ -65,8 +53,8 @@ def retrain(
             "--eps is missing, and neither pipeline.toml nor the file says it: which radius, such as --eps 8/255?"
         )
     out = out or model.with_name(f"{model.stem}.certified.onnx")
-    run = Path(f"{out}.run")
-    _check_target(model, out, run, force)
+    run = RunFolder(out)
+    _check_target(model, run, force)
     gates = [reports.parse_gate(text) for text in settings.fail_under]
     whole = [gate for gate in gates if gate.label is None]
     reports.check_gates(whole, eps=[str(e) for e in settings.eps], labels=(), attacked=settings.attack)
@@ -79,13 +67,13 @@ def retrain(
     images = to_inputs(training, subject, settings)
     recipe = _recipe(subject, images, settings)
     key = _key(subject, training, recipe, settings)
-    finished = _finished(run, out, key)
+    finished = run.finished(key)
     if out.exists() and finished is None and not force:
         raise UsageError(
             f"{out} exists and this command did not finish it; name another --out, or overwrite it with --force."
         )
     if force and finished is None:
-        _forget(run, key)
+        run.forget_others(key)
     for note in (*subject.imported.notes, *_announced(subject, recipe)):
         yield Note(note)
 
@@ -97,7 +85,7 @@ def retrain(
             model, without_normalisation(network), out, metadata=_metadata(subject, recipe, settings, aside)
         )
         finished = Finished(key, digests(out).sha256, written.changes, curves)
-        _remember(run, finished)
+        run.remember(finished)
     else:
         yield Note(
             f"{out.name} is what this command wrote when it finished: nothing is trained, and it is certified again"
@@ -125,13 +113,14 @@ def retrain(
     yield Done(described, folder, out, finished.changes)
 
 
-def _check_target(model: Path, out: Path, run: Path, force: bool) -> None:
+def _check_target(model: Path, run: RunFolder, force: bool) -> None:
     """Before any work: the file may be written where it was asked for. Raises UsageError."""
+    out = run.out
     if out.resolve() == model.resolve():
         raise UsageError(f"--out is the file that is retrained, {model}; name another.")
     if not out.parent.is_dir():
         raise UsageError(f"--out {out} lies in a folder that does not exist; make {out.parent} first.")
-    if out.exists() and not force and not (run / "finished.json").exists():
+    if out.exists() and not force and not run.record.exists():
         raise UsageError(f"{out} exists; name another --out, or overwrite it with --force.")
 
 
@@ -164,39 +153,6 @@ def _key(subject: Subject, training: Dataset, recipe: Recipe, settings: Settings
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _finished(run: Path, out: Path, key: str) -> Finished | None:
-    """What the same command left when it finished, if the file is still the one it wrote."""
-    try:
-        told = json.loads((run / "finished.json").read_text("utf-8"))
-        found = Finished(told["key"], told["written_sha256"], tuple(told["changes"]), tuple(told["curves"]))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UsageError(f"{run / 'finished.json'} is not what a run leaves; remove {run} to start anew.") from None
-    if found.key != key or not out.exists() or digests(out).sha256 != found.written_sha256:
-        return None
-    return found
-
-
-def _remember(run: Path, finished: Finished) -> None:
-    told = {
-        "key": finished.key,
-        "written_sha256": finished.written_sha256,
-        "changes": finished.changes,
-        "curves": finished.curves,
-    }
-    run.mkdir(parents=True, exist_ok=True)
-    replace_atomically(run / "finished.json", (json.dumps(told, indent=1) + "\n").encode())
-
-
-def _forget(run: Path, key: str) -> None:
-    """With --force, a checkpoint of another configuration makes way; one of the same goes on."""
-    marker = run / "key"
-    if not marker.is_file() or marker.read_text("utf-8") != key:
-        for name in ("checkpoint.pt", "finished.json"):
-            (run / name).unlink(missing_ok=True)
-
-
 def _announced(subject: Subject, recipe: Recipe) -> list[str]:
     """What training is about to do to the model, said before it starts and kept in the report."""
     told = [f"recipe {recipe.name}: {recipe.epochs} epochs, batch {recipe.batch_size}, seed {recipe.seed}"]
@@ -218,7 +174,7 @@ def _train(
     images: Fitted,
     recipe: Recipe,
     settings: Settings,
-    run: Path,
+    run: RunFolder,
     key: str,
     should_stop: Callable[[], bool],
 ) -> Generator[Any, None, tuple[Network, tuple[dict[str, float | int], ...]]]:
@@ -243,8 +199,7 @@ def _train(
         layout=images.layout,
     )
     aside = (torch.from_numpy(images.images[held]).to(device), torch.from_numpy(images.labels[held]).to(device))
-    run.mkdir(parents=True, exist_ok=True)
-    replace_atomically(run / "key", key.encode())
+    run.begin(key)
     assert settings.eps is not None
     events = train.train(
         subject.network,
@@ -255,7 +210,7 @@ def _train(
         low=images.value_range[0],
         high=images.value_range[1],
         device=device,
-        checkpoint=run / "checkpoint.pt",
+        checkpoint=run.checkpoint,
         identity={"run": key},
         should_stop=should_stop,
     )

@@ -1,0 +1,69 @@
+"""What a run leaves beside the file it writes: a checkpoint while it trains, and at the end what it did."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pipeline.errors import UsageError
+from pipeline.graph.digest import digests
+from pipeline.report.write import replace_atomically
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Enough to certify a written file again without training."""
+
+    key: str
+    """Digest of the configuration that led to the file."""
+    written_sha256: str
+    changes: tuple[str, ...]
+    curves: tuple[dict[str, float | int], ...]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder ``<out>.run`` of the file ``out``."""
+
+    out: Path
+
+    @property
+    def path(self) -> Path:
+        return Path(f"{self.out}.run")
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint.pt"
+
+    @property
+    def record(self) -> Path:
+        return self.path / "finished.json"
+
+    def begin(self, key: str) -> None:
+        """Make the folder and say whose it is."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        replace_atomically(self.path / "key", key.encode())
+
+    def remember(self, finished: Finished) -> None:
+        """Keep what was done."""
+        replace_atomically(self.record, (json.dumps(asdict(finished), indent=1) + "\n").encode())
+
+    def finished(self, key: str) -> Finished | None:
+        """What the same command left when it finished, if the file is still the one it wrote. Raises UsageError."""
+        try:
+            told = json.loads(self.record.read_text("utf-8"))
+            found = Finished(told["key"], told["written_sha256"], tuple(told["changes"]), tuple(told["curves"]))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UsageError(f"{self.record} is not what a run leaves; remove {self.path} to start anew.") from None
+        same = found.key == key and self.out.exists() and digests(self.out).sha256 == found.written_sha256
+        return found if same else None
+
+    def forget_others(self, key: str) -> None:
+        """What another configuration left makes way; a checkpoint of the same one stays."""
+        whose = self.path / "key"
+        if not whose.is_file() or whose.read_text("utf-8") != key:
+            for leftover in (self.checkpoint, self.record):
+                leftover.unlink(missing_ok=True)
