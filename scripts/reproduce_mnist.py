@@ -51,7 +51,18 @@ class Run:
 
     def command(self, data: Path, model: Path, out: Path) -> list[str]:
         eps, epochs, ramp = SETTINGS[self.setting]
-        run = ["--epochs", str(epochs), "--warmup-start", "2", "--warmup-length", str(ramp), "--held-out", "0", "--seed", str(self.seed)]
+        run = [
+            "--epochs",
+            str(epochs),
+            "--warmup-start",
+            "2",
+            "--warmup-length",
+            str(ramp),
+            "--held-out",
+            "0",
+            "--seed",
+            str(self.seed),
+        ]
         to = ["--data", f"npz:{data}", "--eps", eps, "--out", str(out), "--device", "cpu"]
         return [sys.executable, "-m", "pipeline", "retrain", str(model), *to, *run, *ARMS[self.arm]]
 

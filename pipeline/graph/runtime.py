@@ -13,6 +13,8 @@ from pipeline.errors import EnvironmentFailure, InputRejected
 from pipeline.graph.names import shown
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# TF32 is on by default on CUDA, and no certificate holds for it.
+_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
 _DTYPES = {
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,
@@ -92,7 +94,7 @@ def session(source: Path | str | bytes, *, provider: str = "cpu") -> Session:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     target = source if isinstance(source, bytes) else str(source)
     try:
-        inference = ort.InferenceSession(target, options, providers=[wanted])
+        inference = ort.InferenceSession(target, options, providers=[(wanted, _OPTIONS[provider])])
     except Exception as error:  # ONNX Runtime raises its own kinds, without a common base
         raise InputRejected(f"ONNX Runtime must be able to load the model; it says: {shown(str(error), 500)}") from None
     if inference.get_providers()[0] != wanted:
