@@ -19,10 +19,11 @@ from pipeline.errors import InputRejected, Preempted
 from pipeline.network import Network
 from pipeline.train import checkpoint as saved
 from pipeline.train.events import Batch, Epoch, Event, Finished, Started
-from pipeline.train.full_bn import fold, insert, placements, population_statistics_, start_from_statistics_
+from pipeline.train.full_bn import fold, insert, placements
 from pipeline.train.initialise import reinitialise_
 from pipeline.train.recipe import Recipe
 from pipeline.train.run import Run
+from pipeline.train.statistics import population_statistics_, start_from_statistics_
 
 
 @runtime_checkable
