@@ -169,8 +169,13 @@ class Cast(nn.Module):
         self.dtype = dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        # Between floats the walk's own precision wins: a float32 Cast must not narrow a float64 bound.
-        return x if self.dtype.is_floating_point and x.is_floating_point() else x.to(self.dtype)
+        # Between float32 and float64 the walk's own precision wins: a Cast must not narrow a float64 bound.
+        return x if self.keeps_precision and x.is_floating_point() else x.to(self.dtype)
+
+    @property
+    def keeps_precision(self) -> bool:
+        """Whether the target is a type that walks are made in; half precision and integers round."""
+        return self.dtype in (torch.float32, torch.float64)
 
     def extra_repr(self) -> str:
         return str(self.dtype)

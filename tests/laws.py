@@ -87,4 +87,4 @@ def points(op: nn.Module, inputs: list[Interval | Tensor], seed: int, draws: int
 
 def violation(box: Interval, y: Tensor) -> float:
     """By how much ``y`` leaves the box, at most; zero or negative where it lies inside, NaN where either is NaN."""
-    return float(torch.maximum(box.lower - y.detach(), y.detach() - box.upper).max())
+    return float(torch.maximum(box.lower - y, y - box.upper).detach().max())

@@ -10,7 +10,7 @@ from torch import nn
 
 from pipeline import ops
 from pipeline.bounds import Interval
-from pipeline.rules.rule import Example, Rearrange, Value, rule
+from pipeline.rules.rule import Affine, Example, Rearrange, Value, rule
 
 
 @rule(
@@ -21,7 +21,6 @@ from pipeline.rules.rule import Example, Rearrange, Value, rule
     ops.Slice,
     ops.Concat,
     ops.Pad,
-    ops.Cast,
     nn.Flatten,
     nn.Identity,
 )
@@ -33,8 +32,6 @@ class ShapeRule(Rearrange[nn.Module]):
             return "it moves the batch axis"
         if isinstance(op, ops.Pad) and not math.isfinite(op.value):
             return "it pads with an infinite value"
-        if isinstance(op, ops.Cast) and not op.dtype.is_floating_point:
-            return f"a Cast to {op.dtype} rounds"
         if isinstance(op, ops.Concat) and op.dim == 0:
             return "it joins along the batch"
         return None
@@ -65,6 +62,24 @@ class ShapeRule(Rearrange[nn.Module]):
         yield Example(ops.Pad((1, 2, 0, 1)), (image,))
         yield Example(ops.Pad((1, 1), value=-0.7), ((3, 9),))
         yield Example(ops.Pad((1, 1, 1, 1), mode="replicate"), (image,))
-        yield Example(ops.Cast(torch.float32), ((3, 9),))
         yield Example(nn.Flatten(), (image,))
         yield Example(nn.Identity(), ((3, 9),))
+
+
+@rule(ops.Cast)
+class CastRule(Affine[ops.Cast]):
+    """Between float32 and float64 the identity of real arithmetic; the deployed one may round once."""
+
+    def refuses(self, op: ops.Cast, abstract: tuple[bool, ...]) -> str | None:
+        return None if op.keeps_precision else f"a Cast to {str(op.dtype).removeprefix('torch.')} rounds"
+
+    def radius(self, op: ops.Cast, *xs: Value) -> torch.Tensor:
+        (x,) = xs
+        assert isinstance(x, Interval)
+        return x.radius
+
+    def deployed_terms(self, op: ops.Cast, terms: int, carried: int) -> int:
+        return 1
+
+    def examples(self) -> Iterator[Example]:
+        yield Example(ops.Cast(torch.float32), ((3, 9),))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -125,12 +126,16 @@ def _verdicts(
 
 
 def _refuse_unpromised(subject: Subject, settings: Settings) -> None:
-    """Raise InputRejected where no session option makes the promise of the mode true on the provider asked for."""
-    if settings.arithmetic != "float32-any-order" or settings.provider != "cuda":
-        return
+    """Raise InputRejected where nothing makes the promise of the mode true of this file on the provider asked for."""
     convolutions = sum(node.op_type == "Conv" for node in subject.imported.model.graph.node)
-    if convolutions:
+    if settings.arithmetic == "float32-any-order" and settings.provider == "cuda" and convolutions:
         raise InputRejected(
-            f"on CUDA, no option of ONNX Runtime 1.20 or newer rules out transform convolutions, and this model has "
+            "on CUDA, no option of ONNX Runtime 1.20 or newer rules out transform convolutions, and this model has "
             f"{convolutions} Conv nodes: float32-any-order cannot be promised there. Use `--arithmetic real` or `--provider cpu`."
+        )
+    factors = [f for w in subject.network.provenance.weights.values() for step, f in w.steps if step == "scale"]
+    if settings.arithmetic == "real" and any(abs(math.frexp(f)[0]) != 0.5 for f in factors):
+        raise InputRejected(
+            "a Gemm's alpha or beta was multiplied into its weights in float32, which exact arithmetic does not allow for; "
+            "the default `--arithmetic float32-any-order` covers it."
         )

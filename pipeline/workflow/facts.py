@@ -38,6 +38,7 @@ _STATEMENTS: dict[Mode, str] = {
     ),
     "none": "Bounds without any account of rounding, for comparisons of speed: nothing is certified.",
 }
+_FOLDED = "Expressions of constants alone have the values that ONNX Runtime gives them in float32."
 _ASSUMPTIONS: dict[Mode, tuple[str, ...]] = {
     "float32-any-order": (
         "Covered: ONNX Runtime on CPU with float32 kernels; CUDA with TF32 and transform convolutions off.",
