@@ -68,7 +68,7 @@ def retrain(
     recipe = _recipe(subject, images, settings)
     key = _key(subject, training, recipe, settings)
     finished = run.finished(key)
-    if out.exists() and finished is None and not force:
+    if out.exists() and finished is None and not force and not run.begun_by(key):
         raise UsageError(
             f"{out} exists and this command did not finish it; name another --out, or overwrite it with --force."
         )
@@ -120,7 +120,7 @@ def _check_target(model: Path, run: RunFolder, force: bool) -> None:
         raise UsageError(f"--out is the file that is retrained, {model}; name another.")
     if not out.parent.is_dir():
         raise UsageError(f"--out {out} lies in a folder that does not exist; make {out.parent} first.")
-    if out.exists() and not force and not run.record.exists():
+    if out.exists() and not force and not run.path.is_dir():
         raise UsageError(f"{out} exists; name another --out, or overwrite it with --force.")
 
 

@@ -61,9 +61,13 @@ class RunFolder:
         same = found.key == key and self.out.exists() and digests(self.out).sha256 == found.written_sha256
         return found if same else None
 
+    def begun_by(self, key: str) -> bool:
+        """Whether the same command has been here before: what it wrote, or was about to write, it may write again."""
+        whose = self.path / "key"
+        return whose.is_file() and whose.read_text("utf-8") == key
+
     def forget_others(self, key: str) -> None:
         """What another configuration left makes way; a checkpoint of the same one stays."""
-        whose = self.path / "key"
-        if not whose.is_file() or whose.read_text("utf-8") != key:
+        if not self.begun_by(key):
             for leftover in (self.checkpoint, self.record):
                 leftover.unlink(missing_ok=True)

@@ -45,6 +45,12 @@ def test_the_written_file_is_the_same_graph_and_certifies_by_its_own_metadata(pi
     assert "nothing is trained" in err
     assert after.stat().st_mtime_ns == stamp
 
+    (here / "model.certified.onnx.run" / "finished.json").unlink()  # as if killed after the file was written
+    code, _, err = pipeline("retrain", "model.onnx", *SHORT)
+    assert code == 0
+    assert digests(after).sha256 == report.model.sha256
+
+    stamp = after.stat().st_mtime_ns
     code, _, err = pipeline("retrain", "model.onnx", *SHORT, "--seed", "1")
     assert code == 2
     assert "--force" in err
