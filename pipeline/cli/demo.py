@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -37,7 +36,7 @@ def command(out: Path, eps: str, seed: int) -> int:
             {"data": "digits", "eps": eps, "seed": seed},
             force=True,
             report=out / "report",
-            argv=sys.argv[1:],
+            argv=("retrain", str(model), "--data", "digits", "--eps", eps),
             should_stop=asked.is_set,
         )
         done = Watch(errors)(events)

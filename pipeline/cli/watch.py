@@ -101,6 +101,8 @@ class Watch:
     def _epoch(self, event: train.Epoch) -> None:
         r = event.record
         self.bars.update(self.tasks["train"], completed=int(r["epoch"]) * self.steps_per_epoch)
+        if int(r["epoch"]) == self.epochs:
+            self.bars.remove_task(self.tasks.pop("train"))
         every = 1 if self.errors.is_terminal else max(1, self.epochs // 20)
         if int(r["epoch"]) % every and int(r["epoch"]) != self.epochs:
             return

@@ -52,6 +52,8 @@ def next_step(report: Report, *, here: bool = False) -> tuple[str, str | None]:
         return "A gate failed: retrain at its eps.", f"pipeline retrain {given} --eps {failed.eps}"
     if failed is not None:
         return "A gate failed: train longer, or give the model more width.", None
+    if report.kind == "retraining" and level.certified.k * RARE < level.certified.n:
+        return "Next to nothing is certified after training: give it more epochs, or a smaller eps.", None
     if report.kind == "retraining":
         return "Ship the new file, and certify it wherever it is built.", f"pipeline certify {command}"
     if not result.gates:

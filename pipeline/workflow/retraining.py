@@ -107,7 +107,8 @@ def retrain(
         notes=(*_announced(subject, recipe), *finished.changes),
     )
     result = conclude(after, gates, training_facts)
-    described = reports.Report.of("retraining", result, facts.run(started, argv, device_of(settings), {}))
+    settled = argv if "--out" in argv else (*argv, "--out", str(out))
+    described = reports.Report.of("retraining", result, facts.run(started, settled, device_of(settings), {}))
     folder = report or out.with_name(f"{out.stem}.report")
     reports.write(described, after.samples, folder)
     yield Done(described, folder, out, finished.changes)
