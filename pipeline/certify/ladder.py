@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -138,7 +139,7 @@ def _attack_all(
     correct: np.ndarray,
 ) -> Generator[Progress, None, tuple[list[np.ndarray], list[np.ndarray]]]:
     assert settings.attack is not None
-    network = network.to(settings.device)
+    network = copy.deepcopy(network).to(settings.device)
     alive, survived, points = correct.copy(), [], []
     found = images.copy()
     whole = int(correct.sum()) * len(balls)

@@ -25,6 +25,9 @@ from pipeline.workflow.events import Done, Event, Note
 from pipeline.workflow.subject import Subject, chosen, device_of, metadata, need_data, open_model, test_part, to_inputs
 
 
+SOFTMAX = "the file ends in a Softmax, which keeps the order of its inputs: margins are taken of those"
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """One certification, and everything that a result says of it."""
@@ -78,7 +81,8 @@ def examine(
     balls = [LinfBall(eps, *fitted.value_range) for eps in settings.eps or CURVE]
     labels = sorted(set(fitted.labels.tolist()))
     reports.check_gates(gates, eps=[str(b.eps) for b in balls], labels=labels, attacked=settings.attack)
-    for note in fitted.notes:
+    softmax = (SOFTMAX,) if subject.network.plan().before_softmax()[1] else ()
+    for note in (*fitted.notes, *softmax):
         yield Note(note)
     parity = subject.parity_on(fitted.images[:32])
     pgd = PGD(settings.attack_steps, settings.restarts, seed=settings.seed) if settings.attack else None
@@ -95,7 +99,7 @@ def examine(
         "levels": reports.levels(samples),
         "per_class": reports.per_class(samples),
         "samples": samples.described,
-        "warnings": tuple(reports.Caution(message=note) for note in subject.imported.notes),
+        "warnings": tuple(reports.Caution(message=note) for note in (*subject.imported.notes, *softmax)),
     }
     return Evidence(samples, fields, time.monotonic() - began)
 

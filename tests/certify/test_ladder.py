@@ -65,9 +65,10 @@ def test_without_an_attack_the_same_samples_are_certified_and_none_is_falsified(
         assert not (b.verdicts == Verdict.FALSIFIED).any()
 
 
-def test_a_chunk_more_or_less_changes_nothing():
+def test_neither_chunks_nor_the_device_change_a_verdict(device):
     network = nets.conv_net(seed=5)
-    whole, cut = run(network), run(network, settings=Settings(batch=3))
+    whole, cut = run(network), run(network, settings=Settings(batch=3, device=device))
+    assert next(network.parameters()).device.type == "cpu", "the caller's network stays where it was"
     for a, b in zip(whole.levels, cut.levels, strict=True):
         assert (a.verdicts == b.verdicts).all()
         assert np.allclose(a.margins, b.margins, rtol=1e-9, atol=1e-12)

@@ -93,6 +93,18 @@ def test_what_cannot_end_well_is_refused_before_training(pipeline, here, argv, s
     assert not list(here.glob("*.run"))
 
 
+def test_normalisation_outside_the_graph_is_trained_with_and_stays_outside(pipeline, here):
+    flags = ("--mean", "0.5", "--std", "0.25")
+    code, _, err = pipeline("retrain", "model.onnx", *SHORT, *flags, "--no-attack")
+    assert code == 0, err
+    assert digests(here / "model.onnx").structure_sha256 == digests(here / "model.certified.onnx").structure_sha256
+    code, out, err = pipeline("certify", "model.certified.onnx", "--no-attack", "--format", "json")
+    assert code == 0, err
+    result = json.loads(out)["result"]
+    assert result["preprocessing"]["std"] == [0.25]
+    assert result["levels"][0]["certified"]["k"] == read(here / "model.certified.report").result.levels[0].certified.k
+
+
 def test_a_gate_that_fails_still_leaves_file_and_report(pipeline, here):
     code, _, _ = pipeline("retrain", "model.onnx", *SHORT, "--no-attack", "--fail-under", "natural=1")
     assert code == 1

@@ -51,9 +51,9 @@ NETS = {
 }
 
 
-def region(network: Network, eps: str, seed: int, batch: int = 3) -> tuple[torch.Tensor, Interval]:
+def region(network: Network, eps: str, seed: int, batch: int = 3, device: str = "cpu") -> tuple[torch.Tensor, Interval]:
     shape = [d for d in network.inputs[0].shape if d is not None]
-    x = torch.rand(batch, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x = torch.rand(batch, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(device)
     return x, LinfBall(Fraction(eps)).box(x)
 
 
@@ -120,13 +120,13 @@ def test_an_affine_network_is_bounded_exactly():
 
 @pytest.mark.parametrize("rounding", [EXACT, REAL, FLOAT32], ids=["none", "real", "float32"])
 @pytest.mark.parametrize("name", NETS)
-def test_margins_fall_as_eps_grows_and_a_batch_equals_its_samples(name, rounding):
-    network = NETS[name](seed=7).in_float64()
+def test_margins_fall_as_eps_grows_and_a_batch_equals_its_samples(name, rounding, device):
+    network = NETS[name](seed=7).in_float64().to(device)
     bounds = MarginBounds(network, rounding)
-    labels = torch.tensor([0, 1, 2])
-    last = torch.full((3,), torch.inf, dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2], device=device)
+    last = torch.full((3,), torch.inf, dtype=torch.float64, device=device)
     for eps in ("0", "1/255", "2/255", "8/255", "0.3"):
-        _, box = region(network, eps, seed=8)
+        _, box = region(network, eps, seed=8, device=device)
         least = bounds.bounds(box, labels)
         assert bool((least <= last + 1e-9).all())
         last = least
@@ -136,10 +136,10 @@ def test_margins_fall_as_eps_grows_and_a_batch_equals_its_samples(name, rounding
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_modes_are_ordered(name):
-    network = NETS[name](seed=9).in_float64()
-    _, box = region(network, "8/255", seed=10)
-    labels = torch.tensor([0, 1, 2])
+def test_modes_are_ordered(name, device):
+    network = NETS[name](seed=9).in_float64().to(device)
+    _, box = region(network, "8/255", seed=10, device=device)
+    labels = torch.tensor([0, 1, 2], device=device)
     none, real, deployed = (MarginBounds(network, r).bounds(box, labels) for r in (EXACT, REAL, FLOAT32))
     assert bool((real <= none).all())
     assert bool((deployed <= real).all())
