@@ -24,7 +24,6 @@ from pipeline.workflow import facts
 from pipeline.workflow.events import Done, Event, Note
 from pipeline.workflow.subject import Subject, chosen, device_of, metadata, need_data, open_model, test_part, to_inputs
 
-
 SOFTMAX = "the file ends in a Softmax, which keeps the order of its inputs: margins are taken of those"
 
 
