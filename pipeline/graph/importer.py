@@ -25,6 +25,7 @@ from pipeline.graph.lower import LOWERINGS, Item, Unsupported, lower
 from pipeline.graph.names import listed, shown
 from pipeline.graph.normalise import OPSET, Normalised, normalise
 from pipeline.graph.parity import Parity
+from pipeline.graph.probe import check_bombs
 from pipeline.network import Network, Origin, Port
 
 _LOWERINGS = (lower_layers, lower_pools, lower_shapes)  # importing them registers what they lower
@@ -49,6 +50,7 @@ def load(path: Path | str, *, output: str | None = None, real_inputs: np.ndarray
     imported (the first node that differs is named), UsageError for an output that the file does not have.
     """
     model = guard.read(path)
+    check_bombs(model)  # before ONNX Runtime sees the file: it folds constants while loading
     session = runtime.session(Path(path))
     freed = _attempt(model, session, output, real_inputs, free=True)
     if isinstance(freed, Imported) and freed.parity.holds:

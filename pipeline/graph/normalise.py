@@ -90,6 +90,7 @@ def at_opset(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     if version == OPSET:
         return model, []
     _noop_axes(model)
+    axes = _reduced_axes(model)
     # The converter writes its own names into a copy; a value's name survives, which the tables rely on.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -98,6 +99,12 @@ def at_opset(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
         except Exception:  # an assertion inside C++: some operator has no form at opset 17
             return model, [f"opset {version} kept: an operator has no form at opset {OPSET}"]
     converted.ir_version = model.ir_version
+    for node in converted.graph.node:
+        if node.op_type.startswith("Reduce") and len(node.input) == 1 and node.output[0] in axes:
+            # onnx 1.21 loses axes that are stored as raw bytes.
+            kept = [a for a in node.attribute if a.name != "axes"]
+            del node.attribute[:]
+            node.attribute.extend([*kept, onnx.helper.make_attribute("axes", axes[node.output[0]])])
     return converted, []
 
 
@@ -119,6 +126,20 @@ def _noop_axes(model: onnx.ModelProto) -> None:
             kept = [a for a in node.attribute if a.name != "noop_with_empty_axes"]
             del node.attribute[:]
             node.attribute.extend(kept)
+
+
+def _reduced_axes(model: onnx.ModelProto) -> dict[str, list[int]]:
+    """The axes of reductions that take them as a constant input, by output value."""
+    constants = {t.name: t for t in model.graph.initializer}
+    constants |= {
+        n.output[0]: a.t for n in model.graph.node if n.op_type == "Constant" for a in n.attribute if a.HasField("t")
+    }
+    return {
+        node.output[0]: axes
+        for node in model.graph.node
+        if node.op_type.startswith("Reduce") and len(node.input) > 1 and node.input[1] in constants
+        if (axes := onnx.numpy_helper.to_array(constants[node.input[1]]).reshape(-1).tolist())
+    }
 
 
 def fold(draft: Draft, model: onnx.ModelProto, probes: Probes) -> None:

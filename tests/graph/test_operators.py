@@ -12,6 +12,7 @@ from onnx import TensorProto
 from torch import nn
 
 from pipeline import ops
+from pipeline.errors import InputRejected
 from pipeline.graph.importer import load
 from tests.graph.files import model, node, saved, weights
 
@@ -298,7 +299,12 @@ CASES: dict[str, onnx.ModelProto] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_lowered_operator_computes_what_onnx_runtime_computes(case: str, tmp_path: Path) -> None:
-    imported = load(saved(tmp_path, CASES[case]))
+    try:
+        imported = load(saved(tmp_path, CASES[case]))
+    except InputRejected as refusal:
+        if case == "average pool rounded up with pads" and "AveragePool" in str(refusal):
+            pytest.skip("this ONNX Runtime divides a window that hangs over the edge by another count, and is refused")
+        raise
     assert imported.parity.holds
     assert imported.parity.left_out == 0 or case in ("steps", "cast to whole numbers")
     if CASES[case].graph.input[0].type.tensor_type.shape.dim[0].dim_param:
