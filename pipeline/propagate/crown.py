@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -24,6 +25,8 @@ from pipeline.propagate.interval import IntervalWalk
 from pipeline.rules import Affine, rule_for
 from pipeline.threat import margin_form
 
+BATCHED = (AffineBN, *get_args(BatchNorm))
+"""Operators whose meaning depends on the batch while they train."""
 SOFTMAX_MARGIN = 2.0**-17
 """How far apart two logits must lie for any float32 Softmax to keep their order (exp within 16 ulp, p_y >= 1/K)."""
 
@@ -76,8 +79,7 @@ def margins(
     def visit(step: Step, form: LinearForm) -> Sequence[LinearForm | None] | None:
         rule = rule_for(step.op)
         # In training a BatchNorm's statistics are the batch's, which only the walk has seen: its own box is the frontier.
-        batched = isinstance(step.op, AffineBN | BatchNorm) and step.op.training
-        if not isinstance(rule, Affine) or batched:
+        if not isinstance(rule, Affine) or (isinstance(step.op, BATCHED) and step.op.training):
             return None
         arguments = (values[a] for a in step.args)
         return rule.pull_back(step.op, form, *(x for x in arguments if x is not None), rounding=rounding_at(step))
