@@ -68,4 +68,4 @@ def backward(
         for index, part in zip(step.args, pulled, strict=True):
             if part is not None:
                 pending[index] = part if index not in pending else merge(index, pending[index], part)
-    return frontier | pending
+    return {**frontier, **pending}

@@ -10,10 +10,14 @@ from pipeline.ops import AffineBN, Layer
 from pipeline.rules import Affine, rule_for
 
 
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""``Layer`` as a tuple: the dynamo of torch 2.6 cannot trace isinstance with a union."""
+
+
 def layer_of(op: nn.Module) -> Layer | None:
     """The layer with weights that an operator is, alone or joined with its BatchNorm; None for any other operator."""
     inner = op.affine if isinstance(op, AffineBN) else op
-    return inner if isinstance(inner, Layer) else None
+    return inner if isinstance(inner, LAYERS) else None
 
 
 def layers(plan: Plan) -> tuple[Step, ...]:

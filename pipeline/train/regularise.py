@@ -27,7 +27,7 @@ def regularisers(
     """
     before = [values[s.args[0]] for s in plan.steps if isinstance(s.op, nn.ReLU)]
     boxes = [v for v in before if isinstance(v, Lockstep)]
-    entering = next((values[s.args[0]] for s in first_layers(plan)), values[plan.inputs[0]])
+    entering = [*(values[s.args[0]] for s in first_layers(plan)), values[plan.inputs[0]]][0]
     assert isinstance(entering, Lockstep)
     if not boxes:
         zero = torch.zeros_like(entering.radius.mean())
