@@ -18,7 +18,7 @@ interval bound propagation, and linear forms pulled back from the logits are mar
     >>> from fractions import Fraction
     >>> from pipeline.arithmetic import rounding_of
     >>> from pipeline.graph.importer import load
-    >>> from pipeline.propagate.crown import MarginBounds
+    >>> from pipeline.propagate.margins import MarginBounds
     >>> from pipeline.threat import LinfBall
     >>> network = load("digits.onnx").network.in_float64()
     >>> x = torch.full((1, 1, 8, 8), 0.5, dtype=torch.float64)

@@ -8,8 +8,8 @@ Stability of Numerical Algorithms, Lemma 3.1), ``tiny = 2^-126``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -65,8 +65,8 @@ class Exact:
     def kernel_error(self, value: Tensor, roundings: int) -> Tensor | float:
         return 0.0
 
-    def refuse_unmeasured(self, operator: str) -> None:
-        return None
+    def kernel(self, operator: str, value: Tensor) -> Tensor | float:
+        return 0.0
 
     def merge(self, a: LinearForm, b: LinearForm, box: Interval) -> LinearForm:
         """The sum of two forms over the same value."""
@@ -74,15 +74,25 @@ class Exact:
 
     def minimum(self, form: LinearForm, box: Interval) -> Tensor:
         """``min over the box of <A, y> + d  =  <A, c> - <|A|, r> + d``, shape (rows, batch)."""
-        return form.const + _dot(form.coeff, box.center) - _dot(form.coeff.abs(), box.radius)
+        return form.const + dot(form.coeff, box.center) - dot(form.coeff.abs(), box.radius)
 
     def total(self, parts: Sequence[Tensor]) -> Tensor:
         """The sum of lower bounds."""
         return torch.stack(tuple(parts)).sum(0)
 
-    def shift(self, const: Tensor, coeff: Tensor, offset: Tensor, error: Tensor | None) -> Tensor:
-        """``const + <A, offset>``; ``error`` bounds what the operator's own evaluation may add, per output."""
-        return const + _dot(coeff, offset)
+    def descend(self, const: Tensor, added: Tensor | None, coeff: Tensor, slack: Tensor | None) -> Tensor:
+        """``const + added``."""
+        return const if added is None else const + added
+
+    def lines_slack(self, box: Interval, steepest: Tensor | float, highest: Tensor | float) -> Tensor | None:
+        return None
+
+    def affine_slack(self, error: Tensor, constant: Tensor | None) -> Tensor | None:
+        return None
+
+    def ball_minimum(self, form: LinearForm, center: Tensor, radius: float) -> Tensor:
+        """``min over |y - c|_2 <= r of <A, y> + d  =  <A, c> - r |A|_2 + d``, shape (rows, batch)."""
+        return form.const + dot(form.coeff, center) - radius * form.coeff.flatten(2).norm(dim=2)
 
 
 @dataclass(frozen=True)
@@ -97,6 +107,8 @@ class Outward:
     deployed: bool
     carried: int = 0
     folded_scale: Tensor | None = None
+    kernels: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """The measured error of each float32 activation kernel: absolute, and relative to its exact value."""
 
     def ends(self, x: Interval) -> tuple[Tensor, Tensor]:
         """The two ends, each at or outside the real one."""
@@ -119,13 +131,20 @@ class Outward:
         """The error of the deployed float32 evaluation of an elementwise product or sum, flushing to zero allowed."""
         return value.abs() * gamma(roundings, U32) + 2 * TINY32 if self.deployed else 0.0
 
-    def refuse_unmeasured(self, operator: str) -> None:
-        """Raise InputRejected for an activation whose float32 kernel no standard bounds, in the mode that promises float32."""
-        if self.deployed:
+    def kernel(self, operator: str, value: Tensor) -> Tensor | float:
+        """What the deployed float32 kernel of an activation may err by, where its exact value is ``value``; no IEEE operation.
+
+        Raises InputRejected in the mode that promises float32 if the kernel was not measured on this ONNX Runtime build.
+        """
+        if not self.deployed:
+            return 0.0
+        if operator not in self.kernels:
             raise InputRejected(
                 f"the float32 error of {operator} is not bounded by any standard and has not been measured on this "
                 "ONNX Runtime build, so `--arithmetic float32-any-order` cannot certify it; use `--arithmetic real`."
             )
+        absolute, relative = self.kernels[operator]
+        return value.abs() * relative + absolute
 
     def affine(
         self,
@@ -168,15 +187,39 @@ class Outward:
         error = (g * magnitude + self._flushed(inputs, radius, terms)) * (1 + 2 * gamma(terms + 8, U64))
         return self._unless_overflow(error, inputs, radius, offset, g)
 
-    def shift(self, const: Tensor, coeff: Tensor, offset: Tensor, error: Tensor | None) -> Tensor:
-        """``const + <A, offset> - <|A|, error>``, rounded down."""
-        const = self._plus_dot(const, coeff, offset)
-        return const if error is None else self._minus(const, _dot(coeff.abs(), error), coeff[0, 0].numel())
+    def descend(self, const: Tensor, added: Tensor | None, coeff: Tensor, slack: Tensor | None) -> Tensor:
+        """``const + added - <|A|, slack>``, rounded down; the slack pays for the rounding of ``added`` itself."""
+        if slack is None:
+            return (
+                const if added is None else self._minus(const + added, torch.zeros_like(const), 1, _sizes(const, added))
+            )
+        lost = dot(coeff.abs(), slack)
+        size = const.abs() if added is None else _sizes(const, added)
+        return self._minus(const if added is None else const + added, lost, coeff[0, 0].numel(), size)
+
+    def lines_slack(self, box: Interval, steepest: Tensor | float, highest: Tensor | float) -> Tensor | None:
+        """What pulling a form through lines may lose in each entry: the products ``A a`` and the sums of ``A b``.
+
+        ``2w |a| m`` for the coefficient, ``gamma(n + 4, w) |b|`` for the constant, with ``m = |c| + r``.
+        """
+        size = box.magnitude
+        return (size * steepest * (4 * U64) + highest * (2 * gamma(size[0].numel() + 6, U64)) + TINY64).expand_as(size)
+
+    def affine_slack(self, error: Tensor, constant: Tensor | None) -> Tensor | None:
+        """What pulling a form through ``W x + b`` may lose in each output: its error, and the sum of ``A b``."""
+        if constant is None:
+            return error
+        return error + constant.abs() * (2 * gamma(error[0].numel() + 6, U64))
+
+    def ball_minimum(self, form: LinearForm, center: Tensor, radius: float) -> Tensor:
+        """``<A, c> - r |A|_2 + d``, rounded down."""
+        least = self._plus_dot(form.const, form.coeff, center)
+        return self._minus(least, radius * form.coeff.flatten(2).norm(dim=2), form.coeff[0, 0].numel())
 
     def merge(self, a: LinearForm, b: LinearForm, box: Interval) -> LinearForm:
         """The sum of two forms over the same value; the rounding of the coefficients is charged to the constant."""
         coeff = a.coeff + b.coeff
-        slack = _dot(coeff.abs(), box.magnitude) * (2 * U64)
+        slack = dot(coeff.abs(), box.magnitude) * (2 * U64)
         return LinearForm(
             coeff, self._minus(a.const + b.const, slack, coeff[0, 0].numel(), a.const.abs() + b.const.abs())
         )
@@ -184,7 +227,7 @@ class Outward:
     def minimum(self, form: LinearForm, box: Interval) -> Tensor:
         """``<A, c> - <|A|, r> + d``, rounded down: at most the minimum of the form over the box."""
         least = self._plus_dot(form.const, form.coeff, box.center)
-        return self._minus(least, _dot(form.coeff.abs(), box.radius), form.coeff[0, 0].numel())
+        return self._minus(least, dot(form.coeff.abs(), box.radius), form.coeff[0, 0].numel())
 
     def total(self, parts: Sequence[Tensor]) -> Tensor:
         """The sum of lower bounds, rounded down."""
@@ -194,9 +237,9 @@ class Outward:
 
     def _plus_dot(self, const: Tensor, coeff: Tensor, value: Tensor) -> Tensor:
         n = coeff[0, 0].numel()
-        size = _dot(coeff.abs(), value.abs())
+        size = dot(coeff.abs(), value.abs())
         slack = size * gamma(n + 4, U64)
-        return self._minus(const + _dot(coeff, value), slack, n, const.abs() + size)
+        return self._minus(const + dot(coeff, value), slack, n, const.abs() + size)
 
     def _minus(self, value: Tensor, amount: Tensor, roundings: int, size: Tensor | None = None) -> Tensor:
         """At most ``value - amount`` for a nonnegative ``amount`` summed from that many terms."""
@@ -250,11 +293,15 @@ def rounding_of(mode: Mode) -> Rounding:
     return EXACT if mode == "none" else Outward(deployed=mode == "float32-any-order")
 
 
-def _dot(coeff: Tensor, value: Tensor) -> Tensor:
+def dot(coeff: Tensor, value: Tensor) -> Tensor:
     """``<A, y>`` over the features: (rows, batch, *features) with (batch or 1, *features) gives (rows, batch)."""
     rows, batch = coeff.shape[:2]
     value = value.expand(coeff.shape[1:]).reshape(batch, -1)
     return torch.einsum("rbf,bf->rb", coeff.reshape(rows, batch, -1), value)
+
+
+def _sizes(*parts: Tensor) -> Tensor:
+    return torch.stack([part.abs() for part in parts]).sum(0)
 
 
 def _abs(value: Tensor | float) -> Tensor | float:

@@ -35,6 +35,10 @@ class Interval:
         """``|c| + r``, the largest absolute value in the box (round to nearest)."""
         return self.center.abs() + self.radius
 
+    def __getitem__(self, samples: slice | Tensor) -> Interval:
+        """The boxes of some of the samples."""
+        return Interval(self.center[samples], self.radius[samples])
+
 
 @dataclass(frozen=True)
 class Lockstep:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pipeline.arithmetic import Rounding
 from pipeline.bounds import Interval, LinearForm
 from pipeline.errors import UsageError
 
@@ -43,6 +45,50 @@ def clipped_box(
     eps = torch.as_tensor(eps, dtype=x.dtype, device=x.device)
     below, above = torch.minimum(eps, x - low), torch.minimum(eps, high - x)
     return Interval(x + (above - below) / 2, (below + above) / 2)
+
+
+@runtime_checkable
+class Region(Protocol):
+    """The perturbed inputs of a batch, one region a sample."""
+
+    @property
+    def box(self) -> Interval:
+        """A box around each region."""
+
+    def minimise(self, form: LinearForm, rounding: Rounding) -> Float[Tensor, "rows batch"]:
+        """At most the minimum of the form over each region."""
+
+    def __getitem__(self, samples: slice | Tensor) -> Region:
+        """The regions of some of the samples."""
+
+
+@dataclass(frozen=True, eq=False)
+class Box:
+    """Independent intervals: one-sided, per channel or per pixel, as the Interval says."""
+
+    box: Interval
+
+    def minimise(self, form: LinearForm, rounding: Rounding) -> Float[Tensor, "rows batch"]:
+        return rounding.minimum(form, self.box)
+
+    def __getitem__(self, samples: slice | Tensor) -> Box:
+        return Box(self.box[samples])
+
+
+@dataclass(frozen=True, eq=False)
+class EuclideanBall:
+    """All points of ``box`` within ``radius`` of ``center`` in the Euclidean norm."""
+
+    center: Float[Tensor, "batch *features"]
+    radius: float
+    box: Interval
+
+    def minimise(self, form: LinearForm, rounding: Rounding) -> Float[Tensor, "rows batch"]:
+        """The dual norm over the ball, ``<A, x> - radius |A|_2 + d``, or the minimum over the box where that is larger."""
+        return torch.maximum(rounding.ball_minimum(form, self.center, self.radius), rounding.minimum(form, self.box))
+
+    def __getitem__(self, samples: slice | Tensor) -> EuclideanBall:
+        return EuclideanBall(self.center[samples], self.radius, self.box[samples])
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "arithmetic": {"errors", "bounds"},
     "ops": {"errors", "bounds"},
     "network": {"errors", "bounds", "ops"},
-    "threat": {"errors", "bounds"},
+    "threat": {"errors", "bounds", "arithmetic"},
     "rules": {"errors", "bounds", "arithmetic", "ops", "network"},
     "propagate": {"errors", "bounds", "arithmetic", "ops", "network", "threat", "rules"},
     "certify": {"errors", "bounds", "arithmetic", "ops", "network", "threat", "rules", "propagate"},

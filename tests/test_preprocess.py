@@ -12,7 +12,7 @@ from pipeline.arithmetic import Outward
 from pipeline.bounds import Interval
 from pipeline.errors import UsageError
 from pipeline.preprocess import Normalise, without_normalisation
-from pipeline.propagate.crown import MarginBounds
+from pipeline.propagate.margins import MarginBounds
 from pipeline.threat import LinfBall, clipped_box
 from tests import nets
 

@@ -17,7 +17,7 @@ from pipeline.certify.attack import PGD, Predict, attack
 from pipeline.errors import Contradiction, Incomplete
 from pipeline.network import Network
 from pipeline.propagate import walk
-from pipeline.propagate.crown import MarginBounds
+from pipeline.propagate.margins import MarginBounds
 from pipeline.propagate.rounding import self_test
 from pipeline.threat import LinfBall
 

@@ -1,118 +1,157 @@
-"""Margins: a backward walk of linear forms that stops at the first operator that is not affine.
+"""Linear bounds: a lower form walked backwards through relaxations until it meets a box (CROWN).
 
-Pulling ``e_y - e_j`` back through the affine tail of a network, and taking the minimum over the boxes where the tail ends,
-is the last-layer merge for any tail: a Gemm behind a Reshape, a BatchNorm, a pooling, a residual sum. Without an affine
-tail it is ``l_y - u_j``.
+The same walk serves every method. IBP's margins stop at the first operator that is not affine, CROWN-IBP walks on to the
+input through relaxations over IBP's boxes, and CROWN first tightens those boxes by walks of their own, one for each neuron
+whose sign is still open (Zhang et al., arXiv 1811.00866 and 1906.06316; Xu et al., arXiv 2002.12920).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import get_args
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.arithmetic import EXACT, Rounding
-from pipeline.bounds import Interval, LinearForm, Lockstep
-from pipeline.errors import InputRejected
+from pipeline.bounds import Interval, LinearForm
 from pipeline.network import Network, Plan, Step
-from pipeline.ops import AffineBN, BatchNorm
 from pipeline.propagate import walk
 from pipeline.propagate.interval import IntervalWalk
 from pipeline.rules import Affine, rule_for
-from pipeline.threat import margin_form
+from pipeline.rules.relax import Relaxation
+from pipeline.threat import Region
 
-BATCHED = (AffineBN, *get_args(BatchNorm))
-"""Operators whose meaning depends on the batch while they train."""
-SOFTMAX_MARGIN = 2.0**-17
-"""How far apart two logits must lie for any float32 Softmax to keep their order (exp within 16 ulp, p_y >= 1/K)."""
-
-
-@dataclass(frozen=True)
-class Head:
-    """The classifier's end: the plan up to its logits, and the nodes that margins read."""
-
-    plan: Plan
-    index: int
-    """The node of the logits, the output of ``plan``."""
-    softmax: bool
-    """Whether a final Softmax was set aside."""
-    tail: frozenset[int]
-    """The affine tail, and the frontier where it ends."""
+MEMORY = 1 << 30
+"""Bytes that the coefficients of one backward walk may take, unless a caller says otherwise."""
+COPIES = 6
+"""How many tensors of the size of the coefficients one step of the walk holds at once."""
 
 
-def head(plan: Plan) -> Head:
-    """Where the logits of a classifier with one output are, and the affine tail that leads to them."""
-    plan, softmax = plan.before_softmax()
-    (index,) = plan.outputs
-    by_index = {s.index: s for s in plan.steps}
-    tail, pending = set(), [index]
-    while pending:
-        node = pending.pop()
-        if node in tail:
-            continue
-        tail.add(node)
-        if node in by_index and isinstance(rule_for(by_index[node].op), Affine):
-            pending.extend(by_index[node].args)
-    return Head(plan, index, softmax, frozenset(tail))
+class LinearWalk:
+    """Boxes for every node of a network, and lower bounds of forms over any node, for one batch of regions at a time."""
 
-
-def margins(
-    top: Head,
-    values: Sequence[Interval | Tensor | None],
-    labels: Int[Tensor, " batch"],
-    rounding_at: Callable[[Step], Rounding] = lambda step: EXACT,
-) -> Float[Tensor, "rows batch"]:
-    """Lower bounds of ``z_y - z_j`` for every other class ``j`` and sample, from the boxes of the tail.
-
-    ``values`` holds the boxes of the nodes in ``top.tail``; ``rounding_at(step)`` what each operator may add.
-    """
-
-    def box_at(index: int) -> Interval:
-        box = values[index]
-        assert isinstance(box, Interval)
-        return box
-
-    def visit(step: Step, form: LinearForm) -> Sequence[LinearForm | None] | None:
-        rule = rule_for(step.op)
-        # In training a BatchNorm's statistics are the batch's, which only the walk has seen: its own box is the frontier.
-        if not isinstance(rule, Affine) or (isinstance(step.op, BATCHED) and step.op.training):
-            return None
-        arguments = (values[a] for a in step.args)
-        return rule.pull_back(step.op, form, *(x for x in arguments if x is not None), rounding=rounding_at(step))
-
-    logits = box_at(top.index).center
-    form = margin_form(labels, logits.shape[1:], logits.dtype)
-    rounding = rounding_at(top.plan.steps[-1])
-    frontier = walk.backward(top.plan, top.index, form, visit, lambda i, a, b: rounding.merge(a, b, box_at(i)))
-    return rounding.total([rounding.minimum(part, box_at(index)) for index, part in frontier.items()])
-
-
-def lockstep_margins(top: Head, values: Sequence[Lockstep | Tensor], labels: Int[Tensor, " batch"]) -> Tensor:
-    """The same from the values of a training walk, differentiable in the weights."""
-    return margins(top, [v.box if isinstance(v, Lockstep) else v for v in values], labels)
-
-
-class MarginBounds:
-    """IBP margins of one classifier: ``bounds(box, labels)`` is the least margin over the other classes, per sample."""
-
-    method = "ibp"
-
-    def __init__(self, network: Network, rounding: Rounding = EXACT):
-        if len(network.inputs) != 1 or len(network.outputs) != 1:
-            raise InputRejected(
-                "margins need one input and one output; this network has "
-                f"{len(network.inputs)} and {len(network.outputs)}: name the logits with `--output`."
-            )
-        self.top = head(network.plan())
-        self.walk = IntervalWalk(network, rounding, self.top.plan)
+    def __init__(
+        self,
+        network: Network,
+        rounding: Rounding = EXACT,
+        plan: Plan | None = None,
+        *,
+        tighten: bool = False,
+        memory: int = MEMORY,
+    ):
+        self.walk = IntervalWalk(network, rounding, plan)
+        self.plan, self.rounding, self.tighten, self.memory = self.walk.plan, rounding, tighten, memory
+        self.readers: dict[int, list[Step]] = {}
+        for step in self.plan.steps:
+            for a in step.args:
+                self.readers.setdefault(a, []).append(step)
 
     @torch.no_grad()
-    def bounds(self, box: Interval, labels: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-        """The lower bound of ``min_j (z_y - z_j)``; what is not finite proves nothing."""
-        values = self.walk.boxes([box], keep=self.top.tail)
-        least = margins(self.top, values, labels, self.walk.rounding_at).amin(0)
-        return least - SOFTMAX_MARGIN if self.top.softmax and self.walk.rounding.deployed else least
+    def over(self, regions: Sequence[Region]) -> Bounds:
+        """All boxes over a batch of regions, one region an input of the network."""
+        bounds = Bounds(self, regions)
+        walk.forward(self.plan, [r.box for r in regions], bounds.enter, keep=walk.EVERYTHING)
+        return bounds
+
+
+class Bounds:
+    """What is known of one batch: a box for each node, and a relaxation for each operator that has one."""
+
+    def __init__(self, walk_: LinearWalk, regions: Sequence[Region]):
+        self.walk, self.plan = walk_, walk_.plan
+        self.regions = dict(zip(self.plan.inputs, regions, strict=True))
+        self.values: dict[int, Interval | Tensor] = {i: r.box for i, r in self.regions.items()}
+        self.values |= {index: getattr(owner, name) for index, owner, name in self.plan.constants}
+        self._relaxed: dict[tuple[int, bool], Relaxation | None] = {}
+        self._size = max(r.box.center[0].numel() for r in regions)
+
+    def box(self, index: int) -> Interval:
+        """The box of a node."""
+        value = self.values[index]
+        assert isinstance(value, Interval)
+        return value
+
+    def enter(self, step: Step, *xs: Interval | Tensor) -> Interval:
+        """The box of the next node, by IBP from those before it, tightened where an operator after it would gain."""
+        args = [self.values.setdefault(a, x) for a, x in zip(step.args, xs, strict=True)]
+        box = self.walk.walk.apply(step, *args)
+        self.values[step.index] = box
+        self._size = max(self._size, box.center[0].numel())
+        if self.walk.tighten:
+            self.values[step.index] = box = self._tightened(step.index, box)
+        return box
+
+    def relaxed(self, step: Step, *, exact: bool = False) -> Relaxation | None:
+        """The operator between linear functions over the boxes as they are; ``exact`` leaves rounding out."""
+        key = (step.index, exact)
+        if key not in self._relaxed:
+            rule = rule_for(step.op)
+            assert rule is not None
+            rounding = EXACT if exact else self.walk.walk.rounding_at(step)
+            self._relaxed[key] = rule.relax(step.op, *(self.values[a] for a in step.args), rounding=rounding)
+        return self._relaxed[key]
+
+    def lower(
+        self,
+        forms: Mapping[int, LinearForm],
+        *,
+        alpha: Mapping[int, Tensor] | None = None,
+        until: Callable[[Step], bool] = lambda step: False,
+        exact: bool = False,
+    ) -> Float[Tensor, "rows batch"]:
+        """Lower bounds of the sum of forms over nodes; the walk stops early at steps for which ``until`` is true."""
+        rounding = EXACT if exact else self.walk.rounding
+
+        def visit(step: Step, form: LinearForm) -> Sequence[LinearForm | None] | None:
+            if until(step):
+                return None
+            relaxation = self.relaxed(step, exact=exact)
+            return None if relaxation is None else relaxation.pull_back(form, (alpha or {}).get(step.index))
+
+        ends = walk.backward(self.plan, forms, visit, lambda i, a, b: rounding.merge(a, b, self.box(i)))
+        parts = [
+            self.regions[i].minimise(form, rounding) if i in self.regions else rounding.minimum(form, self.box(i))
+            for i, form in ends.items()
+        ]
+        return rounding.total(parts)
+
+    def rows_at_once(self, batch: int, *, depth: int = 1) -> int:
+        """How many rows of coefficients stay within the memory that is allowed; ``depth`` steps of a walk kept at once."""
+        return max(1, self.walk.memory // (COPIES * 8 * batch * self._size * depth))
+
+    def _tightened(self, index: int, box: Interval) -> Interval:
+        """The box met with backward bounds of every entry that some reader would want tighter."""
+        wanted = torch.zeros_like(box.radius, dtype=torch.bool)
+        for reader in self.walk.readers.get(index, ()):
+            rule = rule_for(reader.op)
+            if rule is not None and not isinstance(rule, Affine):
+                wanted |= rule.loose(reader.op, box)
+        count = int(wanted.flatten(1).sum(1).max())
+        if count == 0:
+            return box
+        batch, shape = len(wanted), wanted.shape[1:]
+        lower, upper = (end.flatten(1).clone() for end in self.walk.rounding.ends(box))
+        order = wanted.flatten(1).to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :count]
+        size = max(1, self.rows_at_once(batch) // 2)
+        for start in range(0, count, size):
+            picked = order[:, start : start + size]
+            rows = picked.shape[1]
+            coeff = torch.zeros(2 * rows, batch, lower.shape[1], dtype=lower.dtype, device=lower.device)
+            coeff[:rows].scatter_(2, picked.T[..., None], 1.0)
+            coeff[rows:] = -coeff[:rows]
+            # A bound that is NaN says nothing, and the box stands.
+            form = LinearForm(coeff.unflatten(2, shape), torch.zeros_like(coeff[..., 0]))
+            ends = self.lower({index: form})
+            lower.scatter_(1, picked, torch.fmax(lower.gather(1, picked), ends[:rows].T))
+            upper.scatter_(1, picked, torch.fmin(upper.gather(1, picked), -ends[rows:].T))
+        return self._met(box, lower.unflatten(1, shape), upper.unflatten(1, shape))
+
+    def _met(self, box: Interval, lower: Tensor, upper: Tensor) -> Interval:
+        """The box around ``[lower, upper]`` where that is smaller; ends that cross prove a fault, and become NaN."""
+        new = self.walk.rounding.enclose(lower, upper)
+        smaller = new.radius < box.radius
+        crossed = torch.where(lower <= upper, 0.0, torch.nan)
+        return Interval(
+            torch.where(smaller, new.center, box.center), torch.where(smaller, new.radius, box.radius) + crossed
+        )

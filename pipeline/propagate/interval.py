@@ -33,17 +33,10 @@ class IntervalWalk:
         self, inputs: Sequence[Interval | Tensor], *, keep: Container[int] = ()
     ) -> list[Interval | Tensor | None]:
         """The box of every node kept, by plan index; float inputs outside ``inputs``' boxes never arise."""
-        return walk.forward(self.plan, inputs, self._apply, keep=keep)
+        return walk.forward(self.plan, inputs, self.apply, keep=keep)
 
-    def rounding_at(self, step: Step) -> Rounding:
-        """What the operator of ``step`` may add, given what its producers hand on."""
-        site = self._site[step.index]
-        return site.at(carried=self._carried_into(step), folded_scale=site.folded_scale)
-
-    def _carried_into(self, step: Step) -> int:
-        return max((self._carried.get(a, 0) for a in step.args), default=0)
-
-    def _apply(self, step: Step, *xs: Interval | Tensor) -> Interval:
+    def apply(self, step: Step, *xs: Interval | Tensor) -> Interval:
+        """The box of one step from those of its arguments."""
         rule = rule_for(step.op)
         if rule is None:
             raise PipelineError(f"{self.network.origin(step.name)} has no rule; `rules.require` was not asked first.")
@@ -53,6 +46,14 @@ class IntervalWalk:
             raise type(error)(f"{self.network.origin(step.name)}: {error}") from error
         self._carried[step.index] = rule.carries(step.op, self._carried_into(step), *xs)
         return box
+
+    def rounding_at(self, step: Step) -> Rounding:
+        """What the operator of ``step`` may add, given what its producers hand on."""
+        site = self._site[step.index]
+        return site.at(carried=self._carried_into(step), folded_scale=site.folded_scale)
+
+    def _carried_into(self, step: Step) -> int:
+        return max((self._carried.get(a, 0) for a in step.args), default=0)
 
 
 def lockstep(plan: Plan, x: Tensor, box: Interval) -> list[Lockstep | Tensor]:

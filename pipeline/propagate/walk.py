@@ -5,7 +5,7 @@ A plain loop over a precomputed plan: torch.compile enters it whole, where it br
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -50,13 +50,13 @@ def forward(
 
 
 def backward(
-    plan: Plan, start: int, form: Any, visit: Callable[[Step, Any], Sequence[Any] | None], merge: Callable[..., Any]
+    plan: Plan, forms: Mapping[int, Any], visit: Callable[[Step, Any], Sequence[Any] | None], merge: Callable[..., Any]
 ) -> dict[int, Any]:
-    """Push a form from node ``start`` towards the inputs; ``visit(step, form)`` gives one form per argument, or None to stop.
+    """Push forms from nodes towards the inputs; ``visit(step, form)`` gives one form per argument, or None to stop.
 
     Returns the forms at the nodes where the walk stopped: the frontier. ``merge(index, a, b)`` joins two forms that meet.
     """
-    pending, frontier = {start: form}, {}
+    pending, frontier = {**forms}, {}
     for step in reversed(plan.steps):
         if step.index not in pending:
             continue

@@ -36,11 +36,10 @@ class LinearRule(Affine[nn.Linear]):
     def carries(self, op: nn.Linear, carried: int, *xs: Value) -> int:
         return op.in_features
 
-    def constant(self, op: nn.Linear, *xs: Value) -> Tensor:
+    def constant(self, op: nn.Linear, *xs: Value) -> Tensor | None:
         (x,) = xs
         assert isinstance(x, Interval)
-        shape = [1] * (x.center.dim() - 1) + [-1]
-        return (torch.zeros_like(op.weight[:, 0]) if op.bias is None else op.bias).reshape(shape)
+        return None if op.bias is None else op.bias.reshape([1] * (x.center.dim() - 1) + [-1])
 
     def transpose(self, op: nn.Linear, coeff: Tensor, *xs: Value) -> tuple[Tensor | None, ...]:
         return (coeff @ op.weight,)
@@ -70,6 +69,23 @@ class ConvRule(Affine[Conv]):
 
     def carries(self, op: Conv, carried: int, *xs: Value) -> int:
         return op.in_channels // op.groups * math.prod(op.kernel_size)
+
+    def constant(self, op: Conv, *xs: Value) -> Tensor | None:
+        return None if op.bias is None else op.bias.reshape(1, -1, *[1] * len(op.kernel_size))
+
+    def transpose(self, op: Conv, coeff: Tensor, *xs: Value) -> tuple[Tensor | None, ...]:
+        """The transposed convolution; a vmapped vector-Jacobian product is 1.2 to 1.8 times slower."""
+        (x,) = xs
+        assert isinstance(x, Interval)
+        if op.padding_mode != "zeros" or isinstance(op.padding, str):
+            return super().transpose(op, coeff, *xs)
+        rank = len(op.kernel_size)
+        sizes = zip(coeff.shape[3:], op.stride, op.padding, op.dilation, op.kernel_size, strict=True)
+        reached = [(n - 1) * s - 2 * p + d * (k - 1) + 1 for n, s, p, d, k in sizes]
+        beyond = [n - r for n, r in zip(x.center.shape[2:], reached, strict=True)]
+        back = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[rank - 1]
+        pulled = back(coeff.flatten(0, 1), op.weight, None, op.stride, op.padding, beyond, op.groups, op.dilation)
+        return (pulled.unflatten(0, coeff.shape[:2]),)
 
     def examples(self) -> Iterator[Example]:
         yield Example(nn.Conv1d(4, 8, 3, padding=1), ((2, 4, 9),))

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.arithmetic import EXACT, SLACK, Rounding
-from pipeline.bounds import Interval, LinearForm, Lockstep
+from pipeline.bounds import Interval, Lockstep
 from pipeline.ops import AffineBN, BatchNorm, Layer
 from pipeline.rules.affine import correlate
+from pipeline.rules.relax import Chain, Relaxation
 from pipeline.rules.rule import Affine, Example, Value, fold_floor, rule, rule_for
 
 
@@ -106,13 +107,12 @@ class AffineBNRule(Affine[AffineBN]):
         inner = _layer(op).interval(op.affine, *xs, rounding=self._before(op, rounding))
         return _BN.interval(op.bn, inner, rounding=self._after(op, rounding, *xs))
 
-    def pull_back(
-        self, op: AffineBN, form: LinearForm, *xs: Value, rounding: Rounding = EXACT
-    ) -> tuple[LinearForm | None, ...]:
+    def relax(self, op: AffineBN, *xs: Value, rounding: Rounding = EXACT) -> Relaxation:
         inner = _layer(op).interval(op.affine, *xs, rounding=self._before(op, rounding))
-        (form_in,) = _BN.pull_back(op.bn, form, inner, rounding=self._after(op, rounding, *xs))
-        assert form_in is not None
-        return _layer(op).pull_back(op.affine, form_in, *xs, rounding=self._before(op, rounding))
+        return Chain(
+            before=_layer(op).relax(op.affine, *xs, rounding=self._before(op, rounding)),
+            after=_BN.relax(op.bn, inner, rounding=self._after(op, rounding, *xs)),
+        )
 
     def carries(self, op: AffineBN, carried: int, *xs: Value) -> int:
         return _layer(op).carries(op.affine, carried, *xs) + 1

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.arithmetic import EXACT, Rounding
 from pipeline.bounds import Interval, Lockstep
+from pipeline.rules.relax import Line, Lines, Relaxation
 from pipeline.rules.rule import Example, Rule, Value, rule
 
 
@@ -31,6 +32,34 @@ class ReLURule(Rule[nn.ReLU]):
             torch.where(active, x.center, torch.where(inactive, zero, half)),
             torch.where(active, x.radius, torch.where(inactive, zero, rounding.up(half))),
         )
+
+    def relax(self, op: nn.ReLU, *xs: Value, rounding: Rounding = EXACT) -> Relaxation:
+        """``a x <= relu(x) <= s (x - l)`` where the sign is open, ``s = u/(u - l)``; any ``a`` in [0, 1] is exact.
+
+        ``a`` starts at 1 where ``u > -l``, else 0 (CROWN's adaptive choice). ``s`` may be any number in [0, 1]: the offset
+        is ``max(-s l, u - s u)``, rounded up.
+        """
+        (x,) = xs
+        assert isinstance(x, Interval)
+        lower, upper = rounding.ends(x)
+        open_ = (lower < 0) & (upper > 0)
+        # What is neither open nor decided is NaN, and stays so: it must never pass for inactive.
+        fixed = torch.where(lower >= 0, 1.0, torch.where(upper <= 0, 0.0, torch.nan)).to(lower)
+        slope = torch.where(open_, upper / (upper - lower).clamp_min(torch.finfo(upper.dtype).tiny), fixed).clamp(max=1)
+        offset = torch.maximum(rounding.up(-slope * lower), upper - slope * upper + rounding.own_error(upper, 2))
+        offset = torch.where(open_, offset, 0)
+        above = Line(slope, offset)
+
+        def steer(alpha: Tensor) -> tuple[Line, Line]:
+            return Line(torch.where(open_, alpha[0], fixed)), above
+
+        adaptive = torch.where(open_, (upper > -lower).to(upper), fixed)
+        return Lines(
+            x, Line(adaptive), above, rounding=rounding, steepest=1.0, highest=offset, start=adaptive[None], steer=steer
+        )
+
+    def loose(self, op: nn.ReLU, x: Interval) -> Tensor:
+        return x.center.abs() < x.radius
 
     def lockstep(self, op: nn.ReLU, *xs: Lockstep | Tensor) -> Lockstep:
         (x,) = xs

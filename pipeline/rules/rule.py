@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.arithmetic import EXACT, SLACK, U64, Outward, Rounding
-from pipeline.bounds import Interval, LinearForm, Lockstep
+from pipeline.bounds import Interval, Lockstep
 from pipeline.errors import PipelineError
+from pipeline.rules.relax import AffineMap, Relaxation
 
 Value = Interval | Tensor
 Op = TypeVar("Op", bound=nn.Module)
@@ -41,6 +42,14 @@ class Rule(Generic[Op]):
     def interval(self, op: Op, *xs: Value, rounding: Rounding = EXACT) -> Interval:
         """A box that contains the image of the boxes ``xs``."""
         raise PipelineError(f"{type(self).__name__} states no interval rule.")
+
+    def relax(self, op: Op, *xs: Value, rounding: Rounding = EXACT) -> Relaxation | None:
+        """The operator between linear functions over the boxes ``xs``; None where nothing is better than its own box."""
+        return None
+
+    def loose(self, op: Op, x: Interval) -> Tensor:
+        """Which entries of an abstract input a tighter box would serve; boolean, of its shape."""
+        return x.radius > 0
 
     def lockstep(self, op: Op, *xs: Lockstep | Tensor) -> Lockstep:
         """The clean value and the box together; an operator with batch statistics reads them from the former."""
@@ -112,21 +121,15 @@ class Affine(Rule[Op]):
         pulled = dict(zip(varying, torch.vmap(vjp)(coeff), strict=True))
         return tuple(pulled.get(i) for i in range(len(xs)))
 
-    def pull_back(
-        self, op: Op, form: LinearForm, *xs: Value, rounding: Rounding = EXACT
-    ) -> tuple[LinearForm | None, ...]:
-        """The form over this operator's output as forms over its inputs; the constant goes with the first abstract one."""
-        const = rounding.shift(
-            form.const, form.coeff, self.constant(op, *xs), self.disturbance(op, *xs, rounding=rounding)
-        )
-        pulled: list[LinearForm | None] = []
-        for coeff in self.transpose(op, form.coeff, *xs):
-            pulled.append(None if coeff is None else LinearForm(coeff, const))
-            const = const if coeff is None else torch.zeros_like(const)
-        return tuple(pulled)
+    def relax(self, op: Op, *xs: Value, rounding: Rounding = EXACT) -> Relaxation:
+        error, constant = self.disturbance(op, *xs, rounding=rounding), self.constant(op, *xs)
+        slack = None if error is None else rounding.affine_slack(error, constant)
+        return AffineMap(lambda coeff: self.transpose(op, coeff, *xs), constant, slack, rounding)
 
-    def constant(self, op: Op, *xs: Value) -> Tensor:
-        """``b``: the operator where every abstract input is zero, for a batch of one unless a constant has a batch."""
+    def constant(self, op: Op, *xs: Value) -> Tensor | None:
+        """``b``, None for zero: the operator where every abstract input is zero; a batch of one unless a constant has one."""
+        if not isinstance(self.offset(op, *xs), Tensor):
+            return None
         alone = all(isinstance(x, Interval) for x in xs)
         return op(
             *(torch.zeros_like(x.center[:1] if alone else x.center) if isinstance(x, Interval) else x for x in xs)
@@ -155,6 +158,10 @@ class Rearrange(Affine[Op]):
     def carries(self, op: Op, carried: int, *xs: Value) -> int:
         return carried
 
+    def offset(self, op: Op, *xs: Value) -> Tensor | float:
+        constants = [x for x in xs if isinstance(x, Tensor)]
+        return constants[0].abs() if constants else 0.0
+
     def interval(self, op: Op, *xs: Value, rounding: Rounding = EXACT) -> Interval:
         return super().interval(op, *xs, rounding=EXACT)
 
@@ -176,10 +183,12 @@ class Monotone(Rule[Op]):
     def interval(self, op: Op, *xs: Value, rounding: Rounding = EXACT) -> Interval:
         (x,) = xs
         assert isinstance(x, Interval)
-        if self.kernel is not None:
-            rounding.refuse_unmeasured(self.kernel)
         lower, upper = (op(end) for end in rounding.ends(x))
-        return rounding.enclose(lower, upper, self.error(op, torch.maximum(lower.abs(), upper.abs()), rounding))
+        size = torch.maximum(lower.abs(), upper.abs())
+        error = self.error(op, size, rounding)
+        if self.kernel is not None:
+            error = error + rounding.kernel(self.kernel, size)
+        return rounding.enclose(lower, upper, error)
 
     def error(self, op: Op, size: Tensor, rounding: Rounding) -> Tensor | float:
         """What evaluating ``f`` may err by; nothing for a function that only selects."""

@@ -41,6 +41,11 @@ class ShapeRule(Rearrange[nn.Module]):
             return 1 + max(op.pads) * len(op.pads)  # reflected and replicated entries are copies
         return 1
 
+    def offset(self, op: nn.Module, *xs: Value) -> torch.Tensor | float:
+        if isinstance(op, ops.Pad) and op.value:
+            return torch.tensor(abs(op.value))
+        return super().offset(op, *xs)
+
     def radius(self, op: nn.Module, *xs: Value) -> torch.Tensor:
         if isinstance(op, ops.Pad):
             (x,) = xs

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pipeline.bounds import Lockstep
 from pipeline.propagate import walk
-from pipeline.propagate.crown import Head, lockstep_margins
 from pipeline.propagate.interval import lockstep
+from pipeline.propagate.margins import Head, lockstep_margins
 from pipeline.threat import clipped_box
 from pipeline.train.regularise import regularisers
 

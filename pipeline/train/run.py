@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pipeline.errors import Diverged, InputRejected
 from pipeline.network import Network
 from pipeline.ops import BatchNorm
-from pipeline.propagate.crown import MarginBounds
+from pipeline.propagate.margins import MarginBounds
 from pipeline.threat import clipped_box
 from pipeline.train.objective import Phase, objective
 from pipeline.train.recipe import Recipe

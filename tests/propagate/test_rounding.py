@@ -15,8 +15,8 @@ from torch import nn
 from pipeline.arithmetic import EXACT, Outward, gamma
 from pipeline.bounds import Interval
 from pipeline.errors import InputRejected
-from pipeline.propagate.crown import MarginBounds
 from pipeline.propagate.interval import IntervalWalk
+from pipeline.propagate.margins import MarginBounds
 from pipeline.propagate.rounding import self_test
 from pipeline.rules import rule_for
 from pipeline.threat import LinfBall

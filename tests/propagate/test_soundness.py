@@ -13,8 +13,8 @@ from pipeline.arithmetic import EXACT, Outward
 from pipeline.bounds import Interval
 from pipeline.network import Network
 from pipeline.propagate import walk
-from pipeline.propagate.crown import MarginBounds, head, margins
 from pipeline.propagate.interval import IntervalWalk
+from pipeline.propagate.margins import MarginBounds, head, margins
 from pipeline.threat import LinfBall
 from tests import laws, nets
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 SCRIPT = """
 import torch
-from pipeline.propagate.crown import head
+from pipeline.propagate.margins import head
 from pipeline.train import insert
 from pipeline.train.objective import Phase, objective
 from tests.nets import residual_concat_net

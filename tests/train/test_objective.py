@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.network import Network
-from pipeline.propagate.crown import head
+from pipeline.propagate.margins import head
 from pipeline.train.full_bn import insert
 from pipeline.train.objective import Phase, Terms, objective, robust_cross_entropy
 from pipeline.train.regularise import balance

@@ -1,0 +1,159 @@
+"""Margins of a classifier, by the method asked for: ``z_y - z_j`` from below, over a region around each sample.
+
+Pulling ``e_y - e_j`` back through the affine tail of a network, and taking the minimum over the boxes where the tail ends,
+is the last-layer merge for any tail: a Gemm behind a Reshape, a BatchNorm, a pooling, a residual sum. Without an affine
+tail it is ``l_y - u_j``. That is IBP; the other methods walk on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipeline.arithmetic import EXACT, Rounding
+from pipeline.bounds import Interval, LinearForm, Lockstep
+from pipeline.errors import InputRejected
+from pipeline.network import Network, Plan, Step
+from pipeline.ops import AffineBN, BatchNorm
+from pipeline.propagate import walk
+from pipeline.propagate.alpha import Search, improved
+from pipeline.propagate.crown import MEMORY, Bounds, LinearWalk
+from pipeline.rules import Affine, rule_for
+from pipeline.threat import Box, Region, margin_form
+
+Method = Literal["ibp", "crown-ibp", "crown", "alpha-crown"]
+METHODS: tuple[Method, ...] = get_args(Method)
+"""Cheapest first; each is met with those before it."""
+BATCHED = (AffineBN, *get_args(BatchNorm))
+"""Operators whose meaning depends on the batch while they train."""
+SOFTMAX_MARGIN = 2.0**-17
+"""How far apart two logits must lie for any float32 Softmax to keep their order (exp within 16 ulp, p_y >= 1/K)."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The classifier's end: the plan up to its logits, and the nodes that margins read."""
+
+    plan: Plan
+    index: int
+    """The node of the logits, the output of ``plan``."""
+    softmax: bool
+    """Whether a final Softmax was set aside."""
+    tail: frozenset[int]
+    """The affine tail, and the frontier where it ends."""
+
+
+def head(plan: Plan) -> Head:
+    """Where the logits of a classifier with one output are, and the affine tail that leads to them."""
+    plan, softmax = plan.before_softmax()
+    (index,) = plan.outputs
+    by_index = {s.index: s for s in plan.steps}
+    tail, pending = set(), [index]
+    while pending:
+        node = pending.pop()
+        if node in tail:
+            continue
+        tail.add(node)
+        if node in by_index and isinstance(rule_for(by_index[node].op), Affine):
+            pending.extend(by_index[node].args)
+    return Head(plan, index, softmax, frozenset(tail))
+
+
+def ends_tail(step: Step) -> bool:
+    """Whether the last-layer merge stops before this operator: it is not affine, or its statistics are the batch's own."""
+    return not isinstance(rule_for(step.op), Affine) or (isinstance(step.op, BATCHED) and step.op.training)
+
+
+def margins(
+    top: Head,
+    values: Sequence[Interval | Tensor | None],
+    labels: Int[Tensor, " batch"],
+    rounding_at: Callable[[Step], Rounding] = lambda step: EXACT,
+) -> Float[Tensor, "rows batch"]:
+    """Lower bounds of ``z_y - z_j`` for every other class ``j`` and sample, from the boxes of the tail.
+
+    ``values`` holds the boxes of the nodes in ``top.tail``; ``rounding_at(step)`` what each operator may add.
+    """
+
+    def box_at(index: int) -> Interval:
+        box = values[index]
+        assert isinstance(box, Interval)
+        return box
+
+    def visit(step: Step, form: LinearForm) -> Sequence[LinearForm | None] | None:
+        if ends_tail(step):
+            return None
+        rule = rule_for(step.op)
+        assert isinstance(rule, Affine)
+        arguments = (values[a] for a in step.args)
+        at = rule.relax(step.op, *(x for x in arguments if x is not None), rounding=rounding_at(step))
+        return at.pull_back(form)
+
+    logits = box_at(top.index).center
+    form = margin_form(labels, logits.shape[1:], logits.dtype)
+    rounding = rounding_at(top.plan.steps[-1])
+    frontier = walk.backward(top.plan, {top.index: form}, visit, lambda i, a, b: rounding.merge(a, b, box_at(i)))
+    return rounding.total([rounding.minimum(part, box_at(index)) for index, part in frontier.items()])
+
+
+def lockstep_margins(top: Head, values: Sequence[Lockstep | Tensor], labels: Int[Tensor, " batch"]) -> Tensor:
+    """The same from the values of a training walk, differentiable in the weights."""
+    return margins(top, [v.box if isinstance(v, Lockstep) else v for v in values], labels)
+
+
+class MarginBounds:
+    """Margins of one classifier: ``bounds(region, labels)`` is the least margin over the other classes, per sample.
+
+    ``method`` says how far the walk goes and over which boxes; a method's margins are met, row by row, with those of the
+    methods before it that share its boxes. ``memory`` bounds the bytes of a backward walk's coefficients.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        rounding: Rounding = EXACT,
+        *,
+        method: Method = "ibp",
+        memory: int = MEMORY,
+        search: Search | None = None,
+    ):
+        if len(network.inputs) != 1 or len(network.outputs) != 1:
+            raise InputRejected(
+                "margins need one input and one output; this network has "
+                f"{len(network.inputs)} and {len(network.outputs)}: name the logits with `--output`."
+            )
+        self.top, self.method, self.search = head(network.plan()), method, search or Search()
+        tighten = method in ("crown", "alpha-crown")
+        self.walk = LinearWalk(network, rounding, self.top.plan, tighten=tighten, memory=memory)
+
+    @torch.no_grad()
+    def bounds(self, region: Region | Interval, labels: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        """The lower bound of ``min_j (z_y - z_j)``; what is not finite proves nothing."""
+        least = self.rows(Box(region) if isinstance(region, Interval) else region, labels).amin(0)
+        return least - SOFTMAX_MARGIN if self.top.softmax and self.walk.rounding.deployed else least
+
+    @torch.no_grad()
+    def rows(self, region: Region, labels: Int[Tensor, " batch"]) -> Float[Tensor, "rows batch"]:
+        """The same for every other class: row ``j`` is class ``j`` below the label and ``j + 1`` from it on."""
+        if self.method == "ibp":
+            values = self.walk.walk.boxes([region.box], keep=self.top.tail)
+            return margins(self.top, values, labels, self.walk.walk.rounding_at)
+        bounds = self.walk.over([region])
+        logits = bounds.box(self.top.index).center
+        form = margin_form(labels, logits.shape[1:], logits.dtype)
+        depth = len(self.top.plan.steps) if self.method == "alpha-crown" else 1
+        parts, size = [], bounds.rows_at_once(len(labels), depth=depth)
+        for start in range(0, len(form.const), size):
+            part = LinearForm(form.coeff[start : start + size], form.const[start : start + size])
+            parts.append(self._rows(bounds, part))
+        return torch.cat(parts)
+
+    def _rows(self, bounds: Bounds, form: LinearForm) -> Tensor:
+        forms = {self.top.index: form}
+        least = torch.fmax(bounds.lower(forms, until=ends_tail), bounds.lower(forms))
+        return improved(bounds, forms, least, self.search) if self.method == "alpha-crown" else least

@@ -1,0 +1,103 @@
+"""What an operator is between linear functions, over the boxes of its inputs: the steps of a backward walk.
+
+A relaxation is made once for given boxes and pulled through as often as there are rows. Whatever evaluating it may err by
+is charged to the constant, through one nonnegative vector ``slack`` over the operator's outputs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.arithmetic import Rounding, dot
+from pipeline.bounds import Interval, LinearForm
+
+
+class Relaxation(ABC):
+    """A lower form over an operator's output as lower forms over its inputs."""
+
+    start: Tensor | None = None
+    """Where a search for better slopes begins, each entry in [0, 1]: (choices, batch, *features); None without a choice."""
+
+    @abstractmethod
+    def pull_back(self, form: LinearForm, alpha: Tensor | None = None) -> tuple[LinearForm | None, ...]:
+        """One form for each input, None for a constant; ``alpha``: (choices, rows, batch, *features) chooses slopes."""
+
+
+@dataclass(frozen=True, eq=False)
+class AffineMap(Relaxation):
+    """``y = W x + b``: ``<A, y> + d = <A W, x> + d + <A, b>``, exact but for rounding."""
+
+    transpose: Callable[[Tensor], tuple[Tensor | None, ...]]
+    constant: Tensor | None
+    slack: Tensor | None
+    rounding: Rounding
+
+    def pull_back(self, form: LinearForm, alpha: Tensor | None = None) -> tuple[LinearForm | None, ...]:
+        added = None if self.constant is None else dot(form.coeff, self.constant)
+        const = self.rounding.descend(form.const, added, form.coeff, self.slack)
+        pulled: list[LinearForm | None] = []
+        for coeff in self.transpose(form.coeff):
+            pulled.append(None if coeff is None else LinearForm(coeff, const))
+            const = const if coeff is None else torch.zeros_like(const)
+        return tuple(pulled)
+
+
+@dataclass(frozen=True, eq=False)
+class Chain(Relaxation):
+    """One operator made of two: forms go through ``after`` first."""
+
+    before: Relaxation
+    after: Relaxation
+
+    def pull_back(self, form: LinearForm, alpha: Tensor | None = None) -> tuple[LinearForm | None, ...]:
+        (inner,) = self.after.pull_back(form)
+        assert inner is not None
+        return self.before.pull_back(inner)
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """``slope x + offset`` in each entry; an offset of None is zero."""
+
+    slope: Tensor
+    offset: Tensor | None = None
+
+
+class Lines(Relaxation):
+    """An elementwise function between two lines: ``below(x) <= f(x) <= above(x)`` on the box, in exact arithmetic.
+
+    ``<A, f(x)> >= <A+, below(x)> + <A-, above(x)>`` (Zhang et al., CROWN, arXiv 1811.00866, theorem 3.2). The lines must
+    already allow for what the deployed ``f`` may err by; ``steepest`` bounds the absolute slope of every line that
+    ``steer`` may choose, ``highest`` its absolute offset.
+    """
+
+    def __init__(
+        self,
+        box: Interval,
+        below: Line,
+        above: Line,
+        *,
+        rounding: Rounding,
+        steepest: Tensor | float,
+        highest: Tensor | float,
+        start: Tensor | None = None,
+        steer: Callable[[Tensor], tuple[Line, Line]] | None = None,
+    ):
+        self.below, self.above, self.rounding = below, above, rounding
+        self.start, self.steer = start, steer
+        self.slack = rounding.lines_slack(box, steepest, highest)
+
+    def pull_back(self, form: LinearForm, alpha: Tensor | None = None) -> tuple[LinearForm | None, ...]:
+        below, above = (self.below, self.above) if alpha is None or self.steer is None else self.steer(alpha)
+        coeff = form.coeff * torch.where(form.coeff > 0, below.slope, above.slope)
+        added = None
+        for line, part in ((below, form.coeff.clamp_min), (above, form.coeff.clamp_max)):
+            if line.offset is not None:
+                more = dot(part(0), line.offset)
+                added = more if added is None else added + more
+        return (LinearForm(coeff, self.rounding.descend(form.const, added, form.coeff, self.slack)),)
