@@ -10,12 +10,13 @@ from torch import nn
 
 from pipeline import ops
 from pipeline.arithmetic import EXACT, Outward
-from pipeline.bounds import Interval
+from pipeline.bounds import Interval, LinearForm
 from pipeline.network import Network
 from pipeline.propagate import walk
+from pipeline.propagate.crown import LinearWalk
 from pipeline.propagate.interval import IntervalWalk
-from pipeline.propagate.margins import MarginBounds, head, margins
-from pipeline.threat import LinfBall
+from pipeline.propagate.margins import METHODS, MarginBounds, head, margins
+from pipeline.threat import Box, EuclideanBall, LinfBall
 from tests import laws, nets
 
 REAL = Outward(deployed=False)
@@ -81,6 +82,95 @@ def test_every_node_and_every_margin_is_bounded(name, eps):
             true = logits[torch.arange(3), labels] - others
             allowance = 2 * float(own[top.index].radius.max()) + slack * (1 + float(logits.abs().max()))
             assert bool((lower <= true + allowance).all())
+
+
+@pytest.mark.parametrize("rounding", [EXACT, REAL, FLOAT32], ids=["none", "real", "float32"])
+@pytest.mark.parametrize("name", NETS)
+def test_every_method_is_below_every_point_and_no_looser_than_the_one_before(name, rounding, device):
+    network = NETS[name](seed=21).in_float64().to(device)
+    labels = torch.tensor([0, 1, 2], device=device)
+    for eps in ("0", "1/255", "8/255", "0.3"):
+        _, box = region(network, eps, seed=22, device=device)
+        last = None
+        for method in METHODS:
+            rows = MarginBounds(network, rounding, method=method).rows(Box(box), labels)
+            assert last is None or bool((rows >= last - 1e-12 * (1 + last.abs())).all())
+            last = rows
+        for (point,) in laws.points(network, [box], seed=23):
+            logits = network(point).flatten(1)
+            others = torch.stack([torch.cat([z[:y], z[y + 1 :]]) for z, y in zip(logits, labels, strict=True)], 1)
+            true = logits[torch.arange(3), labels] - others
+            assert bool((last <= true + 1e-12 * (1 + float(logits.abs().max()))).all())
+
+
+@pytest.mark.parametrize("rounding", [EXACT, FLOAT32], ids=["none", "float32"])
+@pytest.mark.parametrize("name", NETS)
+def test_tightened_boxes_hold_every_node_at_points_pushed_against_them(name, rounding):
+    """Intermediate bounds themselves are attacked: each point climbs the gradient of one node's entries."""
+    network = NETS[name](seed=24).in_float64()
+    _, box = region(network, "8/255", seed=25)
+    plan = head(network.plan()).plan
+    known = LinearWalk(network, rounding, plan, tighten=True).over([Box(box)])
+    looser = LinearWalk(network, rounding, plan).over([Box(box)])
+    generator = torch.Generator().manual_seed(26)
+    for step in plan.steps:
+        mine = known.box(step.index)
+        assert bool((mine.radius <= looser.box(step.index).radius * (1 + 1e-12) + 1e-300).all())
+        for sign in (1.0, -1.0):
+            point = box.center.clone().requires_grad_()
+            value = _at(plan, point, step.index)
+            pick = torch.randint(value[0].numel(), (len(value),), generator=generator)
+            (g,) = torch.autograd.grad(value.flatten(1).gather(1, pick[:, None]).sum(), point)
+            with torch.no_grad():
+                value = _at(plan, box.center + sign * g.sign() * box.radius, step.index)
+            slack = 1e-12 * (1 + float(value.abs().max()))
+            assert bool(((value - mine.center).abs() <= mine.radius + slack).all())
+
+
+def _at(plan, point, index):
+    return walk.forward(plan, [point], lambda step, *xs: step.op(*xs), keep=walk.EVERYTHING)[index]
+
+
+def test_memory_changes_no_bound():
+    network = nets.residual_concat_net(seed=27).in_float64()
+    _, box = region(network, "8/255", seed=28)
+    labels = torch.tensor([0, 1, 2])
+    for method in ("crown", "alpha-crown"):
+        plenty, scarce = (
+            MarginBounds(network, FLOAT32, method=method, memory=m).bounds(box, labels) for m in (1 << 30, 1 << 10)
+        )
+        assert torch.allclose(plenty, scarce, rtol=0, atol=1e-9)
+
+
+def test_crown_over_a_euclidean_ball_holds_its_points_and_beats_the_box():
+    network = nets.conv_net(seed=29).in_float64()
+    x, _ = region(network, "0", seed=30)
+    radius = 0.3
+    ball = EuclideanBall(x, radius, LinfBall(Fraction("0.3")).box(x))
+    labels = torch.tensor([0, 1, 2])
+    rows = MarginBounds(network, FLOAT32, method="crown").rows(ball, labels)
+    assert bool((rows > MarginBounds(network, FLOAT32, method="crown").rows(Box(ball.box), labels)).any())
+    generator = torch.Generator().manual_seed(31)
+    for _ in range(50):
+        step = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+        point = (x + step * (radius / step.flatten(1).norm(dim=1))[:, None, None, None]).clamp(0, 1)
+        logits = network(point)
+        others = torch.stack([torch.cat([z[:y], z[y + 1 :]]) for z, y in zip(logits, labels, strict=True)], 1)
+        assert bool((rows <= logits[torch.arange(3), labels] - others + 1e-9).all())
+
+
+def test_a_wrong_slope_fails_the_law():
+    """The harness can fail: a chord drawn too low is noticed."""
+    from pipeline.rules import rule_for
+    from pipeline.rules.relax import Line
+
+    op, x = nn.ReLU(), laws.box((4, 9), "wide", torch.Generator().manual_seed(1))
+    relaxation = rule_for(op).relax(op, x)
+    relaxation.above = Line(relaxation.above.slope, relaxation.above.offset * 0.9)
+    form = LinearForm(torch.full((1, 4, 9), -1.0, dtype=torch.float64), torch.zeros(1, 4, dtype=torch.float64))
+    (pulled,) = relaxation.pull_back(form)
+    below = [pulled.const + (pulled.coeff * p).sum(2) - (form.coeff * op(p)).sum(2) for (p,) in laws.points(op, [x], 2)]
+    assert max(float(b.max()) for b in below) > 1e-6
 
 
 @pytest.mark.parametrize("name", NETS)
