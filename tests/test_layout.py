@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "data": {"errors"},
     "report": {"errors"},
     "workflow": {
-        *("errors", "arithmetic", "network", "rules", "threat"),
+        *("errors", "arithmetic", "network", "rules", "threat", "propagate"),
         *("certify", "train", "preprocess", "settings", "graph", "data", "report"),
     },
     "cli": {"errors", "arithmetic", "workflow", "report", "certify", "train"},

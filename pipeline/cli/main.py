@@ -17,6 +17,7 @@ from pipeline.errors import PipelineError
 COMMANDS = {
     "certify": "Prove, sample by sample, that no perturbation inside a box changes the label.",
     "demo": "Certify and retrain the embedded digits classifier: the whole product in a minute.",
+    "doctor": "Show what this machine can promise; measure its activation kernels.",
     "inspect": "Show a model's nodes, what bounds support, and where weights come from.",
     "retrain": "Train the model in an ONNX file to be certifiable, and write it back.",
     "schema": "Print the JSON Schema of a report.",

@@ -1,0 +1,106 @@
+"""``pipeline doctor``: what this machine can promise, and how to make it promise more."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from pipeline.certify import Progress
+from pipeline.errors import EnvironmentFailure, UsageError
+from pipeline.graph import kernel_table
+from pipeline.graph.kernels import OPERATORS, PATTERNS, Measured, measure
+from pipeline.graph.runtime import threads
+from pipeline.propagate.rounding import self_test
+from pipeline.workflow.events import Note
+
+PACKAGES = ("torch", "onnx", "onnx2torch", "numpy")
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The environment as certificates see it."""
+
+    versions: dict[str, str]
+    providers: tuple[str, ...]
+    cuda: str | None
+    """The name of the CUDA device, None where torch sees none."""
+    threads: tuple[int, int]
+    """(cores this process may use, threads torch uses)."""
+    fault: str | None
+    """Why float64 or the kernel table cannot be trusted here, or None."""
+    table: kernel_table.Table
+    file: Path
+    ignored: str | None
+    """Why a stored table was not used."""
+
+    @property
+    def unmeasured(self) -> tuple[str, ...]:
+        """Operators that ``float32-any-order`` refuses on this machine."""
+        return tuple(name for name in OPERATORS if name not in self.table.operators)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One finished measurement, and where it was stored: nowhere for a sample."""
+
+    operator: str
+    measured: Measured
+    file: Path | None
+
+
+def diagnose() -> Diagnosis:
+    """Look at versions, devices, float64 and the stored kernel table; changes nothing."""
+    table, ignored = kernel_table.load()
+    try:
+        self_test()
+        kernel_table.spot_check(table, table.operators)
+        fault = None
+    except EnvironmentFailure as error:
+        fault = str(error)
+    machine = table.machine
+    return Diagnosis(
+        versions={"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}}
+        | {"onnxruntime": machine.onnxruntime},
+        providers=kernel_table.providers(),
+        cuda=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        threads=(threads(), torch.get_num_threads()),
+        fault=fault,
+        table=table,
+        file=kernel_table.folder() / f"{machine.key}.json",
+        ignored=ignored,
+    )
+
+
+def measure_kernels(operators: Sequence[str], *, sample: int | None = None) -> Iterator[Note | Progress | Kernel]:
+    """Measure kernels at every float32 and store each as it is done; a ``sample`` is shown and not stored.
+
+    Raises UsageError (2) for an operator that is no function of one number, EnvironmentFailure (74) for a kernel that is not
+    finite where its function is.
+    """
+    unknown = [name for name in operators if name not in OPERATORS]
+    if unknown:
+        raise UsageError(f"{', '.join(unknown)} cannot be measured; choose from {', '.join(OPERATORS)}.")
+    if sample is not None and not 1 <= sample <= PATTERNS:
+        raise UsageError(f"--sample takes between 1 and {PATTERNS} points; received {sample}.")
+    for name in operators:
+        told = False
+        for event in measure(name, count=sample or PATTERNS):
+            if isinstance(event, Measured):
+                yield Kernel(name, event, None if sample else kernel_table.store(name, event))
+                continue
+            if not told and event.done >= min(event.total, 1 << 22):
+                told = True
+                yield Note(f"{name}: {event.total} inputs, about {max(1, round(event.seconds / 60))} min")
+            yield Progress(f"kernel {name}", event.done, event.total)
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "missing"
