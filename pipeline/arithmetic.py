@@ -74,6 +74,7 @@ class Exact:
 
     def minimum(self, form: LinearForm, box: Interval) -> Tensor:
         """``min over the box of <A, y> + d  =  <A, c> - <|A|, r> + d``, shape (rows, batch)."""
+        box = form.over(box)
         return form.const + dot(form.coeff, box.center) - dot(form.coeff.abs(), box.radius)
 
     def total(self, parts: Sequence[Tensor]) -> Tensor:
@@ -92,7 +93,7 @@ class Exact:
 
     def ball_minimum(self, form: LinearForm, center: Tensor, radius: float) -> Tensor:
         """``min over |y - c|_2 <= r of <A, y> + d  =  <A, c> - r |A|_2 + d``, shape (rows, batch)."""
-        return form.const + dot(form.coeff, center) - radius * form.coeff.flatten(2).norm(dim=2)
+        return form.const + dot(form.coeff, form.within(center)) - radius * form.coeff.flatten(2).norm(dim=2)
 
 
 @dataclass(frozen=True)
@@ -213,19 +214,19 @@ class Outward:
 
     def ball_minimum(self, form: LinearForm, center: Tensor, radius: float) -> Tensor:
         """``<A, c> - r |A|_2 + d``, rounded down."""
-        least = self._plus_dot(form.const, form.coeff, center)
+        least = self._plus_dot(form.const, form.coeff, form.within(center))
         return self._minus(least, radius * form.coeff.flatten(2).norm(dim=2), form.coeff[0, 0].numel())
 
     def merge(self, a: LinearForm, b: LinearForm, box: Interval) -> LinearForm:
         """The sum of two forms over the same value; the rounding of the coefficients is charged to the constant."""
-        coeff = a.coeff + b.coeff
-        slack = dot(coeff.abs(), box.magnitude) * (2 * U64)
-        return LinearForm(
-            coeff, self._minus(a.const + b.const, slack, coeff[0, 0].numel(), a.const.abs() + b.const.abs())
-        )
+        both = a + b
+        slack = dot(both.coeff.abs(), both.over(box).magnitude) * (2 * U64)
+        lowered = self._minus(both.const, slack, both.coeff[0, 0].numel(), a.const.abs() + b.const.abs())
+        return LinearForm(both.coeff, lowered, both.origin)
 
     def minimum(self, form: LinearForm, box: Interval) -> Tensor:
         """``<A, c> - <|A|, r> + d``, rounded down: at most the minimum of the form over the box."""
+        box = form.over(box)
         least = self._plus_dot(form.const, form.coeff, box.center)
         return self._minus(least, dot(form.coeff.abs(), box.radius), form.coeff[0, 0].numel())
 

@@ -7,7 +7,8 @@ whose sign is still open (Zhang et al., arXiv 1811.00866 and 1906.06316; Xu et a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -26,6 +27,18 @@ MEMORY = 1 << 30
 """Bytes that the coefficients of one backward walk may take, unless a caller says otherwise."""
 COPIES = 6
 """How many tensors of the size of the coefficients one step of the walk holds at once."""
+
+
+TILE = 8
+"""Into how many tiles each axis of an image is cut, at most: rows of one tile share the window that they can see."""
+
+
+def tiles(size: Sequence[int]) -> Iterator[tuple[tuple[slice, ...], tuple[int, ...]]]:
+    """The tiles of an image of that size (none: one tile without a window), as slices behind batch and channels."""
+    sides = [max(2, -(-n // TILE)) for n in size]
+    for corner in itertools.product(*(range(0, n, side) for n, side in zip(size, sides, strict=True))):
+        spans = (slice(c, c + side) for c, side in zip(corner, sides, strict=True))
+        yield (slice(None), slice(None), *spans) if corner else (slice(None),), corner
 
 
 class LinearWalk:
@@ -65,6 +78,7 @@ class Bounds:
         self.values |= {index: getattr(owner, name) for index, owner, name in self.plan.constants}
         self._relaxed: dict[tuple[int, bool], Relaxation | None] = {}
         self._size = max(r.box.center[0].numel() for r in regions)
+        self._widest = 1
 
     def box(self, index: int) -> Interval:
         """The box of a node."""
@@ -107,7 +121,12 @@ class Bounds:
             if until(step):
                 return None
             relaxation = self.relaxed(step, exact=exact)
-            return None if relaxation is None else relaxation.pull_back(form, (alpha or {}).get(step.index))
+            if relaxation is None:
+                return None
+            if form.origin and not relaxation.windowed:
+                form = form.dense(self.box(step.index).center.shape[1:])
+            self._widest = max(self._widest, form.coeff[0, 0].numel())
+            return relaxation.pull_back(form, (alpha or {}).get(step.index))
 
         ends = walk.backward(self.plan, forms, visit, lambda i, a, b: rounding.merge(a, b, self.box(i)))
         parts = [
@@ -127,25 +146,34 @@ class Bounds:
             rule = rule_for(reader.op)
             if rule is not None and not isinstance(rule, Affine):
                 wanted |= rule.loose(reader.op, box)
-        count = int(wanted.flatten(1).sum(1).max())
-        if count == 0:
+        if not bool(wanted.any()):
             return box
+        lower, upper = (end.clone() for end in self.walk.rounding.ends(box))
+        self._widest = 0
+        for tile, origin in tiles(wanted.shape[2:]):
+            self._tighten(index, wanted[tile], lower[tile], upper[tile], origin)
+        return self._met(box, lower, upper)
+
+    def _tighten(self, index: int, wanted: Tensor, lower: Tensor, upper: Tensor, origin: tuple[int, ...]) -> None:
+        """Raise ``lower`` and lower ``upper``, views of one tile of the node, where ``wanted``, in place."""
+        count = int(wanted.flatten(1).sum(1).max())
         batch, shape = len(wanted), wanted.shape[1:]
-        lower, upper = (end.flatten(1).clone() for end in self.walk.rounding.ends(box))
         order = wanted.flatten(1).to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :count]
-        size = max(1, self.rows_at_once(batch) // 2)
-        for start in range(0, count, size):
-            picked = order[:, start : start + size]
-            rows = picked.shape[1]
-            coeff = torch.zeros(2 * rows, batch, lower.shape[1], dtype=lower.dtype, device=lower.device)
+        start = 0
+        while start < count:
+            # The first rows of a node are few: how wide their windows grow says how many fit from then on.
+            room = self.walk.memory // (COPIES * 16 * batch * (self._widest or self._size))
+            picked = order[:, start : start + max(1, room)]
+            start, rows = start + picked.shape[1], picked.shape[1]
+            coeff = torch.zeros(2 * rows, batch, shape.numel(), dtype=lower.dtype, device=lower.device)
             coeff[:rows].scatter_(2, picked.T[..., None], 1.0)
             coeff[rows:] = -coeff[:rows]
             # A bound that is NaN says nothing, and the box stands.
-            form = LinearForm(coeff.unflatten(2, shape), torch.zeros_like(coeff[..., 0]))
+            form = LinearForm(coeff.unflatten(2, shape), torch.zeros_like(coeff[..., 0]), origin)
             ends = self.lower({index: form})
-            lower.scatter_(1, picked, torch.fmax(lower.gather(1, picked), ends[:rows].T))
-            upper.scatter_(1, picked, torch.fmin(upper.gather(1, picked), -ends[rows:].T))
-        return self._met(box, lower.unflatten(1, shape), upper.unflatten(1, shape))
+            for side, keep, found in ((lower, torch.fmax, ends[:rows].T), (upper, torch.fmin, -ends[rows:].T)):
+                flat = side.flatten(1)
+                side.copy_(flat.scatter(1, picked, keep(flat.gather(1, picked), found)).unflatten(1, shape))
 
     def _met(self, box: Interval, lower: Tensor, upper: Tensor) -> Interval:
         """The box around ``[lower, upper]`` where that is smaller; ends that cross prove a fault, and become NaN."""

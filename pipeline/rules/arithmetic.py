@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pipeline import ops
 from pipeline.arithmetic import SLACK
 from pipeline.bounds import Interval
+from pipeline.rules.relax import Window
 from pipeline.rules.rule import Affine, Example, Value, rule
 
 
@@ -47,6 +48,16 @@ class AddRule(Affine[nn.Module]):
 
     def carries(self, op: nn.Module, carried: int, *xs: Value) -> int:
         return carried + 1 if carried else 0
+
+    def window(self, op: nn.Module, *xs: Value) -> Window | None:
+        """A residual sum hands the window on to both sides."""
+        shapes = {x.center.shape[1:] for x in xs if isinstance(x, Interval)}
+        if len(shapes) > 1 or any(x.dim() >= len(next(iter(shapes))) + 1 for x in xs if isinstance(x, Tensor)):
+            return None
+        signs = (1.0, -1.0 if isinstance(op, ops.Sub) else 1.0)
+        return lambda coeff, origin: [
+            (coeff * sign if isinstance(x, Interval) else None, origin) for x, sign in zip(xs, signs, strict=True)
+        ]
 
     def examples(self) -> Iterator[Example]:
         for op in (ops.Add(), ops.Sub()):

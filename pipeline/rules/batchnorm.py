@@ -12,7 +12,7 @@ from pipeline.arithmetic import EXACT, SLACK, Rounding
 from pipeline.bounds import Interval, Lockstep
 from pipeline.ops import AffineBN, BatchNorm, Layer
 from pipeline.rules.affine import correlate
-from pipeline.rules.relax import Chain, Relaxation
+from pipeline.rules.relax import Chain, Relaxation, Window
 from pipeline.rules.rule import Affine, Example, Value, fold_floor, rule, rule_for
 
 
@@ -66,6 +66,10 @@ class BatchNormRule(Affine[BatchNorm]):
 
     def terms(self, op: BatchNorm, *xs: Value) -> int:
         return 6  # var + eps, sqrt, the quotient, the difference, the product, the sum
+
+    def window(self, op: BatchNorm, *xs: Value) -> Window | None:
+        scale, _ = _running(op)
+        return lambda coeff, origin: [(coeff * _channels(scale, coeff[0]), origin)]
 
     def deployed_terms(self, op: BatchNorm, terms: int, carried: int) -> int:
         return carried + SLACK + 1

@@ -7,7 +7,7 @@ is charged to the constant, through one nonnegative vector ``slack`` over the op
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,12 +16,18 @@ from torch import Tensor
 from pipeline.arithmetic import Rounding, dot
 from pipeline.bounds import Interval, LinearForm
 
+Origin = tuple[int, ...]
+Window = Callable[[Tensor, Origin], Sequence[tuple[Tensor | None, Origin]]]
+"""``A W`` of coefficients on a window: the window of each input that it reaches."""
+
 
 class Relaxation(ABC):
     """A lower form over an operator's output as lower forms over its inputs."""
 
     start: Tensor | None = None
     """Where a search for better slopes begins, each entry in [0, 1]: (choices, batch, *features); None without a choice."""
+    windowed: bool = False
+    """Whether forms on a window are taken; any other relaxation wants them dense."""
 
     @abstractmethod
     def pull_back(self, form: LinearForm, alpha: Tensor | None = None) -> tuple[LinearForm | None, ...]:
@@ -36,15 +42,27 @@ class AffineMap(Relaxation):
     constant: Tensor | None
     slack: Tensor | None
     rounding: Rounding
+    window: Window | None = None
+
+    @property
+    def windowed(self) -> bool:  # type: ignore[override]
+        return self.window is not None
 
     def pull_back(self, form: LinearForm, alpha: Tensor | None = None) -> tuple[LinearForm | None, ...]:
-        added = None if self.constant is None else dot(form.coeff, self.constant)
-        const = self.rounding.descend(form.const, added, form.coeff, self.slack)
+        added = None if self.constant is None else dot(form.coeff, form.within(self.constant))
+        slack = None if self.slack is None else form.within(self.slack)
+        const = self.rounding.descend(form.const, added, form.coeff, slack)
         pulled: list[LinearForm | None] = []
-        for coeff in self.transpose(form.coeff):
-            pulled.append(None if coeff is None else LinearForm(coeff, const))
+        for coeff, origin in self._transposed(form):
+            pulled.append(None if coeff is None else LinearForm(coeff, const, origin))
             const = const if coeff is None else torch.zeros_like(const)
         return tuple(pulled)
+
+    def _transposed(self, form: LinearForm) -> Sequence[tuple[Tensor | None, Origin]]:
+        if form.origin:
+            assert self.window is not None
+            return self.window(form.coeff, form.origin)
+        return [(coeff, ()) for coeff in self.transpose(form.coeff)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +71,10 @@ class Chain(Relaxation):
 
     before: Relaxation
     after: Relaxation
+
+    @property
+    def windowed(self) -> bool:  # type: ignore[override]
+        return self.before.windowed and self.after.windowed
 
     def pull_back(self, form: LinearForm, alpha: Tensor | None = None) -> tuple[LinearForm | None, ...]:
         (inner,) = self.after.pull_back(form)
@@ -76,6 +98,8 @@ class Lines(Relaxation):
     ``steer`` may choose, ``highest`` its absolute offset.
     """
 
+    windowed = True
+
     def __init__(
         self,
         box: Interval,
@@ -94,10 +118,11 @@ class Lines(Relaxation):
 
     def pull_back(self, form: LinearForm, alpha: Tensor | None = None) -> tuple[LinearForm | None, ...]:
         below, above = (self.below, self.above) if alpha is None or self.steer is None else self.steer(alpha)
-        coeff = form.coeff * torch.where(form.coeff > 0, below.slope, above.slope)
+        coeff = form.coeff * torch.where(form.coeff > 0, form.within(below.slope), form.within(above.slope))
         added = None
         for line, part in ((below, form.coeff.clamp_min), (above, form.coeff.clamp_max)):
             if line.offset is not None:
-                more = dot(part(0), line.offset)
+                more = dot(part(0), form.within(line.offset))
                 added = more if added is None else added + more
-        return (LinearForm(coeff, self.rounding.descend(form.const, added, form.coeff, self.slack)),)
+        slack = None if self.slack is None else form.within(self.slack)
+        return (LinearForm(coeff, self.rounding.descend(form.const, added, form.coeff, slack), form.origin),)

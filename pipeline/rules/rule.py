@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pipeline.arithmetic import EXACT, SLACK, U64, Outward, Rounding
 from pipeline.bounds import Interval, Lockstep
 from pipeline.errors import PipelineError
-from pipeline.rules.relax import AffineMap, Relaxation
+from pipeline.rules.relax import AffineMap, Relaxation, Window
 
 Value = Interval | Tensor
 Op = TypeVar("Op", bound=nn.Module)
@@ -124,7 +124,11 @@ class Affine(Rule[Op]):
     def relax(self, op: Op, *xs: Value, rounding: Rounding = EXACT) -> Relaxation:
         error, constant = self.disturbance(op, *xs, rounding=rounding), self.constant(op, *xs)
         slack = None if error is None else rounding.affine_slack(error, constant)
-        return AffineMap(lambda coeff: self.transpose(op, coeff, *xs), constant, slack, rounding)
+        return AffineMap(lambda coeff: self.transpose(op, coeff, *xs), constant, slack, rounding, self.window(op, *xs))
+
+    def window(self, op: Op, *xs: Value) -> Window | None:
+        """``A W`` of coefficients that are zero outside a window, where that is a window again; None to have them dense."""
+        return None
 
     def constant(self, op: Op, *xs: Value) -> Tensor | None:
         """``b``, None for zero: the operator where every abstract input is zero; a batch of one unless a constant has one."""
