@@ -2,7 +2,51 @@
 
 from __future__ import annotations
 
-from pipeline.certify.attack import PGD, Predict, attack
-from pipeline.certify.ladder import Certification, Level, Progress, Settings, Verdict, certify
+from pipeline.certify.attack import PGD, Attacked, Predict, attack
+from pipeline.certify.balls import BALLS, Ball, L2Ball, norm_of, region
+from pipeline.certify.ladder import certify
+from pipeline.certify.largest import TOLERANCE
+from pipeline.certify.resume import Journal
+from pipeline.certify.shards import Crew, crew
+from pipeline.certify.verdicts import (
+    CHOICES,
+    DECIDERS,
+    Certification,
+    Choice,
+    Counterexamples,
+    Layer,
+    Level,
+    RoundingCost,
+    Settings,
+    Verdict,
+)
+from pipeline.certify.work import Progress, Work
 
-__all__ = ["PGD", "Certification", "Level", "Predict", "Progress", "Settings", "Verdict", "attack", "certify"]
+__all__ = [
+    "BALLS",
+    "CHOICES",
+    "DECIDERS",
+    "PGD",
+    "TOLERANCE",
+    "Attacked",
+    "Ball",
+    "Certification",
+    "Choice",
+    "Counterexamples",
+    "Crew",
+    "Journal",
+    "L2Ball",
+    "Layer",
+    "Level",
+    "Predict",
+    "Progress",
+    "RoundingCost",
+    "Settings",
+    "Verdict",
+    "Work",
+    "attack",
+    "certify",
+    "crew",
+    "norm_of",
+    "region",
+]

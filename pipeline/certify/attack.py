@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pipeline.certify.balls import Ball, L2Ball
 from pipeline.network import Network
-from pipeline.threat import LinfBall
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """The deployed file: float32 inputs (n, ...) to logits (n, classes)."""
@@ -21,7 +22,8 @@ Predict = Callable[[np.ndarray], np.ndarray]
 class PGD:
     """Projected gradient ascent on ``max_j z_j - z_y`` (Madry et al., arXiv 1706.06083, with the margin as the loss).
 
-    ``steps`` sign steps of ``step * eps`` from a uniform random start, ``restarts`` times.
+    ``steps`` steps of ``step * eps`` from a random start, ``restarts`` times: along the sign of the gradient for a box,
+    along the gradient itself for a Euclidean ball.
     """
 
     steps: int = 10
@@ -30,6 +32,19 @@ class PGD:
     seed: int = 0
     loss: str = "margin"
 
+    @property
+    def longer(self) -> PGD:
+        """The attack on what a short one and cheap bounds leave open: four times the steps, finer, three times the starts."""
+        return PGD(4 * self.steps, 3 * self.restarts, 0.4 * self.step, self.seed + 1, self.loss)
+
+
+class Attacked(NamedTuple):
+    """By sample: whether the file misclassifies a point of its ball, that point, and the label it gets there."""
+
+    broken: np.ndarray
+    points: np.ndarray
+    labels: np.ndarray
+
 
 def attack(
     network: Network,
@@ -37,9 +52,9 @@ def attack(
     x: Float[Tensor, "batch *features"],
     labels: Int[Tensor, " batch"],
     indices: np.ndarray,
-    ball: LinfBall,
+    ball: Ball,
     settings: PGD,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Attacked:
     """Which samples the deployed file misclassifies somewhere in their ball, and the points that show it.
 
     Gradients come from the Network; a point counts only once ``predict`` has confirmed it. A broken sample leaves the
@@ -47,29 +62,82 @@ def attack(
     alone, never on how the set was cut into batches.
     """
     broken = np.zeros(len(x), bool)
-    found = x.cpu().numpy().copy()
-    low, high = _ends(x, ball)
-    step = settings.step * float(ball.radius)
+    found, became = x.cpu().numpy().copy(), labels.cpu().numpy().astype(np.int64)
+    space = _Space.around(x, ball)
     for restart in range(settings.restarts):
+        if broken.all():
+            break
         alive = torch.from_numpy(np.flatnonzero(~broken)).to(x.device)
-        start = _uniform(x.shape[1:], [(settings.seed, restart, int(i)) for i in indices[~broken]]).to(x)
-        point = low[alive] + start * (high[alive] - low[alive])
+        here = space.of(alive)
+        point = here.start(_uniform(x.shape[1:], [(settings.seed, restart, int(i)) for i in indices[~broken]]).to(x))
         for last in range(settings.steps + 1):
-            point = torch.minimum(torch.maximum(point, low[alive]), high[alive])
+            point = here.project(point)
             gradient, suspect = _margin_gradient(network, point, labels[alive])
-            where = torch.nonzero(suspect).flatten()
+            where = torch.nonzero(suspect & here.inside(point)).flatten()
             if len(where):
                 candidates = point[where].cpu().numpy()
-                fooled = predict(candidates).argmax(1) != labels[alive][where].cpu().numpy()
+                said = predict(candidates).argmax(1)
+                fooled = said != labels[alive][where].cpu().numpy()
                 rows = alive[where].cpu().numpy()[fooled]
-                broken[rows], found[rows] = True, candidates[fooled]
+                broken[rows], found[rows], became[rows] = True, candidates[fooled], said[fooled]
                 keep = torch.ones(len(alive), dtype=torch.bool, device=x.device)
                 keep[where[torch.from_numpy(fooled).to(x.device)]] = False
                 alive, point, gradient = alive[keep], point[keep], gradient[keep]
+                here = space.of(alive)
             if not len(alive) or last == settings.steps:
                 break
-            point = point + step * gradient.sign()
-    return broken, found
+            point = here.climb(point, gradient, settings.step)
+    return Attacked(broken, found, became)
+
+
+@dataclass(frozen=True, eq=False)
+class _Space:
+    """Where the attack may go: the box ``[low, high]``, and no further than ``reach`` from ``x`` where that is given."""
+
+    x: Tensor
+    low: Tensor
+    high: Tensor
+    radius: float
+    euclidean: bool
+
+    @classmethod
+    def around(cls, x: Tensor, ball: Ball) -> _Space:
+        return cls(x, *_ends(x, ball), float(ball.radius), isinstance(ball, L2Ball))
+
+    def of(self, rows: Tensor) -> _Space:
+        return _Space(self.x[rows], self.low[rows], self.high[rows], self.radius, self.euclidean)
+
+    def start(self, draws: Tensor) -> Tensor:
+        if self.euclidean:
+            return self.x + self.radius * _unit(draws - 0.5)
+        return self.low + draws * (self.high - self.low)
+
+    def climb(self, point: Tensor, gradient: Tensor, step: float) -> Tensor:
+        return point + step * self.radius * (_unit(gradient) if self.euclidean else gradient.sign())
+
+    def project(self, point: Tensor) -> Tensor:
+        point = torch.minimum(torch.maximum(point, self.low), self.high)
+        if not self.euclidean:
+            return point
+        # A little short of the sphere: the float32 point itself must lie inside.
+        shrink = (self.radius * (1 - 1e-6) / _length(point, self.x).clamp_min(1e-300)).clamp(max=1)
+        point = (self.x + (point.double() - self.x) * shrink).to(self.x.dtype)
+        return torch.minimum(torch.maximum(point, self.low), self.high)
+
+    def inside(self, point: Tensor) -> Tensor:
+        """Whether each point lies in the real ball, whatever float64 rounded away; the box holds by construction."""
+        if not self.euclidean:
+            return torch.ones(len(point), dtype=torch.bool, device=point.device)
+        return _length(point, self.x).flatten() * (1 + 1e-9) <= self.radius
+
+
+def _length(point: Tensor, x: Tensor) -> Tensor:
+    """``|point - x|_2`` in float64, shaped to broadcast over samples."""
+    return (point.double() - x.double()).flatten(1).norm(dim=1).reshape(-1, *[1] * (x.dim() - 1))
+
+
+def _unit(direction: Tensor) -> Tensor:
+    return direction / direction.flatten(1).norm(dim=1).clamp_min(1e-30).reshape(-1, *[1] * (direction.dim() - 1))
 
 
 def _margin_gradient(network: Network, point: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,8 +152,8 @@ def _margin_gradient(network: Network, point: Tensor, labels: Tensor) -> tuple[T
     return gradient, ~(loss.detach() < 0)
 
 
-def _ends(x: Tensor, ball: LinfBall) -> tuple[Tensor, Tensor]:
-    """The least and greatest float32 inside the real ball around each pixel, so that no point leaves it by rounding."""
+def _ends(x: Tensor, ball: Ball) -> tuple[Tensor, Tensor]:
+    """The least and greatest float32 inside the real box around each pixel, so that no point leaves it by rounding."""
     exact, radius = x.double(), float(ball.radius)
     low, high = (exact - radius).clamp(min=ball.low), (exact + radius).clamp(max=ball.high)
     low32, high32 = low.float(), high.float()

@@ -1,77 +1,33 @@
-"""Verdicts for a whole data set: what is misclassified, what an attack breaks, what a bound proves."""
+"""Verdicts for a whole data set, the cheapest proof first: what a rung decides, no later rung looks at.
+
+The file's own prediction, a short attack on every correct sample, IBP on every sample, CROWN-IBP, a long attack on what is
+left, CROWN, alpha-CROWN. The order costs or saves time and nothing else: each rung's answers are true by themselves.
+"""
 
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
-from enum import IntEnum
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from pipeline.arithmetic import Mode, rounding_of
-from pipeline.certify.attack import PGD, Predict, attack
-from pipeline.errors import Contradiction, Incomplete
+from pipeline.certify.attack import PGD, Attacked, Predict, attack
+from pipeline.certify.balls import Ball
+from pipeline.certify.largest import largest_eps
+from pipeline.certify.prover import Prover
+from pipeline.certify.table import Table
+from pipeline.certify.verdicts import Certification, RoundingCost, Settings
+from pipeline.certify.work import Progress, Work
+from pipeline.errors import Incomplete
 from pipeline.network import Network
-from pipeline.propagate import walk
-from pipeline.propagate.margins import MarginBounds
-from pipeline.propagate.rounding import self_test
-from pipeline.threat import LinfBall
+from pipeline.propagate.margins import Method
 
-CHUNK_BYTES = 1 << 28
-
-
-class Verdict(IntEnum):
-    """What is known of one sample at one eps."""
-
-    CERTIFIED = 0
-    FALSIFIED = 1
-    MISCLASSIFIED = 2
-    UNKNOWN = 3
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a data set is certified: whose arithmetic the proof is about, and what tries to break it."""
-
-    arithmetic: Mode = "float32-any-order"
-    attack: PGD | None = field(default_factory=PGD)
-    device: str = "cpu"
-    batch: int | None = None
-    """Samples bounded at once; None chooses by the size of the network's values."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a phase has come; ``seconds`` estimates the whole phase, where that could be measured beforehand."""
-
-    phase: str
-    done: int
-    total: int
-    seconds: float | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Level:
-    """The outcome at one eps, by sample: the verdict, and the least margin that was proved (NaN where none was asked)."""
-
-    ball: LinfBall
-    verdicts: np.ndarray
-    margins: np.ndarray
-    survived: np.ndarray | None
-    """Whether the attack failed; None without an attack. Misclassified samples did not survive."""
-    counterexamples: np.ndarray | None
-
-
-@dataclass(frozen=True, eq=False)
-class Certification:
-    """All levels, with the deployed file's own predictions."""
-
-    predicted: np.ndarray
-    levels: tuple[Level, ...]
+ATTACKED, PREDICTED, LOOKED_INTO = 128, 256, 128
+"""Samples in one batch of the attack, in one of predictions, and behind the figures on layers."""
+FIRST_WAVE = 32
+SENTINELS = 4
+"""Falsified samples that every linear rung bounds as well: a proof of one gives the bound away."""
 
 
 def certify(
@@ -79,137 +35,198 @@ def certify(
     predict: Predict,
     images: np.ndarray,
     labels: np.ndarray,
-    balls: Sequence[LinfBall],
+    balls: Sequence[Ball],
     settings: Settings,
     *,
     indices: np.ndarray | None = None,
+    work: Work | None = None,
 ) -> Iterator[Progress | Certification]:
     """Prove, sample by sample, that no point of the ball changes the label; the last value yielded is the Certification.
 
-    ``predict`` is the delivered file itself. The attack runs on every correctly classified sample and the bound on every
+    ``predict`` is the delivered file itself. The attack runs on every correctly classified sample and IBP on every
     sample, so that each can contradict the other: a sample both certified and attacked, or proved to have a label that
-    the file does not give it, raises Contradiction (5). Zero samples raise Incomplete (4).
+    the file does not give it, raises Contradiction (5). Zero samples raise Incomplete (4). ``work`` says who does it, within
+    what budget, and what was done before.
     """
     if len(images) == 0:
         raise Incomplete("nothing was selected, so nothing can be checked; select at least one sample.")
-    indices = np.arange(len(images)) if indices is None else indices
-    balls = sorted(balls, key=lambda ball: ball.eps)
-    predicted = yield from _predict(predict, images)
-    correct = predicted == labels
-    survived: list[np.ndarray] | None = None
-    points: list[np.ndarray] = []
-    if settings.attack is not None:
-        survived, points = yield from _attack_all(network, predict, images, labels, indices, balls, settings, correct)
-    margins = yield from _bound_all(network, images, labels, balls, settings)
-    least = np.full(len(images), np.nan)
-    levels: list[Level] = []
-    for i in reversed(range(len(balls))):
-        # A bound at a larger eps is one at every smaller eps.
-        least = np.fmax(least, np.where(np.isfinite(margins[i]), margins[i], np.nan))
-        proved = (least > 0) & (settings.arithmetic != "none")
-        stands = None if survived is None else survived[i]
-        _contradictions(proved, correct, stands, balls[i], indices, settings)
-        verdicts = np.full(len(images), Verdict.UNKNOWN, np.uint8)
-        verdicts[proved & correct] = Verdict.CERTIFIED
-        if stands is not None:
-            verdicts[correct & ~stands] = Verdict.FALSIFIED
-        verdicts[~correct] = Verdict.MISCLASSIFIED
-        levels.append(Level(balls[i], verdicts, least, stands, points[i] if points else None))
-    yield Certification(predicted, tuple(reversed(levels)))
+    yield from _Ladder(network, predict, images, labels, balls, settings, indices, work or Work()).climb()
 
 
-def _predict(predict: Predict, images: np.ndarray) -> Generator[Progress, None, np.ndarray]:
-    predicted = np.empty(len(images), np.int64)
-    for at in _chunks(len(images), 256):
-        logits = predict(images[at])
-        # A NaN logit is nobody's argmax: such a sample counts as misclassified.
-        predicted[at] = np.where(np.isfinite(logits).all(1), logits.argmax(1), -1)
-        yield Progress("predict", at.stop, len(images))
-    return predicted
+class _Ladder:
+    """One certification under way."""
 
+    def __init__(
+        self,
+        network: Network,
+        predict: Predict,
+        images: np.ndarray,
+        labels: np.ndarray,
+        balls: Sequence[Ball],
+        settings: Settings,
+        indices: np.ndarray | None,
+        work: Work,
+    ):
+        self.network, self.predict, self.images, self.labels = network, predict, images, labels
+        self.balls = sorted(balls, key=lambda ball: ball.eps)
+        self.settings, self.work = settings, work
+        self.indices = np.arange(len(images)) if indices is None else indices
 
-def _attack_all(
-    network: Network,
-    predict: Predict,
-    images: np.ndarray,
-    labels: np.ndarray,
-    indices: np.ndarray,
-    balls: Sequence[LinfBall],
-    settings: Settings,
-    correct: np.ndarray,
-) -> Generator[Progress, None, tuple[list[np.ndarray], list[np.ndarray]]]:
-    assert settings.attack is not None
-    network = copy.deepcopy(network).to(settings.device)
-    alive, survived, points = correct.copy(), [], []
-    found = images.copy()
-    whole = int(correct.sum()) * len(balls)
-    done, started, estimate = 0, time.monotonic(), None
-    for ball in balls:
-        # What breaks at a smaller eps is broken at every larger one.
-        rows = np.flatnonzero(alive)
-        done += int(correct.sum()) - len(rows)
-        for at in _chunks(len(rows), 128):
-            pick = rows[at]
-            x, y = _tensors(images[pick], labels[pick], settings.device, torch.float32)
-            broken, where = attack(network, predict, x, y, indices[pick], ball, settings.attack)
-            alive[pick[broken]], found[pick[broken]] = False, where[broken]
-            done += len(pick)
-            estimate = estimate or (time.monotonic() - started) / max(done, 1) * whole
-            yield Progress("attack", done, whole, estimate)
-        survived.append(alive.copy())
-        points.append(found.copy())
-    return survived, points
+    def climb(self) -> Iterator[Progress | Certification]:
+        """Every rung in turn, and what came of it."""
+        predicted = yield from self._predictions()
+        self.classes = self._classes
+        settings = self.settings
+        self.table = Table(
+            self.balls, predicted, self.labels, arithmetic=settings.arithmetic, attack=settings.attack is not None
+        )
+        self.prover = Prover(self.network, self.images, self.labels, settings)
+        if settings.attack is not None:
+            yield from self._attack("pgd", settings.attack)
+        costs = yield from self._ibp()
+        linear = settings.methods[1:] if settings.method != "auto" or self.prover.has_relaxations() else ()
+        for method in linear:
+            if method == "crown" and settings.long_attack is not None:
+                yield from self._attack("long pgd", settings.long_attack)
+            yield from self._linear(method)
+        largest = None
+        if settings.largest_eps:
+            methods = ("ibp", *linear)
+            largest = yield from largest_eps(self.prover, self.table, methods, self.work, self.classes)
+        some = np.arange(min(len(self.images), LOOKED_INTO))
+        layers = [self.prover.layers(ball, some) if not self.work.cut else () for ball in self.balls]
+        self.work.journal.flush()
+        yield Certification(
+            predicted,
+            tuple(self.table.level(i, layers[i], costs[i]) for i in range(len(self.balls))),
+            self.table.counterexamples(self.images),
+            largest,
+            dict(self.work.seconds),
+            self.work.cut,
+        )
 
+    def _predictions(self) -> Generator[Progress, None, np.ndarray]:
+        def compute(rows: np.ndarray) -> dict[str, np.ndarray]:
+            logits = self.predict(self.images[rows])
+            # A NaN logit is nobody's argmax: such a sample counts as misclassified.
+            label = np.where(np.isfinite(logits).all(1), logits.argmax(1), -1)
+            return {"label": label.astype(np.int64), "classes": np.array(logits.shape[1])}
 
-def _bound_all(
-    network: Network, images: np.ndarray, labels: np.ndarray, balls: Sequence[LinfBall], settings: Settings
-) -> Generator[Progress, None, list[np.ndarray]]:
-    self_test()
-    exact = network.in_float64().to(settings.device)
-    bounds = MarginBounds(exact, rounding_of(settings.arithmetic))
-    size = settings.batch or _batch(exact, images)
-    margins = [np.full(len(images), np.nan) for _ in balls]
-    for at in _chunks(len(images), size):
-        x, y = _tensors(images[at], labels[at], settings.device, torch.float64)
-        for i, ball in enumerate(balls):
-            margins[i][at] = bounds.bounds(ball.box(x), y).cpu().numpy()
-        yield Progress("bound", at.stop, len(images))
-    return margins
+        cuts = _chunks(np.arange(len(self.images)), PREDICTED)
+        results = yield from self.work.units("prediction", cuts, compute, phase="prediction", always=True)
+        found = [r for r in results if r is not None]
+        self._classes = int(found[0]["classes"])
+        return np.concatenate([r["label"] for r in found])
 
+    def _attack(self, rung: str, pgd: PGD) -> Generator[Progress, None, None]:
+        """Attack what is still open at each eps, ascending: what breaks at a smaller eps is broken at every larger one."""
+        network, table = copy.deepcopy(self.network).to(self.settings.device), self.table
+        total, done = sum(len(table.open(i)) for i in range(len(self.balls))), 0
+        for level, ball in enumerate(self.balls):
+            rows = table.open(level)
+            cuts = _chunks(rows, ATTACKED)
 
-def _contradictions(
-    proved: np.ndarray,
-    correct: np.ndarray,
-    survived: np.ndarray | None,
-    ball: LinfBall,
-    indices: np.ndarray,
-    settings: Settings,
-) -> None:
-    """Raise Contradiction naming the samples whose proof something else refutes."""
-    broken = proved & correct & ~survived if survived is not None else np.zeros_like(proved)
-    # In real arithmetic alone, the file may round its way to another label: that is what the default mode is for.
-    wrong = proved & ~correct if settings.arithmetic == "float32-any-order" else np.zeros_like(proved)
-    for clash, what in ((broken, "an attack changed its label"), (wrong, "the file gives it another label")):
-        if clash.any():
-            named = ", ".join(str(i) for i in indices[clash][:10])
-            raise Contradiction(
-                f"{int(clash.sum())} samples were proved at eps {ball.eps}, and {what} (samples {named}). One of the two is "
-                "wrong, so nothing is reported as certified; please report this with the model."
+            def compute(pick: np.ndarray, ball: Ball = ball) -> dict[str, np.ndarray]:
+                x = torch.from_numpy(self.images[pick]).to(self.settings.device)
+                y = torch.from_numpy(self.labels[pick]).to(self.settings.device)
+                found = attack(network, self.predict, x, y, self.indices[pick], ball, pgd)
+                return {"broken": found.broken, "points": found.points[found.broken], "labels": found.labels}
+
+            key = f"{rung}@{ball.eps}"
+            results = yield from self.work.units(key, cuts, compute, phase=rung, before=done, total=total)
+            for pick, found in zip(cuts, results, strict=True):
+                if found is None:
+                    table.skipped[level, pick] = True
+                else:
+                    table.attacked(rung, level, pick, Attacked(found["broken"], found["points"], found["labels"]))
+                    table.looked(rung, level, len(pick))
+            done += len(rows)
+        if total:
+            yield Progress(rung, total, total)
+        table.check(self.indices)
+
+    def _ibp(self) -> Generator[Progress, None, list[RoundingCost | None]]:
+        """Bound every sample at every eps, in the mode asked for and, where that is float32, beside it in real arithmetic."""
+        table, both = self.table, self.settings.arithmetic == "float32-any-order"
+        cuts = _chunks(np.arange(len(self.images)), self.prover.batch("ibp", self.classes))
+        total, costs, real = len(self.images) * len(self.balls), [], np.full(len(self.images), np.nan)
+        for level in reversed(range(len(self.balls))):
+            ball = self.balls[level]
+
+            def compute(rows: np.ndarray, ball: Ball = ball) -> dict[str, np.ndarray]:
+                found = {"margins": self.prover.margins("ibp", ball, rows)}
+                return found | ({"real": self.prover.margins("ibp", ball, rows, mode="real")} if both else {})
+
+            before = (len(self.balls) - 1 - level) * len(self.images)
+            results = yield from self.work.units(
+                f"ibp@{ball.eps}", cuts, compute, phase="ibp", before=before, total=total
             )
+            lost = 0.0
+            for rows, found in zip(cuts, results, strict=True):
+                if found is None:
+                    table.skipped[level, rows] = True
+                    continue
+                table.bound("ibp", level, rows, found["margins"])
+                table.looked("ibp", level, len(rows))
+                if both:
+                    real[rows] = np.fmax(real[rows], found["real"])
+                    gap = found["real"] - found["margins"]
+                    lost = max(lost, float(gap[np.isfinite(gap)].max(initial=0.0)))
+            stands = table.alive[level] & (real > 0)
+            cost = RoundingCost(lost, int(table.certified[level].sum()), int(stands.sum()))
+            costs.append(cost if both and not self.work.cut else None)
+        yield Progress("ibp", total, total)
+        table.check(self.indices)
+        return costs[::-1]
+
+    def _linear(self, method: Method) -> Generator[Progress, None, None]:
+        """Bound what is still open, the largest eps first, since its proofs hold for the smaller; nearest to proved first.
+
+        Under ``auto`` a rung is left, at one eps, with the first wave of samples in which it proves none: those behind are
+        further from a proof. Waves double in size.
+        """
+        table, size = self.table, self.prover.batch(method, self.classes)
+        total, done = sum(len(table.open(i)) for i in range(len(self.balls))), 0
+        for level in reversed(range(len(self.balls))):
+            ball = self.balls[level]
+
+            def compute(rows: np.ndarray, ball: Ball = ball) -> dict[str, np.ndarray]:
+                return {"margins": self.prover.margins(method, ball, rows)}
+
+            broken = self._nearest(level, np.flatnonzero(table.correct & ~table.alive[level]))[:SENTINELS]
+            waves = _waves(self._nearest(level, table.open(level)))
+            for wave, rows in enumerate(waves):
+                cuts = _chunks(np.concatenate([broken, rows]) if wave == 0 else rows, size)
+                key = f"{method}@{ball.eps}#{wave}"
+                results = yield from self.work.units(key, cuts, compute, phase=method, before=done, total=total)
+                gained = 0
+                for pick, found in zip(cuts, results, strict=True):
+                    if found is None:
+                        table.skipped[level, pick] = True
+                    else:
+                        gained += table.bound(method, level, pick, found["margins"])
+                        table.looked(method, level, int(table.alive[level, pick].sum()))
+                done = min(done + len(rows), total)
+                if gained == 0 and self.settings.method == "auto" and None not in results:
+                    break
+            table.check(self.indices)
+        if total:
+            yield Progress(method, total, total)
+
+    def _nearest(self, level: int, rows: np.ndarray) -> np.ndarray:
+        """Samples by the best margin known, the largest first; those without any come last."""
+        margins = np.nan_to_num(self.table.margins[level, rows], nan=-np.inf)
+        return rows[np.argsort(-margins, kind="stable")]
 
 
-def _batch(network: Network, images: np.ndarray) -> int:
-    """Samples at once, so that the values of one walk stay within a stated number of bytes."""
-    probe = torch.from_numpy(images[:1]).double().to(next(network.parameters(), torch.zeros(1)).device)
-    values = walk.forward(network.plan(), [probe], lambda step, *xs: step.op(*xs), keep=walk.EVERYTHING)
-    largest = max(v.numel() for v in values if isinstance(v, Tensor) and v.dim() and v.shape[0] == 1)
-    return max(1, min(1024, CHUNK_BYTES // (8 * 8 * largest)))
+def _chunks(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def _chunks(n: int, size: int) -> Iterator[slice]:
-    for start in range(0, n, size):
-        yield slice(start, min(start + size, n))
-
-
-def _tensors(images: np.ndarray, labels: np.ndarray, device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(images).to(device, dtype), torch.from_numpy(labels).to(device)
+def _waves(rows: np.ndarray) -> list[np.ndarray]:
+    """Rows in order, in waves of 32, 64, 128, ..."""
+    waves, size = [], FIRST_WAVE
+    while len(rows):
+        waves.append(rows[:size])
+        rows, size = rows[size:], 2 * size
+    return waves

@@ -67,7 +67,9 @@ def test_without_an_attack_the_same_samples_are_certified_and_none_is_falsified(
 
 def test_neither_chunks_nor_the_device_change_a_verdict(device):
     network = nets.conv_net(seed=5)
-    whole, cut = run(network), run(network, settings=Settings(batch=3, device=device))
+    whole, cut = (
+        run(network, settings=Settings(batch=batch, device=device, method="crown-ibp")) for batch in (None, 3)
+    )
     assert next(network.parameters()).device.type == "cpu", "the caller's network stays where it was"
     for a, b in zip(whole.levels, cut.levels, strict=True):
         assert (a.verdicts == b.verdicts).all()
@@ -89,9 +91,9 @@ def test_a_file_that_denies_a_proved_label_is_an_alarm():
 
 def test_an_attacked_certificate_is_an_alarm(monkeypatch):
     """A bound that lies meets the attack: everything is called proved, and PGD breaks some of it."""
-    from pipeline.propagate import crown
+    from pipeline.propagate import margins
 
-    monkeypatch.setattr(crown.MarginBounds, "bounds", lambda self, box, labels: torch.ones(len(labels)).double())
+    monkeypatch.setattr(margins.MarginBounds, "bounds", lambda self, box, labels: torch.ones(len(labels)).double())
     with pytest.raises(Contradiction, match="attack"):
         run(nets.mlp(seed=8), labels=deployed(nets.mlp(seed=8))(_images(40)).argmax(1), eps=("0.3",))
 
@@ -120,9 +122,12 @@ def test_counterexamples_lie_in_the_exact_ball_and_fool_the_file():
     labels = torch.from_numpy(predict(images.numpy()).argmax(1))
     for eps in ("1/3", "8/255"):
         ball = LinfBall(Fraction(eps))
-        broken, points = attack(network, predict, images, labels, np.arange(30), ball, PGD(steps=10, restarts=2))
+        broken, points, became = attack(
+            network, predict, images, labels, np.arange(30), ball, PGD(steps=10, restarts=2)
+        )
         assert broken.any() or eps == "8/255"
         assert (predict(points[broken]).argmax(1) != labels.numpy()[broken]).all()
+        assert (became[broken] == predict(points[broken]).argmax(1)).all()
         for x, p in zip(images.numpy()[broken].ravel(), points[broken].ravel(), strict=True):
             assert abs(Fraction(float(p)) - Fraction(float(x))) <= ball.eps
             assert 0 <= p <= 1
@@ -134,7 +139,7 @@ def test_an_attack_depends_on_the_sample_and_not_on_its_neighbours():
     images = torch.rand(20, 2, 8, 8, generator=torch.Generator().manual_seed(2))
     labels = torch.from_numpy(predict(images.numpy()).argmax(1))
     ball = LinfBall(Fraction(1, 4))
-    broken, _ = attack(network, predict, images, labels, np.arange(20), ball, PGD())
+    broken, *_ = attack(network, predict, images, labels, np.arange(20), ball, PGD())
     pick = np.array([3, 11, 17])
-    alone, _ = attack(network, predict, images[pick], labels[pick], pick, ball, PGD())
+    alone, *_ = attack(network, predict, images[pick], labels[pick], pick, ball, PGD())
     assert (alone == broken[pick]).all()

@@ -1,0 +1,78 @@
+"""Each sample's largest certified eps, by search on a grid: the value found was itself certified."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+
+from pipeline.certify.balls import LinfBall
+from pipeline.certify.prover import Prover
+from pipeline.certify.table import Table
+from pipeline.certify.work import Progress, Work
+from pipeline.propagate.margins import Method
+
+TOLERANCE = Fraction(1, 4096)
+"""The spacing of the grid, in units of the range."""
+
+
+def largest_eps(
+    prover: Prover, table: Table, methods: Sequence[Method], work: Work, classes: int
+) -> Generator[Progress, None, np.ndarray]:
+    """For every correct sample a certified eps such that eps + TOLERANCE was examined by the last method in vain.
+
+    The search doubles its step from the largest eps known to be certified, and halves it after a failure; each method goes
+    on where the one before ended. NaN where the file is wrong, 0 where nothing was proved; a budget leaves what was
+    certified until then.
+    """
+    rows = np.flatnonzero(table.correct)
+    low, end = np.zeros(len(table.correct), np.int64), _ends(prover, table)
+    for level, ball in enumerate(table.balls):
+        low[table.certified[level]] = math.floor(ball.eps / TOLERANCE)
+    for method in methods:
+        high = end.copy()
+        step = np.maximum((high - low) // 2, 1) if method == methods[0] else np.ones_like(low)
+        size, turn = prover.batch(method, classes), 0
+        while len(left := rows[high[rows] - low[rows] > 1]):
+            middle = np.minimum(low + step, (low + high) // 2)
+
+            def compute(
+                pick: np.ndarray, middle: np.ndarray = middle, method: Method = method
+            ) -> dict[str, np.ndarray]:
+                balls = [replace(table.balls[0], eps=int(middle[i]) * TOLERANCE) for i in pick]
+                return {"margins": prover.margins(method, balls, pick)}
+
+            cuts = [left[start : start + size] for start in range(0, len(left), size)]
+            done = len(rows) - len(left)
+            results = yield from work.units(
+                f"largest eps, {method}#{turn}",
+                cuts,
+                compute,
+                phase=f"largest eps, {method}",
+                before=done,
+                total=len(rows),
+            )
+            for pick, found in zip(cuts, results, strict=True):
+                proved = np.zeros(len(pick), bool) if found is None else found["margins"] > 0
+                proved &= table.arithmetic != "none"
+                low[pick[proved]], step[pick[proved]] = middle[pick[proved]], 2 * step[pick[proved]]
+                failed = pick[~proved]
+                high[failed], step[failed] = middle[failed], np.maximum(step[failed] // 2, 1)
+            turn += 1
+            if None in results:
+                break
+        if len(rows):
+            yield Progress(f"largest eps, {method}", len(rows), len(rows))
+    return np.where(table.correct, low * float(TOLERANCE), np.nan)
+
+
+def _ends(prover: Prover, table: Table) -> np.ndarray:
+    """By sample, a point of the grid that nothing below can be certified at: an eps of a counterexample, or the whole range."""
+    whole = 1.0 if isinstance(table.balls[0], LinfBall) else math.sqrt(prover.images[0].size)
+    end = np.full(len(table.correct), math.ceil(whole / TOLERANCE) + 1, np.int64)
+    for level in reversed(range(len(table.balls))):
+        end[table.correct & ~table.alive[level]] = math.ceil(table.balls[level].eps / TOLERANCE)
+    return end

@@ -1,0 +1,114 @@
+"""Margins of samples by any method, in batches that fit the memory allowed; and how loose the boxes behind them are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.arithmetic import Mode, rounding_of
+from pipeline.bounds import Interval
+from pipeline.certify.balls import Ball, Mixed, region
+from pipeline.certify.verdicts import Layer, Settings
+from pipeline.network import Network, Step
+from pipeline.propagate import walk
+from pipeline.propagate.crown import COPIES
+from pipeline.propagate.margins import MarginBounds, Method
+from pipeline.propagate.rounding import self_test
+from pipeline.rules import Affine, Rule, rule_for
+from pipeline.threat import Region
+
+CHUNK_BYTES = 1 << 28
+LINEAR_BATCH = 32
+"""Samples that a linear rung bounds at once at most: little is gained beyond, and a budget is looked at between batches."""
+KEPT = 12
+"""Tensors that a linear walk keeps for each value: its box, its relaxation's lines and slack, and what made them."""
+
+
+class Prover:
+    """Bounds over one data set with one network, in float64."""
+
+    def __init__(self, network: Network, images: np.ndarray, labels: np.ndarray, settings: Settings):
+        self_test()
+        self.network = network.in_float64().to(settings.device)
+        self.images, self.labels, self.settings = images, labels, settings
+        self._bounds: dict[tuple[Method, Mode], MarginBounds] = {}
+        self._largest, self._total = _values(self.network, images)
+
+    def margins(
+        self, method: Method, ball: Ball | Sequence[Ball], rows: np.ndarray, *, mode: Mode | None = None
+    ) -> np.ndarray:
+        """The least margin over each sample's ball; ``ball`` may be one for each sample."""
+        x, labels = self._tensors(rows)
+        if isinstance(ball, Sequence):
+            return self._bounds_of(method, Mixed([region(b, x[i : i + 1]) for i, b in enumerate(ball)]), labels, mode)
+        return self._bounds_of(method, region(ball, x), labels, mode)
+
+    def batch(self, method: Method, classes: int) -> int:
+        """Samples at once, so that boxes and the rows of all margins stay within the memory allowed.
+
+        IBP: eight values of the largest layer. Linear rungs: ``KEPT`` tensors for every value of the network and
+        ``COPIES`` for each row of coefficients, at every step of the walk where slopes are searched for.
+        """
+        if self.settings.batch is not None:
+            return self.settings.batch
+        if method == "ibp":
+            return max(1, min(1024, min(CHUNK_BYTES, self.settings.memory) // (8 * 8 * self._largest)))
+        rows = (classes - 1) * (self._total if method == "alpha-crown" else self._largest)
+        return max(1, min(LINEAR_BATCH, self.settings.memory // (8 * (KEPT * self._total + COPIES * rows))))
+
+    def has_relaxations(self) -> bool:
+        """Whether any operator on the way is better than its own box: else every method gives what IBP gives."""
+        return any(
+            not isinstance(rule, Affine) and type(rule).relax is not Rule.relax
+            for step in self._by("ibp", self.settings.arithmetic).top.plan.steps
+            if (rule := rule_for(step.op)) is not None
+        )
+
+    def layers(self, ball: Ball, rows: np.ndarray) -> tuple[Layer, ...]:
+        """The signs and radii that IBP leaves at the input of each elementwise nonlinearity, over some samples."""
+        bounds = self._by("ibp", self.settings.arithmetic)
+        x, _ = self._tensors(rows)
+        with torch.no_grad():
+            boxes = bounds.walk.walk.boxes([region(ball, x).box], keep=walk.EVERYTHING)
+        found = (self._layer(step, boxes) for step in bounds.top.plan.steps)
+        return tuple(layer for layer in found if layer is not None)
+
+    def _layer(self, step: Step, boxes: Sequence[Interval | Tensor | None]) -> Layer | None:
+        inside, outside = boxes[step.args[0]], boxes[step.index]
+        if isinstance(rule_for(step.op), Affine) or not (
+            isinstance(inside, Interval) and isinstance(outside, Interval)
+        ):
+            return None
+        if len(step.args) != 1 or inside.center.shape != outside.center.shape:
+            return None
+        active = float((inside.center >= inside.radius).double().mean())
+        inactive = float((inside.center <= -inside.radius).double().mean())
+        radius = float(inside.radius.mean())
+        name = self.network.origin(step.name)
+        kept = radius if np.isfinite(radius) else None
+        return Layer(name, type(step.op).__name__, max(0.0, 1 - active - inactive), active, inactive, kept)
+
+    def _bounds_of(self, method: Method, where: Region, labels: Tensor, mode: Mode | None) -> np.ndarray:
+        return self._by(method, mode or self.settings.arithmetic).bounds(where, labels).cpu().numpy()
+
+    def _by(self, method: Method, mode: Mode) -> MarginBounds:
+        if (method, mode) not in self._bounds:
+            self._bounds[method, mode] = MarginBounds(
+                self.network, rounding_of(mode), method=method, memory=self.settings.memory
+            )
+        return self._bounds[method, mode]
+
+    def _tensors(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        images, labels = torch.from_numpy(self.images[rows]), torch.from_numpy(self.labels[rows])
+        return images.to(self.settings.device, torch.float64), labels.to(self.settings.device)
+
+
+def _values(network: Network, images: np.ndarray) -> tuple[int, int]:
+    """How many numbers the largest value of one sample holds, and all of them together."""
+    probe = torch.from_numpy(images[:1]).double().to(next(network.parameters(), torch.zeros(1)).device)
+    values = walk.forward(network.plan(), [probe], lambda step, *xs: step.op(*xs), keep=walk.EVERYTHING)
+    sizes = [v.numel() for v in values if isinstance(v, Tensor) and v.dim() and v.shape[0] == 1]
+    return max(sizes), sum(sizes)

@@ -1,0 +1,98 @@
+"""Work cut into units: each is done once, by one process, now or before the run was stopped, and within a budget."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipeline.certify.resume import Arrays, Journal
+from pipeline.certify.shards import Crew
+from pipeline.errors import EnvironmentFailure, Preempted
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a phase has come; ``seconds`` estimates the whole phase, where that could be measured beforehand."""
+
+    phase: str
+    done: int
+    total: int
+    seconds: float | None = None
+
+
+@dataclass
+class Work:
+    """Who works, what is known already, when to stop; and what was spent on what.
+
+    A unit is a deterministic function of its key and its samples, so that neither resumption nor the number of processes
+    changes a bit of any result; only a budget can, by leaving units out.
+    """
+
+    crew: Crew = field(default_factory=Crew)
+    journal: Journal = field(default_factory=Journal)
+    budget: float | None = None
+    """Seconds from now on."""
+    should_stop: Callable[[], bool] = lambda: False
+    cut: bool = False
+    """Whether the budget has left something out."""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._began = time.monotonic()
+
+    @property
+    def over(self) -> bool:
+        """Whether the budget is spent."""
+        return self.budget is not None and time.monotonic() - self._began >= self.budget
+
+    def units(
+        self,
+        key: str,
+        cuts: Sequence[np.ndarray],
+        compute: Callable[[np.ndarray], Arrays],
+        *,
+        phase: str,
+        before: int = 0,
+        total: int = 0,
+        always: bool = False,
+    ) -> Generator[Progress, None, list[Arrays | None]]:
+        """The result for each array of samples in ``cuts``, None where the budget ran out first; ``always`` ignores it.
+
+        ``before`` of ``total`` samples of the phase were done already. Raises Preempted (75) once asked to stop, after what
+        was computed has been kept.
+        """
+        started = time.monotonic()
+        keys = [f"{key}/{i}" for i in range(len(cuts))]
+        mine = {i: found for i, k in enumerate(keys) if (found := self.journal.get(k, cuts[i])) is not None}
+        known = set[int]().union(*self.crew.share(set(mine)))
+        todo = [i for i in range(len(cuts)) if i not in known]
+        total, estimate = total or sum(map(len, cuts)), None
+        done = before + sum(len(cuts[i]) for i in known)
+        fault: Exception | None = None
+        for i in todo[self.crew.rank :: self.crew.world]:
+            if self.should_stop() or (self.over and not always):
+                break
+            try:
+                mine[i] = compute(cuts[i])
+            except Exception as error:  # told to the others first, who would wait for us
+                fault = error
+                break
+            self.journal.put(keys[i], cuts[i], mine[i])
+            done = min(done + len(cuts[i]) * self.crew.world, total)
+            estimate = estimate or (time.monotonic() - started) * total / max(len(cuts[i]) * self.crew.world, 1)
+            yield Progress(phase, done, total, estimate)
+        told = self.crew.share((mine, self.should_stop(), fault is not None))
+        if fault is not None:
+            raise fault
+        if any(failed for _, _, failed in told):
+            raise EnvironmentFailure("another process of this run failed; its own message says why.")
+        self.seconds[key.partition("#")[0]] = self.seconds.get(key.partition("#")[0], 0.0) + time.monotonic() - started
+        if any(stop for _, stop, _ in told):
+            self.journal.flush()
+            raise Preempted("stopped as asked; what was decided is kept, and the same command goes on from there.")
+        results = {i: arrays for part, _, _ in told for i, arrays in part.items()}
+        self.cut = self.cut or len(results) < len(cuts)
+        return [results.get(i) for i in range(len(cuts))]
