@@ -47,6 +47,24 @@ class MatMul(_Function):
     function = staticmethod(torch.matmul)
 
 
+class Product(_Function):
+    """Mul of two values that both depend on the input: no longer affine, and so another operator than Mul."""
+
+    function = staticmethod(torch.mul)
+
+
+class Quotient(_Function):
+    """Div by a value that depends on the input."""
+
+    function = staticmethod(torch.div)
+
+
+class MatrixProduct(_Function):
+    """MatMul of two values that both depend on the input, batch first."""
+
+    function = staticmethod(torch.matmul)
+
+
 class Pow(_Function):
     function = staticmethod(torch.pow)
 

@@ -1,4 +1,4 @@
-"""Pooling: the maximum selects, the average is affine."""
+"""Pooling by means and sums, which are affine; maxima stand in ``maxima.py``."""
 
 from __future__ import annotations
 
@@ -9,19 +9,7 @@ from torch import Tensor, nn
 
 from pipeline import ops
 from pipeline.bounds import Interval
-from pipeline.rules.rule import Affine, Example, Monotone, Value, rule
-
-
-@rule(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, ops.ReduceMax)
-class MaxPoolRule(Monotone[nn.Module]):
-    """Nondecreasing in every entry, so the box is ``[max l, max u]``; nothing is rounded."""
-
-    def examples(self) -> Iterator[Example]:
-        yield Example(nn.MaxPool2d(3, stride=2), ((2, 8, 7, 7),))
-        yield Example(nn.MaxPool2d(3, stride=2, padding=1), ((2, 8, 7, 6),))
-        yield Example(nn.MaxPool1d(2), ((2, 8, 6),))
-        yield Example(nn.MaxPool3d(2), ((2, 3, 4, 4, 2),))
-        yield Example(ops.ReduceMax((2, 3), keepdim=True), ((2, 8, 3, 4),))
+from pipeline.rules.rule import Affine, Example, Value, rule
 
 
 def _entries(size: int | tuple[int, ...], rank: int) -> int:

@@ -1,0 +1,237 @@
+"""Products of values that both vary: entry by entry, quotients, and matrix products; McCormick's planes for all three."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline import ops
+from pipeline.arithmetic import EXACT, FLOAT32_MAX, SLACK, TINY32, Rounding, dot
+from pipeline.bounds import Interval, LinearForm
+from pipeline.rules.relax import Line, Lines, Relaxation
+from pipeline.rules.rule import Example, Rule, Value, rule
+from pipeline.rules.several import as_box, broadcast, of_constants, shared_out
+
+Times = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class McCormick(Relaxation):
+    """``z = x y`` between planes, for any product ``.`` that is linear in each factor.
+
+    With ``x = c + s``, ``y = d + t``, ``|s| <= r``, ``|t| <= q`` and any ``a, b`` in [-1, 1],
+
+        ``s t >= a (q s + r t) - r q``  and  ``s t <= b (q s - r t) + r q``,
+
+    the means of McCormick's two planes on each side weighted by ``1 ± a`` and ``1 ± b`` (Math. Programming 10, 1976, p. 153).
+    A form ``<A, z>`` takes both with the transposes ``left(A, y) = A y^T`` and ``right(x, A) = x^T A``: matrix products alone.
+    """
+
+    x: Interval
+    y: Interval
+    operands: tuple[Value, Value]
+    times: Times
+    left: Times
+    right: Times
+    rounding: Rounding
+    slack: Tensor | None
+    square: bool = False
+    """Both factors are one value: ``s^2 >= 2 a r s - a^2 r^2``."""
+
+    @property
+    def start(self) -> Tensor:  # type: ignore[override]
+        center = self.times(self.x.center, self.y.center)
+        return torch.full((2, *center.shape), 0.5, dtype=center.dtype, device=center.device)
+
+    def pull_back(self, form: LinearForm, alpha: Tensor | None = None) -> tuple[LinearForm | None, ...]:
+        coeff, (c, r), (d, q) = form.coeff, *((v.center, v.radius) for v in (self.x, self.y))
+        rises, falls = coeff.clamp_min(0), coeff.clamp_max(0)
+        spread, shares = self.times(r, q), [self.left(coeff, d), self.right(c, coeff)]
+        added, lost = -dot(coeff, self.times(c, d)), rises - falls
+        if alpha is not None:
+            a, b = rises * (2 * alpha[0] - 1), falls * (2 * alpha[1] - 1)
+            along, across = self.left(a + b, q), self.right(r, a - b)
+            shares = [shares[0] + along, shares[1] + across]
+            # The planes tilt about the centers.
+            added = added - dot(a + b, self.times(c, q)) - dot(a - b, self.times(r, d))
+        if self.square:
+            lost = lost - rises if alpha is None else lost - rises + a * (2 * alpha[0] - 1)
+        added = added - dot(lost, spread) + of_constants(shares, self.operands)
+        return shared_out(shares, self.operands, self.rounding.descend(form.const, added, coeff, self.slack))
+
+
+class _BilinearRule(Rule[nn.Module]):
+    """A product of two values; a subclass says which."""
+
+    times: Times
+    left: Times
+    right: Times
+
+    def terms(self, x: Interval, y: Interval) -> int:
+        """How many products one output sums."""
+        return 1
+
+    def hull(self, x: Interval, y: Interval, square: bool) -> tuple[Tensor, Tensor]:
+        """By how much the product may lie below and above that of the centers."""
+        raise NotImplementedError
+
+    def operands(self, *xs: Value) -> list[Interval]:
+        return [as_box(x) for x in xs]
+
+    def interval(self, op: nn.Module, *xs: Value, rounding: Rounding = EXACT) -> Interval:
+        x, y = self.operands(*xs)
+        below, above = self.hull(x, y, xs[0] is xs[1])
+        center = self.times(x.center, y.center) + (above - below) / 2
+        size = self.times(x.magnitude, y.magnitude)
+        terms = self.terms(x, y)
+        error = rounding.own_error(size, terms + 4) + self.evaluation(x, y, size, rounding)
+        return Interval(center, rounding.up((below + above) / 2 + error, 3 * terms + 8))
+
+    def relax(self, op: nn.Module, *xs: Value, rounding: Rounding = EXACT) -> Relaxation:
+        x, y = self.operands(*xs)
+        size = self.times(x.magnitude, y.magnitude)
+        # Coefficients and constants are a few sums, each within ``size``, of no more terms than there are entries.
+        terms = size[0].numel() + x.center[0].numel() + y.center[0].numel() + 3 * self.terms(x, y)
+        alone = Interval(torch.zeros_like(size), size)
+        slack = rounding.lines_slack(alone, 4.0 * terms, 8 * size)
+        if slack is not None:
+            slack = slack + self.evaluation(x, y, size, rounding)
+        return McCormick(
+            x, y, (xs[0], xs[1]), self.times, self.left, self.right, rounding, slack, square=xs[0] is xs[1]
+        )
+
+    def evaluation(self, x: Interval, y: Interval, size: Tensor, rounding: Rounding) -> Tensor | float:
+        """What evaluating the product in float32 may err by, operands flushed to zero included; infinite where it overflows."""
+        if not rounding.deployed:
+            return 0.0
+        terms = self.terms(x, y)
+        m, n = x.magnitude, y.magnitude
+        flushed = self.times(m, torch.ones_like(n)) + self.times(torch.ones_like(m), n) + 4 * (terms + 1)
+        error = rounding.kernel_error(size, 2 if terms == 1 else terms + 1 + SLACK) + 2 * TINY32 * flushed
+        return torch.where(size < FLOAT32_MAX / 2, error, torch.inf)
+
+
+@rule(ops.Product)
+class ProductRule(_BilinearRule):
+    """``y = a b``, entry by entry; the hull of the four products of ends, and of a square.
+
+    Around ``c d`` it reaches ``max(|r d + c q| + r q, |r d - c q| - r q)`` up, and the same with the signs exchanged down.
+    """
+
+    times = left = right = staticmethod(torch.mul)
+
+    def operands(self, *xs: Value) -> list[Interval]:
+        return broadcast(*xs)
+
+    def hull(self, x: Interval, y: Interval, square: bool) -> tuple[Tensor, Tensor]:
+        by_x, by_y, both = x.radius * y.center, x.center * y.radius, x.radius * y.radius
+        along, across = (by_x + by_y).abs(), (by_x - by_y).abs()
+        below, above = torch.maximum(across + both, along - both), torch.maximum(along + both, across - both)
+        return (torch.minimum(below, x.center * y.center) if square else below), above
+
+    def examples(self) -> Iterator[Example]:
+        yield Example(ops.Product(), ((3, 9), (3, 9)))
+        yield Example(ops.Product(), ((3, 8, 4, 4), (3, 8, 1, 1)))
+        yield Example(ops.Product(), (torch.randn(9), (3, 9)))
+
+
+@rule(ops.MatrixProduct)
+class MatrixProductRule(_BilinearRule):
+    """``Z = X Y``: ``|Z - C D| <= |C| Q + R |D| + R Q`` (Rump, BIT 39, 1999: at most 1.5 times the hull)."""
+
+    times = staticmethod(torch.matmul)
+
+    @staticmethod
+    def left(coeff: Tensor, y: Tensor) -> Tensor:
+        return coeff @ y.mT
+
+    @staticmethod
+    def right(x: Tensor, coeff: Tensor) -> Tensor:
+        return x.mT @ coeff
+
+    def terms(self, x: Interval, y: Interval) -> int:
+        return x.center.shape[-1]
+
+    def hull(self, x: Interval, y: Interval, square: bool) -> tuple[Tensor, Tensor]:
+        reach = x.center.abs() @ y.radius + x.radius @ y.magnitude
+        return reach, reach
+
+    def examples(self) -> Iterator[Example]:
+        yield Example(ops.MatrixProduct(), ((2, 5, 6), (2, 6, 4)))
+        yield Example(ops.MatrixProduct(), ((2, 3, 5, 4), (2, 3, 4, 5)))
+        yield Example(ops.MatrixProduct(), ((2, 8, 5, 4), (2, 1, 4, 3)))
+
+
+@dataclass(frozen=True, eq=False)
+class Quotient(Relaxation):
+    """``x / y`` as ``x`` times ``w = 1 / y``."""
+
+    product: Relaxation
+    w: Interval
+    reciprocal: Relaxation | None
+    """``w`` over the divisor; None where that is a constant."""
+    rounding: Rounding
+
+    @property
+    def start(self) -> Tensor | None:  # type: ignore[override]
+        return self.product.start
+
+    def pull_back(self, form: LinearForm, alpha: Tensor | None = None) -> tuple[LinearForm | None, ...]:
+        x, w = self.product.pull_back(form, alpha)
+        assert w is not None
+        if self.reciprocal is not None:
+            return (x, *self.reciprocal.pull_back(w))
+        assert x is not None
+        return LinearForm(x.coeff, self.rounding.total([x.const, self.rounding.minimum(w, self.w)])), None
+
+
+@rule(ops.Quotient)
+class QuotientRule(Rule[nn.Module]):
+    """``x / y`` over a box of ``y`` on one side of zero; any other is undefined, which is NaN."""
+
+    def interval(self, op: nn.Module, *xs: Value, rounding: Rounding = EXACT) -> Interval:
+        return ProductRule().interval(op, xs[0], _reciprocal(xs[1], rounding), rounding=rounding)
+
+    def relax(self, op: nn.Module, *xs: Value, rounding: Rounding = EXACT) -> Relaxation:
+        x, y = xs
+        if isinstance(y, Tensor):  # a form over it needs a batch
+            y = y.expand(torch.broadcast_shapes(as_box(x).center.shape, y.shape))
+        w = _reciprocal(y, rounding)
+        lines = _reciprocal_lines(y, rounding) if isinstance(y, Interval) else None
+        return Quotient(ProductRule().relax(op, x, w, rounding=rounding), w, lines, rounding)
+
+    def examples(self) -> Iterator[Example]:
+        yield Example(ops.Quotient(), ((3, 9), torch.randn(9)))  # boxes of a divisor would contain zero
+
+
+def _one_side(y: Interval, rounding: Rounding) -> tuple[Tensor, Tensor, Tensor]:
+    """The least and the greatest ``|y|`` over the box and the sign of ``y``; NaN where zero is inside."""
+    lower, upper = rounding.ends(y)
+    sign = torch.where(lower > 0, 1.0, torch.where(upper < 0, -1.0, torch.nan)).to(lower)
+    return torch.where(sign > 0, lower, -upper), torch.where(sign > 0, upper, -lower), sign
+
+
+def _reciprocal(y: Value, rounding: Rounding) -> Interval:
+    """The box of the real ``1 / y``: the deployed quotient rounds once, as the product."""
+    if isinstance(y, Tensor):
+        box = Interval(1 / y, torch.zeros_like(y))
+        return Interval(box.center, rounding.up(torch.zeros_like(y) + rounding.own_error(box.center, 1)))
+    least, greatest, sign = _one_side(y, rounding)
+    box = rounding.enclose(1 / greatest, 1 / least, rounding.own_error(1 / least, 1))
+    return Interval(sign * box.center, box.radius)
+
+
+def _reciprocal_lines(y: Interval, rounding: Rounding) -> Relaxation:
+    """``2 sqrt(k) - k y <= 1/y <= 1/l + 1/u - k y`` for positive ``y``, with ``k = 1/(l u)``; negative ``y`` by oddness.
+
+    The first holds of any ``k > 0`` (arithmetic and geometric mean), the second is checked at both ends: ``1/y`` is convex.
+    """
+    least, greatest, sign = _one_side(y, rounding)
+    k = 1 / least / greatest
+    below, above = 2 * k.sqrt(), torch.maximum(1 / least + k * least, 1 / greatest + k * greatest)
+    below, above = below - rounding.own_error(below, 2), above + rounding.own_error(above, 2)
+    lines = Line(-k, torch.where(sign > 0, below, -above)), Line(-k, torch.where(sign > 0, above, -below))
+    return Lines(y, *lines, rounding=rounding, steepest=k, highest=above)
