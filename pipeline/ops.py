@@ -77,8 +77,11 @@ class Max(_Function):
     function = staticmethod(torch.maximum)
 
 
-class Where(_Function):
-    function = staticmethod(torch.where)
+class Where(nn.Module):
+    """``x`` where the condition holds, else ``y``."""
+
+    def forward(self, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return torch.where(condition.bool(), x, y)
 
 
 class Equal(_Function):

@@ -1,4 +1,4 @@
-"""Layers with weights: Linear and Conv."""
+"""Layers with weights: Linear, Conv and ConvTranspose."""
 
 from __future__ import annotations
 
@@ -111,6 +111,53 @@ class ConvRule(Affine[Conv]):
         yield Example(nn.Conv2d(4, 8, 3, stride=2, padding=1), ((3, 4, 7, 6),))
         yield Example(nn.Conv2d(4, 8, (3, 2), dilation=(1, 2), groups=2, bias=False), ((2, 4, 6, 7),))
         yield Example(nn.Conv3d(2, 8, 2, padding=1), ((2, 2, 4, 3, 3),))
+
+
+ConvTranspose = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+
+
+@rule(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+class ConvTransposeRule(Affine[ConvTranspose]):
+    """The transpose of a convolution in its input; the transpose of this is the convolution."""
+
+    def radius(self, op: ConvTranspose, *xs: Value) -> Tensor:
+        (x,) = xs
+        assert isinstance(x, Interval)
+        apply: Any = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[len(op.kernel_size) - 1]
+        return apply(x.radius, op.weight.abs(), None, op.stride, op.padding, op.output_padding, op.groups, op.dilation)
+
+    def terms(self, op: ConvTranspose, *xs: Value) -> int:
+        per_output = (op.weight != 0).unflatten(0, (op.groups, -1)).flatten(3)
+        return int(per_output.sum((1, 3)).max())
+
+    def fan_out(self, op: ConvTranspose, *xs: Value) -> int:
+        return op.out_channels // op.groups * math.prod(op.kernel_size)
+
+    def offset(self, op: ConvTranspose, *xs: Value) -> Tensor | float:
+        return 0.0 if op.bias is None else op.bias.abs().reshape(-1, *[1] * len(op.kernel_size))
+
+    def carries(self, op: ConvTranspose, carried: int, *xs: Value) -> int:
+        return op.in_channels // op.groups * math.prod(op.kernel_size)
+
+    def constant(self, op: ConvTranspose, *xs: Value) -> Tensor | None:
+        return None if op.bias is None else op.bias.reshape(1, -1, *[1] * len(op.kernel_size))
+
+    def transpose(self, op: ConvTranspose, coeff: Tensor, *xs: Value) -> tuple[Tensor | None, ...]:
+        (x,) = xs
+        assert isinstance(x, Interval)
+        back: Any = (F.conv1d, F.conv2d, F.conv3d)[len(op.kernel_size) - 1]
+        pulled = back(coeff.flatten(0, 1), op.weight, None, op.stride, op.padding, op.dilation, op.groups)
+        for axis, n in enumerate(x.center.shape[2:], start=2):
+            pulled = pulled.narrow(axis, 0, n)  # output padding may leave room for more
+        return (pulled.unflatten(0, coeff.shape[:2]),)
+
+    def examples(self) -> Iterator[Example]:
+        yield Example(nn.ConvTranspose1d(4, 8, 3, padding=1), ((2, 4, 6),))
+        yield Example(nn.ConvTranspose2d(4, 8, 3, stride=2, padding=1, output_padding=(1, 0)), ((2, 4, 4, 3),))
+        yield Example(
+            nn.ConvTranspose2d(4, 8, (3, 2), dilation=(2, 3), output_padding=(1, 2), groups=2), ((2, 4, 3, 4),)
+        )
+        yield Example(nn.ConvTranspose3d(2, 8, 2, stride=2, bias=False), ((2, 2, 3, 2, 2),))
 
 
 def _plain(op: Conv) -> bool:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.arithmetic import dot
+from pipeline.arithmetic import Outward, Rounding, dot
 from pipeline.bounds import Interval, LinearForm
+from pipeline.errors import InputRejected
 from pipeline.rules.relax import Relaxation
 
 Value = Interval | Tensor
@@ -72,3 +73,13 @@ class Negated(Relaxation):
     def pull_back(self, form: LinearForm, alpha: Tensor | None = None) -> tuple[LinearForm | None, ...]:
         pulled = self.of.pull_back(LinearForm(-form.coeff, form.const), alpha)
         return tuple(None if f is None else LinearForm(-f.coeff, f.const) for f in pulled)
+
+
+def own_kernel(rounding: Rounding, operator: str, value: Tensor) -> Tensor | float:
+    """The float32 error of an operator that is a whole program of its own. Raises InputRejected where nothing bounds it."""
+    if isinstance(rounding, Outward) and rounding.deployed and operator not in rounding.kernels:
+        raise InputRejected(
+            f"the float32 error of {operator} is bounded by no standard, and runtimes evaluate it each in its own way, so "
+            "`--arithmetic float32-any-order` cannot certify it; use `--arithmetic real`."
+        )
+    return rounding.kernel(operator, value)

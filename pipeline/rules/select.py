@@ -1,0 +1,119 @@
+"""Operators that pick, repeat or resample entries by positions that do not vary."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from pipeline import ops
+from pipeline.arithmetic import EXACT, Rounding
+from pipeline.bounds import Interval
+from pipeline.errors import InputRejected
+from pipeline.rules.rule import Affine, Example, Rearrange, Value, rule
+from pipeline.rules.several import copies, own_kernel
+
+
+@rule(ops.Gather, ops.Expand, ops.Tile)
+class RepeatRule(Rearrange[nn.Module]):
+    """Each output is one input, some of them several times."""
+
+    def refuses(self, op: nn.Module, abstract: tuple[bool, ...]) -> str | None:
+        if isinstance(op, ops.Gather) and op.axis == 0:
+            return "it picks along the batch"
+        return "it repeats the batch" if isinstance(op, ops.Tile) and op.repeats[0] != 1 else None
+
+    def fan_out(self, op: nn.Module, *xs: Value) -> int:
+        (x,) = xs
+        assert isinstance(x, Interval)
+        if isinstance(op, ops.Gather):
+            size = x.center.shape[op.axis]
+            return int(torch.bincount((op.indices % size).reshape(-1)).max())
+        return op(x.center[:1]).numel() // x.center[:1].numel()
+
+    def interval(self, op: nn.Module, *xs: Value, rounding: Rounding = EXACT) -> Interval:
+        box, (x,) = super().interval(op, *xs, rounding=rounding), xs
+        assert isinstance(x, Interval)
+        if box.center.shape[0] != x.center.shape[0]:
+            raise InputRejected("it repeats or drops samples, which share nothing.")
+        return box
+
+    def examples(self) -> Iterator[Example]:
+        yield Example(ops.Gather(torch.tensor([0, -1, 2, 2]), 1), ((3, 9),))
+        yield Example(ops.Gather(torch.tensor([[1, 1], [1, 0]]), -1), ((2, 8, 3),))
+        yield Example(ops.Gather(torch.tensor(-2), 2), ((2, 3, 8),))
+        yield Example(ops.Expand((1, 8, -1)), ((3, 1, 4),))
+        yield Example(ops.Tile((1, 2, 3)), ((2, 3, 4),))
+
+
+@rule(ops.Where)
+class WhereRule(Rearrange[ops.Where]):
+    """``x`` where a condition holds that does not vary, ``y`` elsewhere."""
+
+    def refuses(self, op: ops.Where, abstract: tuple[bool, ...]) -> str | None:
+        return "its condition varies" if abstract[0] else None
+
+    def radius(self, op: ops.Where, *xs: Value) -> Tensor:
+        condition, *sides = xs
+        return op(condition, *(x.radius if isinstance(x, Interval) else torch.zeros_like(x) for x in sides))
+
+    def fan_out(self, op: ops.Where, *xs: Value) -> int:
+        return copies(*xs)
+
+    def offset(self, op: ops.Where, *xs: Value) -> Tensor | float:
+        condition, *sides = xs
+        if all(isinstance(x, Interval) for x in sides):
+            return 0.0
+        return op(condition, *(x.abs() if isinstance(x, Tensor) else torch.zeros_like(x.center[:1]) for x in sides))
+
+    def examples(self) -> Iterator[Example]:
+        condition = torch.randn(9) > 0
+        yield Example(ops.Where(), (condition, (3, 9), (3, 9)))
+        yield Example(ops.Where(), (condition, (3, 9), torch.randn(9)))
+        yield Example(ops.Where(), (torch.randn(8, 4) > 0, torch.randn(()), (3, 8, 1)))
+
+
+@rule(ops.Resize)
+class ResizeRule(Affine[ops.Resize]):
+    """Means of neighbours with weights that are not negative: ``|W| r`` is the operator itself on ``r``.
+
+    Nearest moves entries alone. The weights of linear resampling come from positions that an implementation rounds in its
+    own way: our own are charged ``8 n w`` of the largest entry, those of float32 are bounded by no standard.
+    """
+
+    def radius(self, op: ops.Resize, *xs: Value) -> Tensor:
+        (x,) = xs
+        assert isinstance(x, Interval)
+        return op(x.radius)
+
+    def terms(self, op: ops.Resize, *xs: Value) -> int:
+        return 2 ** len(op.scales)
+
+    def fan_out(self, op: ops.Resize, *xs: Value) -> int:
+        return math.prod(2 * math.ceil(s) + 1 for s in op.scales)
+
+    def interval(self, op: ops.Resize, *xs: Value, rounding: Rounding = EXACT) -> Interval:
+        if op.mode == "nearest":
+            return super().interval(op, *xs)
+        box = super().interval(op, *xs, rounding=rounding)
+        return Interval(box.center, rounding.up(box.radius + self.weights_error(op, *xs, rounding=rounding)))
+
+    def disturbance(self, op: ops.Resize, *xs: Value, rounding: Rounding) -> Tensor | None:
+        error = super().disturbance(op, *xs, rounding=rounding)
+        return error if error is None else error + self.weights_error(op, *xs, rounding=rounding)
+
+    def weights_error(self, op: ops.Resize, *xs: Value, rounding: Rounding) -> Tensor | float:
+        """What weights that are themselves rounded may move an output by."""
+        (x,) = xs
+        assert isinstance(x, Interval)
+        if op.mode == "nearest":
+            return 0.0
+        peak = x.magnitude.flatten(1).amax(1).reshape(-1, *[1] * (x.center.dim() - 1))
+        longest = math.ceil(max(n * max(s, 1.0) for n, s in zip(x.center.shape[2:], op.scales, strict=True)))
+        return rounding.own_error(peak, 8 * longest) + own_kernel(rounding, "Resize", peak)
+
+    def examples(self) -> Iterator[Example]:
+        yield Example(ops.Resize((2.0, 3.0), "nearest"), ((2, 8, 3, 4),))
+        yield Example(ops.Resize((0.5,), "nearest"), ((2, 3, 8),))
