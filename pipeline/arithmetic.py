@@ -24,6 +24,7 @@ MODES: tuple[Mode, ...] = ("float32-any-order", "real", "none")
 U32, U64 = 2.0**-24, 2.0**-53
 TINY32, TINY64 = 2.0**-126, 2.0**-960
 FLOAT32_MAX = 3.4028234663852886e38
+LARGEST_KERNEL = 2.0**126
 # Roundings beyond the sum of products that a runtime may add to one affine output: alpha, beta, a folded BN, Mul or Add
 # (six), a reciprocal square root of two ulp, a residual added into the accumulator.
 SLACK = 12
@@ -88,7 +89,7 @@ class Exact:
     def lines_slack(self, box: Interval, steepest: Tensor | float, highest: Tensor | float) -> Tensor | None:
         return None
 
-    def affine_slack(self, error: Tensor, constant: Tensor | None) -> Tensor | None:
+    def affine_slack(self, error: Tensor | None, constant: Tensor | None) -> Tensor | None:
         return None
 
     def ball_minimum(self, form: LinearForm, center: Tensor, radius: float) -> Tensor:
@@ -108,6 +109,8 @@ class Outward:
     deployed: bool
     carried: int = 0
     folded_scale: Tensor | None = None
+    folded_peak: float = 1.0
+    """The largest product of such scales."""
     kernels: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """The measured error of each float32 activation kernel: absolute, and relative to its exact value."""
 
@@ -133,19 +136,23 @@ class Outward:
         return value.abs() * gamma(roundings, U32) + 2 * TINY32 if self.deployed else 0.0
 
     def kernel(self, operator: str, value: Tensor) -> Tensor | float:
-        """What the deployed float32 kernel of an activation may err by, where its exact value is ``value``; no IEEE operation.
+        """What the deployed float32 kernel of an activation may err by, where its exact value is at most ``value``.
 
-        Raises InputRejected in the mode that promises float32 if the kernel was not measured on this ONNX Runtime build.
+        ``absolute + relative |f|`` as measured, a subnormal argument or result flushed to zero included; infinite beyond
+        ``2^126``, where kernels overflow early. Raises InputRejected in the mode that promises float32 if the kernel was
+        not measured on this ONNX Runtime build.
         """
         if not self.deployed:
             return 0.0
         if operator not in self.kernels:
             raise InputRejected(
-                f"the float32 error of {operator} is not bounded by any standard and has not been measured on this "
-                "ONNX Runtime build, so `--arithmetic float32-any-order` cannot certify it; use `--arithmetic real`."
+                f"the float32 error of {operator} is not bounded by any standard, and was not measured on this build of "
+                "ONNX Runtime and processor, so `--arithmetic float32-any-order` cannot certify it; run `pipeline doctor "
+                f"--measure-kernels {operator}` once (about 10 minutes, for the CPU provider), or use `--arithmetic real`."
             )
         absolute, relative = self.kernels[operator]
-        return value.abs() * relative + absolute
+        error = (value.abs() * relative + absolute) * (1 + 8 * U64) + 4 * TINY32
+        return torch.where(value.abs() <= LARGEST_KERNEL, error, torch.inf)
 
     def affine(
         self,
@@ -168,7 +175,7 @@ class Outward:
         widened = _each(inputs, lambda x: Interval(x.center, (x.radius + g * x.magnitude) * (1 + 2.0**-49)))
         spread = radius(*widened) + g * _abs(offset)
         spread = (spread + self._flushed(inputs, radius, terms)) * (1 + 2 * gamma(terms + 8, U64))
-        return Interval(center, self._unless_overflow(spread, inputs, radius, offset, g))
+        return Interval(center, self._unless_overflow(spread, inputs, radius, offset, terms))
 
     def affine_error(
         self,
@@ -186,7 +193,7 @@ class Outward:
         g = self._relative(terms + 1, deployed_terms)
         magnitude = radius(*_each(inputs, _as_radius)) + _abs(offset)
         error = (g * magnitude + self._flushed(inputs, radius, terms)) * (1 + 2 * gamma(terms + 8, U64))
-        return self._unless_overflow(error, inputs, radius, offset, g)
+        return self._unless_overflow(error, inputs, radius, offset, terms)
 
     def descend(self, const: Tensor, added: Tensor | None, coeff: Tensor, slack: Tensor | None) -> Tensor:
         """``const + added - <|A|, slack>``, rounded down; the slack pays for the rounding of ``added`` itself."""
@@ -206,16 +213,19 @@ class Outward:
         size = box.magnitude
         return (size * steepest * (4 * U64) + highest * (2 * gamma(size[0].numel() + 6, U64)) + TINY64).expand_as(size)
 
-    def affine_slack(self, error: Tensor, constant: Tensor | None) -> Tensor | None:
+    def affine_slack(self, error: Tensor | None, constant: Tensor | None) -> Tensor | None:
         """What pulling a form through ``W x + b`` may lose in each output: its error, and the sum of ``A b``."""
         if constant is None:
             return error
-        return error + constant.abs() * (2 * gamma(error[0].numel() + 6, U64))
+        shape = constant.shape if error is None else torch.broadcast_shapes(error.shape, constant.shape)
+        added = constant.abs() * (2 * gamma(shape[1:].numel() + 6, U64))
+        return added if error is None else error + added
 
     def ball_minimum(self, form: LinearForm, center: Tensor, radius: float) -> Tensor:
-        """``<A, c> - r |A|_2 + d``, rounded down."""
+        """``<A, c> - r |A|_2 + d``, rounded down; squares below the smallest number are paid for in the norm."""
         least = self._plus_dot(form.const, form.coeff, form.within(center))
-        return self._minus(least, radius * form.coeff.flatten(2).norm(dim=2), form.coeff[0, 0].numel())
+        norm = form.coeff.flatten(2).norm(dim=2) + 2.0**-480
+        return self._minus(least, radius * norm, form.coeff[0, 0].numel())
 
     def merge(self, a: LinearForm, b: LinearForm, box: Interval) -> LinearForm:
         """The sum of two forms over the same value; the rounding of the coefficients is charged to the constant."""
@@ -269,12 +279,19 @@ class Outward:
         inputs: tuple[Interval | Tensor, ...],
         radius: Callable[..., Tensor],
         offset: Tensor | float,
-        g: float,
+        terms: int,
     ) -> Tensor:
-        """An infinite spread wherever some order of summation might leave the range of float32."""
+        """An infinite spread wherever some order of summation might leave the range of float32.
+
+        A mean of ``terms`` numbers may be summed before it is divided, a folded scale multiplies every partial sum, and up
+        to four sums may share an accumulator (a layer, a residual, the two constants of a BatchNorm).
+        """
         if not self.deployed:
             return spread
-        limit, row_sum = 0.999 * FLOAT32_MAX / (1 + 2 * g), _row_sum(inputs, radius)
+        limit, row_sum = FLOAT32_MAX / (4 * terms + 4), _row_sum(inputs, radius)
+        if self.folded_scale is not None:
+            largest = torch.where(self.folded_scale.isinf(), 0.0, self.folded_scale).max().clamp(min=self.folded_peak)
+            limit = limit / float(largest.clamp(min=1))
         if bool((row_sum * _peak(inputs, row_sum.dim()) + _abs(offset) < limit).all()):
             return spread
         magnitude = radius(*_each(inputs, _as_radius)) + _abs(offset)
@@ -289,9 +306,12 @@ Rounding = Exact | Outward
 EXACT = Exact()
 
 
-def rounding_of(mode: Mode) -> Rounding:
-    """The accounting that a mode of arithmetic stands for: ``none``, ``real``, or ``float32-any-order`` (the default)."""
-    return EXACT if mode == "none" else Outward(deployed=mode == "float32-any-order")
+def rounding_of(mode: Mode, kernels: Mapping[str, tuple[float, float]] | None = None) -> Rounding:
+    """The accounting that a mode of arithmetic stands for: ``none``, ``real``, or ``float32-any-order`` (the default).
+
+    ``kernels``: the measured (absolute, relative) error of each activation kernel; one that is missing is refused by name.
+    """
+    return EXACT if mode == "none" else Outward(deployed=mode == "float32-any-order", kernels=kernels or {})
 
 
 def dot(coeff: Tensor, value: Tensor) -> Tensor:
