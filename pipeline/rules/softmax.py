@@ -1,0 +1,233 @@
+"""Softmax and LogSoftmax inside a network: exact boxes, and planes whose loss is of second order in the box."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.arithmetic import EXACT, Rounding, dot
+from pipeline.bounds import Interval, LinearForm
+from pipeline.rules.relax import Relaxation
+from pipeline.rules.rule import Example, Rule, Value, rule
+from pipeline.rules.several import own_kernel
+
+Op = nn.Softmax | nn.LogSoftmax
+ARGUMENT = 100
+"""In units of 8 w, what ``exp(t)`` may err by because ``t`` was rounded: ``|t| < 745`` wherever ``exp`` neither ends."""
+UNDERFLOWN = 1e-290
+"""Sums of exponentials below this are not trusted to their relative error."""
+
+
+@dataclass(frozen=True, eq=False)
+class Planes:
+    """``M x + b`` along the last axis, ``M``: (..., n, n)."""
+
+    matrix: Tensor
+    offset: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(Relaxation):
+    """A function of the entries along one axis between planes: ``<A, f(x)> >= <A+, below(x)> + <A-, above(x)>``."""
+
+    below: Planes
+    above: Planes
+    dim: int
+    slack: Tensor | None
+    rounding: Rounding
+
+    def pull_back(self, form: LinearForm, alpha: Tensor | None = None) -> tuple[LinearForm | None, ...]:
+        pulled, added = torch.zeros_like(form.coeff), torch.zeros_like(form.const)
+        for planes, part in ((self.below, form.coeff.clamp_min(0)), (self.above, form.coeff.clamp_max(0))):
+            # Rows beside the axis make one matrix product of all of them.
+            along = part.movedim(self.dim, -1).movedim(0, -2) @ planes.matrix
+            pulled = pulled + along.movedim(-2, 0).movedim(-1, self.dim)
+            added = added + dot(part, planes.offset.movedim(-1, self.dim))
+        return (LinearForm(pulled, self.rounding.descend(form.const, added, form.coeff, self.slack)),)
+
+
+class _ExponentialRule(Rule[Op]):
+    """What Softmax and LogSoftmax share: both grow in their own entry and fall in every other."""
+
+    kernel: str
+
+    def refuses(self, op: Op, abstract: tuple[bool, ...]) -> str | None:
+        return "it sums over the batch" if op.dim in (None, 0) else None
+
+    def ends(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """The values where every other entry is ``upper`` and its own is ``lower``, and the reverse, along the last axis."""
+        raise NotImplementedError
+
+    def planes(self, x: Interval, ends: tuple[Tensor, Tensor], rounding: Rounding) -> tuple[Planes, Planes]:
+        """A plane below and one above each output, along the last axis; ``ends`` bound the exact values."""
+        raise NotImplementedError
+
+    def own(self, n: int, lower: Tensor, upper: Tensor, rounding: Rounding) -> Tensor | float:
+        """What our own evaluation of the ends may err by."""
+        return rounding.own_error(torch.maximum(lower.abs(), upper.abs()), n + 2 * ARGUMENT)
+
+    def interval(self, op: Op, *xs: Value, rounding: Rounding = EXACT) -> Interval:
+        x = _last(op, xs)
+        lower, upper = self.ends(*rounding.ends(x))
+        size = torch.maximum(lower.abs(), upper.abs())
+        error = self.own(x.center.shape[-1], lower, upper, rounding) + own_kernel(rounding, self.kernel, size)
+        box = rounding.enclose(lower, upper, error)
+        return Interval(*(v.movedim(-1, _dim(op)) for v in (box.center, box.radius)))
+
+    def relax(self, op: Op, *xs: Value, rounding: Rounding = EXACT) -> Relaxation:
+        x = _last(op, xs)
+        n = x.center.shape[-1]
+        lower, upper = self.ends(*rounding.ends(x))
+        kernel = own_kernel(rounding, self.kernel, torch.maximum(lower.abs(), upper.abs()))
+        error = self.own(n, lower, upper, rounding)
+        low, high = lower - error, upper + error
+        below, above = self.planes(x, (low, high), rounding)
+        # In the middle of the box a plane may be worse than the constant, or overflow.
+        below = _flat_unless(_at(below, x.center) >= low, below, low - kernel, kernel)
+        above = _flat_unless(_at(above, x.center) <= high, above, high + kernel, -kernel)
+        size = torch.maximum(*((p.matrix.abs() @ x.magnitude[..., None])[..., 0] for p in (below, above)))
+        highest = torch.maximum(below.offset.abs(), above.offset.abs()).movedim(-1, _dim(op))
+        alone = Interval(torch.zeros_like(highest), size.movedim(-1, _dim(op)))
+        dim = _dim(op) % x.center.dim() - x.center.dim()  # counted from the end: a form has an axis more in front
+        return Dense(below, above, dim, rounding.lines_slack(alone, 2.0 * (n + 4), highest), rounding)
+
+
+@rule(nn.Softmax)
+class SoftmaxRule(_ExponentialRule):
+    """``p_i = 1 / S_i``, ``S_i = 1 + sum_{j != i} exp(t_j)``, ``t_j = x_j - x_i``.
+
+    Planes after Wei et al., Convex Bounds on the Softmax Function, AISTATS 2023, section 3 (its bounds "ER"): below, ``exp``
+    is under its chord and ``1/S >= 2 sqrt(k) - k S`` for any ``k > 0``; above, ``1/S`` is under its
+    chord and ``exp`` over its tangent. Both have the Jacobian of the center as their slope, up to first order in the box.
+    """
+
+    kernel = "Softmax"
+
+    def ends(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        peak = upper.amax(-1, keepdim=True)
+        low, high = (
+            1 / (1 + _others((rest - peak).exp()) * (peak - own).exp())
+            for own, rest in ((lower, upper), (upper, lower))
+        )
+        return low, high
+
+    def planes(self, x: Interval, ends: tuple[Tensor, Tensor], rounding: Rounding) -> tuple[Planes, Planes]:
+        lower, upper = rounding.ends(x)
+        least, middle, most = (
+            rest[..., None, :] - own[..., None] for own, rest in ((upper, lower), (x.center, x.center), (lower, upper))
+        )
+        chord, lift = _chord(least, most, rounding)
+        k = 1 / (1 + _off(chord * middle + lift)) ** 2
+        under, size = _shift_free(-k[..., None] * chord), 2 * k.sqrt() + k * (1 + _off(lift.abs()))
+        offset = 2 * k.sqrt() - k * (1 + _off(lift)) - _plane_error(under, size, x, rounding)
+        # exp(t) >= m t + m (1 - log m) for any m > 0, and 1/S <= a + b - a b S where 1/b <= S <= 1/a.
+        tangent = middle.exp().clamp_min(UNDERFLOWN)
+        touch = tangent * (1 - tangent.log()) - rounding.own_error(tangent * (1 + tangent.log().abs()), 4)
+        a, b = ends[0].clamp_min(0), ends[1]
+        over, size = _shift_free(-(a * b)[..., None] * tangent), a + b + a * b * (1 + _off(touch.abs()))
+        above = a + b - a * b * (1 + _off(touch)) + _plane_error(over, size, x, rounding)
+        return Planes(under, offset), Planes(over, above)
+
+    def examples(self) -> Iterator[Example]:
+        yield Example(nn.Softmax(-1), ((3, 9),))
+        yield Example(nn.Softmax(1), ((2, 8, 3),))
+        yield Example(nn.Softmax(-1), ((2, 2, 3, 5),))
+
+
+@rule(nn.LogSoftmax)
+class LogSoftmaxRule(_ExponentialRule):
+    """``log p_i = x_i - L``, ``L = log sum_j exp(x_j)``.
+
+    Below, ``log z <= log z0 - 1 + z/z0`` with ``exp`` under its chords; above, ``L >= <q, x - log q>`` for any distribution
+    ``q`` (Gibbs' inequality), here the Softmax of the center.
+    """
+
+    kernel = "LogSoftmax"
+
+    def ends(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        peak = upper.amax(-1, keepdim=True)
+        most, least = _others((upper - peak).exp()), _others((lower - peak).exp())
+        # What underflows is rounded the safe way.
+        most, least = most.clamp_min(UNDERFLOWN), torch.where(least < UNDERFLOWN, 0.0, least)
+        zero = torch.zeros_like(peak)
+        return -torch.logaddexp(zero, most.log() + (peak - lower)), -torch.logaddexp(zero, least.log() + (peak - upper))
+
+    def planes(self, x: Interval, ends: tuple[Tensor, Tensor], rounding: Rounding) -> tuple[Planes, Planes]:
+        lower, upper = rounding.ends(x)
+        peak = upper.amax(-1, keepdim=True)
+        chord, lift = _chord(lower - peak, upper - peak, rounding)
+        z = (chord * (x.center - peak) + lift).sum(-1, keepdim=True)
+        flat, eye = (chord / z)[..., None, :], torch.eye(x.center.shape[-1], dtype=z.dtype, device=z.device)
+        under = eye - flat.expand(*flat.shape[:-2], *eye.shape)
+        parts = peak + z.log() - 1 + (lift / z).sum(-1, keepdim=True) - peak * flat[..., 0, :].sum(-1, keepdim=True)
+        size = 2 * peak.abs() + z.log().abs() + 2 + (lift.abs() / z).sum(-1, keepdim=True)
+        below = Planes(under, -parts - _plane_error(under, size, x, rounding))
+        q = x.center.softmax(-1).clamp_min(UNDERFLOWN)
+        entropy, size = -(q * q.log()).sum(-1, keepdim=True), (q * (1 + q.log().abs())).sum(-1, keepdim=True)
+        over = eye - q[..., None, :].expand(*q.shape[:-1], *eye.shape)
+        return below, Planes(over, -entropy + _plane_error(over, size, x, rounding))
+
+    def examples(self) -> Iterator[Example]:
+        yield Example(nn.LogSoftmax(-1), ((3, 9),))
+        yield Example(nn.LogSoftmax(1), ((2, 8, 3),))
+
+
+def _dim(op: Op) -> int:
+    assert op.dim is not None
+    return op.dim
+
+
+def _last(op: Op, xs: tuple[Value, ...]) -> Interval:
+    (x,) = xs
+    assert isinstance(x, Interval)
+    return Interval(x.center.movedim(_dim(op), -1), x.radius.movedim(_dim(op), -1))
+
+
+def _off(matrix: Tensor) -> Tensor:
+    """The row sums without the diagonal."""
+    return _hollow(matrix).sum(-1)
+
+
+def _hollow(matrix: Tensor) -> Tensor:
+    return matrix - torch.diag_embed(matrix.diagonal(dim1=-2, dim2=-1))
+
+
+def _others(value: Tensor) -> Tensor:
+    """The sum over every other entry of the last axis; nothing is subtracted, which would cancel."""
+    n = value.shape[-1]
+    return value @ (1 - torch.eye(n, dtype=value.dtype, device=value.device))
+
+
+def _shift_free(matrix: Tensor) -> Tensor:
+    """The diagonal replaced so that rows sum to zero: the function does not change where a constant is added to all entries."""
+    off = _hollow(matrix)
+    return off - torch.diag_embed(off.sum(-1))
+
+
+def _chord(least: Tensor, most: Tensor, rounding: Rounding) -> tuple[Tensor, Tensor]:
+    """``exp(t) <= s t + b`` on ``[least, most]``: whatever ``s``, both ends decide, for ``exp`` is convex."""
+    low, high = least.exp(), most.exp()
+    s = torch.where(most > least, (high - low) / (most - least), high)
+    size = high + s * torch.maximum(most.abs(), least.abs())
+    return s, torch.maximum(low - s * least, high - s * most) + rounding.own_error(size, ARGUMENT)
+
+
+def _plane_error(matrix: Tensor, size: Tensor, x: Interval, rounding: Rounding) -> Tensor | float:
+    """What the rounding of a matrix and of the sums in its offset may move a plane by, over the box."""
+    m = x.magnitude
+    moved = (matrix.abs() @ m[..., None])[..., 0] + matrix.abs().sum(-1) * m
+    return rounding.own_error(moved + size, matrix.shape[-1] + ARGUMENT)
+
+
+def _at(planes: Planes, x: Tensor) -> Tensor:
+    return (planes.matrix @ x[..., None])[..., 0] + planes.offset
+
+
+def _flat_unless(better: Tensor, planes: Planes, constant: Tensor, kernel: Tensor | float) -> Planes:
+    """The planes where they are better (less what the kernel may err by), elsewhere a constant."""
+    return Planes(
+        torch.where(better[..., None], planes.matrix, 0.0), torch.where(better, planes.offset - kernel, constant)
+    )
