@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from fractions import Fraction
@@ -18,18 +19,23 @@ from pipeline.threat import parse_eps
 CURVE = tuple(Fraction(k) / 255 for k in (Fraction(1, 2), 1, 2, 4, 8, 16))
 CURVE_SAMPLES = 200
 TOML = "pipeline.toml"
+SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+BYTES = {"": 1 << 20, "mb": 1 << 20, "gb": 1 << 30}
+AMOUNT = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*([a-z]*)")
 
 
 class Settings(BaseModel):
     """Every setting that flags, a file and metadata can give; None where nothing was said.
 
-    ``eps`` are exact fractions of the pixel range; ``mean`` and ``std`` describe a normalisation outside the graph.
+    ``eps`` are exact fractions of the pixel range, in the norm ``norm``; ``mean`` and ``std`` describe a normalisation
+    outside the graph; budgets are in seconds and bytes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     data: str | None = None
     test_data: str | None = None
+    norm: Literal["linf", "l2"] = "linf"
     eps: tuple[Fraction, ...] | None = None
     range: tuple[float, float] | None = None
     mean: tuple[float, ...] | None = None
@@ -40,6 +46,10 @@ class Settings(BaseModel):
     max_samples: int | None = Field(None, ge=1)
     seed: int = Field(0, ge=0)
     arithmetic: Mode = "float32-any-order"
+    method: Literal["auto", "ibp", "crown-ibp", "crown", "alpha-crown"] = "auto"
+    time_budget: float | None = Field(None, ge=0)
+    memory_budget: int | None = Field(None, ge=1 << 20)
+    largest_eps: bool = False
     attack: bool = True
     attack_steps: int = Field(10, ge=1)
     restarts: int = Field(1, ge=1)
@@ -50,14 +60,32 @@ class Settings(BaseModel):
     retrain: dict[str, Any] = Field(default_factory=dict)
     """Settings of the recipe, under the names that ``Recipe`` gives them."""
 
+    @property
+    def radii(self) -> tuple[Fraction, ...]:
+        """``eps``, or the curve where none was said: eight times as far where the distance is Euclidean."""
+        return self.eps or (CURVE if self.norm == "linf" else tuple(8 * eps for eps in CURVE))
+
     @field_validator("eps", mode="before")
     @classmethod
-    def _fractions(cls, value: Any) -> Any:
+    def _fractions(cls, value: Any, info: Any) -> Any:
         if value is None:
             return None
         parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
-        exact = [p if isinstance(p, Fraction) else parse_eps(str(p)) for p in parts]
+        # A Euclidean ball may be larger than any one pixel's range.
+        parse = parse_eps if info.data.get("norm") != "l2" else _euclidean
+        exact = [p if isinstance(p, Fraction) else parse(str(p)) for p in parts]
         return tuple(sorted(set(exact)))
+
+    @field_validator("time_budget", mode="before")
+    @classmethod
+    def _seconds(cls, value: Any) -> Any:
+        return _amount(value, SECONDS, "90, 90s, 10m or 1.5h")
+
+    @field_validator("memory_budget", mode="before")
+    @classmethod
+    def _bytes(cls, value: Any) -> Any:
+        amount = _amount(value, BYTES, "800MB or 4GB")
+        return amount if amount is None else int(amount)
 
     @field_validator("range", "mean", "std", mode="before")
     @classmethod
@@ -68,6 +96,30 @@ class Settings(BaseModel):
     @classmethod
     def _several(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+
+def _euclidean(text: str) -> Fraction:
+    """A Euclidean radius in units of the pixel range; many pixels together may move further than one of them can."""
+    try:
+        top, _, bottom = text[:41].strip().partition("/")
+        eps = Fraction(top) / Fraction(bottom or "1")
+    except (ValueError, ZeroDivisionError):
+        eps = Fraction(-1)
+    if not 0 <= eps <= 1000:
+        raise UsageError(
+            f"a Euclidean eps is a number in units of the pixel range, such as 0.5 or 128/255; received {text[:40]!r}."
+        )
+    return eps
+
+
+def _amount(value: Any, units: Mapping[str, float], example: str) -> Any:
+    """A number with a unit, in the smallest one's measure; numbers that are none already are left to the field."""
+    if value is None or isinstance(value, bool):
+        return value
+    match = AMOUNT.fullmatch(str(value).strip().lower())
+    if match is None or match[2] not in units:
+        raise UsageError(f"a budget is written like {example}; received {str(value)[:40]!r}.")
+    return float(match[1]) * units[match[2]]
 
 
 def settle(model: Path, flags: Mapping[str, Any], metadata: Mapping[str, str]) -> tuple[Settings, dict[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import torch
@@ -49,20 +49,28 @@ def region(ball: Ball, x: Float[Tensor, "batch *features"]) -> Region:
     return EuclideanBall(x, float(ball.radius) * (1 + 8 * torch.finfo(x.dtype).eps), around)
 
 
-class Mixed:
+def joined(parts: Sequence[Region]) -> Region:
     """One batch of samples whose regions differ in size: ``parts`` holds one region a sample."""
+    boxes = [part.box for part in parts]
+    box = Interval(torch.cat([b.center for b in boxes]), torch.cat([b.radius for b in boxes]))
+    return Box(box) if all(isinstance(part, Box) for part in parts) else Mixed(tuple(parts), box)
 
-    def __init__(self, parts: Sequence[Region]):
-        self.parts = tuple(parts)
-        boxes = [part.box for part in self.parts]
-        self.box = Interval(torch.cat([b.center for b in boxes]), torch.cat([b.radius for b in boxes]))
+
+@dataclass(frozen=True, eq=False)
+class Mixed:
+    """Regions of any kind, one a sample, with the box around each."""
+
+    parts: tuple[Region, ...]
+    box: Interval
 
     def minimise(self, form: LinearForm, rounding: Rounding) -> Float[Tensor, "rows batch"]:
+        """The minimum over each sample's own region."""
         rows = [
-            part.minimise(LinearForm(form.coeff[:, i : i + 1], form.const[:, i : i + 1]), rounding)
+            part.minimise(replace(form, coeff=form.coeff[:, i : i + 1], const=form.const[:, i : i + 1]), rounding)
             for i, part in enumerate(self.parts)
         ]
         return torch.cat(rows, dim=1)
 
     def __getitem__(self, samples: slice | Tensor) -> Mixed:
-        return Mixed([self.parts[i] for i in torch.arange(len(self.parts))[samples].tolist()])
+        picked = torch.arange(len(self.parts))[samples].tolist()
+        return Mixed(tuple(self.parts[i] for i in picked), self.box[samples])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.arithmetic import Mode, rounding_of
 from pipeline.bounds import Interval
-from pipeline.certify.balls import Ball, Mixed, region
+from pipeline.certify.balls import Ball, joined, region
 from pipeline.certify.verdicts import Layer, Settings
 from pipeline.network import Network, Step
 from pipeline.propagate import walk
@@ -43,7 +43,7 @@ class Prover:
         """The least margin over each sample's ball; ``ball`` may be one for each sample."""
         x, labels = self._tensors(rows)
         if isinstance(ball, Sequence):
-            return self._bounds_of(method, Mixed([region(b, x[i : i + 1]) for i, b in enumerate(ball)]), labels, mode)
+            return self._bounds_of(method, joined([region(b, x[i : i + 1]) for i, b in enumerate(ball)]), labels, mode)
         return self._bounds_of(method, region(ball, x), labels, mode)
 
     def batch(self, method: Method, classes: int) -> int:

@@ -12,6 +12,7 @@ from pipeline.cli.options import (
     data_options,
     flags_of,
     gate_options,
+    ladder_options,
     model_argument,
     proof_options,
     threat_options,
@@ -23,21 +24,28 @@ from pipeline.cli.options import (
 @data_options
 @click.option("--test-data", metavar="URI", hidden=True)
 @threat_options
+@ladder_options
 @proof_options
 @gate_options
 def command(model: Path, report: Path | None, style: str, **given: Any) -> int:
-    """Prove, sample by sample, that no perturbation inside a box changes the label of MODEL, an ONNX file.
+    """Prove, sample by sample, that no perturbation within eps changes the label of MODEL, an ONNX file.
 
     \b
     pipeline certify model.onnx --data npz:test.npz --eps 8/255
     pipeline certify model.onnx --data dir:images --eps 2/255,8/255 --fail-under certified@2/255=0.5
+    pipeline certify model.onnx --data npz:test.npz --eps 0.5 --norm l2 --time-budget 10m
+    torchrun --nproc-per-node 4 -m pipeline certify model.onnx --data npz:test.npz --eps 8/255
 
-    Without --eps, the curve over 1/2 to 16/255 on 200 samples. The report (report.json, samples.npz, report.html) goes to
-    MODEL's name with .report in the working folder.
+    Cheapest first: an attack, IBP, CROWN-IBP, a longer attack, CROWN, alpha-CROWN, each on what is still open. Without
+    --eps, the curve over 1/2 to 16/255 on 200 samples. The report (report.json, samples.npz, counterexamples.npz,
+    report.html) goes to MODEL's name with .report in the working folder. Stopped, the same command goes on.
     """
+    from pipeline.cli.stop import stopping
     from pipeline.cli.watch import Watch, consoles, present
     from pipeline.workflow import certify
 
     out, errors = consoles()
-    done = Watch(errors)(certify(model, flags_of(given), report=report, argv=sys.argv[1:]))
+    with stopping() as asked:
+        events = certify(model, flags_of(given), report=report, argv=sys.argv[1:], should_stop=asked.is_set)
+        done = Watch(errors)(events)
     return present(done, style, out)

@@ -10,6 +10,7 @@ import click
 
 from pipeline.arithmetic import MODES
 
+METHODS = ("auto", "ibp", "crown-ibp", "crown", "alpha-crown")
 F = TypeVar("F", bound=Callable[..., Any])
 
 model_argument = click.argument("model", type=click.Path(path_type=Path))
@@ -38,7 +39,21 @@ threat_options = _apply(
     click.option("--eps", metavar="E[,E...]", help="Radius as a fraction of the pixel range, such as 8/255; exact."),
 )
 
+ladder_options = _apply(
+    click.option("--norm", type=click.Choice(["linf", "l2"]), help="Of the perturbation.  [linf]"),
+    click.option("--largest-eps", is_flag=True, default=None, help="Find each sample's largest certified eps too."),
+    click.option(
+        "--time-budget", metavar="TIME", help="Stop proving after 90s, 10m or 1h; the report says what is left."
+    ),
+)
+
 proof_options = _apply(
+    click.option(
+        "--method",
+        type=click.Choice(METHODS),
+        help="Climb the ladder of bounds up to this one; auto leaves a rung that proves nothing.  [auto]",
+    ),
+    click.option("--memory-budget", metavar="SIZE", help="For one batch of bounds, such as 800MB or 4GB.  [1GB]"),
     click.option("--arithmetic", type=click.Choice(MODES), help="Whose arithmetic is certified.  [float32-any-order]"),
     click.option("--no-attack", is_flag=True, default=None, help="Skip the attack; attacked accuracy is then absent."),
     click.option("--attack-steps", type=int, metavar="N", help="Steps of PGD.  [10]"),

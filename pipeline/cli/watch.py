@@ -23,7 +23,14 @@ from pipeline import certify, report, train
 from pipeline.workflow import Done, Note
 
 COLUMNS = f"{'epoch':^9}{'eps':>9}{'natural':>9}{'robust':>9}{'tight':>8}{'balance':>8}{'held-out':>11}{'certified':>11}{'s':>8}"
-LABELS = {"predict": "ONNX Runtime on every sample", "attack": "PGD on every correct sample", "bound": "bounds"}
+LABELS = {
+    "prediction": "ONNX Runtime on every sample",
+    "pgd": "PGD on every correct sample",
+    "ibp": "IBP on every sample",
+    "long pgd": "longer PGD on what is open",
+    **{name: f"{name} on what is open" for name in ("crown-ibp", "crown", "alpha-crown")},
+}
+SHORTEN = {"pgd": "--no-attack skips it", "long pgd": "--no-attack skips it"}
 
 
 def consoles() -> tuple[Console, Console]:
@@ -38,6 +45,7 @@ class Watch:
     def __init__(self, errors: Console):
         self.errors = errors
         self.tasks: dict[str, TaskID] = {}
+        self.announced: set[str] = set()
         self.steps_per_epoch = self.epochs = 0
         self.bars = Progress(
             TextColumn("{task.description}"),
@@ -78,8 +86,10 @@ class Watch:
     def _advance(self, event: certify.Progress) -> None:
         if event.phase not in self.tasks:
             label = LABELS.get(event.phase, event.phase)
-            if event.seconds is not None and event.seconds > 2:
-                self.errors.print(f"note: {label}: about {event.seconds:.0f} s (--no-attack skips it)", highlight=False)
+            if event.seconds is not None and event.seconds > 2 and event.phase not in self.announced:
+                self.announced.add(event.phase)
+                shorter = SHORTEN.get(event.phase, "--time-budget ends it early")
+                self.errors.print(f"note: {label}: at most about {event.seconds:.0f} s ({shorter})", highlight=False)
             self.tasks[event.phase] = self.bars.add_task(label, total=event.total, loss="")
         self.bars.update(self.tasks[event.phase], completed=event.done, total=event.total)
         if event.done >= event.total:
@@ -113,7 +123,9 @@ class Watch:
 
 
 def present(done: Done, style: str, out: Console) -> int:
-    """Print the result, as JSON alone or as a panel, and return the exit code."""
+    """Print the result, as JSON alone or as a panel, and return the exit code; of several processes, one prints."""
+    if not done.leads:
+        return done.exit_code
     if style == "json":
         sys.stdout.write(report.dump(done.report))
         return done.exit_code

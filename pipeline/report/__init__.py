@@ -31,25 +31,39 @@ from pipeline.report.result import (
     Accuracies,
     ClassRow,
     GateOutcome,
+    LargestEps,
     Layer,
     Level,
     Margin,
     Report,
     Result,
+    RoundingCost,
     Run,
+    Rung,
     SamplesFile,
     Training,
     Verdicts,
     schema,
 )
-from pipeline.report.samples import CERTIFIED, FALSIFIED, MISCLASSIFIED, UNKNOWN, VERDICTS, Samples, read_samples
-from pipeline.report.summarise import levels, per_class
+from pipeline.report.samples import (
+    CERTIFIED,
+    DECIDERS,
+    FALSIFIED,
+    MISCLASSIFIED,
+    UNKNOWN,
+    VERDICTS,
+    Counterexamples,
+    Samples,
+    read_samples,
+)
+from pipeline.report.summarise import Looked, largest_eps, levels, per_class
 from pipeline.report.terminal import before_after, panel
 from pipeline.report.text import clean
 from pipeline.report.write import dump, read, write
 
 __all__ = [
     "CERTIFIED",
+    "DECIDERS",
     "EXIT_CODES",
     "FALSIFIED",
     "MISCLASSIFIED",
@@ -59,13 +73,16 @@ __all__ = [
     "Attack",
     "Caution",
     "ClassRow",
+    "Counterexamples",
     "Data",
     "FileDigest",
     "Gate",
     "GateOutcome",
     "Input",
+    "LargestEps",
     "Layer",
     "Level",
+    "Looked",
     "Margin",
     "Method",
     "Model",
@@ -75,7 +92,9 @@ __all__ = [
     "Rate",
     "Report",
     "Result",
+    "RoundingCost",
     "Run",
+    "Rung",
     "Samples",
     "SamplesFile",
     "Selection",
@@ -89,6 +108,7 @@ __all__ = [
     "dump",
     "evaluate",
     "headline",
+    "largest_eps",
     "levels",
     "next_step",
     "panel",

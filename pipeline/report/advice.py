@@ -24,8 +24,19 @@ def headline(report: Report) -> str:
     if report.result.method.arithmetic == "none":
         return f"Measured for comparison only; arithmetic `none` certifies nothing at ε = {level.eps}."
     if level.certified.k == 0:
-        return f"No sample is provably robust at ε = {level.eps}."
-    return f"{percent(level.certified.value)} of the samples are provably robust at ε = {level.eps}."
+        found = (
+            "No sample was proved robust before the budget ran out"
+            if level.undecided
+            else "No sample is provably robust"
+        )
+        return f"{found} at ε = {level.eps}{in_norm(report)}."
+    least = "At least " if level.undecided else ""
+    return f"{least}{percent(level.certified.value)} of the samples are provably robust at ε = {level.eps}{in_norm(report)}."
+
+
+def in_norm(report: Report) -> str:
+    """A word on the norm, where it is not the usual one."""
+    return " in L2" if report.result.threat.norm == "l2" else ""
 
 
 def next_step(report: Report, *, here: bool = False) -> tuple[str, str | None]:
@@ -33,10 +44,13 @@ def next_step(report: Report, *, here: bool = False) -> tuple[str, str | None]:
     result, level = report.result, strongest(report)
     model, data = _as_given(report) if here else (result.model.file, result.data.uri)
     given = f"{shlex.quote(clean(model))} --data {shlex.quote(clean(data))}"
-    command = f"{given} --eps {level.eps}"
+    norm = " --norm l2" if result.threat.norm == "l2" else ""
+    command = f"{given}{norm} --eps {level.eps}"
     failed = next((gate for gate in result.gates if gate.passed is False), None)
     if result.verdict == "incomplete":
         return "The budget ran out before every gate was decided: run again with more time or fewer samples.", None
+    if result.partial and not result.gates:
+        return "The budget ran out: certified accuracy is a lower bound. Give it more time, or fewer samples.", None
     if level.certified.k == 0 and result.method.arithmetic == "none":
         return "Certify with rounding taken into account.", f"pipeline certify {command}"
     if level.certified.k * RARE < level.certified.n and report.kind == "certification":

@@ -102,16 +102,16 @@ class Data(Frozen):
 
 
 class Threat(Frozen):
-    """What an attacker may do: change every pixel by at most eps, in units of pixels, within `range` if `clip`."""
+    """What an attacker may do: change a sample by at most eps in `norm`, in units of pixels, within `range` if `clip`."""
 
-    norm: Literal["linf"] = "linf"
+    norm: Literal["linf", "l2"] = "linf"
     space: Literal["pixel"] = "pixel"
     range: tuple[float, float]
     clip: bool = True
 
 
 class Attack(Frozen):
-    """The attack that every correctly classified sample went through."""
+    """An attack that every correctly classified sample, or those that cheap bounds left open, went through."""
 
     name: str
     steps: int
@@ -122,14 +122,20 @@ class Attack(Frozen):
 
 
 class Method(Frozen):
-    """How samples were certified, and what "certified" says: `statement`, under `assumptions`."""
+    """How samples were certified, and what "certified" says: `statement`, under `assumptions`.
+
+    `bounds` are the rungs that may have been climbed, cheapest first, as `requested`; `long_attack` came before CROWN.
+    """
 
     bounds: tuple[str, ...]
+    requested: str | None = None
     dtype: str
     arithmetic: Literal["float32-any-order", "real", "none"]
     assumptions: tuple[str, ...] = ()
     statement: str
     attack: Attack | None = None
+    long_attack: Attack | None = None
+    memory_budget: int | None = None
     provider: str
 
 

@@ -63,11 +63,46 @@ class Layer(Frozen):
     mean_radius: float | None = None
 
 
+class Rung(Frozen):
+    """One rung of the ladder at one eps: how many samples it examined, how many it decided, how many are certified by then.
+
+    What follows from another eps counts as decided and is not examined: `decided` may exceed `examined`.
+    """
+
+    name: str
+    examined: int
+    decided: int
+    certified: int
+
+
+class RoundingCost(Frozen):
+    """What float32 cost the bounds of IBP: the largest loss of a margin, and certificates with it and without it."""
+
+    largest: float
+    certified: int
+    certified_in_real: int
+
+
+class LargestEps(Frozen):
+    """Each sample's largest eps that was itself certified, on a grid of step `tolerance`: quantiles over the correct samples.
+
+    A sample for which nothing was proved counts as 0.
+    """
+
+    tolerance: str
+    p05: float
+    p25: float
+    p50: float
+    p75: float
+    p95: float
+    mean: float
+
+
 class Level(Frozen):
     """One eps: an exact fraction in units of the pixel range, and what it leaves of the accuracy.
 
     `attacked` counts the samples for which no counterexample was found, None where none was looked for;
-    `undecided` those of the unknown that a budget left unexamined.
+    `undecided` those of the unknown that a budget left unexamined: `certified` is then a lower bound.
     """
 
     eps: str
@@ -79,6 +114,8 @@ class Level(Frozen):
     undecided: int = 0
     margin: Margin | None = None
     layers: tuple[Layer, ...] = ()
+    rungs: tuple[Rung, ...] = ()
+    rounding: RoundingCost | None = None
 
     @property
     def exact(self) -> Fraction:
@@ -171,7 +208,10 @@ class Training(Frozen):
 
 
 class Result(Frozen):
-    """Everything that was found, deterministic on the same machine, versions, device and chunk size."""
+    """Everything that was found, deterministic on the same machine, versions, device and chunk size.
+
+    `partial` says that a budget left samples undecided: certified accuracies are then lower bounds.
+    """
 
     tool: Tool
     model: Model
@@ -183,13 +223,18 @@ class Result(Frozen):
     levels: tuple[Level, ...]
     per_class: tuple[ClassRow, ...] = ()
     samples: SamplesFile | None = None
+    counterexamples: SamplesFile | None = None
+    largest_eps: LargestEps | None = None
     gates: tuple[GateOutcome, ...] = ()
     warnings: tuple[Caution, ...] = ()
     verdict: Literal["pass", "fail", "incomplete"]
     training: Training | None = None
+    partial: bool = False
 
     @model_validator(mode="after")
     def _laws(self) -> Result:
+        undecided = sum(level.undecided for level in self.levels)
+        _law(self.partial == (undecided > 0), f"partial is {self.partial}, and {undecided} verdicts are undecided")
         for level in self.levels:
             _law(level.natural.n == self.data.n_evaluated, f"{level.natural.n} samples of {self.data.n_evaluated}")
             sure = self.method.arithmetic != "none" or level.certified.k == 0

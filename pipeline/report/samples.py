@@ -6,6 +6,7 @@ import hashlib
 import io
 import zipfile
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 
@@ -15,9 +16,37 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from pipeline.errors import Contradiction, InputRejected, UsageError
 from pipeline.report.result import SamplesFile
 
+DECIDERS = ("nothing", "prediction", "pgd", "ibp", "crown-ibp", "long pgd", "crown", "alpha-crown")
 VERDICTS = ("certified", "falsified", "misclassified", "unknown")
 CERTIFIED, FALSIFIED, MISCLASSIFIED, UNKNOWN = range(4)
-FILE_NAME = "samples.npz"
+FILE_NAME, COUNTEREXAMPLES_NAME = "samples.npz", "counterexamples.npz"
+
+
+@dataclass(frozen=True, eq=False)
+class Counterexamples:
+    """One point for each falsified sample, at the smallest eps where one was found, as the model's input takes it.
+
+    `index` counts in the data's part, `predicted` is the label that the delivered file gives the point in `image`.
+    """
+
+    index: Int64[np.ndarray, " k"]
+    eps: np.ndarray
+    image: Float[np.ndarray, "k *features"]
+    predicted: Int64[np.ndarray, " k"]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @cached_property
+    def content(self) -> bytes:
+        """The bytes of the npz file: the same arrays give the same bytes."""
+        return _stored({field.name: getattr(self, field.name) for field in fields(self)})
+
+    @property
+    def described(self) -> SamplesFile:
+        """The entry of this file in a result."""
+        columns = tuple(field.name for field in fields(self))
+        return SamplesFile(file=COUNTEREXAMPLES_NAME, sha256=hashlib.sha256(self.content).hexdigest(), columns=columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +55,9 @@ class Samples:
 
     `index` counts in the data's part; `verdict` holds codes into VERDICTS; `margin_lower` the lower bound of
     `min over j of y_label - y_j` (NaN where none was computed); `survived` whether the attack found no counterexample,
-    None where there was no attack; `undecided` the unknown that a budget left unexamined.
+    None where there was no attack; `undecided` the unknown that a budget left unexamined; `decided_by` codes into
+    DECIDERS; `largest_eps` the largest eps that was itself certified, in units of the range (no levels: one a sample).
+    The points that falsify go into a file of their own.
 
     Raises Contradiction where two columns cannot both be true of a sample.
     """
@@ -39,6 +70,9 @@ class Samples:
     margin_lower: Float[np.ndarray, "levels n"]
     survived: Bool[np.ndarray, "levels n"] | None = None
     undecided: Bool[np.ndarray, "levels n"] | None = None
+    decided_by: UInt8[np.ndarray, "levels n"] | None = None
+    largest_eps: Float[np.ndarray, " n"] | None = None
+    counterexamples: Counterexamples | None = None
 
     def __post_init__(self) -> None:
         certified, falsified = self.verdict == CERTIFIED, self.verdict == FALSIFIED
@@ -53,6 +87,14 @@ class Samples:
         self._refuse(certified & found_before, "certified at an eps above that of a counterexample")
         if self.undecided is not None:
             self._refuse(self.undecided & (self.verdict != UNKNOWN), "undecided, and yet with a verdict")
+        if self.decided_by is not None:
+            self._refuse(self.decided_by >= len(DECIDERS), "decided by something without a name")
+            self._refuse(
+                (self.decided_by == 0) != (self.verdict == UNKNOWN), "a verdict by nothing, or none by something"
+            )
+        if self.largest_eps is not None:
+            radii = np.array([float(Fraction(e)) for e in self.eps])[:, None]
+            self._refuse(falsified & (self.largest_eps >= radii), "certified at an eps at which it was falsified")
 
     def __len__(self) -> int:
         return len(self.index)
@@ -68,17 +110,29 @@ class Samples:
     @cached_property
     def content(self) -> bytes:
         """The bytes of the npz file: the same arrays give the same bytes."""
-        buffer = io.BytesIO()
-        columns = {field.name: getattr(self, field.name) for field in fields(self)}
-        arrays = {name: np.asarray(value) for name, value in columns.items() if value is not None}
-        np.savez(buffer, verdict_names=np.array(VERDICTS), **arrays)  # type: ignore[arg-type]
-        return buffer.getvalue()
+        arrays = {name: np.asarray(getattr(self, name)) for name in self._columns}
+        names = {"verdict_names": np.array(VERDICTS)}
+        if self.decided_by is not None:
+            names["decided_by_names"] = np.array(DECIDERS)
+        return _stored(names | arrays)
 
     @property
     def described(self) -> SamplesFile:
         """The entry of this file in a result."""
-        columns = tuple(field.name for field in fields(self) if getattr(self, field.name) is not None)
-        return SamplesFile(file=FILE_NAME, sha256=hashlib.sha256(self.content).hexdigest(), columns=columns)
+        return SamplesFile(file=FILE_NAME, sha256=hashlib.sha256(self.content).hexdigest(), columns=self._columns)
+
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        return tuple(name for name in COLUMNS if getattr(self, name) is not None)
+
+
+COLUMNS = tuple(field.name for field in fields(Samples) if field.name != "counterexamples")
+
+
+def _stored(arrays: dict[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
 
 
 def read_samples(path: Path, expected: SamplesFile | None) -> Samples:
@@ -97,7 +151,7 @@ def read_samples(path: Path, expected: SamplesFile | None) -> Samples:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise ValueError("its members are compressed, as ours never are")
         with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-            names = [field.name for field in fields(Samples) if field.name in stored.files]
+            names = [name for name in COLUMNS if name in stored.files]
             arrays = {name: stored[name] for name in names}
         return Samples(**{**arrays, "eps": tuple(map(str, arrays["eps"]))})  # type: ignore[arg-type]
     except (ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile) as error:

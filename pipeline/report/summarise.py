@@ -2,24 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 
 from pipeline.errors import Incomplete
 from pipeline.report.rate import Rate
-from pipeline.report.result import ClassRow, Histogram, Layer, Level, Margin, Verdicts
-from pipeline.report.samples import CERTIFIED, VERDICTS, Samples
+from pipeline.report.result import (
+    ClassRow,
+    Histogram,
+    LargestEps,
+    Layer,
+    Level,
+    Margin,
+    RoundingCost,
+    Rung,
+    Verdicts,
+)
+from pipeline.report.samples import CERTIFIED, DECIDERS, VERDICTS, Samples
 
 BINS = 40
 NEAR_ZERO = 1e-3
 
 
-def levels(samples: Samples, *, layers: dict[str, tuple[Layer, ...]] | None = None) -> tuple[Level, ...]:
-    """One level per eps. Raises Incomplete for no samples."""
+@dataclass(frozen=True)
+class Looked:
+    """What the verdicts at one eps do not say: how loose the layers are, what rounding cost, what each rung examined."""
+
+    layers: tuple[Layer, ...] = ()
+    rounding: RoundingCost | None = None
+    rungs: tuple[tuple[str, int], ...] = ()
+    """Names out of DECIDERS with the number of samples that each examined, in order."""
+
+
+def levels(samples: Samples, *, looked: Sequence[Looked] = ()) -> tuple[Level, ...]:
+    """One level per eps, with what else is known of it. Raises Incomplete for no samples."""
     if len(samples) == 0:
         raise Incomplete("No sample was evaluated, so that nothing was checked. Name data that hold samples.")
-    return tuple(_level(samples, row, (layers or {}).get(eps, ())) for row, eps in enumerate(samples.eps))
+    known = looked or [Looked()] * len(samples.eps)
+    return tuple(_level(samples, row, known[row]) for row in range(len(samples.eps)))
+
+
+def largest_eps(samples: Samples, *, tolerance: str) -> LargestEps | None:
+    """Quantiles of each correct sample's largest certified eps, rounded down; None where it was not looked for."""
+    if samples.largest_eps is None:
+        return None
+    found = samples.largest_eps[np.isfinite(samples.largest_eps)]
+    if len(found) == 0:
+        return None
+    points = np.quantile(found, [0.05, 0.25, 0.5, 0.75, 0.95], method="lower")
+    p05, p25, p50, p75, p95 = map(float, points)
+    return LargestEps(tolerance=tolerance, p05=p05, p25=p25, p50=p50, p75=p75, p95=p95, mean=float(found.mean()))
 
 
 def per_class(samples: Samples) -> tuple[ClassRow, ...]:
@@ -43,7 +78,7 @@ def per_class(samples: Samples) -> tuple[ClassRow, ...]:
     return tuple(rows)
 
 
-def _level(samples: Samples, row: int, layers: tuple[Layer, ...]) -> Level:
+def _level(samples: Samples, row: int, looked: Looked) -> Level:
     n, codes = len(samples), samples.verdict[row]
     correct = samples.predicted == samples.label
     counts = np.bincount(codes, minlength=len(VERDICTS))
@@ -57,7 +92,22 @@ def _level(samples: Samples, row: int, layers: tuple[Layer, ...]) -> Level:
         verdicts=Verdicts(**{name: int(count) for name, count in zip(VERDICTS, counts, strict=True)}),
         undecided=0 if samples.undecided is None else int(samples.undecided[row].sum()),
         margin=_margin(samples.margin_lower[row], codes == CERTIFIED),
-        layers=layers,
+        layers=looked.layers,
+        rungs=_rungs(samples, row, looked),
+        rounding=looked.rounding,
+    )
+
+
+def _rungs(samples: Samples, row: int, looked: Looked) -> tuple[Rung, ...]:
+    if samples.decided_by is None:
+        return ()
+    decided = np.bincount(samples.decided_by[row], minlength=len(DECIDERS))
+    certified = np.bincount(samples.decided_by[row][samples.verdict[row] == CERTIFIED], minlength=len(DECIDERS))
+    so_far = np.cumsum(certified)
+    where = [(DECIDERS.index(name), examined) for name, examined in looked.rungs]
+    return tuple(
+        Rung(name=DECIDERS[i], examined=examined, decided=int(decided[i]), certified=int(so_far[i]))
+        for i, examined in where
     )
 
 

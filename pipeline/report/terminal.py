@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.report.advice import headline, next_step
+from pipeline.report.advice import headline, next_step, strongest
 from pipeline.report.rate import Rate
 from pipeline.report.result import Accuracies, GateOutcome, Level, Report
 from pipeline.report.text import clean, count, percent
@@ -42,6 +42,8 @@ def panel(report: Report, *, folder: Path | None = None) -> RenderableType:
     result = report.result
     parts: list[RenderableType] = [_facts(report), Text()]
     parts += [_level(level) for level in result.levels] if len(result.levels) == 1 else [_curve(result.levels)]
+    if strongest(report).rungs:
+        parts += [Text(), _ladder(report, strongest(report))]
     if result.gates:
         parts += [Text(), *map(_gate, result.gates)]
     parts += [Text(), _remarks(report, folder)]
@@ -86,9 +88,14 @@ def _facts(report: Report) -> RenderableType:
     )
     grid.add_row("Model", Text(f"{clean(model.file, 60)}  {count(model.parameters)} parameters, {model.sha256[:12]}"))
     grid.add_row("Data", Text(f"{clean(data.uri, 60)}  {clean(data.part, 20)} part, {taken} samples"))
-    grid.add_row("Threat", Text(f"L∞, every pixel in [{low:g}, {high:g}] by at most ε = {_all_eps(result.levels)}"))
+    who = "L∞, every pixel" if threat.norm == "linf" else "L2, all pixels together, each"
+    grid.add_row("Threat", Text(f"{who} in [{low:g}, {high:g}], by at most ε = {_all_eps(result.levels)}"))
     bounds = ", then ".join(result.method.bounds)
     grid.add_row("Proof", Text(f"{bounds} in {result.method.dtype}, arithmetic {result.method.arithmetic}"))
+    largest = result.largest_eps
+    if largest is not None:
+        between = f"half of the correct samples from {largest.p25:.4g} to {largest.p75:.4g}"
+        grid.add_row("Largest ε", Text(f"median {largest.p50:.4g}, {between}, to within {largest.tolerance}"))
     return grid
 
 
@@ -109,7 +116,8 @@ def _level(level: Level) -> RenderableType:
         else:
             low, high = (percent(end)[:-2] for end in rate.ci95)
             of = f"{count(rate.k)}/{count(rate.n)}"
-            grid.add_row(Text(name), Meter(rate, STYLES[name]), percent(rate.value), of, f"{low} – {high}")
+            shown = f"{name} (at least)" if name == "certified" and level.undecided else name
+            grid.add_row(Text(shown), Meter(rate, STYLES[name]), percent(rate.value), of, f"{low} – {high}")
     return grid
 
 
@@ -120,9 +128,23 @@ def _curve(levels: tuple[Level, ...]) -> RenderableType:
         table.add_column(name, justify="right")
     table.add_column()
     for level in levels:
-        table.add_row(
-            level.eps, *(_or_dash(rate) for _, rate in rates(level)), Meter(level.certified, STYLES["certified"])
-        )
+        *weaker, certified = (_or_dash(rate) for _, rate in rates(level))
+        least = "≥ " if level.undecided else ""
+        table.add_row(level.eps, *weaker, f"{least}{certified}", Meter(level.certified, STYLES["certified"]))
+    return table
+
+
+def _ladder(report: Report, level: Level) -> RenderableType:
+    """What each rung examined and decided at one eps, and in how many seconds."""
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column(f"at ε = {level.eps}")
+    for column in ("examined", "decided", "certified", "seconds"):
+        table.add_column(column, justify="right")
+    for rung in level.rungs:
+        seconds = report.run.timings.get(f"{rung.name}@{level.eps}")
+        spent = "–" if seconds is None else f"{seconds:.1f}"
+        cells = (count(rung.examined), f"+{count(rung.decided)}", count(rung.certified), spent)
+        table.add_row(rung.name, *(Text(cell) for cell in cells))
     return table
 
 

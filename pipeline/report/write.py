@@ -15,14 +15,14 @@ from pipeline.errors import Contradiction, EnvironmentFailure, InputRejected, Us
 from pipeline.report.canonical import digest
 from pipeline.report.html import render
 from pipeline.report.result import Report
-from pipeline.report.samples import FILE_NAME, Samples
+from pipeline.report.samples import COUNTEREXAMPLES_NAME, FILE_NAME, Samples
 
 JSON_NAME, HTML_NAME = "report.json", "report.html"
 MAX_BYTES = 256 * 2**20
 
 
 def write(report: Report, samples: Samples | None, folder: Path) -> Path:
-    """Write `report.json`, `report.html` and `samples.npz` into `folder`, and return the path of the page.
+    """Write `report.json`, `report.html`, `samples.npz` and any counterexamples into `folder`; the path of the page.
 
     Everything is rendered before anything is written; report.json comes last, so that it never describes files that
     are not there. Raises EnvironmentFailure where the disk refuses; no file is then left half written.
@@ -33,10 +33,15 @@ def write(report: Report, samples: Samples | None, folder: Path) -> Path:
     contents = {HTML_NAME: render(report).encode("utf-8"), JSON_NAME: dump(report).encode("utf-8")}
     if samples is not None:
         contents = {FILE_NAME: samples.content, **contents}
+        if samples.counterexamples is not None:
+            contents = {COUNTEREXAMPLES_NAME: samples.counterexamples.content, **contents}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
             replace_atomically(folder / name, content)
+        if COUNTEREXAMPLES_NAME not in contents:
+            # Those of an earlier run would not be this report's.
+            (folder / COUNTEREXAMPLES_NAME).unlink(missing_ok=True)
     except OSError as error:
         raise EnvironmentFailure(
             f"The report could not be written to {str(folder)!r}: {error.strerror or error}. "

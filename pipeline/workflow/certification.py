@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,14 +16,15 @@ import numpy as np
 
 from pipeline import certify as verdicts
 from pipeline import report as reports
-from pipeline.certify import PGD, Certification
+from pipeline.certify import BALLS, PGD, Ball, Certification, Crew, Journal, Work
 from pipeline.data import Dataset, Fitted
 from pipeline.errors import InputRejected
+from pipeline.graph.digest import digests
 from pipeline.report import Gate
-from pipeline.settings import CURVE, Settings, settle
-from pipeline.threat import LinfBall
+from pipeline.settings import Settings, settle
 from pipeline.workflow import facts
 from pipeline.workflow.events import Done, Event, Note
+from pipeline.workflow.runs import RunFolder
 from pipeline.workflow.subject import Subject, chosen, device_of, metadata, need_data, open_model, test_part, to_inputs
 
 SOFTMAX = "the file ends in a Softmax, which keeps the order of its inputs: margins are taken of those"
@@ -35,34 +38,64 @@ class Evidence:
     fields: dict[str, Any]
     """Of ``Result``, all but gates, verdict and training."""
     seconds: float
+    timings: dict[str, float]
+    """Seconds of each rung, by its name and eps."""
+    cut: bool
+    """Whether a budget left samples undecided."""
 
 
 def certify(
-    model: Path, flags: Mapping[str, Any], *, report: Path | None = None, argv: Sequence[str] = ()
+    model: Path,
+    flags: Mapping[str, Any],
+    *,
+    report: Path | None = None,
+    argv: Sequence[str] = (),
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
     """Certify a file on a data set; the last event is ``Done``.
 
     ``flags`` are settings under the names of ``Settings``; what they leave open is settled by ``pipeline.toml``, the file's
-    metadata and defaults. Raises what the exit codes stand for: see ``pipeline.errors``.
+    metadata and defaults. Stopped, the run leaves what it decided in ``<report>.run``, and the same call goes on from there.
+    Under torchrun the samples are shared out; the process of rank 0 writes. Raises what the exit codes stand for: see
+    ``pipeline.errors``.
     """
+    with verdicts.crew() as crew:
+        yield from _certify(model, flags, report, argv, should_stop, crew)
+
+
+def _certify(
+    model: Path,
+    flags: Mapping[str, Any],
+    report: Path | None,
+    argv: Sequence[str],
+    should_stop: Callable[[], bool],
+    crew: Crew,
+) -> Iterator[Event]:
     started = datetime.now(UTC)
     settings, source = settle(model, flags, metadata(model))
     gates = [reports.parse_gate(text) for text in settings.fail_under]
     whole = [gate for gate in gates if gate.label is None]
-    reports.check_gates(whole, eps=[str(e) for e in settings.eps or CURVE], labels=(), attacked=settings.attack)
+    reports.check_gates(whole, eps=[str(e) for e in settings.radii], labels=(), attacked=settings.attack)
     subject = open_model(model, settings)
     for note in subject.imported.notes:
         yield Note(note)
     uri = settings.test_data or need_data(subject, settings)
     dataset = test_part(uri, settings)
     if settings.eps is None:
-        yield Note(f"no eps was given: the curve over {', '.join(map(str, CURVE))}")
-    evidence = yield from examine(subject, dataset, settings, source, gates)
-    result = conclude(evidence, gates)
-    described = reports.Report.of("certification", result, facts.run(started, argv, device_of(settings), {}))
+        yield Note(f"no eps was given: the curve over {', '.join(map(str, settings.radii))}")
     folder = report or Path(f"{model.stem}.report")
-    reports.write(described, evidence.samples, folder)
-    yield Done(described, folder)
+    journal = yield from _journal(RunFolder(folder), _key(subject, dataset, settings), crew)
+    work = Work(crew, journal, settings.time_budget, should_stop)
+    evidence = yield from examine(subject, dataset, settings, source, gates, work)
+    result = conclude(evidence, gates)
+    stopped_by = "time budget" if evidence.cut else None
+    described = reports.Report.of(
+        "certification", result, facts.run(started, argv, device_of(settings), evidence.timings, stopped_by)
+    )
+    if crew.rank == 0:
+        reports.write(described, evidence.samples, folder)
+        journal.remove()
+    yield Done(described, folder, leads=crew.rank == 0)
 
 
 def examine(
@@ -71,13 +104,15 @@ def examine(
     settings: Settings,
     source: dict[str, str],
     gates: Sequence[Gate] = (),
+    work: Work | None = None,
 ) -> Generator[Event, None, Evidence]:
     """Certify an opened file on one part of a data set."""
+    work = work or Work(budget=settings.time_budget)
     _refuse_unpromised(subject, settings)
     began = time.monotonic()
     indices, limit = chosen(len(dataset), settings)
     fitted = to_inputs(dataset.take(indices), subject, settings)
-    balls = [LinfBall(eps, *fitted.value_range) for eps in settings.eps or CURVE]
+    balls = [BALLS[settings.norm](eps, *fitted.value_range) for eps in settings.radii]
     labels = sorted(set(fitted.labels.tolist()))
     reports.check_gates(gates, eps=[str(b.eps) for b in balls], labels=labels, attacked=settings.attack)
     softmax = (SOFTMAX,) if subject.network.plan().before_softmax()[1] else ()
@@ -85,47 +120,95 @@ def examine(
         yield Note(note)
     parity = subject.parity_on(fitted.images[:32])
     pgd = PGD(settings.attack_steps, settings.restarts, seed=settings.seed) if settings.attack else None
-    result = yield from _verdicts(subject, fitted, balls, settings, pgd, indices)
+    how = _how(subject, settings, pgd)
+    result = yield from _verdicts(subject, fitted, balls, how, indices, work)
     samples = facts.samples(result, fitted.labels, indices)
     fields = {
         "tool": facts.tool(),
         "model": facts.model(subject),
         "preprocessing": facts.preprocessing(subject, fitted, source),
         "data": facts.data(dataset, len(indices), limit, settings.seed, fitted.notes),
-        "threat": reports.Threat(range=fitted.value_range),
-        "method": facts.method(settings, pgd),
+        "threat": reports.Threat(norm=settings.norm, range=fitted.value_range),
+        "method": facts.method(settings, how),
         "parity": facts.parity(parity),
-        "levels": reports.levels(samples),
+        "levels": reports.levels(samples, looked=facts.looked(result)),
         "per_class": reports.per_class(samples),
         "samples": samples.described,
+        "counterexamples": samples.counterexamples.described if samples.counterexamples else None,
+        "largest_eps": reports.largest_eps(samples, tolerance=str(verdicts.TOLERANCE)),
         "warnings": tuple(reports.Caution(message=note) for note in (*subject.imported.notes, *softmax)),
     }
-    return Evidence(samples, fields, time.monotonic() - began)
+    return Evidence(samples, fields, time.monotonic() - began, result.seconds, result.cut)
 
 
 def conclude(evidence: Evidence, gates: Sequence[Gate], training: reports.Training | None = None) -> reports.Result:
     """The result with its gates decided."""
     outcomes = reports.evaluate(gates, evidence.fields["levels"], evidence.fields["per_class"])
-    return reports.Result(**evidence.fields, gates=outcomes, verdict=reports.verdict(outcomes), training=training)
+    return reports.Result(
+        **evidence.fields,
+        gates=outcomes,
+        verdict=reports.verdict(outcomes),
+        training=training,
+        partial=any(level.undecided for level in evidence.fields["levels"]),
+    )
+
+
+def _how(subject: Subject, settings: Settings, pgd: PGD | None) -> verdicts.Settings:
+    fixed = subject.network.inputs[0].shape[0] is not None
+    memory = {} if settings.memory_budget is None else {"memory": settings.memory_budget}
+    return verdicts.Settings(
+        settings.arithmetic,
+        pgd,
+        device_of(settings),
+        1 if fixed else None,
+        method=settings.method,
+        largest_eps=settings.largest_eps,
+        **memory,
+    )
 
 
 def _verdicts(
     subject: Subject,
     fitted: Fitted,
-    balls: Sequence[LinfBall],
-    settings: Settings,
-    pgd: PGD | None,
+    balls: Sequence[Ball],
+    how: verdicts.Settings,
     indices: np.ndarray,
+    work: Work,
 ) -> Generator[Event, None, Certification]:
-    fixed = subject.network.inputs[0].shape[0] is not None
-    how = verdicts.Settings(settings.arithmetic, pgd, device_of(settings), 1 if fixed else None)
     for event in verdicts.certify(
-        subject.network, subject.predict, fitted.images, fitted.labels, balls, how, indices=indices
+        subject.network, subject.predict, fitted.images, fitted.labels, balls, how, indices=indices, work=work
     ):
         if isinstance(event, Certification):
             return event
         yield event
     raise AssertionError("certify ends with a Certification")
+
+
+def _key(subject: Subject, dataset: Dataset, settings: Settings) -> str:
+    """The digest of everything that a verdict depends on; gates, and how long one may look, are not among it."""
+    asked = settings.model_dump(mode="json", exclude={"fail_under", "time_budget", "download", "retrain"})
+    parts = {
+        "model": digests(subject.path).sha256,
+        "beside": [f.sha256 for f in facts.model(subject).external_data],
+        "data": dataset.digest,
+        "settings": asked,
+        "device": device_of(settings),
+        "versions": facts.versions(),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _journal(run: RunFolder, key: str, crew: Crew) -> Generator[Event, None, Journal]:
+    """What the same command decided before it was stopped; what another left is cleared away by the first process."""
+    if crew.rank == 0 and run.begin_anew(key):
+        yield Note(f"{run.path} is of another model, data or settings: everything is decided afresh")
+    crew.share(None)
+    journal = Journal(run.path, rank=crew.rank)
+    if len(journal):
+        yield Note(f"going on from {run.path}, where {len(journal)} batches are decided")
+    # Nobody may write before everybody has read.
+    crew.share(None)
+    return journal
 
 
 def _refuse_unpromised(subject: Subject, settings: Settings) -> None:

@@ -25,6 +25,8 @@ class Done:
     folder: Path
     written: Path | None = None
     changes: tuple[str, ...] = ()
+    leads: bool = True
+    """Whether this process is the one of its run that prints."""
 
     @property
     def exit_code(self) -> int:

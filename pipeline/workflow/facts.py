@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,25 +15,27 @@ import numpy as np
 import torch
 
 from pipeline.arithmetic import Mode
-from pipeline.certify import PGD, Certification
+from pipeline.certify import DECIDERS, PGD, Certification
+from pipeline.certify import Settings as How
 from pipeline.data import Dataset, Fitted, without_folders
 from pipeline.graph import external, guard
 from pipeline.graph.digest import digests
 from pipeline.graph.parity import Parity
 from pipeline.report import facts as report
-from pipeline.report.result import Run
-from pipeline.report.samples import Samples
+from pipeline.report.result import Layer, RoundingCost, Run
+from pipeline.report.samples import Counterexamples, Samples
+from pipeline.report.summarise import Looked
 from pipeline.settings import Settings
 from pipeline.workflow.subject import Subject
 
 _STATEMENTS: dict[Mode, str] = {
     "float32-any-order": (
-        "For every certified sample and every real input in its box, the network of this ONNX file, and every float32 "
+        "For every certified sample and every real input in its {region}, the network of this ONNX file, and every float32 "
         "evaluation of it in which each affine output is computed by IEEE round-to-nearest operations in any order, with or "
         "without FMA, flush-to-zero allowed, folding of BatchNorm, scale and bias allowed, gives the sample's label."
     ),
     "real": (
-        "For every certified sample and every real input in its box, the network of this ONNX file evaluated in exact real "
+        "For every certified sample and every real input in its {region}, the network of this ONNX file evaluated in exact real "
         "arithmetic gives the sample's label. Bounds include the rounding of this tool. Nothing is promised about float32 "
         "execution."
     ),
@@ -129,25 +132,28 @@ def data(dataset: Dataset, evaluated: int, limit: int | None, seed: int, notes: 
     )
 
 
-def method(settings: Settings, pgd: PGD | None) -> report.Method:
+def method(settings: Settings, how: How) -> report.Method:
     """How samples were certified, and what certified means."""
+    region = "box" if settings.norm == "linf" else "Euclidean ball"
     return report.Method(
-        bounds=("ibp",),
+        bounds=how.methods,
+        requested=settings.method,
         dtype="float64",
         arithmetic=settings.arithmetic,
         assumptions=_ASSUMPTIONS[settings.arithmetic],
-        statement=_STATEMENTS[settings.arithmetic],
-        attack=None
-        if pgd is None
-        else report.Attack(
-            name="pgd",
-            steps=pgd.steps,
-            restarts=pgd.restarts,
-            step_size=f"{pgd.step} eps",
-            loss=pgd.loss,
-            seed=pgd.seed,
-        ),
+        statement=_STATEMENTS[settings.arithmetic].format(region=region),
+        attack=_attack(how.attack),
+        long_attack=_attack(how.long_attack),
+        memory_budget=settings.memory_budget,
         provider=settings.provider,
+    )
+
+
+def _attack(pgd: PGD | None) -> report.Attack | None:
+    if pgd is None:
+        return None
+    return report.Attack(
+        name="pgd", steps=pgd.steps, restarts=pgd.restarts, step_size=f"{pgd.step:g} eps", loss=pgd.loss, seed=pgd.seed
     )
 
 
@@ -179,19 +185,52 @@ def curves(history: Sequence[Mapping[str, float | int]]) -> tuple[dict[str, floa
 
 def samples(result: Certification, labels: np.ndarray, indices: np.ndarray) -> Samples:
     """The table of verdicts."""
-    survived = [level.survived for level in result.levels if level.survived is not None]
+    levels = result.levels
+    survived = [level.survived for level in levels if level.survived is not None]
     return Samples(
-        eps=tuple(str(level.ball.eps) for level in result.levels),
+        eps=tuple(str(level.ball.eps) for level in levels),
         index=indices.astype(np.int64),
         label=labels.astype(np.int64),
         predicted=result.predicted,
-        verdict=np.stack([level.verdicts for level in result.levels]),
-        margin_lower=np.stack([level.margins for level in result.levels]),
+        verdict=np.stack([level.verdicts for level in levels]),
+        margin_lower=np.stack([level.margins for level in levels]),
         survived=np.stack(survived) if survived else None,
+        undecided=np.stack([level.undecided for level in levels]) if result.cut else None,
+        decided_by=np.stack([level.decided_by for level in levels]),
+        largest_eps=result.largest_eps,
+        counterexamples=_counterexamples(result, indices) if len(result.counterexamples.rows) else None,
     )
 
 
-def run(started: datetime, argv: Sequence[str], device: str, timings: dict[str, float]) -> Run:
+def _counterexamples(result: Certification, indices: np.ndarray) -> Counterexamples:
+    found = result.counterexamples
+    return Counterexamples(
+        index=indices[found.rows].astype(np.int64),
+        eps=np.array([str(result.levels[i].ball.eps) for i in found.level], dtype=np.str_),
+        image=found.images,
+        predicted=found.predicted,
+    )
+
+
+def looked(result: Certification) -> tuple[Looked, ...]:
+    """What each level says beside its verdicts: who examined how many, how loose the layers are, what rounding cost."""
+    told = []
+    for level in result.levels:
+        layers = tuple(Layer(**asdict(layer)) for layer in level.layers)
+        cost = None if level.rounding is None else RoundingCost(**asdict(level.rounding))
+        rungs = tuple((name, level.examined[name]) for name in DECIDERS if name in level.examined)
+        told.append(Looked(layers, cost, rungs))
+    return tuple(told)
+
+
+def versions() -> dict[str, str]:
+    """This program and what it computes with."""
+    return {name: _version(name) for name in ("pipeline", "torch", "numpy")} | {"onnxruntime": _onnxruntime()}
+
+
+def run(
+    started: datetime, argv: Sequence[str], device: str, timings: dict[str, float], stopped_by: str | None = None
+) -> Run:
     """When, where and how long: what differs from run to run."""
     seconds = (datetime.now(UTC) - started).total_seconds()
     host: dict[str, Any] = {
@@ -201,7 +240,12 @@ def run(started: datetime, argv: Sequence[str], device: str, timings: dict[str, 
         "onnxruntime": _onnxruntime(),
     }
     return Run(
-        started=started.isoformat(timespec="seconds"), seconds=seconds, argv=tuple(argv), host=host, timings=timings
+        started=started.isoformat(timespec="seconds"),
+        seconds=seconds,
+        argv=tuple(argv),
+        host=host,
+        timings=timings,
+        stopped_by=stopped_by,
     )
 
 

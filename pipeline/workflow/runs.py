@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,6 +31,7 @@ class RunFolder:
 
     @property
     def path(self) -> Path:
+        """Where it all lies."""
         return Path(f"{self.out}.run")
 
     @property
@@ -65,6 +67,14 @@ class RunFolder:
         """Whether the same command has been here before: what it wrote, or was about to write, it may write again."""
         whose = self.path / "key"
         return whose.is_file() and whose.read_text("utf-8") == key
+
+    def begin_anew(self, key: str) -> bool:
+        """Make the folder this command's: what another left in it goes. Whether there was anything of another."""
+        others = self.path.is_dir() and not self.begun_by(key)
+        if others:
+            shutil.rmtree(self.path)
+        self.begin(key)
+        return others
 
     def forget_others(self, key: str) -> None:
         """What another configuration left makes way; a checkpoint of the same one stays."""

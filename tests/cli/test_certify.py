@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.report import read, read_samples
 
-FAST = ("--data", "digits", "--max-samples", "40")
+FAST = ("--data", "digits", "--max-samples", "40", "--method", "crown-ibp")
 
 
 def test_a_report_is_written_and_agrees_with_itself(pipeline, here):
@@ -33,7 +33,7 @@ def test_json_alone_on_standard_output_and_the_same_twice(pipeline):
 
 
 def test_without_eps_the_curve(pipeline):
-    code, _, err = pipeline("certify", "model.onnx", "--data", "digits", "--no-attack")
+    code, _, err = pipeline("certify", "model.onnx", "--data", "digits", "--no-attack", "--method", "ibp")
     assert code == 0
     assert "curve" in err
     report = read_here()

@@ -17,6 +17,7 @@ from pipeline.report import (
     Data,
     Input,
     Layer,
+    Looked,
     Method,
     Model,
     Output,
@@ -79,7 +80,7 @@ def build_result(
     samples: Samples, *, gates: tuple[str, ...] = (), training: Training | None = None, **over: Any
 ) -> Result:
     """A result of these samples; keyword arguments replace its parts."""
-    rows, classes = levels(samples, layers={samples.eps[0]: LAYERS}), per_class(samples)
+    rows, classes = levels(samples, looked=[Looked(LAYERS), *[Looked()] * (len(samples.eps) - 1)]), per_class(samples)
     outcomes = evaluate([parse_gate(gate) for gate in gates], rows, classes)
     parts: dict[str, Any] = {
         "tool": Tool(name="pipeline", version="0.1.0"),
