@@ -20,7 +20,8 @@ MAY_IMPORT = {
     "threat": {"errors", "bounds", "arithmetic"},
     "rules": {"errors", "bounds", "arithmetic", "ops", "network"},
     "propagate": {"errors", "bounds", "arithmetic", "ops", "network", "threat", "rules"},
-    "certify": {"errors", "bounds", "arithmetic", "ops", "network", "threat", "rules", "propagate"},
+    "vnnlib": {"errors"},
+    "certify": {"errors", "bounds", "arithmetic", "ops", "network", "threat", "rules", "propagate", "vnnlib"},
     "train": {"errors", "bounds", "arithmetic", "ops", "network", "threat", "rules", "propagate"},
     "preprocess": {"errors", "ops", "network"},
     "settings": {"errors", "arithmetic", "threat"},
@@ -28,7 +29,7 @@ MAY_IMPORT = {
     "data": {"errors"},
     "report": {"errors"},
     "workflow": {
-        *("errors", "arithmetic", "network", "rules", "threat", "propagate"),
+        *("errors", "arithmetic", "network", "rules", "propagate", "threat", "vnnlib", "propagate"),
         *("certify", "train", "preprocess", "settings", "graph", "data", "report"),
     },
     "cli": {"errors", "arithmetic", "workflow", "report", "certify", "train"},
@@ -73,6 +74,13 @@ def test_imports_run_one_way(path):
             continue
         known = [p for p in parts[1:2] if p in MAY_IMPORT]
         assert set(known) <= MAY_IMPORT[here] | {here}, f"{here} may not import {name}"
+
+
+def test_a_property_is_read_twice_by_strangers():
+    """The judge of counterexamples shares no code with the parser whose mistakes it must catch."""
+    assert not [name for name in imports(ROOT / "certify" / "witness.py") if name.startswith("pipeline.vnnlib")]
+    known = [name for path in (ROOT / "vnnlib").glob("*.py") for name in imports(path) if name.startswith("pipeline.")]
+    assert {name.split(".")[1] for name in known} <= {"vnnlib", "errors"}
 
 
 def test_the_law_can_fail():

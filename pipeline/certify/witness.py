@@ -1,0 +1,135 @@
+"""The judge of counterexamples: the property's own text, evaluated at one point in exact arithmetic.
+
+It shares no code with ``pipeline/vnnlib``: what that parser misreads, this one must catch. Nothing is expanded; every
+assertion is computed recursively as it is written, and no tolerance is granted anywhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from pipeline.errors import InputRejected
+
+Run = Callable[[np.ndarray], np.ndarray]
+"""The delivered file: all its inputs as one flat float32 array, all its outputs as another."""
+MAX_DEPTH = 100
+_DECIMAL = re.compile(r"(?a:[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?)")
+
+
+@dataclass(frozen=True, eq=False)
+class Witness:
+    """An exact input, the float32 values that the file was given for it, and the outputs it gave."""
+
+    x: tuple[Fraction, ...]
+    point: np.ndarray
+    y: np.ndarray
+    refused: str | None
+    """Why it is no witness; None where it is one."""
+
+    @property
+    def rounded(self) -> int:
+        """How many values are no float32, so that the file was given the nearest one."""
+        return sum(Fraction(float(p)) != v for p, v in zip(self.point, self.x, strict=True))
+
+
+def check(text: str, x: Sequence[Fraction], run: Run) -> Witness:
+    """Whether every assertion holds at ``x`` and at what the file computes for it.
+
+    An input is converted as a deployment converts it, to the nearest float32; the assertions see the exact input and the
+    exact rational values of the float32 outputs. Outputs that are not finite meet no constraint.
+    """
+    point = np.array([_nearest(value) for value in x], np.float32)
+    y = np.asarray(run(point), np.float32).reshape(-1)
+    values = {f"X_{i}": value for i, value in enumerate(x)}
+    if not np.isfinite(y).all():
+        return Witness(tuple(x), point, y, "an output is not finite")
+    values |= {f"Y_{j}": Fraction(float(v)) for j, v in enumerate(y)}
+    return Witness(tuple(x), point, y, _first_broken(text, values))
+
+
+def _nearest(value: Fraction) -> float:
+    """The float32 nearest to an exact number, by integer arithmetic: 24 bits, ties to even."""
+    if value == 0:
+        return 0.0
+    exponent = value.numerator.bit_length() - value.denominator.bit_length()
+    if abs(value) < Fraction(2) ** exponent:
+        exponent -= 1
+    unit = Fraction(2) ** max(exponent - 23, -149)
+    return float(round(value / unit) * unit)
+
+
+def _first_broken(text: str, values: dict[str, Fraction]) -> str | None:
+    """The first assertion that is false, in words; None where all are true."""
+    declared: set[str] = set()
+    asserted = 0
+    tokens = _words(text)
+    for word in tokens:
+        if word != "(":
+            raise InputRejected(f"A property is a list of commands in parentheses; {word[:40]!r} is outside them.")
+        command = next(tokens, "")
+        if command == "declare-const":
+            name, sort, end = (next(tokens, "") for _ in range(3))
+            if name not in values or sort != "Real" or end != ")":
+                return f"the property declares {name[:40]!r}, which the model does not have"
+            declared.add(name)
+        elif command == "assert":
+            asserted += 1
+            truth = _evaluate(tokens, next(tokens, ""), values, 0)
+            if next(tokens, "") != ")" or not isinstance(truth, bool):
+                raise InputRejected("An assertion holds one formula; the property has another kind.")
+            if not truth:
+                return f"assertion {asserted} is false"
+        else:
+            raise InputRejected(f"A property declares and asserts; it has the command {command[:40]!r}.")
+    if declared != set(values):
+        return f"the property declares {len(declared)} variables, the model has {len(values)}"
+    return None if asserted else "the property asserts nothing"
+
+
+def _words(text: str) -> Iterator[str]:
+    for line in re.split("[\r\n]", text):
+        yield from line.partition(";")[0].replace("(", " ( ").replace(")", " ) ").split()
+
+
+def _evaluate(tokens: Iterator[str], word: str, values: dict[str, Fraction], depth: int) -> bool | Fraction:
+    if word != "(":
+        return values[word] if word in values else _number(word)
+    if depth > MAX_DEPTH:
+        raise InputRejected(f"A property nests at most {MAX_DEPTH} deep; this one nests deeper.")
+    head, parts = next(tokens, ""), []
+    while (word := next(tokens, "")) != ")":
+        if not word:
+            raise InputRejected("A property closes every parenthesis; this one ends before.")
+        parts.append(_evaluate(tokens, word, values, depth + 1))
+    truths = [p for p in parts if isinstance(p, bool)]
+    numbers = [p for p in parts if not isinstance(p, bool)]
+    if head in ("and", "or") and truths and not numbers:
+        return all(truths) if head == "and" else any(truths)
+    if truths or not numbers:
+        raise InputRejected(f"`{head[:40]}` stands before parts of another kind.")
+    first, *rest = numbers
+    if len(numbers) == 2 and head in ("<=", ">=", "<", ">"):
+        (second,) = rest
+        return {"<=": first <= second, ">=": first >= second, "<": first < second, ">": first > second}[head]
+    if head == "-":
+        return -first if not rest else first - sum(rest)
+    if head == "+":
+        return sum(numbers, Fraction(0))
+    if head == "*":
+        for factor in rest:
+            first *= factor
+        return first
+    raise InputRejected(
+        f"A formula is a comparison, `and` or `or`, a term is a sum or product; received {head[:40]!r}."
+    )
+
+
+def _number(word: str) -> Fraction:
+    if len(word) > 400 or not _DECIMAL.fullmatch(word):
+        raise InputRejected(f"A term is a declared variable or a decimal number; received {word[:40]!r}.")
+    return Fraction(word)

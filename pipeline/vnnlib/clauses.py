@@ -1,0 +1,127 @@
+"""Disjunctions of clauses, kept within stated sizes, and at the end the boxes that their bounds describe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from itertools import chain
+from math import prod
+
+from pipeline.errors import InputRejected
+from pipeline.vnnlib.property import Case, Conjunction, Constraint, Property
+from pipeline.vnnlib.terms import Atom, Bound
+
+MAX_CLAUSES = 1 << 15
+MAX_ATOMS = 1 << 22
+LARGEST = Fraction(10) ** 38
+"""Ends of boxes stay within float32, in which inputs are stored."""
+
+Clause = tuple[Atom, ...]
+
+
+def both(parts: Sequence[list[Clause]]) -> list[Clause]:
+    """The conjunction: every choice of one clause from each part. Raises ValueError beyond the limits."""
+    shared = tuple(chain.from_iterable(part[0] for part in parts if len(part) == 1))
+    several = [part for part in parts if len(part) != 1]
+    count = prod(len(part) for part in several)
+    if count == 0:
+        return []
+    longest = len(shared) + sum(max(map(len, part)) for part in several)
+    _limit(count, count * longest)
+    clauses = [shared]
+    for part in several:
+        clauses = [before + clause for before in clauses for clause in part]
+    return clauses
+
+
+def either(parts: Sequence[list[Clause]]) -> list[Clause]:
+    """The disjunction: the clauses of all parts. Raises ValueError beyond the limits."""
+    _limit(sum(map(len, parts)), 0)
+    joined = list(chain.from_iterable(parts))
+    _limit(0, sum(map(len, joined)))
+    return joined
+
+
+def assemble(asserted: Sequence[list[Clause]], inputs: int, outputs: int) -> Property:
+    """The Property that all assertions together state. Raises InputRejected for an input without both bounds."""
+    if not asserted:
+        raise InputRejected("A property asserts what is unsafe; this one asserts nothing.")
+    single = [clause for part in asserted if len(part) == 1 for clause in part]
+    base = _Bounds(inputs)
+    base.meet(atom for clause in single for atom in clause if isinstance(atom, Bound))
+    always = tuple(a for clause in single for a in clause if isinstance(a, Constraint))
+    try:
+        clauses = both([part for part in asserted if len(part) != 1])
+        _limit(len(clauses), len(clauses) * len(always))
+    except ValueError as error:
+        raise InputRejected(f"The property is too large: {error}.") from None
+    boxes: dict[tuple[int, ...], tuple[_Bounds, list[Conjunction]]] = {}
+    # What no input meets is vacuous: a box that is empty, or an assertion that is false.
+    vacuous = sum(not part for part in asserted)
+    for clause in clauses:
+        bounds = tuple(a for a in clause if isinstance(a, Bound))
+        # Equal atoms are one object, so a box that is written twice is known by its atoms.
+        key = tuple(map(id, bounds))
+        if key not in boxes:
+            if len(boxes) * inputs > MAX_ATOMS:
+                raise InputRejected(f"The property is too large: its boxes have more than {MAX_ATOMS} sides in all.")
+            boxes[key] = (base.met(bounds), [])
+        boxes[key][1].append(always + tuple(a for a in clause if isinstance(a, Constraint)))
+    cases = []
+    for box, unsafe in boxes.values():
+        box.check()
+        if box.empty:
+            vacuous += len(unsafe)
+        else:
+            cases.append(box.case(tuple(dict.fromkeys(unsafe))))
+    return Property(inputs, outputs, tuple(cases), vacuous)
+
+
+class _Bounds:
+    """The ends of a box while they are read; None where nothing was said yet."""
+
+    def __init__(self, inputs: int):
+        self.lower: list[Fraction | None] = [None] * inputs
+        self.upper: list[Fraction | None] = [None] * inputs
+
+    def meet(self, bounds: Iterable[Bound]) -> None:
+        for bound in bounds:
+            ends = self.upper if bound.upper else self.lower
+            old = ends[bound.index]
+            if old is None or (bound.value < old if bound.upper else bound.value > old):
+                ends[bound.index] = bound.value
+
+    def met(self, bounds: Sequence[Bound]) -> _Bounds:
+        copy = _Bounds(0)
+        copy.lower, copy.upper = list(self.lower), list(self.upper)
+        copy.meet(bounds)
+        return copy
+
+    def check(self) -> None:
+        """Raise InputRejected for an input without both ends, or with one that no float32 reaches."""
+        for ends, word in ((self.lower, "lower"), (self.upper, "upper")):
+            for index, end in enumerate(ends):
+                if end is None:
+                    raise InputRejected(
+                        f"Every input is bounded on both sides in every disjunct; X_{index} has no {word} bound in one. "
+                        f"Assert one."
+                    )
+                if abs(end) > LARGEST:
+                    raise InputRejected(f"Inputs are float32, at most 1e38; the {word} bound of X_{index} is beyond.")
+
+    @property
+    def empty(self) -> bool:
+        return any(a > b for a, b in zip(self.lower, self.upper, strict=True) if a is not None and b is not None)
+
+    def case(self, unsafe: tuple[Conjunction, ...]) -> Case:
+        return Case(
+            tuple(e for e in self.lower if e is not None), tuple(e for e in self.upper if e is not None), unsafe
+        )
+
+
+def _limit(clauses: int, atoms: int) -> None:
+    if clauses > MAX_CLAUSES or atoms > MAX_ATOMS:
+        raise ValueError(
+            f"written as a disjunction it has {max(clauses, 1)} conjunctions and {atoms} comparisons; "
+            f"at most {MAX_CLAUSES} and {MAX_ATOMS} are read. Split it over several files"
+        )

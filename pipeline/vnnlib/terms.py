@@ -1,0 +1,101 @@
+"""Numbers, variables, linear forms, and the constraints that comparisons of them are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from pipeline.vnnlib.property import Constraint
+
+COMPARISONS = ("<=", ">=", "<", ">")
+OPERATIONS = ("+", "-", "*")
+MAX_DIGITS = 400
+MAX_BITS = 1 << 14
+LARGEST = Fraction(10) ** 300
+"""Numbers in constraints on outputs stay within float64, in which bounds are computed."""
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+_VARIABLE = re.compile(r"([XY])_(0|[1-9][0-9]{0,8})")
+
+Variable = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """``sum of c v + constant`` over the variables ``("X", i)`` and ``("Y", j)``."""
+
+    terms: dict[Variable, Fraction] = field(default_factory=dict)
+    constant: Fraction = Fraction(0)
+
+    def plus(self, other: Linear, factor: Fraction) -> Linear:
+        """``self + factor * other``."""
+        terms = dict(self.terms)
+        for variable, coefficient in other.terms.items():
+            terms[variable] = terms.get(variable, Fraction(0)) + factor * coefficient
+        made = Linear({v: c for v, c in terms.items() if c}, self.constant + factor * other.constant)
+        # A product of many long numbers must not fill the memory.
+        for value in (made.constant, *made.terms.values()):
+            if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
+                raise ValueError(f"exact numbers have at most {MAX_BITS} bits; a sum or product here has more")
+        return made
+
+
+@dataclass(frozen=True)
+class Bound:
+    """``X_index <= value`` if ``upper``, else ``>=``. A strict bound is kept as the closed one around it."""
+
+    index: int
+    upper: bool
+    value: Fraction
+
+
+Atom = Bound | Constraint
+
+
+def symbol(token: str) -> Linear | None:
+    """A number or a variable, None for anything else."""
+    if len(token) <= MAX_DIGITS and _NUMBER.fullmatch(token):
+        return Linear(constant=Fraction(token))
+    found = _VARIABLE.fullmatch(token)
+    return Linear({(found[1], int(found[2])): Fraction(1)}) if found else None
+
+
+def combined(head: str, parts: Sequence[Linear]) -> Linear:
+    """The sum, difference, negative or product of terms. Raises ValueError for a product of two variables."""
+    if not parts:
+        raise ValueError(f"`{head}` takes at least one term; here it has none")
+    first, *rest = parts
+    if head == "-" and not rest:
+        return Linear().plus(first, Fraction(-1))
+    for part in rest:
+        if head != "*":
+            first = first.plus(part, Fraction(1 if head == "+" else -1))
+            continue
+        if first.terms and part.terms:
+            raise ValueError("constraints are linear; here two variables are multiplied")
+        scaled, factor = (first, part.constant) if first.terms else (part, first.constant)
+        first = Linear().plus(scaled, factor)
+    return first
+
+
+def compared(head: str, left: Linear, right: Linear) -> Atom | bool:
+    """The constraint that a comparison is, or its truth where no variable is left. Raises ValueError for other shapes."""
+    low, high = (left, right) if head[0] == "<" else (right, left)
+    difference = low.plus(high, Fraction(-1))  # <= 0
+    terms, bound, strict = difference.terms, -difference.constant, len(head) == 1
+    if any(abs(value) > LARGEST for value in (bound, *terms.values())):
+        raise ValueError("numbers are at most 1e300; here is a larger one")
+    kinds = {kind for kind, _ in terms}
+    if not kinds:
+        return bound > 0 if strict else bound >= 0
+    if kinds == {"Y"}:
+        return Constraint(tuple(sorted((j, c) for (_, j), c in terms.items())), bound, strict)
+    if kinds == {"X", "Y"}:
+        raise ValueError("a constraint is over inputs or over outputs; here one joins both")
+    if len(terms) > 1:
+        raise ValueError(
+            "inputs lie in boxes, each bounded by numbers alone; here several inputs are in one constraint"
+        )
+    (((_, index), coefficient),) = terms.items()
+    return Bound(index, coefficient > 0, bound / coefficient)

@@ -1,0 +1,56 @@
+"""Properties and counterexamples as text that other tools read, every number an exact decimal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from decimal import Decimal, localcontext
+from fractions import Fraction
+
+from pipeline.errors import PipelineError
+
+PLACES = 25
+"""Decimals after the point; what does not end there is rounded outward."""
+
+
+def outward(value: Fraction, *, up: bool) -> str:
+    """A decimal at most ``value`` (at least, if ``up``), equal to it where 25 places suffice."""
+    scaled = value * 10**PLACES
+    digits = -((-scaled) // 1) if up else scaled // 1
+    text = f"{abs(digits):0{PLACES + 1}d}"
+    fraction = text[-PLACES:].rstrip("0") or "0"
+    return f"{'-' if digits < 0 else ''}{text[:-PLACES]}.{fraction}"
+
+
+def exact(value: Fraction) -> str:
+    """The decimal that equals ``value``; ``p/q`` where none does."""
+    with localcontext() as context:
+        context.prec = 1000
+        context.clear_flags()
+        decimal = Decimal(value.numerator) / Decimal(value.denominator)
+        return str(decimal) if Fraction(decimal) == value else f"{value.numerator}/{value.denominator}"
+
+
+def robustness(
+    lower: Sequence[Fraction], upper: Sequence[Fraction], label: int, classes: int, comments: Iterable[str] = ()
+) -> str:
+    """The property that some input of the box gets another label: ``Y_j >= Y_label`` for some other ``j``.
+
+    The box written contains the given one, and equals it in every end that has at most 25 decimals.
+    """
+    if not 0 <= label < classes:
+        raise PipelineError(f"the label is one of {classes} classes; received {label}.")
+    lines = [f"; {comment}" for comment in comments]
+    lines += [f"(declare-const X_{i} Real)" for i in range(len(lower))]
+    lines += [f"(declare-const Y_{j} Real)" for j in range(classes)]
+    for i, (low, high) in enumerate(zip(lower, upper, strict=True)):
+        lines.append(f"(assert (>= X_{i} {outward(low, up=False)}))")
+        lines.append(f"(assert (<= X_{i} {outward(high, up=True)}))")
+    others = "".join(f"\n    (and (>= Y_{j} Y_{label}))" for j in range(classes) if j != label)
+    lines.append(f"(assert (or{others}\n))")
+    return "\n".join(lines) + "\n"
+
+
+def counterexample(x: Sequence[Fraction], y: Sequence[Fraction]) -> str:
+    """A witness as the competition writes it: ``sat``, then every input and output with its value."""
+    values = [f"(X_{i} {exact(v)})" for i, v in enumerate(x)] + [f"(Y_{j} {exact(v)})" for j, v in enumerate(y)]
+    return "sat\n(" + "\n ".join(values) + ")\n"
