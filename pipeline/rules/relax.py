@@ -122,7 +122,12 @@ class Lines(Relaxation):
         added = None
         for line, part in ((below, form.coeff.clamp_min), (above, form.coeff.clamp_max)):
             if line.offset is not None:
-                more = dot(part(0), form.within(line.offset))
+                more = _dot(part(0), form.within(line.offset))
                 added = more if added is None else added + more
         slack = None if self.slack is None else form.within(self.slack)
         return (LinearForm(coeff, self.rounding.descend(form.const, added, form.coeff, slack), form.origin),)
+
+
+def _dot(coeff: Tensor, value: Tensor) -> Tensor:
+    """``<A, y>``, where ``y`` may be another for each row."""
+    return (coeff * value).reshape(*coeff.shape[:2], -1).sum(2) if value.dim() == coeff.dim() else dot(coeff, value)

@@ -30,6 +30,8 @@ class Example:
 
     op: nn.Module
     inputs: tuple[tuple[int, ...] | Tensor, ...]
+    domain: tuple[float, float] | None = None
+    """Where the boxes of the inputs are drawn, if not around zero."""
 
 
 class Rule(Generic[Op]):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from functools import cache
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,41 +15,53 @@ from pipeline.bounds import Interval, LinearForm, Lockstep
 from pipeline.rules import Affine, rule_for, rules
 from tests import laws
 
-CASES = [
-    pytest.param(example, id=f"{type(example.op).__name__}-{i}")
+EXAMPLES = {
+    f"{type(example.op).__name__}-{i}": example
     for rule in dict.fromkeys(rules().values())
     for i, example in enumerate(rule.examples())
-]
+}
 REAL = Outward(deployed=False)
+FLOAT32 = Outward(deployed=True, kernels=laws.Measured())
+MODES = {"none": EXACT, "real": REAL, "float32": FLOAT32}
 TOLERANCE = 1e-11  # of mode "none", which rounds nothing outward
 
 
+@cache
+def drawn(name, kind):
+    """An operator, boxes of its inputs, points in them and their values: once for all laws."""
+    example = EXAMPLES[name]
+    op = laws.randomise(copy.deepcopy(example.op), seed=1)
+    inputs = laws.boxes(example, kind, seed=2)
+    points = list(laws.points(op, inputs, seed=3, draws=9))
+    with torch.no_grad():
+        return op, inputs, points, [op(*p) for p in points]
+
+
 def test_every_rule_enrols_examples_of_its_own_operators():
-    covered = {type(case.values[0].op) for case in CASES}
+    covered = {type(example.op) for example in EXAMPLES.values()}
     missing = {op.__name__ for op in rules()} - {op.__name__ for op in covered}
     assert missing == set(), missing
 
 
 @pytest.mark.parametrize("kind", laws.KINDS)
-@pytest.mark.parametrize("example", CASES)
-def test_box_contains_image(example, kind):
-    op = laws.randomise(example.op, seed=1)
-    inputs = laws.boxes(example, kind, seed=2)
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_box_contains_image(name, kind):
+    op, inputs, points, values = drawn(name, kind)
     rule = rule_for(op)
-    plain = rule.interval(op, *inputs)
-    sound = rule.interval(op, *inputs, rounding=REAL)
-    for point in laws.points(op, inputs, seed=3):
-        y = op(*point)
-        assert laws.violation(plain, y) <= TOLERANCE * (1 + float(y.abs().max()))
+    boxes = {mode: rule.interval(op, *inputs, rounding=rounding) for mode, rounding in MODES.items()}
+    for point, y in zip(points, values, strict=True):
+        assert laws.violation(boxes["none"], y) <= TOLERANCE * (1 + float(y.abs().max()))
         # The float64 evaluation of the point itself rounds: by less than it would for a box of radius zero there.
         own = rule.interval(op, *(_at(x, p) for x, p in zip(inputs, point, strict=True)), rounding=REAL).radius
-        assert bool(((y - sound.center).abs() <= sound.radius + own).all())
+        for mode in ("real", "float32"):
+            assert bool(((y - boxes[mode].center).abs() <= boxes[mode].radius + own).all())
+    assert bool((boxes["float32"].lower <= boxes["real"].lower).all())
+    assert bool((boxes["float32"].upper >= boxes["real"].upper).all())
 
 
-@pytest.mark.parametrize("example", CASES)
-def test_radius_zero_encloses_the_value_and_collapses_without_rounding(example):
-    op = laws.randomise(example.op, seed=4)
-    inputs = laws.boxes(example, "point", seed=5)
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_radius_zero_encloses_the_value_and_collapses_without_rounding(name):
+    op, inputs, *_ = drawn(name, "point")
     y = op(*(x.center if isinstance(x, Interval) else x for x in inputs))
     plain = rule_for(op).interval(op, *inputs, rounding=EXACT)
     assert torch.allclose(plain.center, y, rtol=1e-12, atol=1e-12)
@@ -55,13 +70,12 @@ def test_radius_zero_encloses_the_value_and_collapses_without_rounding(example):
     assert laws.violation(sound, y) <= 0
 
 
-@pytest.mark.parametrize("example", CASES)
-def test_affine_bounds_are_attained(example):
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_affine_bounds_are_attained(name):
     """Each end of each output is reached at the corner that its own row of weights names."""
-    op = laws.randomise(example.op, seed=6)
+    op, inputs, *_ = drawn(name, "wide")
     if not isinstance(rule_for(op), Affine):
         pytest.skip("not affine")
-    inputs = laws.boxes(example, "wide", seed=7)
     bounds = rule_for(op).interval(op, *inputs)
     leaves = [x.center.clone().requires_grad_() if isinstance(x, Interval) else x for x in inputs]
     y = op(*leaves)
@@ -79,43 +93,27 @@ def test_affine_bounds_are_attained(example):
         assert torch.isclose(reached, (bounds.center + bounds.radius).flatten()[flat], rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("example", CASES)
-def test_float32_mode_contains_real_mode(example):
-    op = laws.randomise(example.op, seed=8)
-    inputs = laws.boxes(example, "wide", seed=9)
-    rule = rule_for(op)
-    if getattr(rule, "kernel", None):
-        pytest.skip("refused by name in float32-any-order")
-    real, deployed = (rule.interval(op, *inputs, rounding=Outward(deployed=d)) for d in (False, True))
-    assert bool((deployed.lower <= real.lower).all())
-    assert bool((deployed.upper >= real.upper).all())
-
-
 @pytest.mark.parametrize("kind", laws.KINDS)
-@pytest.mark.parametrize("mode", [EXACT, REAL, Outward(deployed=True)], ids=["none", "real", "float32"])
-@pytest.mark.parametrize("example", CASES)
-def test_pulled_back_form_is_below_at_every_point(example, mode, kind):
-    op = laws.randomise(example.op, seed=10)
-    rule = rule_for(op)
-    if mode is not REAL and getattr(rule, "kernel", None):
-        pytest.skip("refused by name in float32-any-order")
-    inputs = laws.boxes(example, kind, seed=11)
-    relaxation = rule.relax(op, *inputs, rounding=mode)
-    if relaxation is None:
-        pytest.skip("no linear relaxation: the walk stops at its box")
-    shape = op(*(x.center if isinstance(x, Interval) else x for x in inputs)).shape
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_pulled_back_form_is_below_at_every_point(name, kind):
+    op, inputs, points, values = drawn(name, kind)
+    rule, shape = rule_for(op), values[0].shape
     generator = torch.Generator().manual_seed(12)
     coeff = torch.randn(5, *shape, generator=generator, dtype=torch.float64)
     form = LinearForm(coeff, torch.zeros(5, shape[0], dtype=torch.float64))
-    for alpha in choices(relaxation, generator):
-        pulled = relaxation.pull_back(form, alpha)
-        for point in laws.points(op, inputs, seed=13):
-            y = _dot(coeff, op(*point))
-            below = sum(p.const + _dot(p.coeff, v) for p, v in zip(pulled, point, strict=True) if p is not None)
-            slack = 1e-10 * (1 + y.abs())  # the points' own float64 evaluation
-            assert bool((below <= y + slack).all())
-            if mode is EXACT and isinstance(rule, Affine):
-                assert torch.allclose(below, y, rtol=1e-9, atol=1e-9)
+    for mode in MODES.values():
+        relaxation = rule.relax(op, *inputs, rounding=mode)
+        if relaxation is None:
+            pytest.skip("no linear relaxation: the walk stops at its box")
+        for alpha in choices(relaxation, generator):
+            pulled = relaxation.pull_back(form, alpha)
+            for point, value in zip(points, values, strict=True):
+                y = _dot(coeff, value)
+                below = sum(p.const + _dot(p.coeff, v) for p, v in zip(pulled, point, strict=True) if p is not None)
+                slack = 1e-10 * (1 + y.abs())  # the points' own float64 evaluation
+                assert bool((below <= y + slack).all())
+                if mode is EXACT and isinstance(rule, Affine):
+                    assert torch.allclose(below, y, rtol=1e-9, atol=1e-9)
 
 
 def choices(relaxation, generator):
@@ -128,10 +126,9 @@ def choices(relaxation, generator):
         yield torch.rand(many.shape, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("example", CASES)
-def test_a_batch_equals_its_samples_one_by_one(example):
-    op = laws.randomise(example.op, seed=14)
-    inputs = laws.boxes(example, "wide", seed=15)
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_batch_equals_its_samples_one_by_one(name):
+    op, inputs, *_ = drawn(name, "wide")
     batch = next(x for x in inputs if isinstance(x, Interval)).center.shape[0]
     if any(not isinstance(x, Interval) and x.dim() and x.shape[0] == batch for x in inputs):
         pytest.skip("a constant carries the batch")
@@ -144,10 +141,9 @@ def test_a_batch_equals_its_samples_one_by_one(example):
         assert torch.allclose(alone.radius[0], whole.radius[i], rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("example", CASES)
-def test_training_walk_in_eval_mode_is_the_interval_walk(example):
-    op = laws.randomise(example.op, seed=16)
-    inputs = laws.boxes(example, "wide", seed=17)
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_training_walk_in_eval_mode_is_the_interval_walk(name):
+    op, inputs, *_ = drawn(name, "wide")
     box = rule_for(op).interval(op, *inputs)
     step = rule_for(op).lockstep(
         op, *(Lockstep(x.center, x.center, x.radius) if isinstance(x, Interval) else x for x in inputs)
@@ -170,9 +166,8 @@ def test_a_wrong_rule_fails_the_law():
 
 
 def test_nan_never_becomes_a_bound():
-    for case in CASES:
-        op = laws.randomise(case.values[0].op, seed=1)
-        inputs = laws.boxes(case.values[0], "wide", seed=2)
+    for name in EXAMPLES:
+        op, inputs, *_ = drawn(name, "wide")
         poisoned = [
             Interval(x.center, torch.full_like(x.radius, torch.nan)) if isinstance(x, Interval) else x for x in inputs
         ]
