@@ -19,6 +19,8 @@ class Search:
     steps: int = 20
     step_size: float = 0.5
     decay: float = 0.98
+    until_proved: bool = True
+    """Whether a row stops to move once its bound is positive; comparisons of the bounds themselves want it to go on."""
 
 
 def improved(bounds: Bounds, forms: Mapping[int, LinearForm], least: Tensor, search: Search) -> Tensor:
@@ -34,7 +36,7 @@ def improved(bounds: Bounds, forms: Mapping[int, LinearForm], least: Tensor, sea
         if relaxation is not None and relaxation.start is not None:
             start = relaxation.start[:, None].expand(-1, rows, *relaxation.start.shape[1:])
             alpha[step.index] = start.clone().requires_grad_()
-    if not alpha or bool((least > 0).all()):
+    if not alpha or (search.until_proved and bool((least > 0).all())):
         return least
     best = {index: slopes.detach().clone() for index, slopes in alpha.items()}
     highest = torch.full_like(least, -torch.inf)
@@ -48,10 +50,10 @@ def improved(bounds: Bounds, forms: Mapping[int, LinearForm], least: Tensor, sea
             for index, slopes in alpha.items():
                 keep = raised.reshape(1, *raised.shape, *[1] * (slopes.dim() - 3))
                 best[index] = torch.where(keep, slopes.detach(), best[index])
-            if step_ == search.steps or bool(((highest > 0) | (least > 0)).all()):
-                break
             # A row that is proved, or is NaN, has nothing left to gain.
-            open_ = (least <= 0) & (found.detach() <= 0)
+            open_ = (torch.maximum(highest, least) <= 0) | (~found.detach().isnan() & (not search.until_proved))
+            if step_ == search.steps or not bool(open_.any()):
+                break
             optimiser.zero_grad(set_to_none=True)
             (-torch.where(open_, found, 0).sum()).backward()
         optimiser.step()

@@ -42,7 +42,11 @@ def tiles(size: Sequence[int]) -> Iterator[tuple[tuple[slice, ...], tuple[int, .
 
 
 class LinearWalk:
-    """Boxes for every node of a network, and lower bounds of forms over any node, for one batch of regions at a time."""
+    """Boxes for every node of a network, and lower bounds of forms over any node, for one batch of regions at a time.
+
+    ``tighten`` bounds the inputs of nonlinearities by backward walks; without ``meet`` such a bound replaces IBP's, of every
+    entry, as other tools have it (for comparisons: it is looser).
+    """
 
     def __init__(
         self,
@@ -51,10 +55,12 @@ class LinearWalk:
         plan: Plan | None = None,
         *,
         tighten: bool = False,
+        meet: bool = True,
         memory: int = MEMORY,
     ):
         self.walk = IntervalWalk(network, rounding, plan)
         self.plan, self.rounding, self.tighten, self.memory = self.walk.plan, rounding, tighten, memory
+        self.meet = meet
         self.readers: dict[int, list[Step]] = {}
         for step in self.plan.steps:
             for a in step.args:
@@ -76,6 +82,8 @@ class Bounds:
         self.regions = dict(zip(self.plan.inputs, regions, strict=True))
         self.values: dict[int, Interval | Tensor] = {i: r.box for i, r in self.regions.items()}
         self.values |= {index: getattr(owner, name) for index, owner, name in self.plan.constants}
+        self.other_slopes: dict[int, Tensor] = {}
+        """Slopes, as ``alpha`` takes them, that operators would start from over backward bounds not met with IBP's."""
         self._relaxed: dict[tuple[int, bool], Relaxation | None] = {}
         self._size = max(r.box.center[0].numel() for r in regions)
         self._widest = 1
@@ -145,17 +153,31 @@ class Bounds:
         for reader in self.walk.readers.get(index, ()):
             rule = rule_for(reader.op)
             if rule is not None and not isinstance(rule, Affine):
-                wanted |= rule.loose(reader.op, box)
+                wanted |= rule.loose(reader.op, box) | (not self.walk.meet)
         if not bool(wanted.any()):
             return box
         lower, upper = (end.clone() for end in self.walk.rounding.ends(box))
         self._widest = 0
         for tile, origin in tiles(wanted.shape[2:]):
-            self._tighten(index, wanted[tile], lower[tile], upper[tile], origin)
+            self._replace(index, wanted[tile], lower[tile], upper[tile], origin)
+        own = self.walk.rounding.enclose(lower, upper)
+        if not self.walk.meet:
+            return own
+        for reader in self.walk.readers[index]:
+            self._suggest(reader, own)
         return self._met(box, lower, upper)
 
-    def _tighten(self, index: int, wanted: Tensor, lower: Tensor, upper: Tensor, origin: tuple[int, ...]) -> None:
-        """Raise ``lower`` and lower ``upper``, views of one tile of the node, where ``wanted``, in place."""
+    def _suggest(self, reader: Step, own: Interval) -> None:
+        """Remember the slopes that an operator would start from over the backward bounds of its input."""
+        rule = rule_for(reader.op)
+        if rule is None or isinstance(rule, Affine) or len(reader.args) > 1:
+            return
+        relaxation = rule.relax(reader.op, own, rounding=self.walk.walk.rounding_at(reader))
+        if relaxation is not None and relaxation.start is not None:
+            self.other_slopes[reader.index] = relaxation.start[:, None]
+
+    def _replace(self, index: int, wanted: Tensor, lower: Tensor, upper: Tensor, origin: tuple[int, ...]) -> None:
+        """Put backward bounds into ``lower`` and ``upper``, views of one tile of the node, where ``wanted``."""
         count = int(wanted.flatten(1).sum(1).max())
         batch, shape = len(wanted), wanted.shape[1:]
         order = wanted.flatten(1).to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :count]
@@ -168,15 +190,15 @@ class Bounds:
             coeff = torch.zeros(2 * rows, batch, shape.numel(), dtype=lower.dtype, device=lower.device)
             coeff[:rows].scatter_(2, picked.T[..., None], 1.0)
             coeff[rows:] = -coeff[:rows]
-            # A bound that is NaN says nothing, and the box stands.
             form = LinearForm(coeff.unflatten(2, shape), torch.zeros_like(coeff[..., 0]), origin)
             ends = self.lower({index: form})
-            for side, keep, found in ((lower, torch.fmax, ends[:rows].T), (upper, torch.fmin, -ends[rows:].T)):
-                flat = side.flatten(1)
-                side.copy_(flat.scatter(1, picked, keep(flat.gather(1, picked), found)).unflatten(1, shape))
+            for side, found in ((lower, ends[:rows].T), (upper, -ends[rows:].T)):
+                side.copy_(side.flatten(1).scatter(1, picked, found).unflatten(1, shape))
 
     def _met(self, box: Interval, lower: Tensor, upper: Tensor) -> Interval:
-        """The box around ``[lower, upper]`` where that is smaller; ends that cross prove a fault, and become NaN."""
+        """``[lower, upper]`` met with the box: a bound that is NaN says nothing, ends that cross prove a fault and become NaN."""
+        ends = self.walk.rounding.ends(box)
+        lower, upper = torch.fmax(ends[0], lower), torch.fmin(ends[1], upper)
         new = self.walk.rounding.enclose(lower, upper)
         smaller = new.radius < box.radius
         crossed = torch.where(lower <= upper, 0.0, torch.nan)

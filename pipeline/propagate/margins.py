@@ -121,6 +121,7 @@ class MarginBounds:
         method: Method = "ibp",
         memory: int = MEMORY,
         search: Search | None = None,
+        meet: bool = True,
     ):
         if len(network.inputs) != 1 or len(network.outputs) != 1:
             raise InputRejected(
@@ -129,7 +130,7 @@ class MarginBounds:
             )
         self.top, self.method, self.search = head(network.plan()), method, search or Search()
         tighten = method in ("crown", "alpha-crown")
-        self.walk = LinearWalk(network, rounding, self.top.plan, tighten=tighten, memory=memory)
+        self.walk = LinearWalk(network, rounding, self.top.plan, tighten=tighten, meet=meet, memory=memory)
 
     @torch.no_grad()
     def bounds(self, region: Region | Interval, labels: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
@@ -155,5 +156,9 @@ class MarginBounds:
 
     def _rows(self, bounds: Bounds, form: LinearForm) -> Tensor:
         forms = {self.top.index: form}
-        least = torch.fmax(bounds.lower(forms, until=ends_tail), bounds.lower(forms))
+        least = bounds.lower(forms)
+        if self.walk.meet:
+            least = torch.fmax(least, bounds.lower(forms, until=ends_tail))
+        if bounds.other_slopes:
+            least = torch.fmax(least, bounds.lower(forms, alpha=bounds.other_slopes))
         return improved(bounds, forms, least, self.search) if self.method == "alpha-crown" else least
