@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -46,18 +47,20 @@ CASES: dict[str, tuple[float, int, tuple[str, ...]]] = {
     "oval21__cifar_base_kw": (0.004, 4, METHODS),
 }
 
+HEADINGS = (
+    *("net, batch", "method", "scale", "largest difference", "ours looser by at most"),
+    *("mean gain", "time ratio", "ours, s", "MiB ours / theirs"),
+)
+"""Differences are fractions of the scale, the largest absolute margin; a positive gain says that ours is tighter."""
+
 
 def load(name: str, corpus: Path | None, trained: Path | None, dtype: torch.dtype) -> Network | None:
     """A network by the name of its case, in eval mode; None where its file is not there."""
-    import io
-
+    from models.cnn7 import CNN7
+    from models.resnext import ResNeXt
     from pipeline.graph import importer
 
     if name in ("cnn7", "resnext"):
-        from models.cnn7 import CNN7
-        from models.resnext import ResNeXt
-        from tempfile import TemporaryDirectory
-
         torch.manual_seed(0)
         net = (CNN7() if name == "cnn7" else ResNeXt()).eval()
         for m in net.modules():
@@ -159,11 +162,9 @@ def main(
         run()
         click.echo(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
         return
-    click.echo(
-        f"| net, batch | method | scale | largest difference | ours looser by at most | mean gain | time ratio | ours s | MiB ours / theirs |\n|{'---|' * 9}"
-    )
+    click.echo(f"| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}")
     for name, (eps, batch, methods) in CASES.items():
-        if only and only != name or (network := load(name, corpus, trained, kind)) is None:
+        if (only and only != name) or (network := load(name, corpus, trained, kind)) is None:
             continue
         inputs = setting(network, eps, batch, kind)
         for method in methods:
@@ -171,16 +172,16 @@ def main(
         if "crown" in methods:
             alike = ours(network, *inputs, "crown", meet=False)()
             other = theirs(network, *inputs, "crown", sparse_intermediate_bounds=False)()
-            click.echo(
-                f"| {name}, {batch} | crown, nothing intersected | | {float((alike - other).abs().max() / other.abs().max()):.1e} |"
-            )
+            apart = float((alike - other).abs().max() / other.abs().max())
+            click.echo(f"| {name}, {batch} | crown, nothing intersected | | {apart:.1e} |")
 
 
 def row(
     name: str, network: Network, inputs: tuple[Tensor, Interval, Tensor], method: str, rounds: int, argv: list[str]
 ) -> None:
     tools = [ours(network, *inputs, method), theirs(network, *inputs, method)]
-    found, times = [], ([], [])
+    found: list[Tensor] = []
+    times: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
         found = []
         for tool, spent in zip(tools, times, strict=True):
@@ -191,10 +192,12 @@ def row(
     scale = float(other.abs().max())
     ratio = statistics.median(a / b for a, b in zip(*times, strict=True))
     memory = [peak(name, method, tool, argv) for tool in ("ours", "theirs")]
-    click.echo(
-        f"| {name}, {len(inputs[0])} | {method} | {scale:.4g} | {float((mine - other).abs().max()) / scale:.1e} | "
-        f"{float((other - mine).max()) / scale:.1e} | {float((mine - other).mean()) / scale:.1e} | {ratio:.2f} | {statistics.median(times[0]):.2f} | {memory[0]:.0f} / {memory[1]:.0f} |"
-    )
+    cells = [
+        *(f"{name}, {len(inputs[0])}", method, f"{scale:.4g}", f"{float((mine - other).abs().max()) / scale:.1e}"),
+        *(f"{float((other - mine).max()) / scale:.1e}", f"{float((mine - other).mean()) / scale:.1e}"),
+        *(f"{ratio:.2f}", f"{statistics.median(times[0]):.2f}", f"{memory[0]:.0f} / {memory[1]:.0f}"),
+    ]
+    click.echo(f"| {' | '.join(cells)} |")
 
 
 def peak(name: str, method: str, tool: str, argv: list[str]) -> float:
