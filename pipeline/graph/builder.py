@@ -78,6 +78,10 @@ class Builder:
             self._parameters[constant] = nn.Parameter(self.tensor(constant))
         return self._parameters[constant]
 
+    def made(self, node: fx.Node) -> nn.Module | None:
+        """The module that computes a node, None for an input or a constant."""
+        return self._root.get_submodule(str(node.target)) if node.op == "call_module" else None
+
     def is_layer(self, value: str) -> bool:
         """Whether a value is a product whose weight is an operand that trains."""
         return self._values.get(value) in self._layers
@@ -114,6 +118,9 @@ class Builder:
     def finish(self, outputs: list[str]) -> tuple[fx.GraphModule, Provenance]:
         returned = tuple(self.value(o) for o in outputs)
         self._graph.output(returned[0] if len(returned) == 1 else returned)
+        for node in reversed(self._graph.nodes):  # lowerings of later nodes may have gone past earlier ones
+            if node.op in ("call_module", "get_attr") and not node.users:
+                self._graph.erase_node(node)
         self._graph.lint()
         module = fx.GraphModule(self._root, self._graph, class_name="Graph")
         return module, self.ledger.finish(module)

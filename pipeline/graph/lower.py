@@ -44,6 +44,18 @@ class Item:
     def args(self) -> list[fx.Node]:
         return [self.build.value(v) for v in self.node.inputs]
 
+    def varies(self, position: int) -> bool:
+        """Whether an input depends on those of the graph."""
+        return _depends(self.arg(position))
+
+    def both_vary(self) -> bool:
+        """Whether both operands do, sample beside sample: one rank, so that their first axes are the batch."""
+        return self.varies(0) and self.varies(1) and self.rank(0) == self.rank(1) > 0
+
+    def rank(self, position: int) -> int:
+        """How many axes an input was measured to have, 0 where it was not."""
+        return len(self.build.shapes.get(self.node.inputs[position], ()))
+
     def attribute(self, name: str, default: Any = None) -> Any:
         return self.node.attributes.get(name, default)
 
@@ -73,6 +85,18 @@ class Item:
         return {field: self.node.input(i) for i, field in table.items() if self.node.input(i) in self.build.constants}
 
 
+def _depends(value: fx.Node) -> bool:
+    pending, seen = [value], {value}
+    while pending:
+        node = pending.pop()
+        if node.op == "placeholder":
+            return True
+        new = [n for n in node.all_input_nodes if n not in seen]
+        pending += new
+        seen.update(new)
+    return False
+
+
 Lowering = Callable[[Item], fx.Node | list[fx.Node]]
 LOWERINGS: dict[str, Lowering] = {}
 
@@ -98,7 +122,7 @@ PLAIN: dict[str, type[nn.Module]] = {
     **{
         op.__name__: op
         for op in (
-            *(ops.Sub, ops.Div, ops.Pow, ops.Neg, ops.Abs, ops.Reciprocal, ops.Sqrt, ops.Exp, ops.Log, ops.Erf),
+            *(ops.Sub, ops.Pow, ops.Neg, ops.Abs, ops.Reciprocal, ops.Sqrt, ops.Exp, ops.Log, ops.Erf),
             *(ops.Sin, ops.Cos, ops.Sign, ops.Floor, ops.Ceil, ops.Round, ops.Where, ops.Not, ops.And, ops.Or),
             *(ops.Equal, ops.Greater, ops.Less, ops.GreaterOrEqual, ops.LessOrEqual),
         )
@@ -106,7 +130,7 @@ PLAIN: dict[str, type[nn.Module]] = {
 }
 """Operators whose module has no settings."""
 
-CHAINED = {"Mul": ops.Mul, "Sum": ops.Add, "Min": ops.Min, "Max": ops.Max}
+CHAINED = {"Sum": ops.Add, "Min": ops.Min, "Max": ops.Max}
 """Associative operators: any number of operands, taken two at a time."""
 
 SAME = (

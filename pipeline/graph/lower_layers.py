@@ -41,7 +41,16 @@ def _linear(item: Item) -> fx.Node:
 @lowers("MatMul")
 def _matmul(item: Item) -> fx.Node:
     """Two computed values, or a weight that Linear cannot say (on the left, or of rank 3): it trains where it stands."""
-    held = [v in item.build.constants and item.build.constants[v].ndim >= 2 for v in item.node.inputs]
+    constants, (left, right) = item.build.constants, item.node.inputs
+    held = [v in constants and constants[v].ndim >= 2 for v in (left, right)]
+    if not any(held) and item.both_vary() and item.rank(0) > 2:
+        return item.build.emit(ops.MatrixProduct(), *item.args())
+    if held[0] and isinstance(turned := item.build.made(item.arg(1)), ops.Transpose) and turned.perm == (1, 0):
+        # W x^T = (x W^T)^T, where samples stay rows.
+        rows, columns = constants[left].shape
+        linear = nn.Linear(columns, rows, bias=False)
+        y = item.build.emit(linear, item.arg(1).all_input_nodes[0], weights={"weight": left})
+        return item.build.emit(ops.Transpose((1, 0)), y)
     return item.build.emit(ops.MatMul(), item.arg(0, trains=held[0]), item.arg(1, trains=held[1]), layer=any(held))
 
 
@@ -52,6 +61,18 @@ def _add(item: Item) -> fx.Node:
         raise Unsupported("it does not have two operands")
     args = [item.arg(i, trains=item.build.is_layer(item.node.inputs[1 - i])) for i in (0, 1)]
     return item.build.emit(ops.Add(), *args)
+
+
+@lowers("Mul")
+def _mul(item: Item) -> fx.Node:
+    return item.build.emit(ops.Product() if item.both_vary() else ops.Mul(), *item.args())
+
+
+@lowers("Div")
+def _div(item: Item) -> fx.Node:
+    constant = not item.varies(0) and item.rank(0) <= item.rank(1)
+    varies = item.varies(1) and (constant or item.both_vary())
+    return item.build.emit(ops.Quotient() if varies else ops.Div(), *item.args())
 
 
 @lowers("PRelu")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import fx, nn
 
 from pipeline import ops
-from pipeline.graph.lower import Item, Unsupported, lowers
+from pipeline.graph.lower import SAME, Item, Unsupported, lowers
+
+SOURCE = "source"
+"""In an fx node's meta: the shape that a Reshape had before."""
 
 
 @lowers("Reshape")
@@ -18,7 +22,36 @@ def _reshape(item: Item) -> fx.Node:
     assert shape is not None
     if item.attribute("allowzero", 0) and 0 in shape:
         raise Unsupported("it makes an empty value (allowzero)")
-    return item.build.emit(ops.Reshape(shape), item.arg())
+    return _reshaped(item, shape)
+
+
+def _reshaped(item: Item, shape: Sequence[int]) -> fx.Node:
+    """A Reshape that says so where it keeps the batch; of two in a row the last alone, so that a detour of the batch is gone."""
+    x, before, after = item.arg(), item.shape(), item.build.shapes[item.node.outputs[0]]
+    if SOURCE in x.meta and 0 not in shape:
+        x, before = x.all_input_nodes[0], x.meta[SOURCE]
+    if len(after) > 1 and before[0] == after[0]:
+        shape = [0, *shape[1:]]
+    made = item.build.emit(ops.Reshape(shape), x)
+    made.meta[SOURCE] = before
+    return made
+
+
+@lowers("Softmax", "LogSoftmax")
+def _softmax(item: Item) -> fx.Node:
+    """Along the last axis it does not see a Reshape of those before it: a batch that was folded into them is left alone."""
+    x, module = item.arg(), item.module()
+    if not isinstance(module, SAME):
+        raise Unsupported("")
+    source, shape = x.meta.get(SOURCE, ()), item.shape()
+    last = module.dim in (-1, len(shape) - 1)
+    if not last or not source or source[0] == shape[0] or source[-1] != shape[-1]:
+        return item.build.emit(module, x)
+    module.dim = -1
+    y = item.build.emit(module, x.all_input_nodes[0])
+    made = item.build.emit(ops.Reshape([-1, *shape[1:]]), y)
+    made.meta[SOURCE] = source
+    return made
 
 
 @lowers("Flatten")
@@ -28,12 +61,17 @@ def _flatten(item: Item) -> fx.Node:
     axis += len(shape) if axis < 0 else 0
     if axis == 1:
         return item.build.emit(nn.Flatten(), item.arg())
-    return item.build.emit(ops.Reshape([1, -1] if axis == 0 else [-1, math.prod(shape[axis:])]), item.arg())
+    return _reshaped(item, [1, -1] if axis == 0 else [-1, math.prod(shape[axis:])])
 
 
 @lowers("Transpose")
 def _transpose(item: Item) -> fx.Node:
-    return item.build.emit(ops.Transpose(item.attribute("perm") or range(len(item.shape()))[::-1]), item.arg())
+    """Of two in a row the last alone: a detour of the batch is gone."""
+    x, perm = item.arg(), item.attribute("perm") or list(range(len(item.shape())))[::-1]
+    inner = item.build.made(x)
+    if isinstance(inner, ops.Transpose):
+        x, perm = x.all_input_nodes[0], [inner.perm[p] for p in perm]
+    return item.build.emit(ops.Transpose(perm), x)
 
 
 @lowers("Squeeze")

@@ -54,6 +54,8 @@ def shared_out(shares: Sequence[Tensor], operands: Sequence[Value], const: Tenso
         if isinstance(x, Tensor):
             forms.append(None)
             continue
+        if share.dim() != x.center.dim() + 1 or share.shape[1] != x.center.shape[0]:
+            raise InputRejected("a value that varies is broadcast over the batch; give it as many axes as the others.")
         forms.append(LinearForm(unbroadcast(share, x.center.shape), const))
         const = torch.zeros_like(const)
     return tuple(forms)

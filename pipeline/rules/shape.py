@@ -30,6 +30,8 @@ class ShapeRule(Rearrange[nn.Module]):
     def refuses(self, op: nn.Module, abstract: tuple[bool, ...]) -> str | None:
         if isinstance(op, ops.Transpose) and op.perm[0] != 0:
             return "it moves the batch axis"
+        if isinstance(op, ops.Reshape) and op.shape[0] != 0:
+            return "it folds the batch into another axis"
         if isinstance(op, ops.Pad) and not math.isfinite(op.value):
             return "it pads with an infinite value"
         if isinstance(op, ops.Concat) and op.dim == 0:
@@ -56,7 +58,7 @@ class ShapeRule(Rearrange[nn.Module]):
     def examples(self) -> Iterator[Example]:
         image = (2, 8, 4, 3)
         yield Example(ops.Reshape((0, -1)), (image,))
-        yield Example(ops.Reshape((-1, 24, 4)), (image,))
+        yield Example(ops.Reshape((0, 24, -1)), (image,))
         yield Example(ops.Transpose((0, 2, 3, 1)), (image,))
         yield Example(ops.Squeeze((1,)), ((3, 1, 9),))
         yield Example(ops.Unsqueeze((1, -1)), ((3, 9),))

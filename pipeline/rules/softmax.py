@@ -108,11 +108,11 @@ class SoftmaxRule(_ExponentialRule):
 
     def ends(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         peak = upper.amax(-1, keepdim=True)
-        low, high = (
-            1 / (1 + _others((rest - peak).exp()) * (peak - own).exp())
-            for own, rest in ((lower, upper), (upper, lower))
-        )
-        return low, high
+        most, least = (_others((rest - peak).exp()) for rest in (upper, lower))
+        # Beyond exp(700) zero is below, and a smaller sum above; an end that is not finite leaves the whole row undefined.
+        low = torch.where(peak - lower > 700, 0.0, 1 / (1 + most * (peak - lower).exp()))
+        high = 1 / (1 + least * (peak - upper).clamp_max(700).exp())
+        return low + (peak - peak), high + (peak - peak)
 
     def planes(self, x: Interval, ends: tuple[Tensor, Tensor], rounding: Rounding) -> tuple[Planes, Planes]:
         lower, upper = rounding.ends(x)

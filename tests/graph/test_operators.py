@@ -14,6 +14,7 @@ from torch import nn
 from pipeline import ops
 from pipeline.errors import InputRejected
 from pipeline.graph.importer import load
+from pipeline.rules import unsupported
 from tests.graph.files import model, node, saved, weights
 
 IMAGE = ["batch", 4, 7, 7]
@@ -128,6 +129,41 @@ CASES: dict[str, onnx.ModelProto] = {
         {"w": weights(3, 5), "b": weights(3, 1)},
     ),
     "matmul stacked": model([node("MatMul", ["x", "w"], ["y"])], ["batch", 2, 3, 5], {"w": weights(2, 5, 3)}),
+    "matmul of two values": model(
+        [node("Transpose", ["x"], ["t"], perm=[0, 2, 1]), node("MatMul", ["x", "t"], ["y"])], ["batch", 3, 4]
+    ),
+    "matmul from the left of samples turned": model(
+        [
+            node("Transpose", ["x"], ["t"], perm=[1, 0]),
+            node("MatMul", ["w", "t"], ["h"]),
+            node("Transpose", ["h"], ["y"], perm=[1, 0]),
+        ],
+        FLAT,
+        {"w": weights(3, 6)},
+    ),
+    "attention with its heads in the batch": model(
+        [
+            node("Transpose", ["x"], ["t"], perm=[0, 1, 3, 2]),
+            node("MatMul", ["x", "t"], ["h"]),
+            node("Reshape", ["h", "fold"], ["i"]),
+            node("Softmax", ["i"], ["j"], axis=1),
+            node("Reshape", ["j", "back"], ["k"]),
+            node("MatMul", ["k", "x"], ["y"]),
+        ],
+        ["batch", 2, 3, 4],
+        {"fold": i64(-1, 3), "back": i64(-1, 2, 3, 3)},
+    ),
+    "quotients": model(
+        [
+            node("Mul", ["x", "x"], ["h"]),
+            node("Add", ["h", "one"], ["i"]),
+            node("Div", ["x", "i"], ["j"]),
+            node("Div", ["one", "i"], ["k"]),
+            node("Add", ["j", "k"], ["y"]),
+        ],
+        FLAT,
+        {"one": np.float32(1.0)[None]},
+    ),
     "batch norm 1d": bn(["batch", 4]),
     "batch norm 2d, opset 7": bn(["batch", 4, 3, 3], opset=7),
     "batch norm 3d": bn(["batch", 4, 2, 2, 2], opset=14),
@@ -348,6 +384,27 @@ def test_an_operator_becomes_the_plainest_module(case: str, kind: type, tmp_path
     kinds = [type(graph.get_submodule(n.target)) for n in graph.graph.nodes if n.op == "call_module"]
     assert kind in kinds
     assert ops.Add not in kinds
+
+
+@pytest.mark.parametrize(
+    ("case", "kinds"),
+    [
+        ("matmul of two values", {ops.Transpose, ops.MatrixProduct}),
+        ("matmul from the left of samples turned", {nn.Linear, ops.Transpose}),
+        ("attention with its heads in the batch", {ops.Transpose, ops.MatrixProduct, ops.Reshape, nn.Softmax}),
+        ("quotients", {ops.Product, ops.Add, ops.Quotient}),
+    ],
+)
+def test_samples_stay_beside_each_other_so_that_bounds_can_cross(case: str, kinds: set[type], tmp_path: Path) -> None:
+    network = load(saved(tmp_path, CASES[case])).network
+    assert {type(step.op) for step in network.plan().steps} == kinds
+    assert unsupported(network) == ()
+
+
+def test_samples_that_are_mixed_are_named(tmp_path: Path) -> None:
+    mixed = model([node("Reshape", ["x", "s"], ["y"])], ["batch", 2, 6], {"s": i64(-1, 6)})
+    (found,) = unsupported(load(saved(tmp_path, mixed)).network)
+    assert "batch" in found.reason
 
 
 @pytest.mark.parametrize("opset", range(7, 24))
