@@ -145,11 +145,7 @@ class Outward:
         if not self.deployed:
             return 0.0
         if operator not in self.kernels:
-            raise InputRejected(
-                f"the float32 error of {operator} is not bounded by any standard, and was not measured on this build of "
-                "ONNX Runtime and processor, so `--arithmetic float32-any-order` cannot certify it; run `pipeline doctor "
-                f"--measure-kernels {operator}` once (about 10 minutes, for the CPU provider), or use `--arithmetic real`."
-            )
+            raise unmeasured(operator)
         absolute, relative = self.kernels[operator]
         error = (value.abs() * relative + absolute) * (1 + 8 * U64) + 4 * TINY32
         return torch.where(value.abs() <= LARGEST_KERNEL, error, torch.inf)
@@ -312,6 +308,16 @@ def rounding_of(mode: Mode, kernels: Mapping[str, tuple[float, float]] | None = 
     ``kernels``: the measured (absolute, relative) error of each activation kernel; one that is missing is refused by name.
     """
     return EXACT if mode == "none" else Outward(deployed=mode == "float32-any-order", kernels=kernels or {})
+
+
+def unmeasured(*operators: str) -> InputRejected:
+    """The refusal of activation kernels whose float32 error nobody knows."""
+    return InputRejected(
+        f"the float32 error of {', '.join(operators)} is not bounded by any standard, and was not measured on this build of "
+        "ONNX Runtime and processor, so `--arithmetic float32-any-order` cannot certify it; run `pipeline doctor "
+        f"--measure-kernels {' '.join(operators)}` once (about 10 minutes each, for the CPU provider), or use "
+        "`--arithmetic real`."
+    )
 
 
 def dot(coeff: Tensor, value: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ class Prover:
     """Bounds over one data set with one network, in float64."""
 
     def __init__(self, network: Network, images: np.ndarray, labels: np.ndarray, settings: Settings):
-        self_test()
+        self_test(settings.device)
         self.network = network.in_float64().to(settings.device)
         self.images, self.labels, self.settings = images, labels, settings
         self._bounds: dict[tuple[Method, Mode], MarginBounds] = {}
@@ -97,7 +97,7 @@ class Prover:
     def _by(self, method: Method, mode: Mode) -> MarginBounds:
         if (method, mode) not in self._bounds:
             self._bounds[method, mode] = MarginBounds(
-                self.network, rounding_of(mode), method=method, memory=self.settings.memory
+                self.network, rounding_of(mode, self.settings.kernels), method=method, memory=self.settings.memory
             )
         return self._bounds[method, mode]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal, get_args
@@ -44,6 +45,8 @@ class Settings:
     """Bytes that the boxes and coefficients of one batch may take."""
     largest_eps: bool = False
     """Whether each sample's largest certified eps is looked for."""
+    kernels: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """The measured (absolute, relative) float32 error of each activation kernel that the file runs."""
 
     @property
     def methods(self) -> tuple[Method, ...]:

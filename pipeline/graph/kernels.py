@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -44,11 +44,22 @@ class Kernel:
     tail: int = 3
     least: float = -math.inf
     """The smallest input that is covered."""
+    node: str | None = None
+    """The ONNX operator, where a kernel goes by another name here."""
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
 
 def _gelu(x: Tensor) -> Tensor:
     return x / 2 * torch.erfc(x * -(0.5**0.5))
 
+
+def _tanh_gelu(x: Tensor) -> Tensor:
+    """``x/2 (1 + tanh z)  =  x / (1 + exp(-2 z))``, ``z = sqrt(2/pi) (x + 0.044715 x^3)``."""
+    return x / (1 + torch.exp(-2 * (2 / math.pi) ** 0.5 * (x + 0.044715 * x**3)))
+
+
+# ONNX's defaults of alpha and gamma, which are float32 numbers.
+_SELU = (float(np.float32(1.67326319217681884765625)), float(np.float32(1.05070102214813232421875)))
 
 OPERATORS: Mapping[str, Kernel] = {
     "Sigmoid": Kernel(lambda x: 1 / (1 + torch.exp(-x)), tail=7),
@@ -58,6 +69,10 @@ OPERATORS: Mapping[str, Kernel] = {
     "Softplus": Kernel(lambda x: x.clamp_min(0) + torch.log1p(torch.exp(-x.abs())), pivot=1.0),
     "Elu": Kernel(lambda x: torch.where(x > 0, x, torch.expm1(x)), pivot=1.0),
     "Gelu": Kernel(_gelu, pivot=1.0, tail=7),
+    "FastGelu": Kernel(_tanh_gelu, pivot=1.0, tail=7, node="Gelu", attributes={"approximate": "tanh"}),
+    "Celu": Kernel(lambda x: torch.where(x > 0, x, torch.expm1(x)), pivot=1.0),
+    "Selu": Kernel(lambda x: _SELU[1] * torch.where(x > 0, x, _SELU[0] * torch.expm1(x)), pivot=1.0),
+    "Softsign": Kernel(lambda x: x / (1 + x.abs())),
     "HardSwish": Kernel(lambda x: x * (x / 6 + 0.5).clamp(0, 1), pivot=1.0),
     # Below the smallest normal number flushing the argument to zero would change the logarithm by anything.
     "Log": Kernel(torch.log, pivot=1.0, least=2.0**-126),
@@ -142,7 +157,7 @@ def _errors(operator: str, x: np.ndarray, exact: np.ndarray, got: np.ndarray, pi
 
 def on_runtime(operator: str) -> Run:
     """The kernel on one tensor of any length."""
-    node = helper.make_node(operator, ["x"], ["y"])
+    node = _node(operator, "x", "y")
     return _session([node], "n", optimised=True)
 
 
@@ -154,7 +169,7 @@ def in_pieces(operator: str, size: int) -> Run:
     count = -(-_PIECES // size)
     names = [[f"{letter}{i}" for i in range(count)] for letter in "ab"]
     nodes = [helper.make_node("Split", ["x"], names[0], num_outputs=count)]
-    nodes += [helper.make_node(operator, [a], [b]) for a, b in zip(*names, strict=True)]
+    nodes += [_node(operator, a, b) for a, b in zip(*names, strict=True)]
     run = _session([*nodes, helper.make_node("Concat", names[1], ["y"], axis=0)], _PIECES, optimised=False)
 
     def apply(x: np.ndarray) -> np.ndarray:
@@ -163,6 +178,11 @@ def in_pieces(operator: str, size: int) -> Run:
         return np.concatenate(parts)[: len(x)]
 
     return apply
+
+
+def _node(operator: str, x: str, y: str) -> onnx.NodeProto:
+    kernel = OPERATORS[operator]
+    return helper.make_node(kernel.node or operator, [x], [y], **kernel.attributes)
 
 
 def _session(nodes: list[onnx.NodeProto], length: int | str, *, optimised: bool) -> Run:

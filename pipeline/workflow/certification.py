@@ -24,6 +24,7 @@ from pipeline.report import Gate
 from pipeline.settings import Settings, settle
 from pipeline.workflow import facts
 from pipeline.workflow.events import Done, Event, Note
+from pipeline.workflow.kernels import Kernels, measured
 from pipeline.workflow.runs import RunFolder
 from pipeline.workflow.subject import Subject, chosen, device_of, metadata, need_data, open_model, test_part, to_inputs
 
@@ -109,6 +110,7 @@ def examine(
     """Certify an opened file on one part of a data set."""
     work = work or Work(budget=settings.time_budget)
     _refuse_unpromised(subject, settings)
+    kernels = measured(subject, settings)
     began = time.monotonic()
     indices, limit = chosen(len(dataset), settings)
     fitted = to_inputs(dataset.take(indices), subject, settings)
@@ -116,11 +118,11 @@ def examine(
     labels = sorted(set(fitted.labels.tolist()))
     reports.check_gates(gates, eps=[str(b.eps) for b in balls], labels=labels, attacked=settings.attack)
     softmax = (SOFTMAX,) if subject.network.plan().before_softmax()[1] else ()
-    for note in (*fitted.notes, *softmax):
+    for note in (*fitted.notes, *softmax, *([kernels.note] if kernels.note else [])):
         yield Note(note)
     parity = subject.parity_on(fitted.images[:32])
     pgd = PGD(settings.attack_steps, settings.restarts, seed=settings.seed) if settings.attack else None
-    how = _how(subject, settings, pgd)
+    how = _how(subject, settings, pgd, kernels)
     result = yield from _verdicts(subject, fitted, balls, how, indices, work)
     samples = facts.samples(result, fitted.labels, indices)
     fields = {
@@ -129,7 +131,7 @@ def examine(
         "preprocessing": facts.preprocessing(subject, fitted, source),
         "data": facts.data(dataset, len(indices), limit, settings.seed, fitted.notes),
         "threat": reports.Threat(norm=settings.norm, range=fitted.value_range),
-        "method": facts.method(settings, how),
+        "method": facts.method(settings, how, kernels.assumptions),
         "parity": facts.parity(parity),
         "levels": reports.levels(samples, looked=facts.looked(result)),
         "per_class": reports.per_class(samples),
@@ -153,7 +155,7 @@ def conclude(evidence: Evidence, gates: Sequence[Gate], training: reports.Traini
     )
 
 
-def _how(subject: Subject, settings: Settings, pgd: PGD | None) -> verdicts.Settings:
+def _how(subject: Subject, settings: Settings, pgd: PGD | None, kernels: Kernels) -> verdicts.Settings:
     fixed = subject.network.inputs[0].shape[0] is not None
     memory = {} if settings.memory_budget is None else {"memory": settings.memory_budget}
     return verdicts.Settings(
@@ -163,6 +165,7 @@ def _how(subject: Subject, settings: Settings, pgd: PGD | None) -> verdicts.Sett
         1 if fixed else None,
         method=settings.method,
         largest_eps=settings.largest_eps,
+        kernels=kernels.errors,
         **memory,
     )
 
@@ -194,6 +197,7 @@ def _key(subject: Subject, dataset: Dataset, settings: Settings) -> str:
         "settings": asked,
         "device": device_of(settings),
         "versions": facts.versions(),
+        "kernels": measured(subject, settings).assumptions,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -132,7 +132,7 @@ def data(dataset: Dataset, evaluated: int, limit: int | None, seed: int, notes: 
     )
 
 
-def method(settings: Settings, how: How) -> report.Method:
+def method(settings: Settings, how: How, kernels: tuple[str, ...] = ()) -> report.Method:
     """How samples were certified, and what certified means."""
     region = "box" if settings.norm == "linf" else "Euclidean ball"
     return report.Method(
@@ -140,7 +140,7 @@ def method(settings: Settings, how: How) -> report.Method:
         requested=settings.method,
         dtype="float64",
         arithmetic=settings.arithmetic,
-        assumptions=_ASSUMPTIONS[settings.arithmetic],
+        assumptions=(*_ASSUMPTIONS[settings.arithmetic], *kernels),
         statement=_STATEMENTS[settings.arithmetic].format(region=region),
         attack=_attack(how.attack),
         long_attack=_attack(how.long_attack),

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
+import onnx
 import pytest
 
 from pipeline.graph import kernel_table
+from tests.graph import files
 from tests.graph.test_kernels import WHOLE
 
 
@@ -30,8 +35,6 @@ def test_doctor_shows_a_stored_table(pipeline):
 
 
 def test_doctor_distrusts_a_table_that_the_kernel_contradicts(pipeline):
-    from dataclasses import replace
-
     kernel_table.store("Sigmoid", replace(WHOLE, absolute=1e-10))
     code, out, _ = pipeline("doctor")
     assert code == 74
@@ -58,3 +61,44 @@ def test_a_sample_is_shown_and_not_stored(pipeline):
 )
 def test_usage(pipeline, argv):
     assert pipeline("doctor", *argv)[0] == 2
+
+
+@pytest.fixture
+def sigmoid(here):
+    """A file with a Sigmoid, of the digits' shape."""
+    constants = {"w": files.weights(16, 64) / 8, "b": files.weights(16, seed=1), "v": files.weights(10, 16, seed=2)}
+    nodes = [
+        files.node("Flatten", ["x"], ["f"]),
+        files.node("Gemm", ["f", "w", "b"], ["h"], transB=1),
+        files.node("Sigmoid", ["h"], ["s"]),
+        files.node("Gemm", ["s", "v"], ["y"], transB=1),
+    ]
+    onnx.save(files.model(nodes, ["n", 1, 8, 8], constants), "sigmoid.onnx")
+    return "sigmoid.onnx"
+
+
+CERTIFY = ("--data", "digits", "--max-samples", "5", "--eps", "1/1000", "--no-attack", "--method", "ibp")
+
+
+def test_an_unmeasured_kernel_is_refused_with_the_command_that_measures_it(pipeline, sigmoid):
+    code, _, err = pipeline("certify", sigmoid, *CERTIFY)
+    assert code == 3
+    assert "pipeline doctor --measure-kernels Sigmoid" in err
+    assert "--arithmetic real" in err
+    assert pipeline("certify", sigmoid, *CERTIFY, "--arithmetic", "real")[0] == 0
+
+
+def test_a_report_names_the_table_that_it_rests_on(pipeline, sigmoid):
+    kernel_table.store("Sigmoid", WHOLE)
+    code, out, err = pipeline("certify", sigmoid, *CERTIFY, "--format", "json")
+    assert code == 0, err
+    said = " ".join(json.loads(out)["result"]["method"]["assumptions"])
+    assert f"Sigmoid 2e-07 (ONNX Runtime {kernel_table.here().onnxruntime} on CPU" in said
+    assert kernel_table.load()[0].digest[:12] in said
+
+
+def test_a_proof_never_rests_on_a_table_that_its_kernel_contradicts(pipeline, sigmoid):
+    kernel_table.store("Sigmoid", replace(WHOLE, absolute=1e-10))
+    code, _, err = pipeline("certify", sigmoid, *CERTIFY)
+    assert code == 74
+    assert "Sigmoid errs by" in err

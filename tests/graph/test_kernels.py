@@ -32,6 +32,13 @@ EXACT = {
     "Softplus": lambda x: mpmath.log1p(mpmath.exp(x)),
     "Elu": lambda x: x if x > 0 else mpmath.expm1(x),
     "Gelu": lambda x: x / 2 * mpmath.erfc(-x / mpmath.sqrt(2)),
+    "FastGelu": lambda x: x / (1 + mpmath.exp(-2 * mpmath.sqrt(2 / mpmath.pi) * (x + mpmath.mpf("0.044715") * x**3))),
+    "Celu": lambda x: x if x > 0 else mpmath.expm1(x),
+    "Selu": lambda x: (
+        mpmath.mpf(1.05070102214813232421875)
+        * (x if x > 0 else mpmath.mpf(1.67326319217681884765625) * mpmath.expm1(x))
+    ),
+    "Softsign": lambda x: x / (1 + abs(x)),
     "HardSwish": lambda x: x * min(max(x / 6 + mpmath.mpf("0.5"), 0), 1),
     "Log": mpmath.log,
     "Sin": mpmath.sin,
