@@ -20,7 +20,7 @@ CURVE = tuple(Fraction(k) / 255 for k in (Fraction(1, 2), 1, 2, 4, 8, 16))
 CURVE_SAMPLES = 200
 TOML = "pipeline.toml"
 SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
-BYTES = {"": 1 << 20, "mb": 1 << 20, "gb": 1 << 30}
+BYTES = {"": 2.0**20, "mb": 2.0**20, "gb": 2.0**30}
 AMOUNT = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*([a-z]*)")
 
 

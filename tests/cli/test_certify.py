@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,6 +16,7 @@ import pytest
 
 from pipeline.report import read, read_samples
 
+HERE = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
 FAST = ("--data", "digits", "--max-samples", "40", "--method", "crown-ibp")
 
 
@@ -43,8 +50,6 @@ def test_without_eps_the_curve(pipeline):
 
 
 def read_here():
-    from pathlib import Path
-
     return read(Path("model.report"))
 
 
@@ -203,3 +208,108 @@ def test_inspect_shows_nodes_and_weights(pipeline):
     assert "gets one" in out
     code, out, _ = pipeline("inspect", "model.onnx", "--format", "json")
     assert json.loads(out)["supported"] is True
+
+
+def test_the_ladder_is_told_per_eps_with_what_each_rung_decided(pipeline, here):
+    code, out, err = pipeline(
+        "certify", "model.onnx", "--data", "digits", "--max-samples", "24", "--eps", "1/255,1/20", "--largest-eps",
+        "--method", "crown-ibp",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "crown-ibp" in out
+    report = read_here()
+    result, samples = report.result, read_samples(here / "model.report" / "samples.npz", report.result.samples)
+    assert result.method.requested == "crown-ibp"
+    assert not result.partial
+    for row, level in enumerate(result.levels):
+        assert [rung.name for rung in level.rungs][:2] == ["pgd", "ibp"]
+        assert level.rungs[-1].certified == level.certified.k
+        assert f"ibp@{level.eps}" in report.run.timings
+        assert level.layers
+        decided = (samples.decided_by[row] != 0).sum()
+        assert decided == 24 - level.verdicts.unknown
+    assert result.largest_eps.tolerance == "1/4096"
+    assert np.isnan(samples.largest_eps).sum() == result.levels[0].verdicts.misclassified
+    with np.load(here / "model.report" / "counterexamples.npz") as found:
+        assert len(found["index"]) == result.levels[-1].verdicts.falsified
+        assert (found["predicted"] != samples.label[np.searchsorted(samples.index, found["index"])]).all()
+    assert not (here / "model.report.run").exists()
+
+
+@pytest.mark.parametrize(("gate", "code"), [(None, 0), ("certified=0.3", 4), ("certified=1", 1), ("natural=0.5", 0)])
+def test_a_budget_that_is_spent_makes_a_lower_bound(pipeline, gate, code):
+    gates = ["--fail-under", gate] if gate else []
+    got, out, err = pipeline("certify", "model.onnx", *FAST, "--eps", "1/255", "--time-budget", "0", *gates)
+    assert got == code, err
+    assert "at least" in out
+    report = read_here()
+    assert report.result.partial
+    assert report.result.levels[0].certified.k == 0
+    assert report.run.stopped_by == "time budget"
+    assert "lower bound" in (Path("model.report") / "report.html").read_text()
+
+
+def test_euclidean_eps_may_exceed_one_and_box_eps_may_not(pipeline):
+    code, out, err = pipeline("certify", "model.onnx", *FAST, "--eps", "1/20,3/2", "--norm", "l2")
+    assert code == 0, err
+    assert "L2" in out
+    assert read_here().result.threat.norm == "l2"
+    assert "Euclidean ball" in read_here().result.method.statement
+    assert pipeline("certify", "model.onnx", *FAST, "--eps", "3/2")[0] == 2
+
+
+@pytest.mark.parametrize(
+    "argv", [("--time-budget", "soon"), ("--memory-budget", "4 parsecs"), ("--method", "magic"), ("--norm", "l3")]
+)
+def test_budgets_that_mean_nothing_are_usage_errors(pipeline, argv):
+    assert pipeline("certify", "model.onnx", *FAST, "--eps", "0.1", *argv)[0] == 2
+
+
+CLIMB = ("certify", "model.onnx", "--data", "digits", "--eps", "1/255,1/20", "--restarts", "5")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_stopped_certification_goes_on_to_the_same_result(pipeline, here, number, code):
+    argv = [*CLIMB, "--method", "crown-ibp"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", *argv], cwd=here, env=HERE, stderr=subprocess.PIPE, text=True
+    )
+    while not (here / "model.report.run" / "key").exists() and process.poll() is None:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    assert not (here / "model.report").exists()
+    assert list((here / "model.report.run").glob("part-*.npz"))
+    again, _, err = pipeline(*argv)
+    assert again == 0, err
+    assert "going on from" in err
+    assert not (here / "model.report.run").exists()
+    stopped = read_here().result_sha256
+    assert pipeline(*argv)[0] == 0
+    assert read_here().result_sha256 == stopped
+
+
+def test_what_another_command_left_is_set_aside_and_said(pipeline, here):
+    (here / "model.report.run").mkdir()
+    (here / "model.report.run" / "key").write_text("another's")
+    code, _, err = pipeline("certify", "model.onnx", *FAST, "--eps", "1/255", "--no-attack")
+    assert code == 0
+    assert "afresh" in err
+
+
+def test_two_processes_find_what_one_finds(pipeline, here):
+    argv = [*CLIMB[:4], "--eps", "1/255", "--method", "crown-ibp", "--max-samples", "300"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pipeline"]
+    done = subprocess.run(
+        [*launch, *argv], cwd=here, env=HERE, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("provably robust") == 1, "one process prints"
+    shared = read_here().result_sha256
+    assert not (here / "model.report.run").exists()
+    alone = subprocess.run([sys.executable, "-m", "pipeline", *argv], cwd=here, env=HERE, timeout=240, check=False)
+    assert alone.returncode == 0
+    assert read_here().result_sha256 == shared

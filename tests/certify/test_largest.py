@@ -1,0 +1,49 @@
+"""Each sample's largest certified eps: certified there, and one step further not."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from pipeline.certify import TOLERANCE, Settings, Work
+from pipeline.certify.balls import BALLS
+from pipeline.certify.prover import Prover
+from tests.climbing import climb, images_of, labels_of, lively
+
+NETWORK = lively()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("method", ["ibp", "crown-ibp"])
+def test_the_value_is_certified_and_the_next_is_not(norm, method):
+    result = climb(NETWORK, ("1/40",), n=8, norm=norm, method=method, largest_eps=True)
+    images = images_of(NETWORK, 8)
+    labels = labels_of(NETWORK, images)
+    correct = result.predicted == labels
+    assert np.isnan(result.largest_eps[~correct]).all()
+    prover = Prover(NETWORK, images, labels, Settings())
+    level = result.levels[0]
+    for i in np.flatnonzero(correct):
+        found = Fraction(result.largest_eps[i])
+        at, beyond = (
+            float(prover.margins(method, BALLS[norm](eps), np.array([i]))[0]) for eps in (found, found + TOLERANCE)
+        )
+        assert at > 0
+        broken = level.survived is not None and not level.survived[i] and found + TOLERANCE >= level.ball.eps
+        assert beyond <= 0 or broken
+        assert (level.verdicts[i] == 0) <= (found + TOLERANCE > level.ball.eps)
+        assert (level.verdicts[i] == 1) <= (found < level.ball.eps)
+
+
+def test_a_better_method_reaches_further():
+    ibp, crown = (climb(NETWORK, ("1/40",), n=8, method=m, largest_eps=True).largest_eps for m in ("ibp", "crown-ibp"))
+    correct = ~np.isnan(ibp)
+    assert (ibp[correct] <= crown[correct]).all()
+    assert (ibp[correct] < crown[correct]).any()
+
+
+def test_without_time_there_is_no_eps():
+    found = climb(NETWORK, ("1/40",), n=8, largest_eps=True, work=Work(budget=0.0)).largest_eps
+    assert np.nanmax(found) == 0

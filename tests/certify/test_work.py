@@ -1,0 +1,97 @@
+"""Budgets leave out and never invent; a run that was stopped goes on to the very bits of one that was not."""
+
+from __future__ import annotations
+
+from itertools import count
+
+import numpy as np
+import pytest
+
+from pipeline.certify import Crew, Journal, Verdict, Work
+from pipeline.errors import Preempted
+from tests.climbing import climb, lively, same
+
+EPS = ("1/200", "1/40")
+NETWORK = lively()
+
+
+def test_a_budget_of_nothing_proves_nothing_and_says_so():
+    result = climb(NETWORK, EPS, work=Work(budget=0.0))
+    whole = climb(NETWORK, EPS)
+    assert result.cut
+    assert not whole.cut
+    for level, full in zip(result.levels, whole.levels, strict=True):
+        assert not (level.verdicts == Verdict.CERTIFIED).any()
+        assert (level.undecided == (level.verdicts == Verdict.UNKNOWN)).all()
+        assert ((level.verdicts == Verdict.MISCLASSIFIED) == (full.verdicts == Verdict.MISCLASSIFIED)).all()
+
+
+@pytest.mark.parametrize("units", [1, 3, 5, 8])
+def test_a_budget_that_ends_anywhere_certifies_less_and_nothing_else(monkeypatch, units):
+    whole, spent = climb(NETWORK, EPS), count()
+    monkeypatch.setattr(Work, "over", property(lambda self: next(spent) >= units))
+    cut = climb(NETWORK, EPS)
+    assert cut.cut
+    for level, full in zip(cut.levels, whole.levels, strict=True):
+        certified = level.verdicts == Verdict.CERTIFIED
+        assert (certified <= (full.verdicts == Verdict.CERTIFIED)).all()
+        assert (level.undecided <= (level.verdicts == Verdict.UNKNOWN)).all()
+
+
+class Hurried(Journal):
+    """Counts what is put in, so that a run can be stopped after so much."""
+
+    put_ = 0
+
+    def put(self, key, rows, arrays):
+        self.put_ += 1
+        super().put(key, rows, arrays)
+
+
+def test_a_run_stopped_again_and_again_ends_like_one_that_was_not(tmp_path):
+    settings = {"n": 40, "method": "crown-ibp", "largest_eps": True, "batch": 16}
+    whole = climb(NETWORK, EPS, **settings)
+    for _ in range(60):
+        journal = Hurried(tmp_path / "run")
+        try:
+            again = climb(
+                NETWORK, EPS, work=Work(journal=journal, should_stop=lambda j=journal: j.put_ >= 4), **settings
+            )
+            break
+        except Preempted:
+            assert len(Journal(tmp_path / "run")) == len(journal) + 4, "every try gets further"
+    assert len(journal) > 12, "it was stopped several times"
+    assert same(whole, again)
+    journal.remove()
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_cannot_be_read_back_is_computed_again(tmp_path):
+    rows = np.arange(3)
+    journal = Journal(tmp_path)
+    journal.put("ibp@1/8/0", rows, {"margins": np.ones(3)})
+    journal.flush()
+    assert Journal(tmp_path).get("ibp@1/8/0", rows)["margins"].tolist() == [1, 1, 1]
+    assert Journal(tmp_path).get("ibp@1/8/0", rows[:2]) is None, "another cut of the data is other work"
+    (part,) = tmp_path.glob("part-*.npz")
+    part.write_bytes(part.read_bytes()[:40])
+    assert Journal(tmp_path).get("ibp@1/8/0", rows) is None
+
+
+def test_every_unit_is_done_by_exactly_one_of_a_crew():
+    """Three processes' shares, without the wire: what each would do, and that together it is everything once."""
+    cuts = [np.arange(3 * i, 3 * i + 3) for i in range(7)]
+    done: list[int] = []
+    for rank in range(3):
+        work = Work(crew=_Alone(rank, 3))
+        list(_drain(work.units("k", cuts, lambda rows: {"first": done.append(int(rows[0])) or rows}, phase="p")))
+    assert sorted(done) == [3 * i for i in range(7)]
+
+
+class _Alone(Crew):
+    def share(self, mine):
+        return [mine]
+
+
+def _drain(events):
+    yield from events
