@@ -98,8 +98,8 @@ class SoftplusRule(Elementwise[nn.Softplus]):
     def error(self, op: nn.Softplus, x: Tensor, y: Tensor, rounding: Rounding, *constants: Value) -> Tensor | float:
         # ONNX knows b = 1 alone. The module returns x beyond its threshold, which no ONNX kernel does.
         kernel = rounding.kernel("Softplus" if op.beta == 1 else f"Softplus with beta {op.beta}", y)
-        cut = math.exp(-op.threshold) / op.beta if isinstance(rounding, Outward) else 0.0
-        return rounding.own_error(y, self.calls) + kernel + torch.where(x * op.beta > op.threshold, cut, 0.0)
+        cut = torch.where(x * op.beta > op.threshold, math.exp(-op.threshold) / op.beta, torch.zeros_like(x))
+        return rounding.own_error(y, self.calls) + kernel + cut
 
     def examples(self) -> Iterator[Example]:
         for beta in (1.0, 2.5):

@@ -99,8 +99,9 @@ class Curve:
                 x = self._furthest(self._chord(left, right), left, right)
                 before = x < target
                 left, right = torch.where(before, x, left), torch.where(~before & (x > left), x, right)
-            steep = [self.derivative(x) for x in self.edges(lower, upper)]
-            # The quotient of two differences is mostly rounding where the box is narrow.
+            # The quotient of two differences is mostly rounding where the box is narrow; a kink has a slope on either side.
+            pieces = pairwise(self.edges(lower, upper))
+            steep = [self.derivative(x) for a, b in pieces for x in (a, torch.lerp(a, b, 1 - 2.0**-30))]
             slope = self._chord(left, right).clamp(reduce(torch.minimum, steep), reduce(torch.maximum, steep))
         return torch.where(slope.isfinite(), slope, 0)
 

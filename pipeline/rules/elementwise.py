@@ -146,8 +146,9 @@ def _mixable(box: Interval, line: Line, default: Line, rounding: Rounding) -> Li
 
 def _mean(lines: Sequence[Line], place: Tensor) -> Line:
     """The mean of the two lines around a place in [0, 1], piecewise linear in it."""
-    # At a line the gradient is that towards both its neighbours, so that a search can leave it either way.
-    weights = [(1 - (place * (len(lines) - 1) - i).abs()).clamp(min=0) for i in range(len(lines))]
+    # Where two are equal, maximum has half the gradient of each (clamp has none): at a line a search sees both neighbours.
+    zero = torch.zeros_like(place)
+    weights = [torch.maximum(1 - (place * (len(lines) - 1) - i).abs(), zero) for i in range(len(lines))]
     total = reduce(torch.add, weights)
     slope, offset = (
         reduce(torch.add, [w * part for w, part in zip(weights, parts, strict=True)]) / total
