@@ -140,6 +140,10 @@ class Round(_Function):
     function = staticmethod(torch.round)
 
 
+class RoundToGrid(Round):
+    """The Round of a QuantizeLinear: a runtime may evaluate what lies between two of them in whole numbers."""
+
+
 class Exp(_Function):
     function = staticmethod(torch.exp)
 

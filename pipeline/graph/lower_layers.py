@@ -132,6 +132,46 @@ def _fast_gelu(item: Item) -> fx.Node:
     return item.build.emit(nn.GELU(approximate="tanh"), item.arg())
 
 
+@lowers("QuantizeLinear")
+def _quantize(item: Item) -> fx.Node:
+    """``saturate(round(x / s) + z)``, halves to even; whole numbers are held as floats."""
+    scale, zero, kind = _grid(item)
+    dtype = item.build.dtype(item.node.inputs[0])
+    x = item.build.emit(ops.Div(), item.arg(), item.build.literal(scale, dtype))
+    x = item.build.emit(ops.RoundToGrid(), x)
+    if bool(zero.any()):
+        x = item.build.emit(ops.Add(), x, item.build.literal(zero, dtype))
+    ends = np.iinfo(kind)
+    return item.build.emit(ops.Clip(float(ends.min), float(ends.max)), x)
+
+
+@lowers("DequantizeLinear")
+def _dequantize(item: Item) -> fx.Node:
+    """``(q - z) s``."""
+    scale, zero, _ = _grid(item)
+    x, dtype = item.arg(), scale.dtype
+    if bool(zero.any()):
+        x = item.build.emit(ops.Sub(), x, item.build.literal(zero, dtype))
+    return item.build.emit(ops.Mul(), x, item.build.literal(scale, dtype))
+
+
+def _grid(item: Item) -> tuple[torch.Tensor, torch.Tensor, np.dtype]:
+    """Scale and zero point, shaped along their axis, and the type of the whole numbers."""
+    scale, zero = item.array(1), item.array(2)
+    assert scale is not None
+    if item.attribute("block_size", 0) or (zero is None and item.attribute("output_dtype", 0)):
+        raise Unsupported("it quantizes in blocks, or to a type without a zero point")
+    zero = np.zeros(scale.shape, np.uint8) if zero is None else zero
+    if zero.dtype not in (np.int8, np.uint8, np.int16, np.uint16, np.int32):
+        raise Unsupported(f"it quantizes to {zero.dtype}")
+    rank, axis = len(item.shape()), item.attribute("axis", 1)
+    if scale.size > 1 and axis % rank == 0:
+        raise Unsupported("its scale varies along the batch")
+    shape = [-1, *[1] * (rank - axis % rank - 1)] if scale.size > 1 else []
+    held = torch.from_numpy(np.array(scale))
+    return held.reshape(shape), torch.from_numpy(np.array(zero).astype(scale.dtype)).reshape(shape), zero.dtype
+
+
 @lowers("Cast")
 def _cast(item: Item) -> fx.Node:
     return item.build.emit(ops.Cast(item.module().torch_dtype), item.arg())
