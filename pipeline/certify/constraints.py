@@ -1,0 +1,65 @@
+"""Constraints on outputs as linear forms that a bound can be asked of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import lru_cache
+from math import lcm
+
+import numpy as np
+import torch
+
+from pipeline.bounds import LinearForm
+from pipeline.certify.boxes import Patch
+from pipeline.errors import InputRejected
+from pipeline.vnnlib import Property, below64
+
+
+class Forms:
+    """The rows ``c.y - t`` of a property: each must be positive for its constraint ``c.y <= t`` never to hold."""
+
+    def __init__(self, question: Property):
+        self.question = question
+        self._constraints = lru_cache(1 << 15)(self._read)
+
+    def __call__(self, patches: Sequence[Patch]) -> tuple[LinearForm, np.ndarray]:
+        """The rows of the open conjunctions of every patch, and which conjunction each row belongs to (-1: none).
+
+        ``coeff``: (rows, patches, outputs), exact; ``const``: (rows, patches), rounded down.
+        """
+        chosen = []
+        for patch in patches:
+            coeff, const, owner = self._constraints(patch.case)
+            at = np.isin(owner, patch.open)
+            chosen.append((coeff[at], const[at], owner[at]))
+        rows = max(1, *(len(const) for _, const, _ in chosen))
+        coeff = np.zeros((rows, len(patches), self.question.outputs))
+        const, owner = np.full((rows, len(patches)), -1.0), np.full((rows, len(patches)), -1)
+        for b, (c, t, o) in enumerate(chosen):
+            coeff[: len(t), b], const[: len(t), b], owner[: len(t), b] = c, t, o
+        return LinearForm(torch.from_numpy(coeff), torch.from_numpy(const)), owner
+
+    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rows = [(a, c) for a, conjunction in enumerate(self.question.cases[index].unsafe) for c in conjunction]
+        coeff, const = np.zeros((len(rows), self.question.outputs)), np.zeros(len(rows))
+        for k, (_, constraint) in enumerate(rows):
+            terms, bound = scaled(constraint.terms, constraint.bound)
+            for j, c in terms:
+                coeff[k, j] = c
+            const[k] = below64(-bound)
+        return coeff, const, np.array([a for a, _ in rows], int)
+
+
+def scaled(terms: Sequence[tuple[int, Fraction]], bound: Fraction) -> tuple[list[tuple[int, float]], Fraction]:
+    """A positive multiple of a constraint whose coefficients are exact in float64. Raises InputRejected where none is found."""
+    factor = Fraction(1)
+    if any(Fraction(float(c)) != c for _, c in terms):
+        factor = Fraction(lcm(*(c.denominator for _, c in terms)))
+    made = [(j, float(c * factor)) for j, c in terms]
+    if any(Fraction(c) != exact * factor for (_, c), (_, exact) in zip(made, terms, strict=True)):
+        raise InputRejected(
+            "The coefficients of a constraint, multiplied to be whole numbers, must be exact in float64; these have too many "
+            "digits. Write the constraint with fewer."
+        )
+    return made, bound * factor

@@ -1,0 +1,149 @@
+"""The search for a counterexample to a property: projected gradient descent on how far a point is from the unsafe set.
+
+For a conjunction of ``c_k.y <= t_k`` the distance is ``max_k (c_k.y - t_k)`` (Madry et al., arXiv 1706.06083, with this loss),
+in every second start ``sum_k max(0, c_k.y - t_k)``, which moves on several constraints at once. What it finds is a candidate:
+``confirm`` decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.certify.boxes import Clock, OutOfTime, Patch, inputs_of, outputs_of
+from pipeline.certify.witness import Witness
+from pipeline.network import Network
+from pipeline.vnnlib import Property, above32, below32, nearest32
+
+Confirm = Callable[[int, np.ndarray], Witness | None]
+"""Whether a flat float32 point, meant for that case, is a counterexample in the delivered file."""
+NEAR = 1e-5
+"""Candidates this close to the unsafe set, relative to the outputs, are worth a look by the file's own runtime."""
+LOOKS = 4
+
+
+@dataclass(frozen=True)
+class Descent:
+    """``steps`` sign steps from each of ``starts`` points (the centre, a corner, then random points).
+
+    A step covers ``first`` of the box's width and the last one ``last`` of it, falling geometrically.
+    """
+
+    steps: int = 50
+    starts: int = 6
+    first: float = 0.25
+    last: float = 0.005
+    seed: int = 0
+
+
+class Falsifier:
+    """Looks for a point of some case at which some conjunction holds."""
+
+    def __init__(self, network: Network, question: Property, descent: Descent, confirm: Confirm, *, batch: int = 256):
+        self.network, self.question, self.descent, self.confirm = network, question, descent, confirm
+        self.batch = batch
+        self.device = next((p.device for p in network.parameters()), torch.device("cpu"))
+        self.shapes = [tuple(d or 1 for d in port.shape[1:]) for port in network.inputs]
+        self.ends = lru_cache(1 << 10)(self._ends)
+
+    def search(self, clock: Clock) -> Witness | None:
+        """The first counterexample, or None once every start has been tried or the time is over."""
+        targets = [(i, a) for i, case in enumerate(self.question.cases) for a in range(len(case.unsafe))]
+        try:
+            for start in range(self.descent.starts):
+                for at in range(0, len(targets), self.batch):
+                    found = self._descend(targets[at : at + self.batch], start, clock)
+                    if found is not None:
+                        return found
+        except OutOfTime:
+            pass
+        return None
+
+    def probe(self, patches: Sequence[Patch]) -> Witness | None:
+        """Whether the centre of some patch is a counterexample: where a proof fails, there may be one."""
+        pairs = [(patch, a) for patch in patches for a in patch.open]
+        low, high = self._boxes([(patch.case, a) for patch, a in pairs])
+        middle = np.stack([(patch.lower + patch.upper) / 2 for patch, _ in pairs]).astype(np.float32)
+        points = torch.from_numpy(middle).to(self.device).clamp(low, high)
+        targets = [(patch.case, a) for patch, a in pairs]
+        with torch.no_grad():
+            distance, size = self._distance(points, *self._constraints(targets))
+        return self._look(points, targets, distance.amax(1), size)
+
+    def _descend(self, targets: Sequence[tuple[int, int]], start: int, clock: Clock) -> Witness | None:
+        low, high = self._boxes(targets)
+        constraints = self._constraints(targets)
+        points = low + self._start(start, targets, low) * (high - low)
+        for step in range(self.descent.steps + 1):
+            clock.check()
+            points = torch.minimum(torch.maximum(points, low), high).detach().requires_grad_()
+            distance, size = self._distance(points, *constraints)
+            found = self._look(points.detach(), targets, distance.detach().amax(1), size.detach())
+            if found is not None or step == self.descent.steps:
+                return found
+            loss = distance.amax(1) if start % 2 == 0 else distance.clamp(min=0).sum(1)
+            (gradient,) = torch.autograd.grad(loss.sum(), points, allow_unused=True)
+            if gradient is None:
+                return None
+            share = self.descent.first * (self.descent.last / self.descent.first) ** (step / self.descent.steps)
+            points = points.detach() - share * (high - low) * gradient.sign()
+        return None
+
+    def _distance(self, points: Tensor, coeff: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
+        """``c_k.y - t_k`` for every point and constraint, and the size of the outputs."""
+        free = self.network.inputs[0].shape[0] is None
+        parts = [points] if free else list(points.split(1))
+        ys = [torch.cat([y.flatten(1) for y in outputs_of(self.network, inputs_of(p, self.shapes))], 1) for p in parts]
+        y = torch.cat(ys)
+        return torch.einsum("bko,bo->bk", coeff, y) - bound, y.abs().amax(1)
+
+    def _look(
+        self, points: Tensor, targets: Sequence[tuple[int, int]], distance: Tensor, size: Tensor
+    ) -> Witness | None:
+        near = (distance <= NEAR * size).nonzero().flatten().tolist()
+        for b in sorted(near, key=lambda b: float(distance[b]))[:LOOKS]:
+            witness = self.confirm(targets[b][0], points[b].cpu().numpy())
+            if witness is not None:
+                return witness
+        return None
+
+    def _start(self, start: int, targets: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
+        if start == 0:
+            return torch.full_like(like, 0.5)
+        draws = np.stack(
+            [np.random.default_rng((self.descent.seed, start, *t)).random(like.shape[1], np.float32) for t in targets]
+        )
+        drawn = torch.from_numpy(draws).to(like)
+        return drawn.round() if start == 1 else drawn
+
+    def _boxes(self, targets: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        ends = [self.ends(case) for case, _ in targets]
+        low, high = (torch.from_numpy(np.stack([e[i] for e in ends])).to(self.device) for i in range(2))
+        return low, high
+
+    def _ends(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """The least and greatest float32 of a box; where it holds none, the one that its lower end becomes."""
+        case = self.question.cases[index]
+        ends: Iterator[tuple[float, float]] = (
+            (above32(a), below32(b)) for a, b in zip(case.lower, case.upper, strict=True)
+        )
+        kept = [(a, b) if a <= b else (nearest32(v),) * 2 for (a, b), v in zip(ends, case.lower, strict=True)]
+        low, high = np.array(kept, np.float32).T
+        return low, high
+
+    def _constraints(self, targets: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        wanted = [self.question.cases[case].unsafe[a] for case, a in targets]
+        rows = max(1, *map(len, wanted))
+        coeff = np.zeros((len(targets), rows, self.question.outputs), np.float32)
+        bound = np.full((len(targets), rows), np.inf, np.float32)
+        for b, conjunction in enumerate(wanted):
+            for k, constraint in enumerate(conjunction):
+                for j, c in constraint.terms:
+                    coeff[b, k, j] = float(c)
+                bound[b, k] = np.clip(float(constraint.bound), -3e38, 3e38)
+        return torch.from_numpy(coeff).to(self.device), torch.from_numpy(bound).to(self.device)

@@ -1,0 +1,212 @@
+"""Proofs of properties: every box of an unsafe set is refuted, by the cheapest bound that does, in halves where need be.
+
+A conjunction is refuted over a box once one of its constraints ``c.y <= t`` is shown never to hold, ``min (c.y - t) > 0``.
+Bounds are those of IBP, CROWN-IBP, CROWN and alpha-CROWN (``propagate``), in the arithmetic of the run. What stays open in few
+dimensions is cut where the linear bound loses most, ``|coefficient| * width``, the "smart branching" of Xu et al.
+(arXiv 2011.13824) for inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.arithmetic import Rounding
+from pipeline.bounds import LinearForm
+from pipeline.certify.boxes import Clock, OutOfTime, Patch, Watched, inputs_of, outputs_of, whole
+from pipeline.certify.constraints import Forms
+from pipeline.certify.work import Progress
+from pipeline.network import Network
+from pipeline.propagate.alpha import Search, improved
+from pipeline.propagate.crown import Bounds, LinearWalk
+from pipeline.propagate.margins import METHODS, Method, ends_tail
+from pipeline.vnnlib import Property
+
+SPLIT_INPUTS = 8
+"""Boxes are cut only where at most this many inputs vary: more dimensions have too many halves."""
+MAX_BOXES = 1 << 17
+"""How many boxes are bounded where no time budget says when to stop."""
+
+
+@dataclass
+class Outcome:
+    """How a proof ended: ``left`` patches stand open, ``boxes`` were bounded; ``by`` is the dearest method that was needed."""
+
+    left: list[Patch] = field(default_factory=list)
+    boxes: int = 0
+    by: Method = "ibp"
+    splits: int = 0
+    timed_out: bool = False
+
+
+class Refuter:
+    """Refutes the unsafe boxes of a property of a float64 network, by methods up to the one asked for."""
+
+    def __init__(
+        self,
+        network: Network,
+        question: Property,
+        rounding: Rounding,
+        *,
+        method: Method = "alpha-crown",
+        batch: int = 64,
+        search: Search | None = None,
+    ):
+        self.network, self.question, self.rounding, self.batch = network, question, rounding, batch
+        self.methods = METHODS[: METHODS.index(method) + 1]
+        self.search = search or Search()
+        self.loose = LinearWalk(network, rounding)
+        self.tight = LinearWalk(network, rounding, tighten=True)
+        self.device = next((p.device for p in network.parameters()), torch.device("cpu"))
+        self.shapes = [tuple(d or 1 for d in port.shape[1:]) for port in network.inputs]
+        with torch.no_grad():
+            self.outputs = [y.shape[1:] for y in outputs_of(network, self._inputs(torch.zeros(1, question.inputs)))]
+        self.forms = Forms(question)
+
+    def prove(
+        self, clock: Clock, *, split: bool = True, stop: Callable[[Sequence[Patch]], bool] = lambda patches: False
+    ) -> Iterator[Progress | Outcome]:
+        """Refute every case; the last value yielded is the Outcome. ``stop`` sees what is about to be cut, and may end it."""
+        outcome = Outcome(left=[whole(i, case) for i, case in enumerate(self.question.cases)])
+        try:
+            for method in self.methods:
+                outcome.left = yield from self._sweep(outcome, method, clock)
+                if not outcome.left:
+                    break
+            if split and all(self._free(patch).sum() <= SPLIT_INPUTS for patch in outcome.left):
+                yield from self._split(outcome, clock, stop)
+        except OutOfTime:
+            outcome.timed_out = True
+        yield outcome
+
+    def _sweep(self, outcome: Outcome, method: Method, clock: Clock) -> Generator[Progress, None, list[Patch]]:
+        """All open patches by one method; returns those that stay open."""
+        patches = outcome.left
+        left: list[Patch] = []
+        for start in range(0, len(patches), self.batch):
+            clock.check()
+            part, _ = self._bound(patches[start : start + self.batch], [method], clock)
+            outcome.boxes += min(self.batch, len(patches) - start)
+            if len(part) < len(patches[start : start + self.batch]):
+                outcome.by = method
+            left += part
+            yield Progress(method, min(start + self.batch, len(patches)), len(patches))
+        return left
+
+    def _split(self, outcome: Outcome, clock: Clock, stop: Callable[[Sequence[Patch]], bool]) -> Iterator[Progress]:
+        """Halve what is open, depth first, until nothing is, or what remains cannot be halved."""
+        methods = [m for m in self.methods if m != "alpha-crown"]
+        scores = np.stack([patch.upper - patch.lower for patch in outcome.left]) if outcome.left else np.zeros((0, 1))
+        pending = list(zip(outcome.left, scores, strict=True))
+        while pending:
+            clock.check()
+            if clock.deadline is None and outcome.boxes > MAX_BOXES:
+                break
+            taken, pending = pending[-self.batch // 2 or -1 :], pending[: -self.batch // 2 or -1]
+            if stop([patch for patch, _ in taken]):
+                break
+            halves = [half for patch, score in taken for half in self._halves(patch, score)]
+            if len(halves) < 2 * len(taken):  # a box one float wide that no bound refutes
+                break
+            outcome.splits += len(taken)
+            outcome.boxes += len(halves)
+            left, found = self._bound(halves, methods, clock)
+            pending += list(zip(left, found, strict=True))
+            outcome.by = methods[-1]
+            outcome.left = [patch for patch, _ in pending]
+            yield Progress("split", outcome.splits, outcome.splits + len(pending))
+        return
+
+    def _free(self, patch: Patch) -> np.ndarray:
+        """Which inputs vary."""
+        case = self.question.cases[patch.case]
+        return np.array([a < b for a, b in zip(case.lower, case.upper, strict=True)])
+
+    def _halves(self, patch: Patch, score: np.ndarray) -> list[Patch]:
+        width = np.where(self._free(patch), patch.upper - patch.lower, 0.0)
+        score = np.where(width > 0, np.nan_to_num(score), 0.0)
+        at = int(score.argmax() if score.max() > 0 else width.argmax())
+        middle = patch.lower[at] + width[at] / 2
+        if not patch.lower[at] < middle < patch.upper[at]:
+            return []
+        below, above = patch.upper.copy(), patch.lower.copy()
+        below[at] = above[at] = middle
+        return [replace(patch, upper=below), replace(patch, lower=above)]
+
+    def _bound(
+        self, patches: Sequence[Patch], methods: Sequence[Method], clock: Clock
+    ) -> tuple[list[Patch], np.ndarray]:
+        """The patches that stay open, with fewer conjunctions, and how much each input costs their bounds."""
+        left, cost = list(patches), np.zeros((len(patches), self.question.inputs))
+        for tighten, group in (
+            (False, [m for m in methods if m in METHODS[:2]]),
+            (True, [m for m in methods if m in METHODS[2:]]),
+        ):
+            if not group or not left:
+                continue
+            regions = self._regions(left, clock)
+            bounds = (self.tight if tighten else self.loose).over(regions)
+            forms, owner = self.forms(left)
+            forms = LinearForm(forms.coeff.to(self.device), forms.const.to(self.device))
+            least = torch.full(owner.shape, -torch.inf, dtype=torch.float64, device=self.device)
+            for method in group:
+                least = torch.fmax(least, self._least(bounds, forms, least, method))
+            cost = self._cost(regions, len(left))
+            proved = (torch.isfinite(least) & (least > 0)).cpu().numpy()
+            kept = []
+            for b, patch in enumerate(left):
+                refuted = set(owner[proved[:, b], b].tolist())
+                still = tuple(a for a in patch.open if a not in refuted)
+                kept.append(replace(patch, open=still))
+            keep = [b for b, patch in enumerate(kept) if patch.open]
+            left, cost = [kept[b] for b in keep], cost[keep]
+        return left, cost
+
+    @torch.no_grad()
+    def _least(self, bounds: Bounds, forms: LinearForm, known: Tensor, method: Method) -> Tensor:
+        """The lower bound of every row by one method, as many rows at once as memory allows."""
+        depth = len(self.loose.plan.steps) if method == "alpha-crown" else 1
+        size, parts = bounds.rows_at_once(forms.const.shape[1], depth=depth), []
+        for start in range(0, len(forms.const), size):
+            at = slice(start, start + size)
+            part = self._at_outputs(LinearForm(forms.coeff[at], forms.const[at]))
+            if method == "alpha-crown":
+                parts.append(improved(bounds, part, torch.fmax(known[at], bounds.lower(part)), self.search))
+            else:
+                parts.append(bounds.lower(part, until=ends_tail if method == "ibp" else lambda step: False))
+        return torch.cat(parts)
+
+    def _at_outputs(self, forms: LinearForm) -> dict[int, LinearForm]:
+        """The form over all outputs as one form an output; the constant is counted once."""
+        found: dict[int, LinearForm] = {}
+        start, const = 0, forms.const
+        for index, shape in zip(self.loose.plan.outputs, self.outputs, strict=True):
+            part = forms.coeff[:, :, start : start + shape.numel()].unflatten(2, shape or (1,))
+            form = LinearForm(part if shape else part[..., 0], const)
+            found[index] = found[index] + form if index in found else form
+            start, const = start + shape.numel(), torch.zeros_like(const)
+        return found
+
+    def _regions(self, patches: Sequence[Patch], clock: Clock) -> list[Watched]:
+        lower, upper = (
+            self._inputs(torch.from_numpy(np.stack([getattr(p, end) for p in patches]))) for end in ("lower", "upper")
+        )
+        return [Watched(self.rounding.enclose(a, b), clock) for a, b in zip(lower, upper, strict=True)]
+
+    def _inputs(self, flat: Tensor) -> list[Tensor]:
+        """A batch of flat vectors as the inputs of the network."""
+        return inputs_of(flat.double().to(self.device), self.shapes)
+
+    def _cost(self, regions: Sequence[Watched], batch: int) -> np.ndarray:
+        """``sum over rows of |coefficient| * radius`` for every input."""
+        parts = []
+        for region in regions:
+            cost = region.box.radius
+            if region.last is not None and region.last.coeff.shape[1] == batch:
+                cost = cost * region.last.coeff.abs().sum(0)
+            parts.append(cost.flatten(1))
+        return torch.cat(parts, 1).cpu().numpy()
