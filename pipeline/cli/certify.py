@@ -26,20 +26,30 @@ from pipeline.cli.options import (
 @threat_options
 @ladder_options
 @proof_options
+@click.option(
+    "--property", "vnnlib", type=click.Path(path_type=Path), metavar="FILE", help="Decide a VNN-LIB property instead."
+)
 @gate_options
-def command(model: Path, report: Path | None, style: str, **given: Any) -> int:
+def command(model: Path, vnnlib: Path | None, report: Path | None, style: str, **given: Any) -> int:
     """Prove, sample by sample, that no perturbation within eps changes the label of MODEL, an ONNX file.
 
     \b
     pipeline certify model.onnx --data npz:test.npz --eps 8/255
     pipeline certify model.onnx --data dir:images --eps 2/255,8/255 --fail-under certified@2/255=0.5
     pipeline certify model.onnx --data npz:test.npz --eps 0.5 --norm l2 --time-budget 10m
+    pipeline certify model.onnx --property unsafe.vnnlib --time-budget 2m
     torchrun --nproc-per-node 4 -m pipeline certify model.onnx --data npz:test.npz --eps 8/255
 
     Cheapest first: an attack, IBP, CROWN-IBP, a longer attack, CROWN, alpha-CROWN, each on what is still open. Without
     --eps, the curve over 1/2 to 16/255 on 200 samples. The report (report.json, samples.npz, counterexamples.npz,
     report.html) goes to MODEL's name with .report in the working folder. Stopped, the same command goes on.
+
+    With --property the answer is holds (exit 0), violated (1, with a counterexample), unknown or timeout (4).
     """
+    if vnnlib is not None:
+        from pipeline.cli.property import answer
+
+        return answer(model, vnnlib, flags_of(given), report, style)
     from pipeline.cli.stop import stopping
     from pipeline.cli.watch import Watch, consoles, present
     from pipeline.workflow import certify

@@ -18,6 +18,7 @@ COMMANDS = {
     "certify": "Prove, sample by sample, that no perturbation inside a box changes the label.",
     "demo": "Certify and retrain the embedded digits classifier: the whole product in a minute.",
     "doctor": "Show what this machine can promise; measure its activation kernels.",
+    "export-vnnlib": "Write one sample of a report as a property that other verifiers can check.",
     "inspect": "Show a model's nodes, what bounds support, and where weights come from.",
     "retrain": "Train the model in an ONNX file to be certifiable, and write it back.",
     "schema": "Print the JSON Schema of a report.",
@@ -33,7 +34,7 @@ class Lazy(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        return importlib.import_module(f"pipeline.cli.{name}").command
+        return importlib.import_module(f"pipeline.cli.{name.replace('-', '_')}").command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

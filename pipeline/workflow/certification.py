@@ -109,7 +109,7 @@ def examine(
 ) -> Generator[Event, None, Evidence]:
     """Certify an opened file on one part of a data set."""
     work = work or Work(budget=settings.time_budget)
-    _refuse_unpromised(subject, settings)
+    refuse_unpromised(subject, settings)
     kernels = measured(subject, settings)
     began = time.monotonic()
     indices, limit = chosen(len(dataset), settings)
@@ -215,7 +215,7 @@ def _journal(run: RunFolder, key: str, crew: Crew) -> Generator[Event, None, Jou
     return journal
 
 
-def _refuse_unpromised(subject: Subject, settings: Settings) -> None:
+def refuse_unpromised(subject: Subject, settings: Settings) -> None:
     """Raise InputRejected where nothing makes the promise of the mode true of this file on the provider asked for."""
     convolutions = sum(node.op_type == "Conv" for node in subject.imported.model.graph.node)
     if settings.arithmetic == "float32-any-order" and settings.provider == "cuda" and convolutions:

@@ -1,0 +1,71 @@
+"""The answer to ``certify --property``, as text or JSON."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+SHOWN = 8
+
+
+def answer(model: Path, vnnlib: Path, flags: Mapping[str, Any], report: Path | None, style: str) -> int:
+    """Decide a property, print what is known, and return 0 (holds), 1 (violated) or 4 (unknown, timeout)."""
+    from pipeline.cli.watch import Watch, consoles
+    from pipeline.workflow.answer import Decided, dump
+    from pipeline.workflow.properties import decide
+
+    out, errors = consoles()
+    watch = Watch(errors)
+    with watch.bars:
+        for event in decide(model, vnnlib, flags, report=report, argv=sys.argv[1:]):
+            if isinstance(event, Decided):
+                done = event
+            else:
+                watch.show(event)
+    if style == "json":
+        sys.stdout.write(dump(done.report))
+    else:
+        _show(done, out)
+    return done.exit_code
+
+
+def _show(done: Any, out: Any) -> None:
+    from rich.text import Text
+
+    from pipeline.report import clean
+
+    result = done.report.result
+    colour = {"holds": "bold green", "violated": "bold red"}.get(result.verdict, "bold yellow")
+    asked = result.property
+    out.print(
+        Text(f"{result.verdict}", style=colour).append(
+            f"   {clean(asked.file)} of {clean(result.model['file'])}", "bold"
+        )
+    )
+    boxes = f"{asked.boxes} boxes, {asked.conjunctions} conjunctions, {asked.inputs} inputs, {asked.outputs} outputs"
+    lines = [f"unsafe set: {boxes}"]
+    if result.verdict == "holds":
+        by = f"by {result.decided_by}, {result.boxes_bounded} bounds computed" if result.decided_by else "it is empty"
+        lines += [by, result.statement]
+    elif result.verdict == "violated":
+        lines.append("this input is in the unsafe set: ONNX Runtime ran the file itself, and no tolerance was granted")
+        for name, values in (("X", result.witness.x), ("Y", result.witness.y)):
+            lines += [f"{name}_{i} = {value}" for i, value in enumerate(values[:SHOWN])]
+            lines += [f"... and {len(values) - SHOWN} more"] if len(values) > SHOWN else []
+        if result.witness.rounded:
+            lines.append(f"{result.witness.rounded} inputs are no float32: the file was given the nearest")
+    else:
+        tried = f"{', '.join(result.methods)} left {result.boxes_open} boxes open after {result.boxes_bounded} bounds"
+        attack = "no counterexample was found" if result.attack else "no counterexample was looked for (--no-attack)"
+        lines += [tried, attack]
+        more = (
+            "More of --time-budget"
+            if result.verdict == "timeout"
+            else "--arithmetic real, --restarts and --attack-steps"
+        )
+        lines.append(f"{more} may decide it; so may a model trained to be certifiable: pipeline retrain.")
+    lines.append(f"report: {done.folder / 'report.json'}")
+    for line in lines:
+        out.print(Text(f"  {line}"))

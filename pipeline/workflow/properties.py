@@ -1,0 +1,245 @@
+"""``pipeline certify --property``: from a file and an unsafe set to a verdict, and a witness where there is one."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.arithmetic import rounding_of
+from pipeline.certify.boxes import Clock
+from pipeline.certify.counterexample import Descent, Falsifier
+from pipeline.certify.property import Outcome, Refuter
+from pipeline.certify.witness import Witness, check
+from pipeline.errors import Contradiction, UsageError
+from pipeline.network import Network
+from pipeline.propagate import walk
+from pipeline.propagate.margins import METHODS, Method
+from pipeline.propagate.rounding import self_test
+from pipeline.report.canonical import digest
+from pipeline.settings import Settings, settle
+from pipeline.vnnlib import Case, Property, counterexample, exact, parse, read
+from pipeline.workflow import facts
+from pipeline.workflow.answer import STATEMENT, Answer, Asked, Decided, Found, PropertyReport, Verdict, write
+from pipeline.workflow.asked import open_for, require_rules
+from pipeline.workflow.events import Note
+from pipeline.workflow.subject import Subject, device_of, metadata
+
+ATTACK_SHARE = 0.3
+"""How much of a time budget the search for a counterexample may take before a proof is tried."""
+BATCH_BYTES = 1 << 26
+ABOUT_DATA = (
+    *(
+        "data",
+        "test_data",
+        "eps",
+        "norm",
+        "largest_eps",
+        "range",
+        "mean",
+        "std",
+        "layout",
+        "label_offset",
+        "max_samples",
+        "fail_under",
+    ),
+    "download",
+)
+
+
+def decide(
+    model: Path,
+    property_file: Path,
+    flags: Mapping[str, Any],
+    *,
+    report: Path | None = None,
+    keep: bool = True,
+    argv: Sequence[str] = (),
+) -> Iterator[Note | Progress | Decided]:
+    """Whether a model has a property: look for a counterexample, then for a proof. The last event is ``Decided``.
+
+    Raises UsageError (2) for flags about data, InputRejected (3) for what cannot be read or bounded, Contradiction (5) where
+    two independent readings of the property disagree about a counterexample.
+    """
+    began, started = time.monotonic(), datetime.now(UTC)
+    if about := sorted(set(flags) & set(ABOUT_DATA)):
+        said = ", ".join("--" + name.replace("_", "-") for name in about)
+        raise UsageError(f"a property says itself which inputs are meant; {said} cannot stand beside --property.")
+    settings, source = settle(model, flags, metadata(model))
+    clock = Clock(None if settings.time_budget is None else began + settings.time_budget)
+    method: Method = METHODS[-1] if settings.method == "auto" else settings.method
+    text = read(property_file)
+    question = parse(text)
+    subject = open_for(model, settings, question)
+    notes = list(subject.imported.notes)
+    if question.vacuous:
+        notes.append(f"{question.vacuous} disjuncts are met by no input (an empty box, or a false comparison)")
+    for note in notes:
+        yield Note(note)
+    judge = _Judge(subject, question, text, settings.output)
+    falsifier = _falsifier(subject, question, judge, settings, source) if settings.attack else None
+    outcome, witness = yield from _decided(subject, question, falsifier, settings, method, clock)
+    answer = Answer(
+        tool=facts.tool(),
+        model={"file": model.name, "sha256": _sha256(model), "bytes": model.stat().st_size},
+        property=Asked(
+            file=property_file.name,
+            sha256=_sha256(property_file),
+            inputs=question.inputs,
+            outputs=question.outputs,
+            boxes=len(question.cases),
+            conjunctions=sum(len(case.unsafe) for case in question.cases),
+            vacuous=question.vacuous,
+        ),
+        arithmetic=settings.arithmetic,
+        provider=settings.provider,
+        statement=STATEMENT[settings.arithmetic],
+        verdict=_verdict(outcome, witness, settings),
+        methods=METHODS[: METHODS.index(method) + 1],
+        decided_by=_by(outcome, witness),
+        boxes_bounded=outcome.boxes,
+        boxes_open=len(outcome.left),
+        attack=None if falsifier is None else vars(falsifier.descent),
+        witness=None if witness is None else _found(witness),
+        notes=tuple(notes),
+    )
+    run = facts.run(started, argv, device_of(settings), {})
+    described = PropertyReport(result=answer, result_sha256=digest(answer.model_dump(mode="json")), run=run)
+    folder = (report or Path(f"{property_file.name.partition('.vnnlib')[0]}.report")) if keep else None
+    if folder is not None:
+        text_of = None if witness is None else counterexample(witness.x, _exact(witness.y))
+        write(described, text_of, folder)
+    yield Decided(described, folder)
+
+
+def _decided(
+    subject: Subject,
+    question: Property,
+    falsifier: Falsifier | None,
+    settings: Settings,
+    method: Method,
+    clock: Clock,
+) -> Generator[Progress, None, tuple[Outcome, Witness | None]]:
+    left = None if clock.deadline is None else max(0.0, clock.deadline - time.monotonic())
+    witness = falsifier.search(Clock.of(None if left is None else left * ATTACK_SHARE)) if falsifier else None
+    if witness is not None:
+        return Outcome(), witness
+    require_rules(subject.network)
+    self_test()
+    network = subject.network.in_float64().to(device_of(settings))
+    refuter = Refuter(network, question, rounding_of(settings.arithmetic), method=method, batch=_batch(network))
+    on_the_way: list[Witness] = []
+
+    def stop(patches: Any) -> bool:
+        found = falsifier.probe(patches) if falsifier else None
+        on_the_way.extend([found] if found else [])
+        return found is not None
+
+    for event in refuter.prove(clock, stop=stop):
+        if isinstance(event, Outcome):
+            return event, on_the_way[0] if on_the_way else None
+        yield event
+    raise AssertionError("a proof ends with its Outcome")
+
+
+class _Judge:
+    """Whether a float32 point is a counterexample: by our reading of the property, and then by the independent one."""
+
+    def __init__(self, subject: Subject, question: Property, text: str, output: str | None):
+        self.subject, self.question, self.text, self.output = subject, question, text, output
+        self.shapes = [tuple(d or 1 for d in port.shape) for port in subject.network.inputs]
+
+    def run(self, point: np.ndarray) -> np.ndarray:
+        """The delivered bytes on one flat input."""
+        cuts = np.cumsum([math.prod(shape) for shape in self.shapes])[:-1]
+        xs = [part.reshape(shape) for part, shape in zip(np.split(point, cuts), self.shapes, strict=True)]
+        names = [port.name for port in self.subject.network.outputs]
+        return np.concatenate([y.reshape(-1) for y in self.subject.session(*xs, outputs=names)])
+
+    def __call__(self, index: int, point: np.ndarray) -> Witness | None:
+        case = self.question.cases[index]
+        y = self.run(point)
+        if not np.isfinite(y).all() or not _unsafe(case, _exact(y)):
+            return None
+        # Where a box holds no float32, the exact input is the real point of it that becomes this one.
+        ends = zip(point, case.lower, case.upper, strict=True)
+        witness = check(self.text, [min(max(Fraction(float(p)), a), b) for p, a, b in ends], self.run)
+        if (witness.point == point).all() and witness.refused is None:
+            return witness
+        if any(c.strict for conjunction in case.unsafe for c in conjunction) or "<" in self.text.replace("<=", ""):
+            return None  # a strict bound on an input, which boxes hold as a closed one
+        raise Contradiction(
+            f"Two independent readings of the property disagree about a counterexample: {witness.refused or 'another point'}. "
+            "Please report this with the property."
+        )
+
+
+def _unsafe(case: Case, y: Sequence[Fraction]) -> bool:
+    def holds(terms: Sequence[tuple[int, Fraction]], bound: Fraction, strict: bool) -> bool:
+        value = sum((c * y[j] for j, c in terms), Fraction(0))
+        return value < bound if strict else value <= bound
+
+    return any(all(holds(c.terms, c.bound, c.strict) for c in conjunction) for conjunction in case.unsafe)
+
+
+def _exact(y: np.ndarray) -> list[Fraction]:
+    return [Fraction(float(v)) for v in y]
+
+
+def _falsifier(
+    subject: Subject, question: Property, judge: _Judge, settings: Settings, source: Mapping[str, str]
+) -> Falsifier:
+    usual = Descent(seed=settings.seed)
+    descent = Descent(
+        steps=settings.attack_steps if "attack_steps" in source else usual.steps,
+        starts=settings.restarts if "restarts" in source else usual.starts,
+        seed=settings.seed,
+    )
+    network = copy.deepcopy(subject.network).to(device_of(settings))
+    return Falsifier(network, question, descent, judge)
+
+
+def _batch(network: Network) -> int:
+    """Boxes bounded at once: one where the file fixes the batch, else by the size of the largest layer."""
+    if network.inputs[0].shape[0] is not None:
+        return 1
+    xs = [torch.zeros(1, *(d or 1 for d in port.shape[1:])).double() for port in network.inputs]
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    values = walk.forward(
+        network.plan(), [x.to(device) for x in xs], lambda step, *v: step.op(*v), keep=walk.EVERYTHING
+    )
+    largest = max(v.numel() for v in values if isinstance(v, torch.Tensor) and v.dim() and len(v) == 1)
+    return max(1, min(256, BATCH_BYTES // (8 * 8 * largest)))
+
+
+def _verdict(outcome: Outcome, witness: Witness | None, settings: Settings) -> Verdict:
+    if witness is not None:
+        return "violated"
+    if not outcome.left and settings.arithmetic != "none":
+        return "holds"
+    return "timeout" if outcome.timed_out else "unknown"
+
+
+def _by(outcome: Outcome, witness: Witness | None) -> str | None:
+    if witness is not None:
+        return "onnxruntime"
+    if outcome.left or not outcome.boxes:
+        return None
+    return f"{outcome.by}, {outcome.splits} boxes halved" if outcome.splits else outcome.by
+
+
+def _found(witness: Witness) -> Found:
+    return Found(x=tuple(map(exact, witness.x)), y=tuple(map(exact, _exact(witness.y))), rounded=witness.rounded)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
