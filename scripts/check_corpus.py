@@ -1,0 +1,93 @@
+"""Every property of a corpus by every method without the falsifier, and once with it, against what is known of them.
+
+    PIPELINE_CORPUS=folder python scripts/check_corpus.py --seconds 20 --only acasxu
+
+The folder holds ``index.json`` with models, properties and their known results (VNN-COMP). Prints a Markdown table and exits
+1 if anything known to be violated was ever proved, or anything known to hold was ever falsified: those are faults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.errors import PipelineError
+from pipeline.propagate.margins import METHODS
+from pipeline.workflow.answer import Decided
+from pipeline.workflow.properties import decide
+
+ATTACK = "attack + alpha-crown"
+WRONG = {("sat", "holds"), ("unsat", "violated")}
+
+
+def properties(root: Path, only: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The model and the entry of every property whose file name contains ``only``."""
+    for model in json.loads((root / "index.json").read_text()):
+        for entry in model["properties"]:
+            if only in entry["vnnlib"]:
+                yield root / model["file"], entry
+
+
+def run(model: Path, vnnlib: Path, column: str, seconds: float, arithmetic: str) -> str:
+    """The verdict of one run, or why it was refused."""
+    method = METHODS[-1] if column == ATTACK else column
+    flags = {"arithmetic": arithmetic, "attack": column == ATTACK, "method": method, "time_budget": seconds}
+    try:
+        for event in decide(model, vnnlib, flags, keep=False):
+            if isinstance(event, Decided):
+                return event.report.result.verdict
+    except PipelineError as error:
+        lines = str(error).splitlines()
+        return f"refused: {lines[1].strip() if len(lines) > 2 else lines[0][:90]}"
+    raise AssertionError("a run ends with Decided")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", type=Path, default=Path(os.environ.get("PIPELINE_CORPUS", "")))
+    parser.add_argument("--seconds", type=float, default=20, help="for each run")
+    parser.add_argument("--only", default="", help="part of the name of a property's file")
+    parser.add_argument("--columns", default=",".join((*METHODS, ATTACK)), help="some of the columns")
+    parser.add_argument("--arithmetic", default="float32-any-order")
+    args = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    columns = args.columns.split(",")
+    print(f"Arithmetic {args.arithmetic}, {args.seconds:g} s a run, {torch.get_num_threads()} thread(s).\n")
+    print("| property | known |", " | ".join(columns), "|", flush=True)
+    print("|---" * (2 + len(columns)) + "|")
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for model, entry in properties(args.corpus, args.only):
+        cells = []
+        for column in columns:
+            began = time.monotonic()
+            verdict = run(model, args.corpus / entry["vnnlib"], column, args.seconds, args.arithmetic)
+            counts[entry["result"], column, verdict.partition(":")[0]] += 1
+            cells.append(f"{verdict} {time.monotonic() - began:.1f}")
+            if (entry["result"], verdict) in WRONG:
+                cells[-1] = f"**WRONG: {cells[-1]}**"
+            if verdict.startswith("refused"):
+                cells += ["same"] * (len(columns) - len(cells))
+                for rest in columns[columns.index(column) + 1 :]:
+                    counts[entry["result"], rest, "refused"] += 1
+                break
+        name = Path(entry["vnnlib"]).name.partition(".vnnlib")[0]
+        print(f"| {name} | {entry['result']} |", " | ".join(cells), "|", flush=True)
+    print("\n| known | method | holds | violated | unknown | timeout | refused |\n|---|---|---|---|---|---|---|")
+    for known in ("sat", "unsat", "unknown"):
+        for column in columns:
+            row = [counts[known, column, v] for v in ("holds", "violated", "unknown", "timeout", "refused")]
+            print(f"| {known} | {column} |", " | ".join(map(str, row)), "|")
+    return int(any(counts[known, column, verdict] for known, verdict in WRONG for column in columns))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
