@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -14,7 +16,7 @@ from torch import nn
 
 from pipeline.arithmetic import EXACT, Outward, gamma
 from pipeline.bounds import Interval
-from pipeline.errors import InputRejected
+from pipeline.errors import EnvironmentFailure, InputRejected
 from pipeline.propagate.interval import IntervalWalk
 from pipeline.propagate.margins import MarginBounds
 from pipeline.propagate.rounding import self_test
@@ -220,3 +222,64 @@ def test_the_clipped_box_contains_its_ends_and_keeps_tiny_radii():
 
 def test_this_machine_passes_the_self_test():
     self_test()
+
+
+def test_a_product_that_is_no_sum_in_some_order_fails_the_self_test(monkeypatch):
+    """As an emulation with fewer bits would, or a convolution by transforms."""
+    product, convolution = torch.Tensor.__matmul__, nn.functional.conv2d
+    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a, b: product(a.float(), b.float()).double())
+    with pytest.raises(EnvironmentFailure, match="matrix product"):
+        self_test()
+    monkeypatch.undo()
+    monkeypatch.setattr(nn.functional, "conv2d", by_transforms(convolution))
+    with pytest.raises(EnvironmentFailure, match="convolution"):
+        self_test()
+
+
+def by_transforms(convolution):
+    """The convolution by FFT: small terms take on the error of the large ones beside them."""
+
+    def apply(x, w, padding):
+        size = [n + 2 for n in x.shape[2:]]
+        x = nn.functional.pad(x, (padding,) * 4)
+        spectrum = torch.einsum("bihw,oihw->bohw", torch.fft.fft2(x), torch.fft.fft2(w, size).conj())
+        return torch.fft.ifft2(spectrum).real[..., : size[0] - 2, : size[1] - 2]
+
+    x, w = torch.randn(1, 2, 9, 9).double(), torch.randn(3, 2, 3, 3).double()
+    assert torch.allclose(apply(x, w, 1), convolution(x, w, padding=1))
+    return apply
+
+
+@pytest.mark.parametrize("name", ["CUBLAS_EMULATE_DOUBLE_PRECISION", "NVIDIA_TF32_OVERRIDE"])
+def test_emulation_is_refused_on_a_gpu(name, monkeypatch):
+    monkeypatch.setenv(name, "1")
+    self_test()
+    with pytest.raises(EnvironmentFailure, match=name):
+        self_test("cuda")
+
+
+def test_denormals_switched_off_by_a_session_in_this_process_are_noticed():
+    """ONNX Runtime may change the mode of the thread that calls it: in a process of its own."""
+    program = """
+import numpy as np, onnxruntime as ort, torch
+from onnx import TensorProto, helper
+from pipeline.errors import EnvironmentFailure
+from pipeline.propagate.rounding import self_test
+ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2]) for n in "xy"]
+model = helper.make_model(helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", ports[:1], ports[1:]))
+model.ir_version, model.opset_import[0].version = 8, 17
+self_test()
+options = ort.SessionOptions()
+options.add_session_config_entry("session.set_denormal_as_zero", "1")
+options.intra_op_num_threads = 1
+session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+session.run(None, {"x": np.ones(2, np.float32)})
+flushed = float(torch.tensor([2.0**-1060], dtype=torch.float64) * 0.5) == 0.0
+try:
+    self_test()
+    assert not flushed
+except EnvironmentFailure:
+    assert flushed
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
