@@ -17,7 +17,10 @@ from pipeline.rules.relax import Line, Lines, Relaxation
 from pipeline.rules.rule import Op, Rule, Value
 
 POSITIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Where in the box each line of a fan is as close as a line can be; the one in the middle is the default."""
+"""Where in the box each line that a search may choose is as close as a line can be; the one in the middle is the default.
+
+Where all pieces are straight, the first and the last suffice: no more than two lines rest on a hinge.
+"""
 OVERFLOW = 2.0**125
 """From here on float32 kernels may leave their range, the reciprocal of a subnormal number among them."""
 
@@ -52,8 +55,8 @@ class Elementwise(Rule[Op]):
         """The line below that is highest in the middle of the box, and the one above that is lowest there.
 
         ``alpha`` may choose, first for the line below and then for that above, a mean of two of the lines that are best at
-        five places of the box: a mean of sound lines is sound, and 1/2 is the default. (Xu et al., arXiv 2011.13824, search
-        among all tangents; this is the same search over the polygon that five of them bound.)
+        five places of the box: a mean of sound lines is sound. (Xu et al., arXiv 2011.13824, search among all slopes of a
+        ReLU; this is the same for a hinge, and for a curve the same over the polygon that five of its lines bound.)
         """
         x, *constants = xs
         assert isinstance(x, Interval)
@@ -67,10 +70,13 @@ class Elementwise(Rule[Op]):
 
         lines = below(curve), _negated(below(-curve))
 
+        straight = set(curve.kinds) == {"linear"}
+        positions = (POSITIONS[0], POSITIONS[-1]) if straight else POSITIONS
+
         @cache
         def fans() -> tuple[list[Line], list[Line]]:
             under, over = (
-                [_mixable(x, middle if p == 0.5 else below(side, p), middle, rounding) for p in POSITIONS]
+                [_mixable(x, middle if p == 0.5 else below(side, p), middle, rounding) for p in positions]
                 for side, middle in ((curve, lines[0]), (-curve, _negated(lines[1])))
             )
             return under, [_negated(line) for line in over]
@@ -85,7 +91,9 @@ class Elementwise(Rule[Op]):
             rounding=rounding,
             steepest=torch.maximum(*(line.slope.abs() for line in lines)),
             highest=torch.maximum(*(_offset(line).abs() for line in lines)),
-            start=torch.full_like(lower, 0.5).expand(2, *lower.shape),
+            start=torch.stack([_nearest(*pair) for pair in zip(fans(), lines, strict=True)])
+            if straight
+            else torch.full_like(lower, 0.5).expand(2, *lower.shape),
             steer=steer,
         )
 
@@ -142,6 +150,12 @@ def _mixable(box: Interval, line: Line, default: Line, rounding: Rounding) -> Li
     offset = _offset(line) if slack is None else _offset(line) - 4 * slack
     finite = offset.isfinite()
     return Line(torch.where(finite, line.slope, default.slope), torch.where(finite, offset, _offset(default)))
+
+
+def _nearest(ends: Sequence[Line], default: Line) -> Tensor:
+    """Which of two lines the default is, 0 or 1; on a hinge it is one of them."""
+    first, last = ((line.slope - default.slope).abs() for line in ends)
+    return (last < first).to(first)
 
 
 def _mean(lines: Sequence[Line], place: Tensor) -> Line:

@@ -57,14 +57,15 @@ def grid(op: nn.Module, x: Interval, constants: list[Tensor], count: int) -> tup
     return points, torch.stack([op(p, *constants) for p in points])
 
 
-def forms(relaxation, x, alpha: float | None = None):
+def forms(relaxation, x, alpha: float | str | None = None):
     """The lines below ``f`` and ``-f``, slope and offset in each entry, read off by pulling back ``y`` and ``-y``."""
     size = x.center[0].numel()
     unit = torch.eye(size, dtype=torch.float64).reshape(size, 1, *x.center.shape[1:]).expand(-1, *x.center.shape)
     coeff = torch.cat([unit, -unit])
     choice = None
     if alpha is not None and relaxation.start is not None:
-        choice = torch.full_like(relaxation.start, alpha)[:, None].expand(-1, 2 * size, *x.center.shape)
+        choice = relaxation.start if alpha == "start" else torch.full_like(relaxation.start, alpha)
+        choice = choice[:, None].expand(-1, 2 * size, *x.center.shape)
     pulled = relaxation.pull_back(LinearForm(coeff, torch.zeros(coeff.shape[:2], dtype=torch.float64)), choice)[0]
     slope, offset = pulled.coeff.flatten(2).sum(2), pulled.const
     return [
@@ -129,7 +130,7 @@ def test_the_default_is_the_best_line_in_the_middle_and_the_search_starts_there(
     points, values = grid(op, x, constants, 65)
     middle = x.center
     relaxation = rule_for(op).relax(op, x, *constants)
-    for sign, chosen, (slope, offset) in zip((1, -1), forms(relaxation, x, 0.5), forms(relaxation, x), strict=True):
+    for sign, chosen, (slope, offset) in zip((1, -1), forms(relaxation, x, "start"), forms(relaxation, x), strict=True):
         assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-9) for a, b in zip(chosen, (slope, offset), strict=True))
         # No line below all samples is higher in the middle than the lowest chord over it.
         left, right = points <= middle, points >= middle
@@ -300,3 +301,11 @@ def test_a_step_is_loose_only_where_it_may_step(op):
     loose = rule_for(op).loose(op, x)
     assert rule_for(op).relax(op, x) is None
     assert loose.tolist()[0][:2] == [False, True]
+
+
+@pytest.mark.parametrize("alpha", [None, "start", 0.0, 0.4, 1.0])
+def test_a_leaky_relu_without_a_leak_is_a_relu(alpha):
+    _, x, _ = prepared("LeakyReLU-0", (*WIDE, *TINY))
+    leaky, relu = (forms(rule_for(op).relax(op, x), x, alpha) for op in (nn.LeakyReLU(0.0), nn.ReLU()))
+    for a, b in zip(leaky, relu, strict=True):
+        assert all(torch.allclose(v, w, rtol=1e-9, atol=1e-12) for v, w in zip(a, b, strict=True))
