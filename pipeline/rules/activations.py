@@ -79,7 +79,7 @@ def _exponential(op: nn.Module, scale: float, alpha: float, rate: float) -> Curv
     def derivative(x: Tensor) -> Tensor:
         return torch.where(x >= 0, scale, scale * alpha * rate * torch.exp(rate * x.clamp(max=0)))
 
-    return Curve(op, derivative, (0.0,), (bent(alpha), "linear"), turns=(0.0,))
+    return Curve(op, derivative, (0.0,), (bent(alpha), "linear"), turns=(0.0,) if alpha < 0 else ())
 
 
 @rule(nn.Softplus)

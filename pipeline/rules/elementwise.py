@@ -146,10 +146,12 @@ def _negated(line: Line) -> Line:
 
 def _mixable(box: Interval, line: Line, default: Line, rounding: Rounding) -> Line:
     """A line below, lowered by what mixing it and pulling a form through may lose; the default where it is vertical."""
-    slack = rounding.lines_slack(box, line.slope.abs(), _offset(line).abs())
-    offset = _offset(line) if slack is None else _offset(line) - 4 * slack
-    finite = offset.isfinite()
-    return Line(torch.where(finite, line.slope, default.slope), torch.where(finite, offset, _offset(default)))
+    finite = _offset(line).isfinite()
+    slope, offset = (
+        torch.where(finite, a, b) for a, b in ((line.slope, default.slope), (_offset(line), _offset(default)))
+    )
+    slack = rounding.lines_slack(box, slope.abs(), offset.abs())
+    return Line(slope, offset if slack is None else offset - 4 * slack)
 
 
 def _nearest(ends: Sequence[Line], default: Line) -> Tensor:

@@ -28,7 +28,8 @@ class LeakyReLURule(Elementwise[nn.Module]):
                 slope = torch.full_like(x, op.negative_slope)
             return torch.where(x >= 0, 1.0, slope)
 
-        return Curve(op, derivative, (0.0,), ("linear", "linear"), turns=(0.0,))
+        rising = isinstance(op, nn.LeakyReLU) and op.negative_slope >= 0
+        return Curve(op, derivative, (0.0,), ("linear", "linear"), turns=() if rising else (0.0,))
 
     def error(self, op: nn.Module, x: Tensor, y: Tensor, rounding: Rounding, *constants: Value) -> Tensor | float:
         return rounding.own_error(y, 1) + rounding.kernel_error(y, 1)
