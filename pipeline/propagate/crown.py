@@ -21,6 +21,7 @@ from pipeline.propagate import walk
 from pipeline.propagate.interval import IntervalWalk
 from pipeline.rules import Affine, rule_for
 from pipeline.rules.relax import Relaxation
+from pipeline.rules.weights import remembering
 from pipeline.threat import Region
 
 MEMORY = 1 << 30
@@ -111,7 +112,8 @@ class Bounds:
             rule = rule_for(step.op)
             assert rule is not None
             rounding = EXACT if exact else self.walk.walk.rounding_at(step)
-            self._relaxed[key] = rule.relax(step.op, *(self.values[a] for a in step.args), rounding=rounding)
+            with remembering(self.walk.walk.facts):
+                self._relaxed[key] = rule.relax(step.op, *(self.values[a] for a in step.args), rounding=rounding)
         return self._relaxed[key]
 
     def lower(

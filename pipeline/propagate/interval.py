@@ -13,6 +13,7 @@ from pipeline.network import Network, Plan, Step
 from pipeline.propagate import walk
 from pipeline.propagate.rounding import sites
 from pipeline.rules import rule_for
+from pipeline.rules.weights import Facts, remembering
 
 
 class IntervalWalk:
@@ -28,6 +29,7 @@ class IntervalWalk:
         if isinstance(rounding, Outward):
             self._site.update(sites(self.plan, rounding))
         self._carried: dict[int, int] = {}
+        self.facts: Facts = {}
 
     def boxes(
         self, inputs: Sequence[Interval | Tensor], *, keep: Container[int] = ()
@@ -41,7 +43,8 @@ class IntervalWalk:
         if rule is None:
             raise PipelineError(f"{self.network.origin(step.name)} has no rule; `rules.require` was not asked first.")
         try:
-            box = rule.interval(step.op, *xs, rounding=self.rounding_at(step))
+            with remembering(self.facts):
+                box = rule.interval(step.op, *xs, rounding=self.rounding_at(step))
         except PipelineError as error:
             raise type(error)(f"{self.network.origin(step.name)}: {error}") from error
         self._carried[step.index] = rule.carries(step.op, self._carried_into(step), *xs)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.arithmetic import EXACT, Rounding
@@ -25,13 +26,9 @@ class ReLURule(Rule[nn.ReLU]):
     def interval(self, op: nn.ReLU, *xs: Value, rounding: Rounding = EXACT) -> Interval:
         (x,) = xs
         assert isinstance(x, Interval)
-        active, inactive = x.center >= x.radius, x.center <= -x.radius
-        half = (x.center + x.radius) / 2
-        zero = torch.zeros_like(half)
-        return Interval(
-            torch.where(active, x.center, torch.where(inactive, zero, half)),
-            torch.where(active, x.radius, torch.where(inactive, zero, rounding.up(half))),
-        )
+        active, half = x.center >= x.radius, F.relu((x.center + x.radius) / 2)
+        widened = half if rounding is EXACT else torch.where(half == 0, half, rounding.up(half))
+        return Interval(torch.where(active, x.center, half), torch.where(active, x.radius, widened))
 
     def relax(self, op: nn.ReLU, *xs: Value, rounding: Rounding = EXACT) -> Relaxation:
         """``a x <= relu(x) <= s (x - l)`` where the sign is open, ``s = u/(u - l)``; any ``a`` in [0, 1] is exact.
