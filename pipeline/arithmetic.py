@@ -170,8 +170,9 @@ class Outward:
         g = self._relative(terms, deployed_terms)
         widened = _each(inputs, lambda x: Interval(x.center, (x.radius + g * x.magnitude) * (1 + 2.0**-49)))
         spread = radius(*widened) + g * _abs(offset)
-        spread = (spread + self._flushed(inputs, radius, terms)) * (1 + 2 * gamma(terms + 8, U64))
-        return Interval(center, self._unless_overflow(spread, inputs, radius, offset, terms))
+        row_sum = _row_sum(inputs, radius) if self.deployed else None
+        spread = (spread + self._flushed(inputs, row_sum, terms)) * (1 + 2 * gamma(terms + 8, U64))
+        return Interval(center, self._unless_overflow(spread, inputs, radius, row_sum, offset, terms))
 
     def affine_error(
         self,
@@ -188,8 +189,9 @@ class Outward:
         """
         g = self._relative(terms + 1, deployed_terms)
         magnitude = radius(*_each(inputs, _as_radius)) + _abs(offset)
-        error = (g * magnitude + self._flushed(inputs, radius, terms)) * (1 + 2 * gamma(terms + 8, U64))
-        return self._unless_overflow(error, inputs, radius, offset, terms)
+        row_sum = _row_sum(inputs, radius) if self.deployed else None
+        error = (g * magnitude + self._flushed(inputs, row_sum, terms)) * (1 + 2 * gamma(terms + 8, U64))
+        return self._unless_overflow(error, inputs, radius, row_sum, offset, terms)
 
     def descend(self, const: Tensor, added: Tensor | None, coeff: Tensor, slack: Tensor | None) -> Tensor:
         """``const + added - <|A|, slack>``, rounded down; the slack pays for the rounding of ``added`` itself."""
@@ -257,13 +259,10 @@ class Outward:
     def _relative(self, terms: int, deployed_terms: int) -> float:
         return 2 * gamma(terms + 3, U64) + (gamma(deployed_terms, U32) if self.deployed else 0.0)
 
-    def _flushed(
-        self, inputs: tuple[Interval | Tensor, ...], radius: Callable[..., Tensor], terms: int
-    ) -> Tensor | float:
+    def _flushed(self, inputs: tuple[Interval | Tensor, ...], row_sum: Tensor | None, terms: int) -> Tensor | float:
         """``U``: what products and sums below the smallest normal number may lose, and folded weights with them."""
-        if not self.deployed:
+        if row_sum is None:
             return TINY64
-        row_sum = _row_sum(inputs, radius)
         flushed = 2 * TINY32 * (row_sum + terms * _peak(inputs, row_sum.dim()) + 4 * (terms + 1))
         if self.folded_scale is not None:
             flushed = flushed * (1 + 1 / self.folded_scale)
@@ -274,6 +273,7 @@ class Outward:
         spread: Tensor,
         inputs: tuple[Interval | Tensor, ...],
         radius: Callable[..., Tensor],
+        row_sum: Tensor | None,
         offset: Tensor | float,
         terms: int,
     ) -> Tensor:
@@ -282,9 +282,9 @@ class Outward:
         A mean of ``terms`` numbers may be summed before it is divided, a folded scale multiplies every partial sum, and up
         to four sums may share an accumulator (a layer, a residual, the two constants of a BatchNorm).
         """
-        if not self.deployed:
+        if row_sum is None:
             return spread
-        limit, row_sum = FLOAT32_MAX / (4 * terms + 4), _row_sum(inputs, radius)
+        limit: Tensor | float = FLOAT32_MAX / (4 * terms + 4)
         if self.folded_scale is not None:
             largest = torch.where(self.folded_scale.isinf(), 0.0, self.folded_scale).max().clamp(min=self.folded_peak)
             limit = limit / float(largest.clamp(min=1))
