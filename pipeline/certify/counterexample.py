@@ -25,6 +25,8 @@ Confirm = Callable[[int, np.ndarray], Witness | None]
 NEAR = 1e-5
 """Candidates this close to the unsafe set, relative to the outputs, are worth a look by the file's own runtime."""
 LOOKS = 4
+PROBING = 6
+"""Steps inside a patch that is about to be halved."""
 
 
 @dataclass(frozen=True)
@@ -51,46 +53,55 @@ class Falsifier:
         self.shapes = [tuple(d or 1 for d in port.shape[1:]) for port in network.inputs]
         self.ends = lru_cache(1 << 10)(self._ends)
 
-    def search(self, clock: Clock) -> Witness | None:
-        """The first counterexample, or None once every start has been tried or the time is over."""
-        targets = [(i, a) for i, case in enumerate(self.question.cases) for a in range(len(case.unsafe))]
+    def search(
+        self, clock: Clock, *, starts: Sequence[int] | None = None, among: Sequence[Patch] | None = None
+    ) -> Witness | None:
+        """The first counterexample, or None once every start has been tried or the time is over.
+
+        ``among`` leaves only the cases and conjunctions that are open in these patches.
+        """
+        whole = [(i, a) for i, case in enumerate(self.question.cases) for a in range(len(case.unsafe))]
+        targets = whole if among is None else sorted({(patch.case, a) for patch in among for a in patch.open})
         try:
-            for start in range(self.descent.starts):
+            for start in range(self.descent.starts) if starts is None else starts:
                 for at in range(0, len(targets), self.batch):
-                    found = self._descend(targets[at : at + self.batch], start, clock)
+                    some = targets[at : at + self.batch]
+                    found = self._descend(some, *self._boxes(some), start, self.descent.steps, clock)
                     if found is not None:
                         return found
         except OutOfTime:
             pass
         return None
 
-    def probe(self, patches: Sequence[Patch]) -> Witness | None:
-        """Whether the centre of some patch is a counterexample: where a proof fails, there may be one."""
+    def probe(self, patches: Sequence[Patch], clock: Clock) -> Witness | None:
+        """A few steps from the centre of every patch: where a proof fails, there may be a counterexample."""
         pairs = [(patch, a) for patch in patches for a in patch.open]
-        low, high = self._boxes([(patch.case, a) for patch, a in pairs])
-        middle = np.stack([(patch.lower + patch.upper) / 2 for patch, _ in pairs]).astype(np.float32)
-        points = torch.from_numpy(middle).to(self.device).clamp(low, high)
         targets = [(patch.case, a) for patch, a in pairs]
-        with torch.no_grad():
-            distance, size = self._distance(points, *self._constraints(targets))
-        return self._look(points, targets, distance.amax(1), size)
-
-    def _descend(self, targets: Sequence[tuple[int, int]], start: int, clock: Clock) -> Witness | None:
         low, high = self._boxes(targets)
+        lower = torch.from_numpy(np.stack([patch.lower for patch, _ in pairs])).to(low)
+        upper = torch.from_numpy(np.stack([patch.upper for patch, _ in pairs])).to(low)
+        low, high = lower.clamp(low, high), upper.clamp(low, high)
+        return self._descend(targets, low, high, 0, PROBING, clock)
+
+    def _descend(
+        self, targets: Sequence[tuple[int, int]], low: Tensor, high: Tensor, start: int, steps: int, clock: Clock
+    ) -> Witness | None:
         constraints = self._constraints(targets)
         points = low + self._start(start, targets, low) * (high - low)
-        for step in range(self.descent.steps + 1):
+        for step in range(steps + 1):
             clock.check()
             points = torch.minimum(torch.maximum(points, low), high).detach().requires_grad_()
             distance, size = self._distance(points, *constraints)
             found = self._look(points.detach(), targets, distance.detach().amax(1), size.detach())
-            if found is not None or step == self.descent.steps:
+            if found is not None or step == steps:
                 return found
             loss = distance.amax(1) if start % 2 == 0 else distance.clamp(min=0).sum(1)
+            if not loss.requires_grad:
+                return None
             (gradient,) = torch.autograd.grad(loss.sum(), points, allow_unused=True)
             if gradient is None:
                 return None
-            share = self.descent.first * (self.descent.last / self.descent.first) ** (step / self.descent.steps)
+            share = self.descent.first * (self.descent.last / self.descent.first) ** (step / steps)
             points = points.detach() - share * (high - low) * gradient.sign()
         return None
 

@@ -99,7 +99,7 @@ class Refuter:
 
     def _split(self, outcome: Outcome, clock: Clock, stop: Callable[[Sequence[Patch]], bool]) -> Iterator[Progress]:
         """Halve what is open, depth first, until nothing is, or what remains cannot be halved."""
-        methods = [m for m in self.methods if m != "alpha-crown"]
+        methods = [m for m in self.methods if m != "alpha-crown"][-1:]  # in small boxes, slopes matter less than cuts
         scores = np.stack([patch.upper - patch.lower for patch in outcome.left]) if outcome.left else np.zeros((0, 1))
         pending = list(zip(outcome.left, scores, strict=True))
         while pending:

@@ -64,6 +64,7 @@ class Answer(_Frozen):
     arithmetic: str
     provider: str
     statement: str
+    assumptions: tuple[str, ...] = ()
     verdict: Verdict
     methods: tuple[str, ...]
     decided_by: str | None

@@ -13,16 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from pipeline.arithmetic import rounding_of
-from pipeline.certify.boxes import Clock
+from pipeline.certify.boxes import Clock, Patch
 from pipeline.certify.counterexample import Descent, Falsifier
 from pipeline.certify.property import Outcome, Refuter
 from pipeline.certify.witness import Witness, check
 from pipeline.errors import Contradiction, UsageError
-from pipeline.network import Network
-from pipeline.propagate import walk
 from pipeline.propagate.margins import METHODS, Method
 from pipeline.propagate.rounding import self_test
 from pipeline.report.canonical import digest
@@ -30,13 +27,15 @@ from pipeline.settings import Settings, settle
 from pipeline.vnnlib import Case, Property, counterexample, exact, parse, read
 from pipeline.workflow import facts
 from pipeline.workflow.answer import STATEMENT, Answer, Asked, Decided, Found, PropertyReport, Verdict, write
-from pipeline.workflow.asked import open_for, require_rules
+from pipeline.workflow.asked import batch_of, open_for, require_rules
 from pipeline.workflow.events import Note
+from pipeline.workflow.kernels import Kernels, measured
 from pipeline.workflow.subject import Subject, device_of, metadata
 
 ATTACK_SHARE = 0.3
 """How much of a time budget the search for a counterexample may take before a proof is tried."""
-BATCH_BYTES = 1 << 26
+LONGER = 6
+"""How many times as many starts the second search has."""
 ABOUT_DATA = (
     *(
         "data",
@@ -87,7 +86,7 @@ def decide(
         yield Note(note)
     judge = _Judge(subject, question, text, settings.output)
     falsifier = _falsifier(subject, question, judge, settings, source) if settings.attack else None
-    outcome, witness = yield from _decided(subject, question, falsifier, settings, method, clock)
+    outcome, witness, kernels = yield from _decided(subject, question, falsifier, settings, method, clock)
     answer = Answer(
         tool=facts.tool(),
         model={"file": model.name, "sha256": _sha256(model), "bytes": model.stat().st_size},
@@ -103,6 +102,7 @@ def decide(
         arithmetic=settings.arithmetic,
         provider=settings.provider,
         statement=STATEMENT[settings.arithmetic],
+        assumptions=kernels.assumptions,
         verdict=_verdict(outcome, witness, settings),
         methods=METHODS[: METHODS.index(method) + 1],
         decided_by=_by(outcome, witness),
@@ -110,7 +110,7 @@ def decide(
         boxes_open=len(outcome.left),
         attack=None if falsifier is None else vars(falsifier.descent),
         witness=None if witness is None else _found(witness),
-        notes=tuple(notes),
+        notes=(*notes, *([kernels.note] if kernels.note else [])),
     )
     run = facts.run(started, argv, device_of(settings), {})
     described = PropertyReport(result=answer, result_sha256=digest(answer.model_dump(mode="json")), run=run)
@@ -128,27 +128,36 @@ def _decided(
     settings: Settings,
     method: Method,
     clock: Clock,
-) -> Generator[Progress, None, tuple[Outcome, Witness | None]]:
+) -> Generator[Progress, None, tuple[Outcome, Witness | None, Kernels]]:
+    """A short search, a proof, and where neither decides a long search among what is open."""
     left = None if clock.deadline is None else max(0.0, clock.deadline - time.monotonic())
     witness = falsifier.search(Clock.of(None if left is None else left * ATTACK_SHARE)) if falsifier else None
     if witness is not None:
-        return Outcome(), witness
+        return Outcome(), witness, Kernels()
     require_rules(subject.network)
+    kernels = measured(subject, settings) if len(subject.network.inputs) == 1 else Kernels()
     self_test()
     network = subject.network.in_float64().to(device_of(settings))
-    refuter = Refuter(network, question, rounding_of(settings.arithmetic), method=method, batch=_batch(network))
+    rounding = rounding_of(settings.arithmetic, kernels.errors)
+    refuter = Refuter(network, question, rounding, method=method, batch=batch_of(network))
     on_the_way: list[Witness] = []
 
-    def stop(patches: Any) -> bool:
-        found = falsifier.probe(patches) if falsifier else None
+    def stop(patches: Sequence[Patch]) -> bool:
+        found = falsifier.probe(patches, clock) if falsifier else None
         on_the_way.extend([found] if found else [])
         return found is not None
 
+    outcome = Outcome()
     for event in refuter.prove(clock, stop=stop):
         if isinstance(event, Outcome):
-            return event, on_the_way[0] if on_the_way else None
-        yield event
-    raise AssertionError("a proof ends with its Outcome")
+            outcome = event
+        else:
+            yield event
+    witness = on_the_way[0] if on_the_way else None
+    if witness is None and falsifier is not None and outcome.left and not outcome.timed_out:
+        first = falsifier.descent.starts
+        witness = falsifier.search(clock, starts=range(first, LONGER * first), among=outcome.left)
+    return outcome, witness, kernels
 
 
 class _Judge:
@@ -206,19 +215,6 @@ def _falsifier(
     )
     network = copy.deepcopy(subject.network).to(device_of(settings))
     return Falsifier(network, question, descent, judge)
-
-
-def _batch(network: Network) -> int:
-    """Boxes bounded at once: one where the file fixes the batch, else by the size of the largest layer."""
-    if network.inputs[0].shape[0] is not None:
-        return 1
-    xs = [torch.zeros(1, *(d or 1 for d in port.shape[1:])).double() for port in network.inputs]
-    device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    values = walk.forward(
-        network.plan(), [x.to(device) for x in xs], lambda step, *v: step.op(*v), keep=walk.EVERYTHING
-    )
-    largest = max(v.numel() for v in values if isinstance(v, torch.Tensor) and v.dim() and len(v) == 1)
-    return max(1, min(256, BATCH_BYTES // (8 * 8 * largest)))
 
 
 def _verdict(outcome: Outcome, witness: Witness | None, settings: Settings) -> Verdict:
