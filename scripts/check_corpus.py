@@ -3,7 +3,7 @@
     PIPELINE_CORPUS=folder python scripts/check_corpus.py --seconds 20 --only acasxu
 
 The folder holds ``index.json`` with models, properties and their known results (VNN-COMP). Prints a Markdown table and exits
-1 if anything known to be violated was ever proved, or anything known to hold was ever falsified: those are faults.
+1 if anything known to be violated was ever proved, anything known to hold falsified, or anything raised: those are faults.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pipeline.workflow.answer import Decided
 from pipeline.workflow.properties import decide
 
 ATTACK = "attack + alpha-crown"
+VERDICTS = ("holds", "violated", "unknown", "timeout", "refused", "FAULT")
 WRONG = {("sat", "holds"), ("unsat", "violated")}
 
 
@@ -48,6 +49,8 @@ def run(model: Path, vnnlib: Path, column: str, seconds: float, arithmetic: str)
     except PipelineError as error:
         lines = str(error).splitlines()
         return f"refused: {lines[1].strip() if len(lines) > 2 else lines[0][:90]}"
+    except Exception as error:  # the other properties must still be run
+        return f"FAULT: {type(error).__name__}: {str(error)[:60]}"
     raise AssertionError("a run ends with Decided")
 
 
@@ -81,12 +84,13 @@ def main() -> int:
                 break
         name = Path(entry["vnnlib"]).name.partition(".vnnlib")[0]
         print(f"| {name} | {entry['result']} |", " | ".join(cells), "|", flush=True)
-    print("\n| known | method | holds | violated | unknown | timeout | refused |\n|---|---|---|---|---|---|---|")
+    print("\n| known | method |", " | ".join(VERDICTS), "|\n" + "|---" * (2 + len(VERDICTS)) + "|")
     for known in ("sat", "unsat", "unknown"):
         for column in columns:
-            row = [counts[known, column, v] for v in ("holds", "violated", "unknown", "timeout", "refused")]
+            row = [counts[known, column, v] for v in VERDICTS]
             print(f"| {known} | {column} |", " | ".join(map(str, row)), "|")
-    return int(any(counts[known, column, verdict] for known, verdict in WRONG for column in columns))
+    faults = any(verdict == "FAULT" for _, _, verdict in counts)
+    return int(faults or any(counts[known, column, verdict] for known, verdict in WRONG for column in columns))
 
 
 if __name__ == "__main__":
