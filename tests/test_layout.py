@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "data": {"errors"},
     "report": {"errors"},
     "workflow": {
-        *("errors", "arithmetic", "network", "rules", "propagate", "threat", "vnnlib"),
+        *("errors", "bounds", "arithmetic", "network", "rules", "propagate", "threat", "vnnlib"),
         *("certify", "train", "preprocess", "settings", "graph", "data", "report"),
     },
     "cli": {"errors", "arithmetic", "workflow", "report", "certify", "train"},
