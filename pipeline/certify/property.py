@@ -106,7 +106,8 @@ class Refuter:
             clock.check()
             if clock.deadline is None and outcome.boxes > MAX_BOXES:
                 break
-            taken, pending = pending[-self.batch // 2 or -1 :], pending[: -self.batch // 2 or -1]
+            count = max(1, self.batch // 2)
+            taken, pending = pending[-count:], pending[:-count]
             if stop([patch for patch, _ in taken]):
                 break
             halves = [half for patch, score in taken for half in self._halves(patch, score)]

@@ -74,7 +74,9 @@ def assemble(asserted: Sequence[list[Clause]], inputs: int, outputs: int) -> Pro
             vacuous += len(unsafe)
         else:
             cases.append(box.case(tuple(dict.fromkeys(unsafe))))
-    return Property(inputs, outputs, tuple(cases), vacuous)
+    parts = (clause for part in asserted for clause in part)
+    open_ends = any(isinstance(atom, Bound) and atom.strict for clause in parts for atom in clause)
+    return Property(inputs, outputs, tuple(cases), vacuous, open_ends)
 
 
 class _Bounds:

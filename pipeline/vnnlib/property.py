@@ -29,9 +29,13 @@ class Case:
 
 @dataclass(frozen=True)
 class Property:
-    """The unsafe set: ``cases`` is a disjunction. ``vacuous`` counts the disjuncts that no input meets, left out of it."""
+    """The unsafe set: ``cases`` is a disjunction. ``vacuous`` counts the disjuncts that no input meets, left out of it.
+
+    Boxes are closed; where ``open_ends``, some bound was strict, and a point on a side need not be in the unsafe set.
+    """
 
     inputs: int
     outputs: int
     cases: tuple[Case, ...]
     vacuous: int = 0
+    open_ends: bool = False

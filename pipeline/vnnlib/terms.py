@@ -43,11 +43,12 @@ class Linear:
 
 @dataclass(frozen=True)
 class Bound:
-    """``X_index <= value`` if ``upper``, else ``>=``. A strict bound is kept as the closed one around it."""
+    """``X_index <= value`` if ``upper``, else ``>=``; without equality where ``strict``."""
 
     index: int
     upper: bool
     value: Fraction
+    strict: bool = False
 
 
 Atom = Bound | Constraint
@@ -98,4 +99,4 @@ def compared(head: str, left: Linear, right: Linear) -> Atom | bool:
             "inputs lie in boxes, each bounded by numbers alone; here several inputs are in one constraint"
         )
     (((_, index), coefficient),) = terms.items()
-    return Bound(index, coefficient > 0, bound / coefficient)
+    return Bound(index, coefficient > 0, bound / coefficient, strict)

@@ -77,6 +77,15 @@ def test_unknown_and_timeout_are_4(pipeline, tiny):
     assert (code, result["verdict"]) == (4, "unknown")
 
 
+def test_a_strict_bound_on_an_input_is_kept(pipeline, tiny):
+    """Y_0 >= 0.25 is met on the side x0 = 1/2 of the box alone, and the property leaves that side out."""
+    head = HEAD + "(assert (>= X_0 0))(assert (>= X_1 0.25))(assert (<= X_1 0.25))"
+    code, result = decided(pipeline, tiny, head + "(assert (<= X_0 0.5))(assert (>= Y_0 0.25))")
+    assert (code, result["verdict"]) == (1, "violated")
+    code, result = decided(pipeline, tiny, head + "(assert (< X_0 0.5))(assert (>= Y_0 0.25))", "--time-budget", "2")
+    assert code == 4
+
+
 def test_the_text_says_the_verdict_first(pipeline, tiny):
     for text, code, says in (
         ("(assert (>= Y_0 0.5))", 0, "holds"),

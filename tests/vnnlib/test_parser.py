@@ -80,6 +80,13 @@ def test_bounds_meet():
     assert case.upper == (Q(1, 20),)
 
 
+def test_strict_bounds_on_inputs_close_their_boxes_and_say_so():
+    assert not parse(declared(1, 1) + BOX + "(assert (< Y_0 0))").open_ends
+    found = parse(declared(1, 1) + BOX + "(assert (< X_0 0.1)) (assert (< Y_0 0))")
+    assert found.open_ends
+    assert found.cases[0].upper == (Q(1, 10),)
+
+
 def test_an_empty_box_is_vacuous_and_counted():
     text = "(assert (or (and (>= X_0 3) (<= Y_0 0)) (<= Y_0 1)))"
     found = parse(declared(1, 1) + BOX + text)
