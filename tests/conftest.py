@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+# Small tensors gain nothing from threads, and lose much by them wherever cores are shared.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request) -> str:

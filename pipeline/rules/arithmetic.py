@@ -141,9 +141,11 @@ class MatMulRule(Affine[nn.Module]):
         return shape[-2] if len(shape) > 1 else shape[0]
 
     def fan_out(self, op: nn.Module, *xs: Value) -> int:
-        return _copies(op, *(x for x in xs if isinstance(x, Interval))) * max(
-            x.shape[-1] if i else x.shape[-2] for i, x in enumerate(xs) if isinstance(x, Tensor)
-        )
+        left, right = (x.center.shape if isinstance(x, Interval) else x.shape for x in xs)
+        mine, constant = (left, right) if isinstance(xs[0], Interval) else (right, left)
+        width = 1 if len(constant) == 1 else constant[-1] if constant is right else constant[-2]
+        batches = torch.broadcast_shapes(left[:-2], right[:-2])
+        return width * (batches.numel() // max(mine[:-2].numel(), 1))
 
     def carries(self, op: nn.Module, carried: int, *xs: Value) -> int:
         return self.terms(op, *xs)

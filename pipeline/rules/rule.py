@@ -125,7 +125,7 @@ class Affine(Rule[Op]):
 
     def relax(self, op: Op, *xs: Value, rounding: Rounding = EXACT) -> Relaxation:
         error, constant = self.disturbance(op, *xs, rounding=rounding), self.constant(op, *xs)
-        slack = None if error is None else rounding.affine_slack(error, constant)
+        slack = rounding.affine_slack(error, constant)
         return AffineMap(lambda coeff: self.transpose(op, coeff, *xs), constant, slack, rounding, self.window(op, *xs))
 
     def window(self, op: Op, *xs: Value) -> Window | None:

@@ -88,5 +88,8 @@ class CastRule(Affine[ops.Cast]):
     def deployed_terms(self, op: ops.Cast, terms: int, carried: int) -> int:
         return 1
 
+    def carries(self, op: ops.Cast, carried: int, *xs: Value) -> int:
+        return carried  # a runtime may drop the Cast, and fuse what it stood between
+
     def examples(self) -> Iterator[Example]:
         yield Example(ops.Cast(torch.float32), ((3, 9),))

@@ -33,7 +33,7 @@ def test_the_written_file_is_the_same_graph_and_certifies_by_its_own_metadata(pi
     assert report.model.sha256 == digests(after).sha256
     assert report.training.parent_sha256 == digests(before).sha256
     assert len(report.training.curves) == 4
-    code, out, err = pipeline("certify", "model.certified.onnx", "--format", "json")
+    code, out, err = pipeline("certify", "model.certified.onnx", "--method", "ibp", "--format", "json")
     assert code == 0, err
     level = json.loads(out)["result"]["levels"]
     assert [one["eps"] for one in level] == ["1/20"]

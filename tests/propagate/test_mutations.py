@@ -211,7 +211,6 @@ def test_a_norm_of_tiny_coefficients_is_not_zero():
     assert float(least) <= -2.0 * 2.0**-540
 
 
-@pytest.mark.xfail(reason="rules/rule.py: Affine.relax charges no slack where only the constant's sum rounds")
 @pytest.mark.parametrize("op", [ops.Concat(1), ops.Pad((0, 3), value=0.7)], ids=["concat", "pad"])
 def test_constants_joined_in_are_summed_with_rounding(op):
     """``<A, constant>`` is a computed sum, whether or not the operator itself rounds."""
