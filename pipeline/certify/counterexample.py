@@ -99,8 +99,8 @@ class Falsifier:
             if not loss.requires_grad:
                 return None
             (gradient,) = torch.autograd.grad(loss.sum(), points, allow_unused=True)
-            if gradient is None:
-                return None
+            if gradient is None or not bool(gradient.any()):
+                return None  # behind a step function nothing moves, and another start costs less
             share = self.descent.first * (self.descent.last / self.descent.first) ** (step / steps)
             points = points.detach() - share * (high - low) * gradient.sign()
         return None
