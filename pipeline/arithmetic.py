@@ -320,6 +320,14 @@ def unmeasured(*operators: str) -> InputRejected:
     )
 
 
+def unbounded(*operators: str) -> InputRejected:
+    """The refusal of operators that runtimes evaluate each in its own way: nothing bounds their float32 error."""
+    return InputRejected(
+        f"the float32 error of {', '.join(operators)} is bounded by no standard, and runtimes evaluate it each in its own "
+        "way, so `--arithmetic float32-any-order` cannot certify it; use `--arithmetic real`."
+    )
+
+
 def dot(coeff: Tensor, value: Tensor) -> Tensor:
     """``<A, y>`` over the features: (rows, batch, *features) with (batch or 1, *features) gives (rows, batch)."""
     rows, batch = coeff.shape[:2]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.arithmetic import Outward, Rounding, dot
+from pipeline.arithmetic import Outward, Rounding, dot, unbounded
 from pipeline.bounds import Interval, LinearForm
 from pipeline.errors import InputRejected
 from pipeline.rules.relax import Relaxation
@@ -80,8 +80,5 @@ class Negated(Relaxation):
 def own_kernel(rounding: Rounding, operator: str, value: Tensor) -> Tensor | float:
     """The float32 error of an operator that is a whole program of its own. Raises InputRejected where nothing bounds it."""
     if isinstance(rounding, Outward) and rounding.deployed and operator not in rounding.kernels:
-        raise InputRejected(
-            f"the float32 error of {operator} is bounded by no standard, and runtimes evaluate it each in its own way, so "
-            "`--arithmetic float32-any-order` cannot certify it; use `--arithmetic real`."
-        )
+        raise unbounded(operator)
     return rounding.kernel(operator, value)

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from pipeline.arithmetic import Outward, unmeasured
+from pipeline.arithmetic import Outward, unbounded, unmeasured
 from pipeline.bounds import Interval
-from pipeline.graph import kernel_table
+from pipeline.graph import kernel_table, kernels
 from pipeline.propagate.interval import IntervalWalk
 from pipeline.settings import Settings
 from pipeline.workflow.subject import Subject
@@ -34,6 +34,8 @@ def measured(subject: Subject, settings: Settings) -> Kernels:
     needed = _needed(subject) if settings.arithmetic == "float32-any-order" else ()
     if not needed:
         return Kernels()
+    if beyond := [name for name in needed if name not in kernels.OPERATORS]:
+        raise unbounded(*beyond)
     # What was measured is the CPU provider.
     table, note = kernel_table.load() if settings.provider == "cpu" else (None, None)
     missing = [name for name in needed if table is None or name not in table.operators]
