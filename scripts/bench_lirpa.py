@@ -90,7 +90,7 @@ def ours(
     network: Network, x: Tensor, box: Interval, labels: Tensor, method: str, **options: Any
 ) -> Callable[[], Tensor]:
     """Rows (classes - 1, batch) of margins by this package."""
-    bounds = MarginBounds(network, EXACT, method=method, search=Search(until_proved=False), **options)
+    bounds = MarginBounds(network, EXACT, method=method, search=Search(until_proved=False), fixed=True, **options)
     return lambda: bounds.rows(Box(box), labels)
 
 

@@ -59,8 +59,8 @@ class Refuter:
         self.network, self.question, self.rounding, self.batch = network, question, rounding, batch
         self.methods = METHODS[: METHODS.index(method) + 1]
         self.search = search or Search()
-        self.loose = LinearWalk(network, rounding)
-        self.tight = LinearWalk(network, rounding, tighten=True)
+        self.loose = LinearWalk(network, rounding, fixed=True)
+        self.tight = LinearWalk(network, rounding, tighten=True, fixed=True)
         self.device = next((p.device for p in network.parameters()), torch.device("cpu"))
         self.shapes = [tuple(d or 1 for d in port.shape[1:]) for port in network.inputs]
         with torch.no_grad():

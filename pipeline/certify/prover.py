@@ -96,9 +96,8 @@ class Prover:
 
     def _by(self, method: Method, mode: Mode) -> MarginBounds:
         if (method, mode) not in self._bounds:
-            self._bounds[method, mode] = MarginBounds(
-                self.network, rounding_of(mode, self.settings.kernels), method=method, memory=self.settings.memory
-            )
+            rounding, memory = rounding_of(mode, self.settings.kernels), self.settings.memory
+            self._bounds[method, mode] = MarginBounds(self.network, rounding, method=method, memory=memory, fixed=True)
         return self._bounds[method, mode]
 
     def _tensors(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:

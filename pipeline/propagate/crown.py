@@ -58,8 +58,9 @@ class LinearWalk:
         tighten: bool = False,
         meet: bool = True,
         memory: int = MEMORY,
+        fixed: bool = False,
     ):
-        self.walk = IntervalWalk(network, rounding, plan)
+        self.walk = IntervalWalk(network, rounding, plan, fixed=fixed)
         self.plan, self.rounding, self.tighten, self.memory = self.walk.plan, rounding, tighten, memory
         self.meet = meet
         self.readers: dict[int, list[Step]] = {}

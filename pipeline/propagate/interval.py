@@ -20,16 +20,16 @@ class IntervalWalk:
     """IBP over one Network (Gowal et al., arXiv 1810.12715, eq. 6-8), in the precision of its weights.
 
     ``boxes(x)`` gives the box of every node; ``rounding_at`` remembers what each operator was charged, which a backward walk
-    over the same values needs again.
+    over the same values needs again. ``fixed`` promises that no weight changes while the walk is in use.
     """
 
-    def __init__(self, network: Network, rounding: Rounding = EXACT, plan: Plan | None = None):
+    def __init__(self, network: Network, rounding: Rounding = EXACT, plan: Plan | None = None, *, fixed: bool = False):
         self.network, self.plan, self.rounding = network, plan or network.plan(), rounding
         self._site: dict[int, Rounding] = dict.fromkeys((s.index for s in self.plan.steps), rounding)
         if isinstance(rounding, Outward):
             self._site.update(sites(self.plan, rounding))
         self._carried: dict[int, int] = {}
-        self.facts: Facts = {}
+        self.facts: Facts | None = {} if fixed else None
 
     def boxes(
         self, inputs: Sequence[Interval | Tensor], *, keep: Container[int] = ()

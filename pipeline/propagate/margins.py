@@ -110,7 +110,8 @@ class MarginBounds:
     """Margins of one classifier: ``bounds(region, labels)`` is the least margin over the other classes, per sample.
 
     ``method`` says how far the walk goes and over which boxes; a method's margins are met, row by row, with those of the
-    methods before it that share its boxes. ``memory`` bounds the bytes of a backward walk's coefficients.
+    methods before it that share its boxes. ``memory`` bounds the bytes of a backward walk's coefficients; ``fixed`` promises that
+    the weights stay as they are, so that what is found out about them need not be found again.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class MarginBounds:
         memory: int = MEMORY,
         search: Search | None = None,
         meet: bool = True,
+        fixed: bool = False,
     ):
         if len(network.inputs) != 1 or len(network.outputs) != 1:
             raise InputRejected(
@@ -130,7 +132,7 @@ class MarginBounds:
             )
         self.top, self.method, self.search = head(network.plan()), method, search or Search()
         tighten = method in ("crown", "alpha-crown")
-        self.walk = LinearWalk(network, rounding, self.top.plan, tighten=tighten, meet=meet, memory=memory)
+        self.walk = LinearWalk(network, rounding, self.top.plan, tighten=tighten, meet=meet, memory=memory, fixed=fixed)
 
     @torch.no_grad()
     def bounds(self, region: Region | Interval, labels: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:

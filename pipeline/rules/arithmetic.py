@@ -51,8 +51,8 @@ class AddRule(Affine[nn.Module]):
 
     def window(self, op: nn.Module, *xs: Value) -> Window | None:
         """A residual sum hands the window on to both sides."""
-        shapes = {x.center.shape[1:] for x in xs if isinstance(x, Interval)}
-        if len(shapes) > 1 or any(x.dim() >= len(next(iter(shapes))) + 1 for x in xs if isinstance(x, Tensor)):
+        whole = torch.broadcast_shapes(*(x.center.shape if isinstance(x, Interval) else x.shape for x in xs))[1:]
+        if any(x.center.shape[1:] != whole for x in xs if isinstance(x, Interval)):
             return None
         signs = (1.0, -1.0 if isinstance(op, ops.Sub) else 1.0)
         return lambda coeff, origin: [

@@ -1,7 +1,6 @@
 """Facts of weights that every batch needs again: ``|W|``, and how many entries of a row are not zero.
 
-They are remembered by a walk that bounds many batches of one fixed network, and by nothing else: weights that train are read
-anew each time.
+They are remembered by a walk that was promised a fixed network, and by nothing else: weights that train are read anew.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ import torch
 from torch import Tensor
 
 T = TypeVar("T")
-Facts = dict[tuple[str, int], tuple[Tensor, tuple[int, int], Any]]
+Facts = dict[tuple[str, int], tuple[Tensor, Any]]
 _FACTS: ContextVar[Facts | None] = ContextVar("facts of weights", default=None)
 
 
 @contextmanager
-def remembering(facts: Facts) -> Iterator[None]:
-    """Keep what rules find out about weights in ``facts``, and look there first."""
+def remembering(facts: Facts | None) -> Iterator[None]:
+    """Keep what rules find out about weights in ``facts``, and look there first; None to ask each time."""
     token = _FACTS.set(facts)
     try:
         yield
@@ -43,8 +42,9 @@ def _fact(name: str, weight: Tensor, compute: Callable[[Tensor], T]) -> T:
     facts = None if torch.is_grad_enabled() else _FACTS.get()
     if facts is None:
         return compute(weight)
-    # The version and the address tell a weight that was changed; it is kept itself, so that no other takes its id.
-    key, state = (name, id(weight)), (weight._version, weight.data_ptr())
-    if key not in facts or facts[key][1] != state:
-        facts[key] = weight, state, compute(weight)
-    return facts[key][2]
+    # Nothing tells reliably that a weight has changed (fused optimisers keep its version): whoever remembers has promised
+    # that none does. The weight is kept itself, so that no other takes its id.
+    key = (name, id(weight))
+    if key not in facts:
+        facts[key] = weight, compute(weight)
+    return facts[key][1]

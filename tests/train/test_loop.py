@@ -17,6 +17,8 @@ from pipeline.data import Loader
 from pipeline.errors import Diverged, InputRejected, Preempted, UsageError
 from pipeline.network import Network
 from pipeline.ops import AffineBN, BatchNorm
+from pipeline.propagate.margins import MarginBounds
+from pipeline.threat import clipped_box
 from pipeline.train import Batch, Epoch, Finished, Started, recipe, train
 from tests.nets import Drawing, conv_net, mlp
 
@@ -85,6 +87,9 @@ def test_a_run_tells_what_it_does_and_learns(device: str) -> None:
     assert records[-1]["lambda"] == records[-1]["tightness"] == 0
     assert records[-1]["held_certified"] > 0.9
     assert records[-1]["held_natural"] >= records[-1]["held_certified"]
+    x, y = (v[:32] for v in data(network, 48))
+    proved = MarginBounds(last.network).bounds(clipped_box(x, float(EPS)), y) > 0
+    assert records[-1]["held_certified"] == float(proved.double().mean()), "bounds of the weights as they are, not were"
     assert not last.network.training
     assert all(p.device.type == "cpu" for p in last.network.parameters())
     assert [type(s.op) for s in last.network.plan().steps] == [type(s.op) for s in network.plan().steps]
