@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
-# Small tensors gain nothing from threads, and lose much by them wherever cores are shared.
+# Small tensors gain nothing from threads, and lose much by them wherever cores are shared. Processes that tests start
+# inherit the same, so that they compute the same bits.
+os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 
