@@ -118,7 +118,9 @@ class Lines(Relaxation):
 
     def pull_back(self, form: LinearForm, alpha: Tensor | None = None) -> tuple[LinearForm | None, ...]:
         below, above = (self.below, self.above) if alpha is None or self.steer is None else self.steer(alpha)
-        coeff = form.coeff * torch.where(form.coeff > 0, form.within(below.slope), form.within(above.slope))
+        coeff = torch.where(form.coeff > 0, form.within(below.slope), form.within(above.slope))
+        # In place where no gradient is wanted: a large tensor less.
+        coeff = coeff * form.coeff if torch.is_grad_enabled() else coeff.mul_(form.coeff)
         added = None
         for line, part in ((below, form.coeff.clamp_min), (above, form.coeff.clamp_max)):
             if line.offset is not None:
