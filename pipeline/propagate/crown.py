@@ -31,12 +31,12 @@ COPIES = 6
 
 
 TILE = 8
-"""Into how many tiles each axis of an image is cut, at most: rows of one tile share the window that they can see."""
+"""Into how many tiles each axis of an image is cut, at most, none shorter than 4: rows of one tile share a window."""
 
 
 def tiles(size: Sequence[int]) -> Iterator[tuple[tuple[slice, ...], tuple[int, ...]]]:
     """The tiles of an image of that size (none: one tile without a window), as slices behind batch and channels."""
-    sides = [max(2, -(-n // TILE)) for n in size]
+    sides = [max(4, -(-n // TILE)) for n in size]
     for corner in itertools.product(*(range(0, n, side) for n, side in zip(size, sides, strict=True))):
         spans = (slice(c, c + side) for c, side in zip(corner, sides, strict=True))
         yield (slice(None), slice(None), *spans) if corner else (slice(None),), corner
