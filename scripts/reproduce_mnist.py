@@ -33,10 +33,6 @@ ARMS = {
 }
 
 
-# glibc would give every large temporary back to the kernel and fault it in again: a fifth of a step.
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 34)}
-
-
 @dataclass(frozen=True)
 class Run:
     """One training: a setting, an arm, a seed."""
@@ -114,7 +110,7 @@ def train(run: Run, data: Path, model: Path, work: Path, jobs: int) -> None:
     """One ``pipeline retrain``; its log and its report stay beside its file."""
     out, threads = work / f"{run.name}.onnx", str(max(1, len(os.sched_getaffinity(0)) // jobs))
     began = time.monotonic()
-    environment = os.environ | ALLOCATOR | {"OMP_NUM_THREADS": threads}
+    environment = os.environ | {"OMP_NUM_THREADS": threads}
     with open(work / f"{run.name}.log", "w") as log:
         code = subprocess.run(run.command(data, model, out), stdout=log, stderr=log, env=environment).returncode
     click.echo(f"{run.name}: exit {code} after {time.monotonic() - began:.0f} s")

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from pipeline.allocator import keep_large_blocks
 from pipeline.errors import PipelineError
 
 COMMANDS = {
@@ -63,7 +64,8 @@ def group() -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run a command and exit with its code."""
+    """Run a command in this process and exit with its code."""
+    keep_large_blocks()
     sys.exit(run(argv))
 
 
