@@ -19,16 +19,17 @@ from pipeline.rules.rule import Example, Rule, Value, rule
 class ReLURule(Rule[nn.ReLU]):
     """``[relu(c - r), relu(c + r)]``, written so that an active neuron's radius is untouched.
 
-    ``r' = r`` where ``c >= r``, ``0`` where ``c <= -r``, else ``(c + r)/2``: going through the two ends would round away
-    every radius below the spacing of floats around the center, nearly all of them at the first steps of a ramp.
+    With ``p = relu(c + r)/2`` it is ``c' = max(c, p), r' = min(r, p)``: the box itself where ``c >= r``, zero where
+    ``c <= -r``, else both are ``p``. Going through the two ends would round away every radius below the spacing of floats
+    around the center, nearly all of them at the first steps of a ramp.
     """
 
     def interval(self, op: nn.ReLU, *xs: Value, rounding: Rounding = EXACT) -> Interval:
         (x,) = xs
         assert isinstance(x, Interval)
-        active, half = x.center >= x.radius, F.relu((x.center + x.radius) / 2)
+        half = F.relu((x.center + x.radius) / 2)
         widened = half if rounding is EXACT else torch.where(half == 0, half, rounding.up(half))
-        return Interval(torch.where(active, x.center, half), torch.where(active, x.radius, widened))
+        return Interval(torch.maximum(x.center, half), torch.minimum(x.radius, widened))
 
     def relax(self, op: nn.ReLU, *xs: Value, rounding: Rounding = EXACT) -> Relaxation:
         """``a x <= relu(x) <= s (x - l)`` where the sign is open, ``s = u/(u - l)``; any ``a`` in [0, 1] is exact.
