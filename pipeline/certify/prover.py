@@ -20,7 +20,8 @@ from pipeline.propagate.rounding import self_test
 from pipeline.rules import Affine, Rule, rule_for
 from pipeline.threat import Region
 
-CHUNK_BYTES = 1 << 28
+CHUNK_BYTES = 1 << 29
+"""What a batch may take at most on a CPU, however much memory is allowed: nothing is faster beyond its caches."""
 LINEAR_BATCH = 32
 """Samples that a linear rung bounds at once at most: little is gained beyond, and a budget is looked at between batches."""
 KEPT = 12
@@ -35,7 +36,7 @@ class Prover:
         self.network = network.in_float64().to(settings.device)
         self.images, self.labels, self.settings = images, labels, settings
         self._bounds: dict[tuple[Method, Mode], MarginBounds] = {}
-        self._largest, self._total = _values(self.network, images)
+        self._largest, self._total = sizes(self.network, torch.from_numpy(images[:1]))
 
     def margins(
         self, method: Method, ball: Ball | Sequence[Ball], rows: np.ndarray, *, mode: Mode | None = None
@@ -47,17 +48,12 @@ class Prover:
         return self._bounds_of(method, region(ball, x), labels, mode)
 
     def batch(self, method: Method, classes: int) -> int:
-        """Samples at once, so that boxes and the rows of all margins stay within the memory allowed.
-
-        IBP: eight values of the largest layer. Linear rungs: ``KEPT`` tensors for every value of the network and
-        ``COPIES`` for each row of coefficients, at every step of the walk where slopes are searched for.
-        """
+        """Samples at once, so that boxes and the rows of all margins stay within the memory allowed."""
         if self.settings.batch is not None:
             return self.settings.batch
-        if method == "ibp":
-            return max(1, min(1024, min(CHUNK_BYTES, self.settings.memory) // (8 * 8 * self._largest)))
-        rows = (classes - 1) * (self._total if method == "alpha-crown" else self._largest)
-        return max(1, min(LINEAR_BATCH, self.settings.memory // (8 * (KEPT * self._total + COPIES * rows))))
+        on_cpu = torch.device(self.settings.device).type == "cpu"
+        memory = min(CHUNK_BYTES, self.settings.memory) if on_cpu else self.settings.memory
+        return at_once(method, classes, self._largest, self._total, memory)
 
     def has_relaxations(self) -> bool:
         """Whether any operator on the way is better than its own box: else every method gives what IBP gives."""
@@ -105,9 +101,21 @@ class Prover:
         return images.to(self.settings.device, torch.float64), labels.to(self.settings.device)
 
 
-def _values(network: Network, images: np.ndarray) -> tuple[int, int]:
+def sizes(network: Network, sample: Tensor) -> tuple[int, int]:
     """How many numbers the largest value of one sample holds, and all of them together."""
-    probe = torch.from_numpy(images[:1]).double().to(next(network.parameters(), torch.zeros(1)).device)
+    probe = sample.to(next(network.parameters(), torch.zeros(1, dtype=torch.float64)))
     values = walk.forward(network.plan(), [probe], lambda step, *xs: step.op(*xs), keep=walk.EVERYTHING)
-    sizes = [v.numel() for v in values if isinstance(v, Tensor) and v.dim() and v.shape[0] == 1]
-    return max(sizes), sum(sizes)
+    found = [v.numel() for v in values if isinstance(v, Tensor) and v.dim() and v.shape[0] == 1]
+    return max(found), sum(found)
+
+
+def at_once(method: Method, classes: int, largest: int, total: int, memory: int, *, width: int = 8) -> int:
+    """Samples whose bounds take about ``memory`` bytes, in numbers of ``width`` bytes.
+
+    IBP: eight values of the largest layer. Linear rungs: ``KEPT`` tensors for every value of the network and ``COPIES`` for
+    each row of coefficients, at every step of the walk where slopes are searched for.
+    """
+    if method == "ibp":
+        return max(1, min(1024, memory // (width * 8 * largest)))
+    rows = (classes - 1) * (total if method == "alpha-crown" else largest)
+    return max(1, min(LINEAR_BATCH, memory // (width * (KEPT * total + COPIES * rows))))
