@@ -1,0 +1,158 @@
+"""Points of every box of a corpus, run by ONNX Runtime on the file itself, against the bounds that are claimed over the box.
+
+    python scripts/sample_corpus.py CORPUS [--points 10000] [--seconds 60] [--only acasxu]
+
+The folder holds ``index.json`` with models and properties (VNN-COMP). In the first box of each property, half of the points
+are drawn evenly and half are corners. Every output of every point must lie within the bounds of that output by IBP, CROWN-IBP
+and CROWN, and within those of alpha-CROWN (3 steps); with it every linear form that the property constrains. Prints a
+Markdown table, and exits 1 if any point lies outside.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+
+from check_corpus import properties  # noqa: E402
+
+from pipeline.arithmetic import rounding_of  # noqa: E402
+from pipeline.bounds import LinearForm  # noqa: E402
+from pipeline.certify.boxes import Clock, OutOfTime, Watched, inputs_of, whole  # noqa: E402
+from pipeline.certify.constraints import Forms  # noqa: E402
+from pipeline.errors import PipelineError  # noqa: E402
+from pipeline.propagate.alpha import Search, improved  # noqa: E402
+from pipeline.propagate.crown import Bounds, LinearWalk  # noqa: E402
+from pipeline.propagate.margins import METHODS, ends_tail  # noqa: E402
+from pipeline.settings import Settings  # noqa: E402
+from pipeline.vnnlib import Case, Property, parse, read  # noqa: E402
+from pipeline.workflow.asked import open_for, require_rules  # noqa: E402
+from pipeline.workflow.subject import Subject  # noqa: E402
+
+MOST_OUTPUTS = 64
+"""Of so many outputs each is bounded from both sides; of more, a sample."""
+ULP = 2.0**-52
+"""What one product or sum may err by: forms of a point are evaluated in float64 from float32 outputs."""
+
+
+def points(case: Case, count: int, seed: int = 0) -> np.ndarray:
+    """Points of the box, float32, in the box: evenly drawn, then corners."""
+    random = np.random.default_rng(seed)
+    patch = whole(0, case)
+    lower, upper = patch.lower.astype(np.float32), patch.upper.astype(np.float32)
+    lower = np.where(lower < patch.lower, np.nextafter(lower, np.float32(np.inf)), lower)
+    upper = np.where(upper > patch.upper, np.nextafter(upper, np.float32(-np.inf)), upper)
+    inside = lower + random.random((count // 2, len(lower)), dtype=np.float32) * (upper - lower)
+    corners = np.where(random.random((count - count // 2, len(lower))) < 0.5, lower, upper)
+    return np.clip(np.concatenate([inside, corners]), lower, upper).astype(np.float32)
+
+
+def forms(question: Property, rows: np.ndarray) -> LinearForm:
+    """``y_j`` and ``-y_j`` for some outputs, and the forms that the first case of the property constrains."""
+    own, _ = Forms(question)([whole(0, question.cases[0])])
+    some = torch.eye(question.outputs, dtype=torch.float64)[rows]
+    both = torch.cat([some, -some])[:, None]
+    return LinearForm(torch.cat([both, own.coeff]), torch.cat([torch.zeros(len(both), 1).double(), own.const]))
+
+
+def claims(subject: Subject, question: Property, form: LinearForm, arithmetic: str, clock: Clock) -> dict[str, Tensor]:
+    """The lower bound of every row by each method that ends in time."""
+    network, rounding = subject.network.in_float64(), rounding_of(arithmetic)  # type: ignore[arg-type]
+    patch, shapes = whole(0, question.cases[0]), [tuple(d or 1 for d in p.shape[1:]) for p in network.inputs]
+    ends = [inputs_of(torch.from_numpy(end)[None], shapes) for end in (patch.lower, patch.upper)]
+    regions = [Watched(rounding.enclose(a, b), clock) for a, b in zip(*ends, strict=True)]
+    found: dict[str, Tensor] = {}
+    try:
+        loose = LinearWalk(network, rounding, fixed=True).over(regions)
+        found["ibp"] = _lower(loose, form, until=ends_tail)
+        found["crown-ibp"] = _lower(loose, form)
+        tight = LinearWalk(network, rounding, tighten=True, fixed=True).over(regions)
+        found["crown"] = _lower(tight, form)
+        at = _at_outputs(tight, form)
+        found["alpha-crown"] = improved(tight, at, found["crown"], Search(steps=3, until_proved=False))
+    except OutOfTime:
+        pass
+    return found
+
+
+def _lower(bounds: Bounds, form: LinearForm, **options: object) -> Tensor:
+    return bounds.lower(_at_outputs(bounds, form), **options)  # type: ignore[arg-type]
+
+
+def _at_outputs(bounds: Bounds, form: LinearForm) -> dict[int, LinearForm]:
+    found: dict[int, LinearForm] = {}
+    start, const = 0, form.const
+    for index in bounds.plan.outputs:
+        shape = bounds.box(index).center.shape[1:]
+        part = form.coeff[:, :, start : start + shape.numel()].reshape(*form.coeff.shape[:2], *shape)
+        found[index] = LinearForm(part, const)
+        start, const = start + shape.numel(), torch.zeros_like(const)
+    return found
+
+
+def outputs(subject: Subject, xs: np.ndarray, seconds: float) -> np.ndarray:
+    """ONNX Runtime on as many of the points as the time allows, in turn from both kinds."""
+    xs = xs[np.arange(len(xs)).reshape(2, -1).T.reshape(-1)]
+    ports = subject.network.inputs
+    cuts = np.cumsum([np.prod([d or 1 for d in p.shape[1:]]) for p in ports])[:-1].astype(int)
+    names = [p.name for p in subject.network.outputs]
+    size, began, rows = subject.session.fixed_batch or 256, time.monotonic(), []
+    for start in range(0, len(xs) - size + 1, size):
+        parts = np.split(xs[start : start + size], cuts, axis=1)
+        shaped = [p.reshape(size, *(d or 1 for d in port.shape[1:])) for p, port in zip(parts, ports, strict=True)]
+        rows.append(np.concatenate([y.reshape(size, -1) for y in subject.session(*shaped, outputs=names)], axis=1))
+        if time.monotonic() - began > seconds:
+            break
+    return np.concatenate(rows)
+
+
+def outside(form: LinearForm, least: Tensor, ys: np.ndarray) -> int:
+    """How many points have a form below its bound; a bound that is not finite claims nothing."""
+    coeff, y = form.coeff[:, 0].numpy(), ys.astype(np.float64)
+    values = y @ coeff.T + form.const[:, 0].numpy()
+    terms = np.abs(y) @ np.abs(coeff).T + np.abs(form.const[:, 0].numpy())
+    claimed = np.nan_to_num(least[:, 0].detach().numpy(), nan=-np.inf)
+    return int((values < claimed - len(y.T) * ULP * terms).any(axis=1).sum())
+
+
+@click.command()
+@click.argument("corpus", type=click.Path(path_type=Path, exists=True))
+@click.option("--points", "count", default=10_000)
+@click.option("--seconds", default=60.0, help="For the points of one box, and again for its bounds.")
+@click.option("--only", default="", help="Part of the name of a property's file.")
+@click.option("--arithmetic", default="float32-any-order")
+def main(corpus: Path, count: int, seconds: float, only: str, arithmetic: str) -> None:
+    torch.set_num_threads(1)
+    click.echo("| property | points | " + " | ".join(METHODS) + " |\n|---|---|" + "---|" * len(METHODS))
+    faults = tried = 0
+    for model, entry in properties(corpus, only):
+        name = Path(entry["vnnlib"]).name.partition(".vnnlib")[0]
+        try:
+            question = parse(read(corpus / entry["vnnlib"]))
+            subject = open_for(model, Settings(arithmetic=arithmetic), question)
+            require_rules(subject.network)
+            rows = np.linspace(0, question.outputs - 1, min(question.outputs, MOST_OUTPUTS)).astype(int)
+            form = forms(question, rows)
+            found = claims(subject, question, form, arithmetic, Clock.of(seconds))
+        except PipelineError as error:
+            click.echo(f"| {name} | | refused: {' '.join(str(error).split())[:90]} |")
+            continue
+        ys = outputs(subject, points(question.cases[0], count), seconds)
+        beyond = {method: outside(form, least, ys) for method, least in found.items()}
+        faults, tried = faults + sum(beyond.values()), tried + len(ys) * len(beyond)
+        cells = [str(beyond.get(m, "")) for m in METHODS]
+        click.echo(f"| {name} | {len(ys)} | " + " | ".join(cells) + " |")
+    click.echo(f"\n{tried} points against bounds, {faults} outside.")
+    sys.exit(1 if faults else 0)
+
+
+if __name__ == "__main__":
+    main()
