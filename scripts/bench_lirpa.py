@@ -61,6 +61,7 @@ def load(name: str, corpus: Path | None, trained: Path | None, dtype: torch.dtyp
     from models.resnext import ResNeXt
     from pipeline.graph import importer
 
+    torch.set_default_dtype(torch.float32)  # theirs asks for another
     if name in ("cnn7", "resnext"):
         torch.manual_seed(0)
         net = (CNN7() if name == "cnn7" else ResNeXt()).eval()

@@ -4,7 +4,8 @@
 
 The folder holds ``index.json`` with models and properties (VNN-COMP). In the first box of each property, half of the points
 are drawn evenly and half are corners. Every output of every point must lie within the bounds of that output by IBP, CROWN-IBP
-and CROWN, and within those of alpha-CROWN (3 steps); with it every linear form that the property constrains. Prints a
+and CROWN, and within those of alpha-CROWN (3 steps), and so must every linear form that the property constrains. With
+``--arithmetic real`` points are run in float64: float32 does leave bounds that hold in real arithmetic alone. Prints a
 Markdown table, and exits 1 if any point lies outside.
 """
 
@@ -26,7 +27,7 @@ from check_corpus import properties  # noqa: E402
 
 from pipeline.arithmetic import rounding_of  # noqa: E402
 from pipeline.bounds import LinearForm  # noqa: E402
-from pipeline.certify.boxes import Clock, OutOfTime, Watched, inputs_of, whole  # noqa: E402
+from pipeline.certify.boxes import Clock, OutOfTime, Watched, inputs_of, outputs_of, whole  # noqa: E402
 from pipeline.certify.constraints import Forms  # noqa: E402
 from pipeline.errors import PipelineError  # noqa: E402
 from pipeline.propagate.alpha import Search, improved  # noqa: E402
@@ -98,17 +99,19 @@ def _at_outputs(bounds: Bounds, form: LinearForm) -> dict[int, LinearForm]:
     return found
 
 
-def outputs(subject: Subject, xs: np.ndarray, seconds: float) -> np.ndarray:
-    """ONNX Runtime on as many of the points as the time allows, in turn from both kinds."""
+def outputs(subject: Subject, xs: np.ndarray, seconds: float, *, real: bool) -> np.ndarray:
+    """The outputs of as many of the points as the time allows, in turn from both kinds."""
     xs = xs[np.arange(len(xs)).reshape(2, -1).T.reshape(-1)]
-    ports = subject.network.inputs
-    cuts = np.cumsum([np.prod([d or 1 for d in p.shape[1:]]) for p in ports])[:-1].astype(int)
-    names = [p.name for p in subject.network.outputs]
-    size, began, rows = subject.session.fixed_batch or 256, time.monotonic(), []
-    for start in range(0, len(xs) - size + 1, size):
-        parts = np.split(xs[start : start + size], cuts, axis=1)
-        shaped = [p.reshape(size, *(d or 1 for d in port.shape[1:])) for p, port in zip(parts, ports, strict=True)]
-        rows.append(np.concatenate([y.reshape(size, -1) for y in subject.session(*shaped, outputs=names)], axis=1))
+    network, names = subject.network.in_float64(), [p.name for p in subject.network.outputs]
+    shapes = [tuple(d or 1 for d in p.shape[1:]) for p in network.inputs]
+    fixed, began, rows = subject.session.fixed_batch, time.monotonic(), []
+    for start in range(0, len(xs) - (fixed or 1) + 1, fixed or 256):
+        parts = inputs_of(torch.from_numpy(xs[start : start + (fixed or 256)]), shapes)
+        if real:
+            ys = [y.numpy() for y in outputs_of(network, [part.double() for part in parts])]
+        else:
+            ys = subject.session(*(part.numpy() for part in parts), outputs=names)
+        rows.append(np.concatenate([y.reshape(len(parts[0]), -1) for y in ys], axis=1))
         if time.monotonic() - began > seconds:
             break
     return np.concatenate(rows)
@@ -131,6 +134,7 @@ def outside(form: LinearForm, least: Tensor, ys: np.ndarray) -> int:
 @click.option("--arithmetic", default="float32-any-order")
 def main(corpus: Path, count: int, seconds: float, only: str, arithmetic: str) -> None:
     torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
     click.echo("| property | points | " + " | ".join(METHODS) + " |\n|---|---|" + "---|" * len(METHODS))
     faults = tried = 0
     for model, entry in properties(corpus, only):
@@ -145,7 +149,7 @@ def main(corpus: Path, count: int, seconds: float, only: str, arithmetic: str) -
         except PipelineError as error:
             click.echo(f"| {name} | | refused: {' '.join(str(error).split())[:90]} |")
             continue
-        ys = outputs(subject, points(question.cases[0], count), seconds)
+        ys = outputs(subject, points(question.cases[0], count), seconds, real=arithmetic == "real")
         beyond = {method: outside(form, least, ys) for method, least in found.items()}
         faults, tried = faults + sum(beyond.values()), tried + len(ys) * len(beyond)
         cells = [str(beyond.get(m, "")) for m in METHODS]

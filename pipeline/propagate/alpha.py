@@ -23,6 +23,7 @@ class Search:
     """Whether a row stops to move once its bound is positive; comparisons of the bounds themselves want it to go on."""
 
 
+@torch.no_grad()
 def improved(bounds: Bounds, forms: Mapping[int, LinearForm], least: Tensor, search: Search) -> Tensor:
     """The lower bounds ``least`` (rows, batch) of the forms, raised where better slopes are found; stops once all are proved.
 
