@@ -126,9 +126,11 @@ class SoftmaxRule(_ExponentialRule):
         # exp(t) >= m t + m (1 - log m) for any m > 0, and 1/S <= a + b - a b S where 1/b <= S <= 1/a.
         tangent = middle.exp().clamp_min(UNDERFLOWN)
         touch = tangent * (1 - tangent.log()) - rounding.own_error(tangent * (1 + tangent.log().abs()), 4)
+        # Less than a b is as true, and a product may be rounded up by more than it holds where it is subnormal.
         a, b = ends[0].clamp_min(0), ends[1]
-        over, size = _shift_free(-(a * b)[..., None] * tangent), a + b + a * b * (1 + _off(touch.abs()))
-        above = a + b - a * b * (1 + _off(touch)) + _plane_error(over, size, x, rounding)
+        ab = torch.nextafter(a * b, torch.zeros_like(a))
+        over, size = _shift_free(-ab[..., None] * tangent), a + b + ab * (1 + _off(touch.abs()))
+        above = a + b - ab * (1 + _off(touch)) + _plane_error(over, size, x, rounding)
         return Planes(under, offset), Planes(over, above)
 
     def examples(self) -> Iterator[Example]:
@@ -166,7 +168,9 @@ class LogSoftmaxRule(_ExponentialRule):
         size = 2 * peak.abs() + z.log().abs() + 2 + (lift.abs() / z).sum(-1, keepdim=True)
         below = Planes(under, -parts - _plane_error(under, size, x, rounding))
         q = x.center.softmax(-1).clamp_min(UNDERFLOWN)
-        entropy, size = -(q * q.log()).sum(-1, keepdim=True), (q * (1 + q.log().abs())).sum(-1, keepdim=True)
+        # Rounded, q sums to 1 + d, and the inequality holds up to d (1 + |L|).
+        entropy = -(q * q.log()).sum(-1, keepdim=True)
+        size = (q * (1 + q.log().abs() + x.magnitude)).sum(-1, keepdim=True)
         over = eye - q[..., None, :].expand(*q.shape[:-1], *eye.shape)
         return below, Planes(over, -entropy + _plane_error(over, size, x, rounding))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal, localcontext
 
 import pytest
 import torch
@@ -57,6 +58,31 @@ def test_planes_are_below_dense_samples(op, radius, spread, rounding):
     y = op(points) @ form.coeff[:, 0].T
     below = points @ pulled.coeff[:, 0].T + pulled.const[:, 0]
     assert float((y - below).min()) >= (-1e-13 if rounding is not EXACT else -1e-12)
+
+
+def exactly(op: nn.Module, x: list[Decimal]) -> list[Decimal]:
+    powers = [(v - max(x)).exp() for v in x]
+    share = [p / sum(powers) for p in powers]
+    return share if isinstance(op, nn.Softmax) else [p.ln() for p in share]
+
+
+@pytest.mark.parametrize("op", OPS, ids=NAMES)
+@pytest.mark.parametrize(
+    "center", [[99946.8, 99916.9, 99937.4], [-1e6, -1e6, -1e6 - 1], [130.4, 255.6, -116.7], [3.0, 2.0, 1.0]]
+)
+def test_planes_hold_to_the_last_bit(op, center):
+    """Where large entries cancel, and where probabilities leave little of a float's digits: no tolerance is granted."""
+    x = Interval(torch.tensor([center]).double(), torch.tensor([[1e-9, 1e-9, 0.0]]).double())
+    form = LinearForm(rows(3), torch.zeros(6, 1).double())
+    (pulled,) = rule_for(op).relax(op, x, rounding=REAL).pull_back(form)
+    with localcontext() as context:
+        context.prec = 400
+        for (point,) in laws.points(op, [x], seed=0):
+            entries = [Decimal(v) for v in point[0].tolist()]
+            y = exactly(op, entries)
+            for row, value in enumerate((*y, *(-v for v in y))):
+                below = sum(Decimal(a) * v for a, v in zip(pulled.coeff[row, 0].tolist(), entries, strict=True))
+                assert below + Decimal(float(pulled.const[row, 0])) <= value
 
 
 @pytest.mark.parametrize("op", OPS, ids=NAMES)
