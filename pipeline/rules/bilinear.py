@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -74,9 +75,9 @@ class _BilinearRule(Rule[nn.Module]):
         """How many products one output sums."""
         return 1
 
+    @abstractmethod
     def hull(self, x: Interval, y: Interval, square: bool) -> tuple[Tensor, Tensor]:
         """By how much the product may lie below and above that of the centers."""
-        raise NotImplementedError
 
     def operands(self, *xs: Value) -> list[Interval]:
         return [as_box(x) for x in xs]

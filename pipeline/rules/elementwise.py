@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cache, reduce
 from itertools import pairwise
@@ -11,7 +12,6 @@ from torch import Tensor
 
 from pipeline.arithmetic import EXACT, TINY32, Rounding
 from pipeline.bounds import Interval
-from pipeline.errors import PipelineError
 from pipeline.rules.curves import Curve
 from pipeline.rules.relax import Line, Lines, Relaxation
 from pipeline.rules.rule import Op, Rule, Value
@@ -33,9 +33,9 @@ class Elementwise(Rule[Op]):
     calls = 1
     """How many functions of the math library our own evaluation calls, each trusted to 8 w."""
 
+    @abstractmethod
     def curve(self, op: Op, *constants: Value) -> Curve:
         """The graph of ``f``."""
-        raise PipelineError(f"{type(self).__name__} states no curve.")
 
     def error(self, op: Op, x: Tensor, y: Tensor, rounding: Rounding, *constants: Value) -> Tensor | float:
         """What an evaluation may err by where ``|x|`` and ``|f(x)|`` are at most ``x`` and ``y``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -92,9 +93,9 @@ def _read(end: Tensor, index: Tensor) -> Tensor:
 class _WindowRule(Monotone[nn.Module]):
     """Nondecreasing in every entry, so the box is ``[max l, max u]``; nothing is rounded."""
 
+    @abstractmethod
     def index(self, op: nn.Module, x: Tensor) -> Tensor:
         """Which of the features of ``x`` each output reads: flat, (1, *outputs, entries), -1 for padding."""
-        raise NotImplementedError
 
     def relax(self, op: nn.Module, *xs: Value, rounding: Rounding = EXACT) -> Relaxation:
         (x,) = xs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -88,13 +89,13 @@ class _NormRule(Rule[Op]):
 
     kernel: str
 
+    @abstractmethod
     def grouped(self, op: Op, x: Tensor) -> Tensor:
         """As (batch, groups, entries)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def affine(self, op: Op, x: Tensor) -> tuple[Tensor, Tensor]:
         """Weight and bias, broadcastable to that."""
-        raise NotImplementedError
 
     def eps(self, op: Op) -> float:
         eps = op.eps

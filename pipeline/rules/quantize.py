@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from pipeline import ops
-from pipeline.arithmetic import EXACT, Rounding
+from pipeline.arithmetic import Rounding
 from pipeline.bounds import Interval
-from pipeline.rules.rule import Example, Monotone, Value, rule
+from pipeline.rules.rule import Example, Monotone, rule
 from pipeline.rules.several import own_kernel
 
 
@@ -20,9 +20,8 @@ class RoundToGridRule(Monotone[ops.RoundToGrid]):
     No line serves better than the box, so that a linear walk stops there.
     """
 
-    def interval(self, op: ops.RoundToGrid, *xs: Value, rounding: Rounding = EXACT) -> Interval:
-        own_kernel(rounding, "QuantizeLinear", xs[0].center if isinstance(xs[0], Interval) else xs[0])
-        return super().interval(op, *xs, rounding=rounding)
+    def error(self, op: ops.RoundToGrid, size: Tensor, rounding: Rounding) -> Tensor | float:
+        return own_kernel(rounding, "QuantizeLinear", size)
 
     def loose(self, op: ops.RoundToGrid, x: Interval) -> Tensor:
         return op(x.lower) != op(x.upper)

@@ -6,6 +6,7 @@ the laws of ``tests/laws.py``. The concrete meaning is the module's own ``forwar
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -34,16 +35,16 @@ class Example:
     """Where the boxes of the inputs are drawn, if not around zero."""
 
 
-class Rule(Generic[Op]):
+class Rule(ABC, Generic[Op]):
     """What one operator means. Values are positional and abstract or constant; ``rounding`` says what evaluation may add."""
 
     def refuses(self, op: Op, abstract: tuple[bool, ...]) -> str | None:
         """Why this application has no sound rule, in words, or None; ``abstract`` marks the inputs that vary."""
         return None
 
+    @abstractmethod
     def interval(self, op: Op, *xs: Value, rounding: Rounding = EXACT) -> Interval:
         """A box that contains the image of the boxes ``xs``."""
-        raise PipelineError(f"{type(self).__name__} states no interval rule.")
 
     def relax(self, op: Op, *xs: Value, rounding: Rounding = EXACT) -> Relaxation | None:
         """The operator between linear functions over the boxes ``xs``; None where nothing is better than its own box."""
@@ -67,9 +68,9 @@ class Rule(Generic[Op]):
         """The ``|scale|`` per channel by which a runtime may multiply the weights of the layer before, or None."""
         return None
 
+    @abstractmethod
     def examples(self) -> Iterator[Example]:
         """Instances on which the laws are tested."""
-        raise PipelineError(f"{type(self).__name__} enrols no example.")
 
 
 class Affine(Rule[Op]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -57,13 +58,13 @@ class _ExponentialRule(Rule[Op]):
     def refuses(self, op: Op, abstract: tuple[bool, ...]) -> str | None:
         return "it sums over the batch" if op.dim in (None, 0) else None
 
+    @abstractmethod
     def ends(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """The values where every other entry is ``upper`` and its own is ``lower``, and the reverse, along the last axis."""
-        raise NotImplementedError
 
+    @abstractmethod
     def planes(self, x: Interval, ends: tuple[Tensor, Tensor], rounding: Rounding) -> tuple[Planes, Planes]:
         """A plane below and one above each output, along the last axis; ``ends`` bound the exact values."""
-        raise NotImplementedError
 
     def own(self, n: int, lower: Tensor, upper: Tensor, rounding: Rounding) -> Tensor | float:
         """What our own evaluation of the ends may err by."""
