@@ -89,6 +89,9 @@ class _NormRule(Rule[Op]):
 
     kernel: str
 
+    def refuses(self, op: Op, abstract: tuple[bool, ...]) -> str | None:
+        return None if self.eps(op) > 0 else "without a positive epsilon it has no value where all entries are equal"
+
     @abstractmethod
     def grouped(self, op: Op, x: Tensor) -> Tensor:
         """As (batch, groups, entries)."""
@@ -205,7 +208,7 @@ class InstanceNormRule(_NormRule[InstanceNorm]):
     kernel = "InstanceNormalization"
 
     def refuses(self, op: InstanceNorm, abstract: tuple[bool, ...]) -> str | None:
-        return "it normalises by running statistics" if op.track_running_stats else None
+        return "it normalises by running statistics" if op.track_running_stats else super().refuses(op, abstract)
 
     def grouped(self, op: InstanceNorm, x: Tensor) -> Tensor:
         return x.flatten(2)

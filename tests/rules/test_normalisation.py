@@ -113,3 +113,23 @@ def test_float32_is_refused_by_name(case):
     for ask in (rule_for(op).interval, rule_for(op).relax):
         with pytest.raises(InputRejected, match="Normalization"):
             ask(op, x, rounding=Outward(deployed=True))
+
+
+@pytest.mark.parametrize("rounding", [REAL, KERNELS], ids=["real", "float32"])
+@torch.no_grad()
+def test_one_entry_alone_becomes_the_bias(rounding):
+    op, x = laws.randomise(nn.LayerNorm(1), seed=1), laws.box((1, 3, 1), "wide", torch.Generator().manual_seed(2))
+    box, form = rule_for(op).interval(op, x, rounding=rounding), rows(x.center.shape)
+    (pulled,) = rule_for(op).relax(op, x, rounding=rounding).pull_back(form)
+    least, slack = rounding.minimum(pulled, x).reshape(2, 3), 1e-9 if rounding is REAL else 1e-4
+    assert bool((box.lower <= op.bias).all() & (op.bias <= box.upper).all() & (box.radius < slack).all())
+    assert bool((least[0] <= op.bias).all() & (-least[1] >= op.bias).all() & (least.sum(0) > -slack).all())
+
+
+@pytest.mark.parametrize("eps", [0.0, -0.01, torch.nan])
+def test_without_a_positive_epsilon_it_is_refused(eps):
+    """Equal entries then have no value, and no box that contains them may be bounded."""
+    for op in (nn.LayerNorm(3, eps=eps), nn.InstanceNorm1d(2, eps=eps)):
+        assert "epsilon" in rule_for(op).refuses(op, (True,))
+        op.eps = 1e-12
+        assert rule_for(op).refuses(op, (True,)) is None
