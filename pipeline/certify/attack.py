@@ -149,7 +149,8 @@ def _margin_gradient(network: Network, point: Tensor, labels: Tensor) -> tuple[T
     own = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
     loss = logits.masked_fill(own, -torch.inf).amax(1) - logits[own]
     (gradient,) = torch.autograd.grad(loss.sum(), point)
-    return gradient, ~(loss.detach() < 0)
+    # A slope without a value, such as that of a square root at zero behind a ReLU that is off, moves nothing.
+    return gradient.nan_to_num(0.0), ~(loss.detach() < 0)
 
 
 def _ends(x: Tensor, ball: Ball) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,9 @@ from pipeline.certify.boxes import Patch
 from pipeline.errors import InputRejected
 from pipeline.vnnlib import Property, below64
 
+LARGEST = Fraction(2) ** 1023
+"""Numbers beyond leave float64."""
+
 
 class Forms:
     """The rows ``c.y - t`` of a property: each must be positive for its constraint ``c.y <= t`` never to hold."""
@@ -56,10 +59,10 @@ def scaled(terms: Sequence[tuple[int, Fraction]], bound: Fraction) -> tuple[list
     factor = Fraction(1)
     if any(Fraction(float(c)) != c for _, c in terms):
         factor = Fraction(lcm(*(c.denominator for _, c in terms)))
-    made = [(j, float(c * factor)) for j, c in terms]
-    if any(Fraction(c) != exact * factor for (_, c), (_, exact) in zip(made, terms, strict=True)):
+    bound, whole = bound * factor, [(j, c * factor) for j, c in terms]
+    if max(map(abs, (bound, *(c for _, c in whole)))) > LARGEST or any(Fraction(float(c)) != c for _, c in whole):
         raise InputRejected(
-            "The coefficients of a constraint, multiplied to be whole numbers, must be exact in float64; these have too many "
-            "digits. Write the constraint with fewer."
+            "A constraint, multiplied until its coefficients are whole numbers, must have coefficients that are exact in float64 "
+            "and a bound within its range; this one has too many digits. Write it with fewer."
         )
-    return made, bound * factor
+    return [(j, float(c)) for j, c in whole], bound

@@ -56,8 +56,8 @@ def largest_eps(
                 total=len(rows),
             )
             for pick, found in zip(cuts, results, strict=True):
-                proved = np.zeros(len(pick), bool) if found is None else found["margins"] > 0
-                proved &= table.arithmetic != "none"
+                margins = np.full(len(pick), np.nan) if found is None else found["margins"]
+                proved = np.isfinite(margins) & (margins > 0) & (table.arithmetic != "none")
                 low[pick[proved]], step[pick[proved]] = middle[pick[proved]], 2 * step[pick[proved]]
                 failed = pick[~proved]
                 high[failed], step[failed] = middle[failed], np.maximum(step[failed] // 2, 1)

@@ -79,6 +79,7 @@ class Journal:
             contextlib.suppress(OSError, ValueError, EOFError, zipfile.BadZipFile),
             np.load(part, allow_pickle=False) as stored,
         ):
-            for member in stored.files:
+            arrays = {member: stored[member] for member in stored.files}  # all of them, or none is known
+            for member, array in arrays.items():
                 key, _, name = member.rpartition(":")
-                self._known.setdefault(key, {})[name] = stored[member]
+                self._known.setdefault(key, {})[name] = array

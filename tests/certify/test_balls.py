@@ -7,7 +7,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from pipeline import ops
 from pipeline.arithmetic import Outward
 from pipeline.certify import PGD, L2Ball, Verdict, attack, region
 from pipeline.certify.balls import joined
@@ -83,6 +85,20 @@ def test_counterexamples_lie_in_the_exact_ball(eps):
         assert square <= ball.eps**2
         assert (p >= 0).all()
         assert (p <= 1).all()
+
+
+def test_a_slope_without_a_value_does_not_end_an_attack():
+    """At zero, behind a ReLU that is off, a square root has the slope 0 / 0; the other pixel decides the label."""
+    d = nets.Drawing()
+    root = d(nn.ReLU(), d(ops.Sub(), d(ops.Sqrt(), d.input(2)), d.constant(torch.tensor([1.0, 0.0]))))
+    last = nn.Linear(2, 2)
+    network = d.finish(d(last, root), shapes=((None, 2),))
+    with torch.no_grad():
+        last.weight.copy_(torch.tensor([[1.0, -1.0], [0.0, 0.0]]))
+        last.bias.copy_(torch.tensor([0.6, 0.0]))
+    x, labels = torch.tensor([[0.0, 0.25]]).expand(8, 2), torch.zeros(8, dtype=torch.int64)
+    found = attack(network, deployed(network), x, labels, np.arange(8), L2Ball(Fraction(1, 5)), PGD())
+    assert found.broken.all()
 
 
 def test_the_ladder_keeps_its_laws_in_l2():

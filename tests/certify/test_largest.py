@@ -47,3 +47,8 @@ def test_a_better_method_reaches_further():
 def test_without_time_there_is_no_eps():
     found = climb(NETWORK, ("1/40",), n=8, largest_eps=True, work=Work(budget=0.0)).largest_eps
     assert np.nanmax(found) == 0
+
+
+def test_a_margin_that_is_not_finite_certifies_no_eps(monkeypatch):
+    monkeypatch.setattr(Prover, "margins", lambda self, method, ball, rows, **how: np.full(len(rows), np.inf))
+    assert np.nanmax(climb(NETWORK, ("1/40",), n=8, method="ibp", largest_eps=True).largest_eps) == 0

@@ -176,8 +176,13 @@ def test_coefficients_become_exact_or_are_refused():
     terms, bound = scaled(((0, Q(1, 10)), (1, Q(-1, 3))), Q(1))
     assert terms == [(0, 3.0), (1, -10.0)]
     assert bound == 30
-    with pytest.raises(InputRejected, match="fewer"):
-        scaled(((0, Q(1, 10)), (1, Q(10**30 + 1))), Q(1))
+    for terms, bound in (
+        (((0, Q(1, 10)), (1, Q(10**30 + 1))), Q(1)),
+        (((0, Q(1, 10**20)),), Q(10**299)),
+        (((0, Q(1, 10**999)), (1, Q(1))), Q(1)),
+    ):
+        with pytest.raises(InputRejected, match="fewer"):
+            scaled(terms, bound)
 
 
 TEXT = """(declare-const X_0 Real)(declare-const X_1 Real)

@@ -14,6 +14,7 @@ from pipeline.errors import Contradiction
 from pipeline.propagate import margins
 from pipeline.propagate.margins import METHODS
 from pipeline.report.samples import DECIDERS as NAMES
+from pipeline.report.samples import VERDICTS
 from pipeline.threat import LinfBall
 from tests import nets
 from tests.climbing import climb, images_of, labels_of, lively
@@ -30,6 +31,7 @@ def by_method():
 def test_the_names_of_what_decides_are_the_reports_names():
     assert DECIDERS == NAMES
     assert set(METHODS) < set(DECIDERS)
+    assert tuple(verdict.name.lower() for verdict in Verdict) == VERDICTS
 
 
 @pytest.mark.parametrize("method", [*METHODS, "auto"])
