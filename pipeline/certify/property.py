@@ -9,7 +9,7 @@ dimensions is cut where the linear bound loses most, ``|coefficient| * width``, 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from pipeline.certify.constraints import Forms
 from pipeline.certify.work import Progress
 from pipeline.network import Network
 from pipeline.propagate.alpha import Search, improved
-from pipeline.propagate.crown import Bounds, LinearWalk
+from pipeline.propagate.crown import MEMORY, Bounds, LinearWalk
 from pipeline.propagate.margins import METHODS, Method, ends_tail
 from pipeline.vnnlib import Property
 
@@ -36,11 +36,16 @@ MAX_BOXES = 1 << 17
 class Outcome:
     """How a proof ended: ``left`` patches stand open, ``boxes`` were bounded; ``by`` is the dearest method that was needed."""
 
-    left: list[Patch] = field(default_factory=list)
+    left: list[Patch]
     boxes: int = 0
     by: Method = "ibp"
     splits: int = 0
     timed_out: bool = False
+
+    @classmethod
+    def before(cls, question: Property) -> Outcome:
+        """Nothing is refuted yet."""
+        return cls([whole(i, case) for i, case in enumerate(question.cases)])
 
 
 class Refuter:
@@ -54,13 +59,14 @@ class Refuter:
         *,
         method: Method = "alpha-crown",
         batch: int = 64,
+        memory: int = MEMORY,
         search: Search | None = None,
     ):
         self.network, self.question, self.rounding, self.batch = network, question, rounding, batch
         self.methods = METHODS[: METHODS.index(method) + 1]
         self.search = search or Search()
-        self.loose = LinearWalk(network, rounding, fixed=True)
-        self.tight = LinearWalk(network, rounding, tighten=True, fixed=True)
+        self.loose = LinearWalk(network, rounding, memory=memory, fixed=True)
+        self.tight = LinearWalk(network, rounding, tighten=True, memory=memory, fixed=True)
         self.device = next((p.device for p in network.parameters()), torch.device("cpu"))
         self.shapes = [tuple(d or 1 for d in port.shape[1:]) for port in network.inputs]
         with torch.no_grad():
@@ -69,9 +75,9 @@ class Refuter:
 
     def prove(
         self, clock: Clock, *, split: bool = True, stop: Callable[[Sequence[Patch]], bool] = lambda patches: False
-    ) -> Iterator[Progress | Outcome]:
-        """Refute every case; the last value yielded is the Outcome. ``stop`` sees what is about to be cut, and may end it."""
-        outcome = Outcome(left=[whole(i, case) for i, case in enumerate(self.question.cases)])
+    ) -> Generator[Progress, None, Outcome]:
+        """Refute every case; returns what came of it. ``stop`` sees what is about to be cut, and may end it."""
+        outcome = Outcome.before(self.question)
         try:
             for method in self.methods:
                 outcome.left = yield from self._sweep(outcome, method, clock)
@@ -81,7 +87,7 @@ class Refuter:
                 yield from self._split(outcome, clock, stop)
         except OutOfTime:
             outcome.timed_out = True
-        yield outcome
+        return outcome
 
     def _sweep(self, outcome: Outcome, method: Method, clock: Clock) -> Generator[Progress, None, list[Patch]]:
         """All open patches by one method; returns those that stay open."""
@@ -120,7 +126,6 @@ class Refuter:
             outcome.by = methods[-1]
             outcome.left = [patch for patch, _ in pending]
             yield Progress("split", outcome.splits, outcome.splits + len(pending))
-        return
 
     def _free(self, patch: Patch) -> np.ndarray:
         """Which inputs vary."""
@@ -174,21 +179,21 @@ class Refuter:
         size, parts = bounds.rows_at_once(forms.const.shape[1], depth=depth), []
         for start in range(0, len(forms.const), size):
             at = slice(start, start + size)
-            part = self._at_outputs(LinearForm(forms.coeff[at], forms.const[at]))
+            part = self._at_outputs(LinearForm(forms.coeff[at], forms.const[at]), bounds)
             if method == "alpha-crown":
                 parts.append(improved(bounds, part, torch.fmax(known[at], bounds.lower(part)), self.search))
             else:
                 parts.append(bounds.lower(part, until=ends_tail if method == "ibp" else lambda step: False))
         return torch.cat(parts)
 
-    def _at_outputs(self, forms: LinearForm) -> dict[int, LinearForm]:
-        """The form over all outputs as one form an output; the constant is counted once."""
+    def _at_outputs(self, forms: LinearForm, bounds: Bounds) -> dict[int, LinearForm]:
+        """The form over all outputs as one form for each node that gives some; the constant is counted once."""
         found: dict[int, LinearForm] = {}
         start, const = 0, forms.const
         for index, shape in zip(self.loose.plan.outputs, self.outputs, strict=True):
             part = forms.coeff[:, :, start : start + shape.numel()].unflatten(2, shape or (1,))
             form = LinearForm(part if shape else part[..., 0], const)
-            found[index] = found[index] + form if index in found else form
+            found[index] = self.rounding.merge(found[index], form, bounds.box(index)) if index in found else form
             start, const = start + shape.numel(), torch.zeros_like(const)
         return found
 

@@ -13,7 +13,8 @@ SHOWN = 8
 def answer(model: Path, vnnlib: Path, flags: Mapping[str, Any], report: Path | None, style: str) -> int:
     """Decide a property, print what is known, and return 0 (holds), 1 (violated) or 4 (unknown, timeout)."""
     from pipeline.cli.watch import Watch, consoles
-    from pipeline.workflow.answer import Decided, dump
+    from pipeline.report import dump
+    from pipeline.workflow.answer import Decided
     from pipeline.workflow.properties import decide
 
     out, errors = consoles()

@@ -6,10 +6,11 @@ import contextlib
 import json
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import Contradiction, EnvironmentFailure, InputRejected, UsageError
 from pipeline.report.canonical import digest
@@ -30,27 +31,31 @@ def write(report: Report, samples: Samples | None, folder: Path) -> Path:
     described = report.result.samples
     if samples is not None and (described is None or described.sha256 != samples.described.sha256):
         raise Contradiction("The result does not describe the samples it is written with; build it from `described`.")
-    contents = {HTML_NAME: render(report).encode("utf-8"), JSON_NAME: dump(report).encode("utf-8")}
+    found = None if samples is None else samples.counterexamples
+    contents = {COUNTEREXAMPLES_NAME: None if found is None else found.content}
     if samples is not None:
-        contents = {FILE_NAME: samples.content, **contents}
-        if samples.counterexamples is not None:
-            contents = {COUNTEREXAMPLES_NAME: samples.counterexamples.content, **contents}
+        contents[FILE_NAME] = samples.content
+    put(folder, {**contents, HTML_NAME: render(report).encode("utf-8"), JSON_NAME: dump(report).encode("utf-8")})
+    return folder / HTML_NAME
+
+
+def put(folder: Path, contents: Mapping[str, bytes | None]) -> None:
+    """Put files into a folder, in order; None removes what an earlier run left. Raises EnvironmentFailure (74)."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
-            replace_atomically(folder / name, content)
-        if COUNTEREXAMPLES_NAME not in contents:
-            # Those of an earlier run would not be this report's.
-            (folder / COUNTEREXAMPLES_NAME).unlink(missing_ok=True)
+            if content is None:
+                (folder / name).unlink(missing_ok=True)
+            else:
+                replace_atomically(folder / name, content)
     except OSError as error:
         raise EnvironmentFailure(
             f"The report could not be written to {str(folder)!r}: {error.strerror or error}. "
             "Free the disk or name another folder with --report."
         ) from error
-    return folder / HTML_NAME
 
 
-def dump(report: Report) -> str:
+def dump(report: BaseModel) -> str:
     """The report as JSON, indented, without NaN or infinity."""
     return json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 

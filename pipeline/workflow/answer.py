@@ -1,38 +1,21 @@
-"""The result of a property: what is known of it, what that means, and how it is kept and dumped."""
+"""The result of a property: what is known of it, and how it is kept."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from pipeline.errors import EnvironmentFailure
 from pipeline.report.facts import Name, Sha256, Tool
+from pipeline.report.rate import Frozen
 from pipeline.report.result import Run
-from pipeline.report.write import replace_atomically
+from pipeline.report.write import dump, put
 
 Verdict = Literal["holds", "violated", "unknown", "timeout"]
 EXIT_CODES: dict[Verdict, int] = {"holds": 0, "violated": 1, "unknown": 4, "timeout": 4}
-STATEMENT = {
-    "float32-any-order": (
-        "For every real input of every box, and for the float32 nearest to it, the network of this ONNX file, and every float32 "
-        "evaluation of it in any order of IEEE operations, gives outputs outside the unsafe set."
-    ),
-    "real": (
-        "For every real input of every box, the network of this ONNX file in exact real arithmetic stays outside the unsafe set."
-    ),
-    "none": "Bounds without any account of rounding: nothing is proved.",
-}
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Found(_Frozen):
+class Found(Frozen):
     """A counterexample in the model's input space, every number an exact decimal.
 
     ``rounded`` counts the inputs that are no float32: their bounds hold none, and the file was given the nearest.
@@ -43,7 +26,7 @@ class Found(_Frozen):
     rounded: int
 
 
-class Asked(_Frozen):
+class Asked(Frozen):
     """The property file, and what it holds once its connectives are expanded."""
 
     file: Name
@@ -55,7 +38,7 @@ class Asked(_Frozen):
     vacuous: int
 
 
-class Answer(_Frozen):
+class Answer(Frozen):
     """What is known of a property: the verdict, what it means, and how it was reached."""
 
     tool: Tool
@@ -75,7 +58,7 @@ class Answer(_Frozen):
     notes: tuple[str, ...] = ()
 
 
-class PropertyReport(_Frozen):
+class PropertyReport(Frozen):
     """An answer, its digest, and the run that it came from."""
 
     schema_version: Literal["1"] = "1"
@@ -98,22 +81,9 @@ class Decided:
         return EXIT_CODES[self.report.result.verdict]
 
 
-def dump(report: PropertyReport) -> str:
-    """The report as JSON, indented."""
-    return json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
 def write(report: PropertyReport, witness: str | None, folder: Path) -> None:
     """Write report.json, and counterexample.txt where there is one, into a folder. Raises EnvironmentFailure (74)."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if witness is not None:
-            replace_atomically(folder / "counterexample.txt", witness.encode())
-        else:
-            (folder / "counterexample.txt").unlink(missing_ok=True)
-        replace_atomically(folder / "report.json", dump(report).encode())
-    except OSError as error:
-        raise EnvironmentFailure(
-            f"The report could not be written to {str(folder)!r}: {error.strerror or error}. "
-            "Free the disk or name another folder with --report."
-        ) from error
+    put(
+        folder,
+        {"counterexample.txt": None if witness is None else witness.encode(), "report.json": dump(report).encode()},
+    )

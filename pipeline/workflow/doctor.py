@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from pipeline.graph.kernels import OPERATORS, PATTERNS, Measured, measure
 from pipeline.graph.runtime import threads
 from pipeline.propagate.rounding import self_test
 from pipeline.workflow.events import Note
+from pipeline.workflow.facts import version_of
 
 PACKAGES = ("torch", "onnx", "onnx2torch", "numpy")
 
@@ -64,7 +64,7 @@ def diagnose() -> Diagnosis:
         fault = str(error)
     machine = table.machine
     return Diagnosis(
-        versions={"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}}
+        versions={"python": platform.python_version(), **{p: version_of(p) for p in PACKAGES}}
         | {"onnxruntime": machine.onnxruntime},
         providers=kernel_table.providers(),
         cuda=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -97,10 +97,3 @@ def measure_kernels(operators: Sequence[str], *, sample: int | None = None) -> I
                 told = True
                 yield Note(f"{name}: {event.total} inputs, about {max(1, round(event.seconds / 60))} min")
             yield Progress(f"kernel {name}", event.done, event.total)
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "missing"

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.arithmetic import Mode
 from pipeline.certify import DECIDERS, PGD, Certification
 from pipeline.certify import Settings as How
 from pipeline.data import Dataset, Fitted, without_folders
@@ -26,36 +25,12 @@ from pipeline.report.result import Layer, RoundingCost, Run
 from pipeline.report.samples import Counterexamples, Samples
 from pipeline.report.summarise import Looked
 from pipeline.settings import Settings
+from pipeline.workflow import promise
 from pipeline.workflow.subject import Subject
 
-_STATEMENTS: dict[Mode, str] = {
-    "float32-any-order": (
-        "For every certified sample and every real input in its {region}, the network of this ONNX file, and every float32 "
-        "evaluation of it in which each affine output is computed by IEEE round-to-nearest operations in any order, with or "
-        "without FMA, flush-to-zero allowed, folding of BatchNorm, scale and bias allowed, gives the sample's label."
-    ),
-    "real": (
-        "For every certified sample and every real input in its {region}, the network of this ONNX file evaluated in exact real "
-        "arithmetic gives the sample's label. Bounds include the rounding of this tool. Nothing is promised about float32 "
-        "execution."
-    ),
-    "none": "Bounds without any account of rounding, for comparisons of speed: nothing is certified.",
-}
-_FOLDED = "Expressions of constants alone have the values that ONNX Runtime gives them in float32."
-_ASSUMPTIONS: dict[Mode, tuple[str, ...]] = {
-    "float32-any-order": (
-        "Covered: ONNX Runtime on CPU with float32 kernels; CUDA with TF32 and transform convolutions off.",
-        "Not covered: TF32, bfloat16 and float16 fast modes, Winograd and FFT convolutions, INT8, TensorRT, faulty hardware.",
-        "The float64 matrix products of this machine are IEEE operations in some order; a self-test ran before the bounds.",
-    ),
-    "real": (
-        "The float64 matrix products of this machine are IEEE operations in some order; libm errs by at most 4 ulp.",
-    ),
-    "none": (),
-}
 
-
-def _version(name: str) -> str:
+def version_of(name: str) -> str:
+    """The version of an installed distribution, ``unknown`` where it is none."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -64,7 +39,7 @@ def _version(name: str) -> str:
 
 def tool() -> report.Tool:
     """This program and its version."""
-    return report.Tool(name="pipeline", version=_version("pipeline"))
+    return report.Tool(name="pipeline", version=version_of("pipeline"))
 
 
 def model(subject: Subject) -> report.Model:
@@ -85,7 +60,9 @@ def model(subject: Subject) -> report.Model:
         file=subject.path.name,
         sha256=found.sha256,
         bytes=subject.path.stat().st_size,
-        external_data=tuple(report.FileDigest(name=f.name, sha256=_sha256(f), bytes=f.stat().st_size) for f in beside),
+        external_data=tuple(
+            report.FileDigest(name=f.name, sha256=sha256_of(f), bytes=f.stat().st_size) for f in beside
+        ),
         structure_sha256=found.structure_sha256,
         weights_sha256=found.weights_sha256,
         ir_version=proto.ir_version,
@@ -140,8 +117,8 @@ def method(settings: Settings, how: How, kernels: tuple[str, ...] = ()) -> repor
         requested=settings.method,
         dtype="float64",
         arithmetic=settings.arithmetic,
-        assumptions=(*_ASSUMPTIONS[settings.arithmetic], *kernels),
-        statement=_STATEMENTS[settings.arithmetic].format(region=region),
+        assumptions=(*promise.ASSUMPTIONS[settings.arithmetic], *kernels),
+        statement=promise.SAMPLES[settings.arithmetic].format(region=region),
         attack=_attack(how.attack),
         long_attack=_attack(how.long_attack),
         memory_budget=settings.memory_budget,
@@ -225,7 +202,7 @@ def looked(result: Certification) -> tuple[Looked, ...]:
 
 def versions() -> dict[str, str]:
     """This program and what it computes with."""
-    return {name: _version(name) for name in ("pipeline", "torch", "numpy")} | {"onnxruntime": _onnxruntime()}
+    return {name: version_of(name) for name in ("pipeline", "torch", "numpy")} | {"onnxruntime": _onnxruntime()}
 
 
 def run(
@@ -236,7 +213,7 @@ def run(
     host: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
-        **{name: _version(name) for name in ("torch", "onnx", "onnx2torch", "numpy")},
+        **{name: version_of(name) for name in ("torch", "onnx", "onnx2torch", "numpy")},
         "onnxruntime": _onnxruntime(),
     }
     return Run(
@@ -250,9 +227,10 @@ def run(
 
 
 def _onnxruntime() -> str:
-    found = _version("onnxruntime-gpu")
-    return f"{found} (gpu build)" if found != "unknown" else _version("onnxruntime")
+    found = version_of("onnxruntime-gpu")
+    return f"{found} (gpu build)" if found != "unknown" else version_of("onnxruntime")
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -69,7 +69,8 @@ def _needed(subject: Subject) -> tuple[str, ...]:
     """The kernels that rules ask for on the way from a point to the logits."""
     asked: Any = _Asked()
     network = subject.network.in_float64()
-    point = torch.zeros(network.inputs[0].shape[0] or 1, *subject.sample_shape, dtype=torch.float64)
+    points = [torch.zeros(*(d or 1 for d in port.shape), dtype=torch.float64) for port in network.inputs]
     plan, _ = network.plan().before_softmax()
-    IntervalWalk(network, Outward(deployed=True, kernels=asked), plan).boxes([Interval(point, torch.zeros_like(point))])
+    walk = IntervalWalk(network, Outward(deployed=True, kernels=asked), plan)
+    walk.boxes([Interval(point, torch.zeros_like(point)) for point in points])
     return tuple(sorted(asked))

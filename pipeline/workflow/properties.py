@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -15,18 +14,20 @@ from typing import Any
 import numpy as np
 
 from pipeline.arithmetic import rounding_of
+from pipeline.certify import Progress
 from pipeline.certify.boxes import Clock, Patch
 from pipeline.certify.counterexample import Descent, Falsifier
 from pipeline.certify.property import Outcome, Refuter
 from pipeline.certify.witness import Witness, check
 from pipeline.errors import Contradiction, UsageError
+from pipeline.propagate.crown import MEMORY
 from pipeline.propagate.margins import METHODS, Method
 from pipeline.propagate.rounding import self_test
 from pipeline.report.canonical import digest
 from pipeline.settings import Settings, settle
 from pipeline.vnnlib import Case, Property, counterexample, exact, parse, read
-from pipeline.workflow import facts
-from pipeline.workflow.answer import STATEMENT, Answer, Asked, Decided, Found, PropertyReport, Verdict, write
+from pipeline.workflow import facts, promise
+from pipeline.workflow.answer import Answer, Asked, Decided, Found, PropertyReport, Verdict, write
 from pipeline.workflow.asked import batch_of, open_for, require_rules
 from pipeline.workflow.events import Note
 from pipeline.workflow.kernels import Kernels, measured
@@ -36,23 +37,8 @@ ATTACK_SHARE = 0.3
 """How much of a time budget the search for a counterexample may take before a proof is tried."""
 LONGER = 6
 """How many times as many starts the second search has."""
-ABOUT_DATA = (
-    *(
-        "data",
-        "test_data",
-        "eps",
-        "norm",
-        "largest_eps",
-        "range",
-        "mean",
-        "std",
-        "layout",
-        "label_offset",
-        "max_samples",
-        "fail_under",
-    ),
-    "download",
-)
+ABOUT_DATA = {"data", "test_data", "download", "range", "mean", "std", "layout", "label_offset", "max_samples"}
+ABOUT_DATA |= {"eps", "norm", "largest_eps", "fail_under"}
 
 
 def decide(
@@ -70,7 +56,7 @@ def decide(
     two independent readings of the property disagree about a counterexample.
     """
     began, started = time.monotonic(), datetime.now(UTC)
-    if about := sorted(set(flags) & set(ABOUT_DATA)):
+    if about := sorted(ABOUT_DATA & flags.keys()):
         said = ", ".join("--" + name.replace("_", "-") for name in about)
         raise UsageError(f"a property says itself which inputs are meant; {said} cannot stand beside --property.")
     settings, source = settle(model, flags, metadata(model))
@@ -89,10 +75,10 @@ def decide(
     outcome, witness, kernels = yield from _decided(subject, question, falsifier, settings, method, clock)
     answer = Answer(
         tool=facts.tool(),
-        model={"file": model.name, "sha256": _sha256(model), "bytes": model.stat().st_size},
+        model={"file": model.name, "sha256": facts.sha256_of(model), "bytes": model.stat().st_size},
         property=Asked(
             file=property_file.name,
-            sha256=_sha256(property_file),
+            sha256=facts.sha256_of(property_file),
             inputs=question.inputs,
             outputs=question.outputs,
             boxes=len(question.cases),
@@ -101,8 +87,8 @@ def decide(
         ),
         arithmetic=settings.arithmetic,
         provider=settings.provider,
-        statement=STATEMENT[settings.arithmetic],
-        assumptions=kernels.assumptions,
+        statement=promise.PROPERTY[settings.arithmetic],
+        assumptions=(*promise.ASSUMPTIONS[settings.arithmetic], *kernels.assumptions),
         verdict=_verdict(outcome, witness, settings),
         methods=METHODS[: METHODS.index(method) + 1],
         decided_by=_by(outcome, witness),
@@ -133,13 +119,13 @@ def _decided(
     left = None if clock.deadline is None else max(0.0, clock.deadline - time.monotonic())
     witness = falsifier.search(Clock.of(None if left is None else left * ATTACK_SHARE)) if falsifier else None
     if witness is not None:
-        return Outcome(), witness, Kernels()
+        return Outcome.before(question), witness, Kernels()
     require_rules(subject.network)
-    kernels = measured(subject, settings) if len(subject.network.inputs) == 1 else Kernels()
-    self_test()
-    network = subject.network.in_float64().to(device_of(settings))
-    rounding = rounding_of(settings.arithmetic, kernels.errors)
-    refuter = Refuter(network, question, rounding, method=method, batch=batch_of(network))
+    kernels, device = measured(subject, settings), device_of(settings)
+    self_test(device)
+    network = subject.network.in_float64().to(device)
+    rounding, memory = rounding_of(settings.arithmetic, kernels.errors), settings.memory_budget or MEMORY
+    refuter = Refuter(network, question, rounding, method=method, batch=batch_of(network), memory=memory)
     on_the_way: list[Witness] = []
 
     def stop(patches: Sequence[Patch]) -> bool:
@@ -147,12 +133,7 @@ def _decided(
         on_the_way.extend([found] if found else [])
         return found is not None
 
-    outcome = Outcome()
-    for event in refuter.prove(clock, stop=stop):
-        if isinstance(event, Outcome):
-            outcome = event
-        else:
-            yield event
+    outcome = yield from refuter.prove(clock, stop=stop)
     witness = on_the_way[0] if on_the_way else None
     if witness is None and falsifier is not None and outcome.left and not outcome.timed_out:
         first = falsifier.descent.starts
@@ -235,7 +216,3 @@ def _by(outcome: Outcome, witness: Witness | None) -> str | None:
 
 def _found(witness: Witness) -> Found:
     return Found(x=tuple(map(exact, witness.x)), y=tuple(map(exact, _exact(witness.y))), rounded=witness.rounded)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -13,7 +13,7 @@ from pipeline.arithmetic import rounding_of
 from pipeline.certify.boxes import Clock
 from pipeline.certify.constraints import scaled
 from pipeline.certify.counterexample import Descent, Falsifier
-from pipeline.certify.property import Outcome, Refuter
+from pipeline.certify.property import Refuter
 from pipeline.certify.witness import check
 from pipeline.errors import InputRejected
 from pipeline.propagate.margins import METHODS
@@ -29,7 +29,12 @@ def at_most(bound, *terms):
 
 def prove(network, question, method="alpha-crown", *, mode="float32-any-order", clock=NO_BUDGET, batch=16, **how):
     refuter = Refuter(network.in_float64(), question, rounding_of(mode), method=method, batch=batch)
-    return next(event for event in refuter.prove(clock, **how) if isinstance(event, Outcome))
+    proof = refuter.prove(clock, **how)
+    while True:
+        try:
+            next(proof)
+        except StopIteration as end:
+            return end.value
 
 
 def box(n, *unsafe, low=-1, high=1):

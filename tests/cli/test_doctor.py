@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import onnx
 import pytest
+from onnx import helper
 
 from pipeline.graph import kernel_table
 from tests.graph import files
@@ -102,3 +103,18 @@ def test_a_proof_never_rests_on_a_table_that_its_kernel_contradicts(pipeline, si
     code, _, err = pipeline("certify", sigmoid, *CERTIFY)
     assert code == 74
     assert "Sigmoid errs by" in err
+
+
+def test_a_measured_kernel_serves_a_property_of_two_inputs(pipeline, here):
+    inputs, outputs = ([helper.make_tensor_value_info(n, 1, [1, 2]) for n in names] for names in (("a", "b"), ("y",)))
+    nodes = [files.node("Add", ["a", "b"], ["s"]), files.node("Sigmoid", ["s"], ["y"])]
+    graph = helper.make_graph(nodes, "two", inputs, outputs)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), "two.onnx")
+    text = "".join(f"(declare-const {v} Real)" for v in ("X_0", "X_1", "X_2", "X_3", "Y_0", "Y_1"))
+    text += "".join(f"(assert (>= X_{i} 0))(assert (<= X_{i} 1))" for i in range(4)) + "(assert (>= Y_1 0.9))"
+    (here / "p.vnnlib").write_text(text)
+    assert pipeline("certify", "two.onnx", "--property", "p.vnnlib")[0] == 3
+    kernel_table.store("Sigmoid", WHOLE)
+    code, out, err = pipeline("certify", "two.onnx", "--property", "p.vnnlib", "--format", "json")
+    assert code == 0, err
+    assert "Sigmoid 2e-07" in " ".join(json.loads(out)["result"]["assumptions"])

@@ -49,6 +49,7 @@ def test_holds(pipeline, tiny):
     code, result = decided(pipeline, tiny, HEAD + BOX + "(assert (>= Y_0 0.5))")
     assert (code, result["verdict"]) == (0, "holds")
     assert "float32" in result["statement"]
+    assert any("TF32" in assumption for assumption in result["assumptions"])
     assert not (tiny / "p.report" / "counterexample.txt").exists()
 
 
@@ -61,6 +62,7 @@ def test_violated_with_a_witness_anyone_can_check(pipeline, tiny):
     assert check(text, x, lambda v: session(v.reshape(1, 2))[0].reshape(-1)).refused is None
     assert x[1] == Q(1, 10)
     assert result["witness"]["rounded"] == 1
+    assert result["boxes_open"] == 1
     told = (tiny / "p.report" / "counterexample.txt").read_text()
     assert told.startswith("sat\n((X_0 ")
     assert re.findall(r"\(\(?(\w_\d) ", told) == ["X_0", "X_1", "Y_0", "Y_1"]
