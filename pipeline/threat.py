@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Protocol, runtime_checkable
 
@@ -91,9 +93,36 @@ class EuclideanBall:
         return EuclideanBall(self.center[samples], self.radius, self.box[samples])
 
 
+def joined(parts: Sequence[Region]) -> Region:
+    """One batch of samples whose regions differ in size: ``parts`` holds one region a sample."""
+    boxes = [part.box for part in parts]
+    box = Interval(torch.cat([b.center for b in boxes]), torch.cat([b.radius for b in boxes]))
+    return Box(box) if all(isinstance(part, Box) for part in parts) else Mixed(tuple(parts), box)
+
+
+@dataclass(frozen=True, eq=False)
+class Mixed:
+    """Regions of any kind, one a sample, with the box around each."""
+
+    parts: tuple[Region, ...]
+    box: Interval
+
+    def minimise(self, form: LinearForm, rounding: Rounding) -> Float[Tensor, "rows batch"]:
+        """The minimum over each sample's own region."""
+        rows = [
+            part.minimise(replace(form, coeff=form.coeff[:, i : i + 1], const=form.const[:, i : i + 1]), rounding)
+            for i, part in enumerate(self.parts)
+        ]
+        return torch.cat(rows, dim=1)
+
+    def __getitem__(self, samples: slice | Tensor) -> Mixed:
+        picked = torch.arange(len(self.parts))[samples].tolist()
+        return Mixed(tuple(self.parts[i] for i in picked), self.box[samples])
+
+
 @dataclass(frozen=True)
-class LinfBall:
-    """All inputs within ``eps`` of a sample in every pixel, and within the valid range.
+class Ball(ABC):
+    """All inputs within ``eps`` of a sample in a norm, and within the valid range.
 
     ``eps`` is a fraction of the range ``[low, high]``: for data in 0-255 with eps 8/255 the radius is 8 units.
     """
@@ -107,6 +136,14 @@ class LinfBall:
         """The radius in the units of the data: ``eps (high - low)``, exact."""
         return self.eps * (Fraction(self.high) - Fraction(self.low))
 
+    @abstractmethod
+    def region(self, x: Float[Tensor, "batch *features"]) -> Region:
+        """The region of each sample, containing every real point of its ball."""
+
+
+class LinfBall(Ball):
+    """Within ``eps`` in every pixel."""
+
     def box(self, x: Float[Tensor, "batch *features"]) -> Interval:
         """The region of each sample as an Interval, widened to contain every real point of it."""
         unit = torch.finfo(x.dtype).eps / 2
@@ -116,6 +153,22 @@ class LinfBall:
         return Interval(
             box.center, torch.where(box.radius > 0, box.radius + slack, box.radius) if radius else box.radius
         )
+
+    def region(self, x: Float[Tensor, "batch *features"]) -> Box:
+        return Box(self.box(x))
+
+
+class L2Ball(Ball):
+    """Within ``eps`` in the Euclidean distance."""
+
+    def region(self, x: Float[Tensor, "batch *features"]) -> EuclideanBall:
+        """``|d|_inf <= |d|_2``, so that the clipped box of the same radius contains the ball."""
+        around = LinfBall(self.eps, self.low, self.high).box(x)
+        return EuclideanBall(x, float(self.radius) * (1 + 8 * torch.finfo(x.dtype).eps), around)
+
+
+BALLS: dict[str, type[Ball]] = {"linf": LinfBall, "l2": L2Ball}
+"""By the name of the norm."""
 
 
 def margin_form(labels: Int[Tensor, " batch"], shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> LinearForm:

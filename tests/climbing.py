@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from pipeline import ops
-from pipeline.certify import BALLS, Certification, Settings, Work, certify
+from pipeline.certify import Certification, Settings, Work, certify
+from pipeline.threat import BALLS
 from tests import nets
 
 

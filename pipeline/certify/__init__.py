@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pipeline.certify.attack import PGD, Attacked, Predict, attack
-from pipeline.certify.balls import BALLS, Ball, L2Ball, norm_of, region
 from pipeline.certify.ladder import certify
 from pipeline.certify.largest import TOLERANCE
 from pipeline.certify.resume import Journal
@@ -23,19 +22,16 @@ from pipeline.certify.verdicts import (
 from pipeline.certify.work import Progress, Work
 
 __all__ = [
-    "BALLS",
     "CHOICES",
     "DECIDERS",
     "PGD",
     "TOLERANCE",
     "Attacked",
-    "Ball",
     "Certification",
     "Choice",
     "Counterexamples",
     "Crew",
     "Journal",
-    "L2Ball",
     "Layer",
     "Level",
     "Predict",
@@ -47,6 +43,4 @@ __all__ = [
     "attack",
     "certify",
     "crew",
-    "norm_of",
-    "region",
 ]

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.certify.balls import Ball, L2Ball
 from pipeline.network import Network
+from pipeline.threat import Ball, L2Ball
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """The deployed file: float32 inputs (n, ...) to logits (n, classes)."""

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from pipeline.certify.attack import PGD, Attacked, Predict, attack
-from pipeline.certify.balls import Ball
 from pipeline.certify.largest import largest_eps
 from pipeline.certify.prover import Prover
 from pipeline.certify.table import Table
@@ -22,6 +21,7 @@ from pipeline.certify.work import Progress, Work
 from pipeline.errors import Incomplete
 from pipeline.network import Network
 from pipeline.propagate.margins import Method
+from pipeline.threat import Ball
 
 ATTACKED, PREDICTED, LOOKED_INTO = 128, 256, 128
 """Samples in one batch of the attack, in one of predictions, and behind the figures on layers."""

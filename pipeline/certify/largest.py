@@ -9,11 +9,11 @@ from fractions import Fraction
 
 import numpy as np
 
-from pipeline.certify.balls import LinfBall
 from pipeline.certify.prover import Prover
 from pipeline.certify.table import Table
 from pipeline.certify.work import Progress, Work
 from pipeline.propagate.margins import Method
+from pipeline.threat import LinfBall
 
 TOLERANCE = Fraction(1, 4096)
 """The spacing of the grid, in units of the range."""

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from pipeline.arithmetic import Mode, rounding_of
 from pipeline.bounds import Interval
-from pipeline.certify.balls import Ball, joined, region
 from pipeline.certify.verdicts import Layer, Settings
 from pipeline.network import Network, Step
 from pipeline.propagate import walk
@@ -18,7 +17,7 @@ from pipeline.propagate.crown import COPIES
 from pipeline.propagate.margins import MarginBounds, Method
 from pipeline.propagate.rounding import self_test
 from pipeline.rules import Affine, Rule, rule_for
-from pipeline.threat import Region
+from pipeline.threat import Ball, Region, joined
 
 CHUNK_BYTES = 1 << 29
 """What a batch may take at most on a CPU, however much memory is allowed: nothing is faster beyond its caches."""
@@ -44,8 +43,8 @@ class Prover:
         """The least margin over each sample's ball; ``ball`` may be one for each sample."""
         x, labels = self._tensors(rows)
         if isinstance(ball, Sequence):
-            return self._bounds_of(method, joined([region(b, x[i : i + 1]) for i, b in enumerate(ball)]), labels, mode)
-        return self._bounds_of(method, region(ball, x), labels, mode)
+            return self._bounds_of(method, joined([b.region(x[i : i + 1]) for i, b in enumerate(ball)]), labels, mode)
+        return self._bounds_of(method, ball.region(x), labels, mode)
 
     def batch(self, method: Method, classes: int) -> int:
         """Samples at once, so that boxes and the rows of all margins stay within the memory allowed."""
@@ -68,7 +67,7 @@ class Prover:
         bounds = self._by("ibp", self.settings.arithmetic)
         x, _ = self._tensors(rows)
         with torch.no_grad():
-            boxes = bounds.walk.walk.boxes([region(ball, x).box], keep=walk.EVERYTHING)
+            boxes = bounds.walk.walk.boxes([ball.region(x).box], keep=walk.EVERYTHING)
         found = (self._layer(step, boxes) for step in bounds.top.plan.steps)
         return tuple(layer for layer in found if layer is not None)
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from pipeline.arithmetic import Mode
 from pipeline.certify.attack import Attacked
-from pipeline.certify.balls import Ball
 from pipeline.certify.verdicts import DECIDERS, Counterexamples, Layer, Level, RoundingCost, Verdict
 from pipeline.errors import Contradiction
+from pipeline.threat import Ball
 
 
 class Table:

@@ -11,9 +11,9 @@ import numpy as np
 
 from pipeline.arithmetic import Mode
 from pipeline.certify.attack import PGD
-from pipeline.certify.balls import Ball
 from pipeline.propagate.crown import MEMORY
 from pipeline.propagate.margins import METHODS, Method
+from pipeline.threat import Ball
 
 Choice = Literal["auto", Method]
 CHOICES: tuple[Choice, ...] = ("auto", *get_args(Method))

@@ -16,12 +16,13 @@ import numpy as np
 
 from pipeline import certify as verdicts
 from pipeline import report as reports
-from pipeline.certify import BALLS, PGD, Ball, Certification, Crew, Journal, Work
+from pipeline.certify import PGD, Certification, Crew, Journal, Work
 from pipeline.data import Dataset, Fitted
 from pipeline.errors import InputRejected
 from pipeline.graph.digest import digests
 from pipeline.report import Gate
 from pipeline.settings import Settings, settle
+from pipeline.threat import BALLS, Ball
 from pipeline.workflow import facts
 from pipeline.workflow.events import Done, Event, Note
 from pipeline.workflow.kernels import Kernels, measured

@@ -11,10 +11,9 @@ from torch import nn
 
 from pipeline import ops
 from pipeline.arithmetic import Outward
-from pipeline.certify import PGD, L2Ball, Verdict, attack, region
-from pipeline.certify.balls import joined
+from pipeline.certify import PGD, Verdict, attack
 from pipeline.propagate.margins import METHODS, MarginBounds
-from pipeline.threat import LinfBall, Region
+from pipeline.threat import L2Ball, LinfBall, Region, joined
 from tests import nets
 from tests.climbing import climb, deployed, images_of, lively
 
@@ -35,7 +34,7 @@ def test_bounds_over_a_ball_hold_at_its_points(method, eps):
     x[0] = 0.0
     ball, exact = L2Ball(Fraction(eps)), network.in_float64()
     labels = exact(x).argmax(1)
-    bounds = MarginBounds(exact, Outward(deployed=False), method=method).bounds(region(ball, x), labels)
+    bounds = MarginBounds(exact, Outward(deployed=False), method=method).bounds(ball.region(x), labels)
     for p in points(x, float(ball.radius), 60, seed=3):
         logits = exact(p)
         own = logits.gather(1, labels[:, None])[:, 0]
@@ -49,7 +48,7 @@ def test_a_ball_is_better_than_its_box_and_contains_its_samples():
     exact = network.in_float64()
     labels = exact(x).argmax(1)
     crown = MarginBounds(exact, method="crown")
-    inside, around = (crown.bounds(region(b(Fraction(1, 20)), x), labels) for b in (L2Ball, LinfBall))
+    inside, around = (crown.bounds(b(Fraction(1, 20)).region(x), labels) for b in (L2Ball, LinfBall))
     assert (inside >= around).all()
     assert (inside > around + 1e-3).any()
 
@@ -60,7 +59,7 @@ def test_regions_of_many_sizes_bound_as_each_alone():
     labels = network(x).argmax(1)
     sizes = [Fraction(i, 60) for i in range(1, 7)]
     for kind in (L2Ball, LinfBall):
-        parts = [region(kind(e), x[i : i + 1]) for i, e in enumerate(sizes)]
+        parts = [kind(e).region(x[i : i + 1]) for i, e in enumerate(sizes)]
         together = joined(parts)
         assert isinstance(together, Region)
         bounds = MarginBounds(network, method="crown-ibp")

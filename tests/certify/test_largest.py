@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pipeline.certify import TOLERANCE, Settings, Work
-from pipeline.certify.balls import BALLS
 from pipeline.certify.prover import Prover
+from pipeline.threat import BALLS
 from tests.climbing import climb, images_of, labels_of, lively
 
 NETWORK = lively()
