@@ -1,55 +1,15 @@
-"""Boxes of inputs under proof, and the clock that ends it."""
+"""Boxes of inputs under proof, and how a flat vector becomes the inputs of a network."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
-from pipeline.arithmetic import Rounding
-from pipeline.bounds import Interval, LinearForm
 from pipeline.network import Network
 from pipeline.vnnlib import Case, above64, below64, nearest32
-
-
-class OutOfTime(Exception):
-    """The budget ran out in the middle of a walk."""
-
-
-@dataclass(frozen=True)
-class Clock:
-    """A moment on the monotonic clock after which nothing is begun; None for no budget."""
-
-    deadline: float | None = None
-
-    @staticmethod
-    def of(seconds: float | None) -> Clock:
-        return Clock(None if seconds is None else time.monotonic() + seconds)
-
-    def check(self) -> None:
-        """Raise OutOfTime after the deadline."""
-        if self.deadline is not None and time.monotonic() > self.deadline:
-            raise OutOfTime
-
-
-@dataclass(eq=False)
-class Watched:
-    """A box that remembers the last form it was asked about, and ends a walk that runs out of time."""
-
-    box: Interval
-    clock: Clock
-    last: LinearForm | None = None
-
-    def minimise(self, form: LinearForm, rounding: Rounding) -> Tensor:
-        self.clock.check()
-        self.last = form
-        return rounding.minimum(form, self.box)
-
-    def __getitem__(self, samples: slice | Tensor) -> Watched:
-        return Watched(self.box[samples], self.clock)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.certify.boxes import Clock, OutOfTime, Patch, inputs_of, outputs_of
+from pipeline.certify.boxes import Patch, inputs_of, outputs_of
+from pipeline.certify.clock import Clock, OutOfTime
 from pipeline.certify.witness import Witness
 from pipeline.network import Network
 from pipeline.vnnlib import Property, above32, below32, nearest32

@@ -80,7 +80,7 @@ class _Ladder:
         self.table = Table(
             self.balls, predicted, self.labels, arithmetic=settings.arithmetic, attack=settings.attack is not None
         )
-        self.prover = Prover(self.network, self.images, self.labels, settings)
+        self.prover = Prover(self.network, self.images, self.labels, settings, self.work.clock)
         if settings.attack is not None:
             yield from self._attack("pgd", settings.attack)
         costs = yield from self._ibp()

@@ -17,13 +17,15 @@ from torch import Tensor
 
 from pipeline.arithmetic import Rounding
 from pipeline.bounds import LinearForm
-from pipeline.certify.boxes import Clock, OutOfTime, Patch, Watched, inputs_of, outputs_of, whole
+from pipeline.certify.boxes import Patch, inputs_of, outputs_of, whole
+from pipeline.certify.clock import Clock, OutOfTime, Watched
 from pipeline.certify.constraints import Forms
 from pipeline.certify.work import Progress
 from pipeline.network import Network
 from pipeline.propagate.alpha import Search, improved
 from pipeline.propagate.crown import MEMORY, Bounds, LinearWalk
 from pipeline.propagate.margins import METHODS, Method, ends_tail
+from pipeline.threat import Box
 from pipeline.vnnlib import Property
 
 SPLIT_INPUTS = 8
@@ -201,7 +203,7 @@ class Refuter:
         lower, upper = (
             self._inputs(torch.from_numpy(np.stack([getattr(p, end) for p in patches]))) for end in ("lower", "upper")
         )
-        return [Watched(self.rounding.enclose(a, b), clock) for a, b in zip(lower, upper, strict=True)]
+        return [Watched(Box(self.rounding.enclose(a, b)), clock) for a, b in zip(lower, upper, strict=True)]
 
     def _inputs(self, flat: Tensor) -> list[Tensor]:
         """A batch of flat vectors as the inputs of the network."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipeline.arithmetic import Mode, rounding_of
 from pipeline.bounds import Interval
+from pipeline.certify.clock import Clock, Watched
 from pipeline.certify.verdicts import Layer, Settings
 from pipeline.network import Network, Step
 from pipeline.propagate import walk
@@ -22,7 +23,7 @@ from pipeline.threat import Ball, Region, joined
 CHUNK_BYTES = 1 << 29
 """What a batch may take at most on a CPU, however much memory is allowed: nothing is faster beyond its caches."""
 LINEAR_BATCH = 32
-"""Samples that a linear rung bounds at once at most: little is gained beyond, and a budget is looked at between batches."""
+"""Samples that a linear rung bounds at once at most: little is gained beyond, and what a budget cuts short is lost."""
 KEPT = 12
 """Tensors that a linear walk keeps for each value: its box, its relaxation's lines and slack, and what made them."""
 
@@ -30,8 +31,11 @@ KEPT = 12
 class Prover:
     """Bounds over one data set with one network, in float64."""
 
-    def __init__(self, network: Network, images: np.ndarray, labels: np.ndarray, settings: Settings):
+    def __init__(
+        self, network: Network, images: np.ndarray, labels: np.ndarray, settings: Settings, clock: Clock | None = None
+    ):
         self_test(settings.device)
+        self.clock = clock or Clock()
         self.network = network.in_float64().to(settings.device)
         self.images, self.labels, self.settings = images, labels, settings
         self._bounds: dict[tuple[Method, Mode], MarginBounds] = {}
@@ -40,7 +44,10 @@ class Prover:
     def margins(
         self, method: Method, ball: Ball | Sequence[Ball], rows: np.ndarray, *, mode: Mode | None = None
     ) -> np.ndarray:
-        """The least margin over each sample's ball; ``ball`` may be one for each sample."""
+        """The least margin over each sample's ball; ``ball`` may be one for each sample.
+
+        Raises OutOfTime where the clock runs out on the way.
+        """
         x, labels = self._tensors(rows)
         if isinstance(ball, Sequence):
             return self._bounds_of(method, joined([b.region(x[i : i + 1]) for i, b in enumerate(ball)]), labels, mode)
@@ -87,7 +94,9 @@ class Prover:
         return Layer(name, type(step.op).__name__, max(0.0, 1 - active - inactive), active, inactive, kept)
 
     def _bounds_of(self, method: Method, where: Region, labels: Tensor, mode: Mode | None) -> np.ndarray:
-        return self._by(method, mode or self.settings.arithmetic).bounds(where, labels).cpu().numpy()
+        return (
+            self._by(method, mode or self.settings.arithmetic).bounds(Watched(where, self.clock), labels).cpu().numpy()
+        )
 
     def _by(self, method: Method, mode: Mode) -> MarginBounds:
         if (method, mode) not in self._bounds:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pipeline.certify.clock import Clock, OutOfTime
 from pipeline.certify.resume import Arrays, Journal
 from pipeline.certify.shards import Crew
 from pipeline.errors import EnvironmentFailure, Preempted
@@ -41,12 +42,12 @@ class Work:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._began = time.monotonic()
+        self.clock = Clock.of(self.budget)
 
     @property
     def over(self) -> bool:
         """Whether the budget is spent."""
-        return self.budget is not None and time.monotonic() - self._began >= self.budget
+        return self.clock.over
 
     def units(
         self,
@@ -77,6 +78,8 @@ class Work:
                 break
             try:
                 mine[i] = compute(cuts[i])
+            except OutOfTime:
+                break
             except Exception as error:  # told to the others first, who would wait for us
                 fault = error
                 break

@@ -15,7 +15,8 @@ import numpy as np
 
 from pipeline.arithmetic import rounding_of
 from pipeline.certify import Progress
-from pipeline.certify.boxes import Clock, Patch
+from pipeline.certify.boxes import Patch
+from pipeline.certify.clock import Clock
 from pipeline.certify.counterexample import Descent, Falsifier
 from pipeline.certify.property import Outcome, Refuter
 from pipeline.certify.witness import Witness, check

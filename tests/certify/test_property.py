@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pipeline.arithmetic import rounding_of
-from pipeline.certify.boxes import Clock
+from pipeline.certify.clock import Clock
 from pipeline.certify.constraints import scaled
 from pipeline.certify.counterexample import Descent, Falsifier
 from pipeline.certify.property import Refuter

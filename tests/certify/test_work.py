@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.certify import Crew, Journal, Verdict, Work
+from pipeline.certify.clock import Clock, OutOfTime
 from pipeline.errors import Preempted
 from tests.climbing import climb, lively, same
 
@@ -36,6 +37,26 @@ def test_a_budget_that_ends_anywhere_certifies_less_and_nothing_else(monkeypatch
         certified = level.verdicts == Verdict.CERTIFIED
         assert (certified <= (full.verdicts == Verdict.CERTIFIED)).all()
         assert (level.undecided <= (level.verdicts == Verdict.UNKNOWN)).all()
+
+
+@pytest.mark.parametrize(("looks", "norm"), [(0, "l2"), (5, "linf")])
+def test_a_budget_that_ends_inside_a_walk_leaves_its_batch_out_and_nothing_else(monkeypatch, looks, norm):
+    how = {"method": "crown", "largest_eps": True, "norm": norm, "n": 4}
+    whole, spent = climb(NETWORK, EPS, **how), count()
+
+    def check(self):
+        if next(spent) >= looks:
+            raise OutOfTime
+
+    monkeypatch.setattr(Clock, "check", check)
+    cut = climb(NETWORK, EPS, **how)
+    assert next(spent) > looks
+    assert cut.cut
+    assert np.nanmax(cut.largest_eps - whole.largest_eps) <= 0
+    for level, full in zip(cut.levels, whole.levels, strict=True):
+        certified = level.verdicts == Verdict.CERTIFIED
+        assert (certified <= (full.verdicts == Verdict.CERTIFIED)).all()
+    assert (cut.levels[0].verdicts == Verdict.CERTIFIED).any(), "IBP is not cut short"
 
 
 class Hurried(Journal):
