@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.arithmetic import Mode
+from pipeline.certify import Choice
 from pipeline.errors import UsageError
 from pipeline.threat import parse_eps
 
@@ -46,7 +47,7 @@ class Settings(BaseModel):
     max_samples: int | None = Field(None, ge=1)
     seed: int = Field(0, ge=0)
     arithmetic: Mode = "float32-any-order"
-    method: Literal["auto", "ibp", "crown-ibp", "crown", "alpha-crown"] = "auto"
+    method: Choice = "auto"
     time_budget: float | None = Field(None, ge=0)
     memory_budget: int | None = Field(None, ge=1 << 20)
     largest_eps: bool = False

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "certify": {"errors", "bounds", "arithmetic", "ops", "network", "threat", "rules", "propagate", "vnnlib"},
     "train": {"errors", "bounds", "arithmetic", "ops", "network", "threat", "rules", "propagate"},
     "preprocess": {"errors", "ops", "network"},
-    "settings": {"errors", "arithmetic", "threat"},
+    "settings": {"errors", "arithmetic", "threat", "certify"},
     "graph": {"errors", "ops", "network"},
     "data": {"errors"},
     "report": {"errors"},

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -50,32 +51,26 @@ def certify(
     """
     if len(images) == 0:
         raise Incomplete("nothing was selected, so nothing can be checked; select at least one sample.")
+    indices, balls = np.arange(len(images)) if indices is None else indices, sorted(balls, key=lambda ball: ball.eps)
     yield from _Ladder(network, predict, images, labels, balls, settings, indices, work or Work()).climb()
 
 
+@dataclass(eq=False)
 class _Ladder:
-    """One certification under way."""
+    """One certification under way; eps ascends in ``balls``."""
 
-    def __init__(
-        self,
-        network: Network,
-        predict: Predict,
-        images: np.ndarray,
-        labels: np.ndarray,
-        balls: Sequence[Ball],
-        settings: Settings,
-        indices: np.ndarray | None,
-        work: Work,
-    ):
-        self.network, self.predict, self.images, self.labels = network, predict, images, labels
-        self.balls = sorted(balls, key=lambda ball: ball.eps)
-        self.settings, self.work = settings, work
-        self.indices = np.arange(len(images)) if indices is None else indices
+    network: Network
+    predict: Predict
+    images: np.ndarray
+    labels: np.ndarray
+    balls: Sequence[Ball]
+    settings: Settings
+    indices: np.ndarray
+    work: Work
 
     def climb(self) -> Iterator[Progress | Certification]:
         """Every rung in turn, and what came of it."""
-        predicted = yield from self._predictions()
-        self.classes = self._classes
+        predicted, self.classes = yield from self._predictions()
         settings = self.settings
         self.table = Table(
             self.balls, predicted, self.labels, arithmetic=settings.arithmetic, attack=settings.attack is not None
@@ -105,7 +100,9 @@ class _Ladder:
             self.work.cut,
         )
 
-    def _predictions(self) -> Generator[Progress, None, np.ndarray]:
+    def _predictions(self) -> Generator[Progress, None, tuple[np.ndarray, int]]:
+        """The file's own labels, and how many classes it tells apart."""
+
         def compute(rows: np.ndarray) -> dict[str, np.ndarray]:
             logits = self.predict(self.images[rows])
             # A NaN logit is nobody's argmax: such a sample counts as misclassified.
@@ -115,8 +112,7 @@ class _Ladder:
         cuts = _chunks(np.arange(len(self.images)), PREDICTED)
         results = yield from self.work.units("prediction", cuts, compute, phase="prediction", always=True)
         found = [r for r in results if r is not None]
-        self._classes = int(found[0]["classes"])
-        return np.concatenate([r["label"] for r in found])
+        return np.concatenate([r["label"] for r in found]), int(found[0]["classes"])
 
     def _attack(self, rung: str, pgd: PGD) -> Generator[Progress, None, None]:
         """Attack what is still open at each eps, ascending: what breaks at a smaller eps is broken at every larger one."""

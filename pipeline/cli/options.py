@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import click
 
 from pipeline.arithmetic import MODES
+from pipeline.certify import CHOICES
 
-METHODS = ("auto", "ibp", "crown-ibp", "crown", "alpha-crown")
 F = TypeVar("F", bound=Callable[..., Any])
 
 model_argument = click.argument("model", type=click.Path(path_type=Path))
@@ -50,7 +50,7 @@ ladder_options = _apply(
 proof_options = _apply(
     click.option(
         "--method",
-        type=click.Choice(METHODS),
+        type=click.Choice(CHOICES),
         help="Climb the ladder of bounds up to this one; auto leaves a rung that proves nothing.  [auto]",
     ),
     click.option("--memory-budget", metavar="SIZE", help="For one batch of bounds, such as 800MB or 4GB.  [1GB]"),
