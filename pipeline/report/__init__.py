@@ -26,23 +26,17 @@ from pipeline.report.facts import (
 )
 from pipeline.report.gates import EXIT_CODES, Gate, check_gates, evaluate, parse_gate, verdict
 from pipeline.report.html import render
+from pipeline.report.level import ClassRow, Layer, Level, Margin, RoundingCost, Rung, Verdicts
 from pipeline.report.rate import Rate
 from pipeline.report.result import (
     Accuracies,
-    ClassRow,
     GateOutcome,
     LargestEps,
-    Layer,
-    Level,
-    Margin,
     Report,
     Result,
-    RoundingCost,
     Run,
-    Rung,
     SamplesFile,
     Training,
-    Verdicts,
     schema,
 )
 from pipeline.report.samples import (

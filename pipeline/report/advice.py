@@ -6,7 +6,8 @@ import shlex
 from itertools import pairwise
 from pathlib import PurePath
 
-from pipeline.report.result import Level, Report
+from pipeline.report.level import Level
+from pipeline.report.result import Report
 from pipeline.report.text import clean, percent
 
 RARE = 20

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from pipeline.report.result import ClassRow, Level, Margin, Report
+from pipeline.report.level import ClassRow, Level, Margin
+from pipeline.report.result import Report
 from pipeline.report.svg import COLOURS, draw
 from pipeline.report.text import clean, percent
 

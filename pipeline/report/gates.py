@@ -9,8 +9,9 @@ from fractions import Fraction
 from typing import Literal
 
 from pipeline.errors import UsageError
+from pipeline.report.level import ClassRow, Level
 from pipeline.report.rate import decimal
-from pipeline.report.result import ClassRow, GateOutcome, Level
+from pipeline.report.result import GateOutcome
 
 Metric = Literal["natural", "attacked", "certified"]
 Verdict = Literal["pass", "fail", "incomplete"]

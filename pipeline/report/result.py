@@ -7,80 +7,17 @@ the counts of a level add up, certified <= attacked <= natural, certified falls 
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
-from pipeline.errors import Contradiction
 from pipeline.report.canonical import digest
 from pipeline.report.facts import Caution, Data, Method, Model, Name, Parity, Preprocessing, Sha256, Threat, Tool
+from pipeline.report.level import ClassRow, Level, law
 from pipeline.report.rate import Frozen, Rate
 
 Kind = Literal["certification", "retraining"]
-
-
-class Verdicts(Frozen):
-    """How many samples got each verdict."""
-
-    certified: int
-    falsified: int
-    misclassified: int
-    unknown: int
-
-
-class Histogram(Frozen):
-    """Counts between consecutive edges; values beyond the ends are counted in the outermost bins."""
-
-    edges: tuple[float, ...]
-    counts: tuple[int, ...]
-
-
-class Margin(Frozen):
-    """The lower bounds of the smallest margin `min over j of y_label - y_j`, over all samples where finite.
-
-    `near_zero` counts the certified samples whose bound lies below `near_zero_below`.
-    """
-
-    p05: float
-    p50: float
-    p95: float
-    near_zero: int
-    near_zero_below: float
-    not_finite: int
-    histogram: Histogram
-
-
-class Layer(Frozen):
-    """The states of one nonlinearity's units over the samples (fractions), and the mean radius of its input."""
-
-    name: Name
-    kind: str
-    unstable: float
-    active: float
-    inactive: float
-    mean_radius: float | None = None
-
-
-class Rung(Frozen):
-    """One rung of the ladder at one eps: how many samples it examined, how many it decided, how many are certified by then.
-
-    What follows from another eps counts as decided and is not examined: `decided` may exceed `examined`.
-    """
-
-    name: str
-    examined: int
-    decided: int
-    certified: int
-
-
-class RoundingCost(Frozen):
-    """What float32 cost the bounds of IBP: the largest loss of a margin, and certificates with it and without it."""
-
-    largest: float
-    certified: int
-    certified_in_real: int
 
 
 class LargestEps(Frozen):
@@ -96,65 +33,6 @@ class LargestEps(Frozen):
     p75: float
     p95: float
     mean: float
-
-
-class Level(Frozen):
-    """One eps: an exact fraction in units of the pixel range, and what it leaves of the accuracy.
-
-    `attacked` counts the samples for which no counterexample was found, None where none was looked for;
-    `undecided` those of the unknown that a budget left unexamined: `certified` is then a lower bound.
-    """
-
-    eps: str
-    eps_float: float
-    natural: Rate
-    attacked: Rate | None
-    certified: Rate
-    verdicts: Verdicts
-    undecided: int = 0
-    margin: Margin | None = None
-    layers: tuple[Layer, ...] = ()
-    rungs: tuple[Rung, ...] = ()
-    rounding: RoundingCost | None = None
-
-    @property
-    def exact(self) -> Fraction:
-        """eps as it is."""
-        return Fraction(self.eps)
-
-    @model_validator(mode="after")
-    def _laws(self) -> Level:
-        v, n = self.verdicts, self.natural.n
-        where = f"At eps = {self.eps}"
-        _law(self.eps_float == float(self.exact), f"{where}: eps_float is {self.eps_float}")
-        _law(v.certified + v.falsified + v.misclassified + v.unknown == n, f"{where}: verdicts {v} of {n} samples")
-        _law(
-            self.natural.k == n - v.misclassified, f"{where}: {self.natural.k} correct, {v.misclassified} misclassified"
-        )
-        _law((self.certified.k, self.certified.n) == (v.certified, n), f"{where}: certified {self.certified} for {v}")
-        _law(0 <= self.undecided <= v.unknown, f"{where}: {self.undecided} undecided of {v.unknown} unknown")
-        if self.attacked is not None:
-            survived = self.natural.k - v.falsified
-            _law((self.attacked.k, self.attacked.n) == (survived, n), f"{where}: attacked {self.attacked} for {v}")
-        return self
-
-
-class ClassRow(Frozen):
-    """The counts of one class at one eps."""
-
-    label: int
-    eps: str
-    n: int
-    natural: int
-    attacked: int | None
-    certified: int
-    undecided: int = 0
-
-    @model_validator(mode="after")
-    def _laws(self) -> ClassRow:
-        middle = self.natural if self.attacked is None else self.attacked
-        _law(0 <= self.certified <= middle <= self.natural <= self.n, f"class {self.label} at eps = {self.eps}: {self}")
-        return self
 
 
 class SamplesFile(Frozen):
@@ -234,26 +112,26 @@ class Result(Frozen):
     @model_validator(mode="after")
     def _laws(self) -> Result:
         undecided = sum(level.undecided for level in self.levels)
-        _law(self.partial == (undecided > 0), f"partial is {self.partial}, and {undecided} verdicts are undecided")
+        law(self.partial == (undecided > 0), f"partial is {self.partial}, and {undecided} verdicts are undecided")
         for level in self.levels:
-            _law(level.natural.n == self.data.n_evaluated, f"{level.natural.n} samples of {self.data.n_evaluated}")
+            law(level.natural.n == self.data.n_evaluated, f"{level.natural.n} samples of {self.data.n_evaluated}")
             sure = self.method.arithmetic != "none" or level.certified.k == 0
-            _law(sure, "arithmetic `none` never says certified")
+            law(sure, "arithmetic `none` never says certified")
             rows = [row for row in self.per_class if row.eps == level.eps]
             sums = tuple(sum(getattr(row, name) for row in rows) for name in ("n", "natural", "certified"))
             whole = (level.natural.n, level.natural.k, level.certified.k)
-            _law(not rows or sums == whole, f"classes sum to {sums}, the level has {whole}")
+            law(not rows or sums == whole, f"classes sum to {sums}, the level has {whole}")
         for low, high in pairwise(self.levels):
-            _law(low.exact < high.exact, f"levels must ascend; eps = {low.eps} precedes {high.eps}")
-            _law(low.natural == high.natural, f"natural accuracy depends on no eps; {low.natural} and {high.natural}")
-            _law(
+            law(low.exact < high.exact, f"levels must ascend; eps = {low.eps} precedes {high.eps}")
+            law(low.natural == high.natural, f"natural accuracy depends on no eps; {low.natural} and {high.natural}")
+            law(
                 low.certified.k >= high.certified.k,
                 f"certified must fall as eps grows; {low.certified.k} at {low.eps}, {high.certified.k} at {high.eps}",
             )
         outcomes = {gate.passed for gate in self.gates}
         expected = "fail" if False in outcomes else "incomplete" if None in outcomes else "pass"
         agrees = self.verdict == expected or (self.verdict == "incomplete" and expected == "pass")
-        _law(agrees, f"verdict {self.verdict!r} with gates {sorted(map(str, outcomes))}")
+        law(agrees, f"verdict {self.verdict!r} with gates {sorted(map(str, outcomes))}")
         return self
 
 
@@ -286,8 +164,3 @@ class Report(Frozen):
 def schema() -> dict[str, Any]:
     """The JSON Schema of a report."""
     return Report.model_json_schema()
-
-
-def _law(holds: bool, found: str) -> None:
-    if not holds:
-        raise Contradiction(f"A result breaks a law of its schema: {found}. This is a fault of the program; report it.")

@@ -9,18 +9,9 @@ from fractions import Fraction
 import numpy as np
 
 from pipeline.errors import Incomplete
+from pipeline.report.level import ClassRow, Histogram, Layer, Level, Margin, RoundingCost, Rung, Verdicts
 from pipeline.report.rate import Rate
-from pipeline.report.result import (
-    ClassRow,
-    Histogram,
-    LargestEps,
-    Layer,
-    Level,
-    Margin,
-    RoundingCost,
-    Rung,
-    Verdicts,
-)
+from pipeline.report.result import LargestEps
 from pipeline.report.samples import CERTIFIED, DECIDERS, VERDICTS, Samples
 
 BINS = 40

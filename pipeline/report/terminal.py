@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.report.advice import headline, next_step, strongest
+from pipeline.report.level import Level
 from pipeline.report.rate import Rate
-from pipeline.report.result import Accuracies, GateOutcome, Level, Report
+from pipeline.report.result import Accuracies, GateOutcome, Report
 from pipeline.report.text import clean, count, percent
 
 BAR = 24

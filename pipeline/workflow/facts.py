@@ -21,7 +21,8 @@ from pipeline.graph import external, guard
 from pipeline.graph.digest import digests
 from pipeline.graph.parity import Parity
 from pipeline.report import facts as report
-from pipeline.report.result import Layer, RoundingCost, Run
+from pipeline.report.level import Layer, RoundingCost
+from pipeline.report.result import Run
 from pipeline.report.samples import Counterexamples, Samples
 from pipeline.report.summarise import Looked
 from pipeline.settings import Settings
