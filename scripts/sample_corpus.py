@@ -27,13 +27,15 @@ from check_corpus import properties  # noqa: E402
 
 from pipeline.arithmetic import rounding_of  # noqa: E402
 from pipeline.bounds import LinearForm  # noqa: E402
-from pipeline.certify.boxes import Clock, OutOfTime, Watched, inputs_of, outputs_of, whole  # noqa: E402
+from pipeline.certify.boxes import inputs_of, outputs_of, whole  # noqa: E402
+from pipeline.certify.clock import Clock, OutOfTime, Watched  # noqa: E402
 from pipeline.certify.constraints import Forms  # noqa: E402
 from pipeline.errors import PipelineError  # noqa: E402
 from pipeline.propagate.alpha import Search, improved  # noqa: E402
 from pipeline.propagate.crown import Bounds, LinearWalk  # noqa: E402
 from pipeline.propagate.margins import METHODS, ends_tail  # noqa: E402
 from pipeline.settings import Settings  # noqa: E402
+from pipeline.threat import Box  # noqa: E402
 from pipeline.vnnlib import Case, Property, parse, read  # noqa: E402
 from pipeline.workflow.asked import open_for, require_rules  # noqa: E402
 from pipeline.workflow.subject import Subject  # noqa: E402
@@ -69,7 +71,7 @@ def claims(subject: Subject, question: Property, form: LinearForm, arithmetic: s
     network, rounding = subject.network.in_float64(), rounding_of(arithmetic)  # type: ignore[arg-type]
     patch, shapes = whole(0, question.cases[0]), [tuple(d or 1 for d in p.shape[1:]) for p in network.inputs]
     ends = [inputs_of(torch.from_numpy(end)[None], shapes) for end in (patch.lower, patch.upper)]
-    regions = [Watched(rounding.enclose(a, b), clock) for a, b in zip(*ends, strict=True)]
+    regions = [Watched(Box(rounding.enclose(a, b)), clock) for a, b in zip(*ends, strict=True)]
     found: dict[str, Tensor] = {}
     try:
         loose = LinearWalk(network, rounding, fixed=True).over(regions)
