@@ -28,7 +28,7 @@ from check_corpus import properties  # noqa: E402
 from pipeline.arithmetic import rounding_of  # noqa: E402
 from pipeline.bounds import LinearForm  # noqa: E402
 from pipeline.certify.boxes import inputs_of, outputs_of, whole  # noqa: E402
-from pipeline.certify.clock import Clock, OutOfTime, Watched  # noqa: E402
+from pipeline.certify.clock import Clock, OutOfTime  # noqa: E402
 from pipeline.certify.constraints import Forms  # noqa: E402
 from pipeline.errors import PipelineError  # noqa: E402
 from pipeline.propagate.alpha import Search, improved  # noqa: E402
@@ -71,13 +71,13 @@ def claims(subject: Subject, question: Property, form: LinearForm, arithmetic: s
     network, rounding = subject.network.in_float64(), rounding_of(arithmetic)  # type: ignore[arg-type]
     patch, shapes = whole(0, question.cases[0]), [tuple(d or 1 for d in p.shape[1:]) for p in network.inputs]
     ends = [inputs_of(torch.from_numpy(end)[None], shapes) for end in (patch.lower, patch.upper)]
-    regions = [Watched(Box(rounding.enclose(a, b)), clock) for a, b in zip(*ends, strict=True)]
+    regions = [Box(rounding.enclose(a, b)) for a, b in zip(*ends, strict=True)]
     found: dict[str, Tensor] = {}
     try:
-        loose = LinearWalk(network, rounding, fixed=True).over(regions)
+        loose = LinearWalk(network, rounding, fixed=True, check=clock.check).over(regions)
         found["ibp"] = _lower(loose, form, until=ends_tail)
         found["crown-ibp"] = _lower(loose, form)
-        tight = LinearWalk(network, rounding, tighten=True, fixed=True).over(regions)
+        tight = LinearWalk(network, rounding, tighten=True, fixed=True, check=clock.check).over(regions)
         found["crown"] = _lower(tight, form)
         at = _at_outputs(tight, form)
         found["alpha-crown"] = improved(tight, at, found["crown"], Search(steps=3, until_proved=False))

@@ -1,15 +1,9 @@
-"""The clock that ends a proof: between units of work, and inside a walk wherever it reaches an input."""
+"""The clock that ends a proof: between units of work, and inside a walk at every node."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-
-from torch import Tensor
-
-from pipeline.arithmetic import Rounding
-from pipeline.bounds import Interval, LinearForm
-from pipeline.threat import Region
 
 
 class OutOfTime(Exception):
@@ -35,24 +29,3 @@ class Clock:
         """Raise OutOfTime after the deadline."""
         if self.over:
             raise OutOfTime
-
-
-@dataclass(eq=False)
-class Watched:
-    """A region that ends a walk which runs out of time, and remembers the last form it was asked about."""
-
-    region: Region
-    clock: Clock
-    last: LinearForm | None = None
-
-    @property
-    def box(self) -> Interval:
-        return self.region.box
-
-    def minimise(self, form: LinearForm, rounding: Rounding) -> Tensor:
-        self.clock.check()
-        self.last = form
-        return self.region.minimise(form, rounding)
-
-    def __getitem__(self, samples: slice | Tensor) -> Watched:
-        return Watched(self.region[samples], self.clock)

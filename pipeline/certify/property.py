@@ -16,16 +16,15 @@ import torch
 from torch import Tensor
 
 from pipeline.arithmetic import Rounding
-from pipeline.bounds import LinearForm
+from pipeline.bounds import Interval, LinearForm
 from pipeline.certify.boxes import Patch, inputs_of, outputs_of, whole
-from pipeline.certify.clock import Clock, OutOfTime, Watched
+from pipeline.certify.clock import Clock, OutOfTime
 from pipeline.certify.constraints import Forms
 from pipeline.certify.work import Progress
 from pipeline.network import Network
 from pipeline.propagate.alpha import Search, improved
 from pipeline.propagate.crown import MEMORY, Bounds, LinearWalk
 from pipeline.propagate.margins import METHODS, Method, ends_tail
-from pipeline.threat import Box
 from pipeline.vnnlib import Property
 
 SPLIT_INPUTS = 8
@@ -48,6 +47,21 @@ class Outcome:
     def before(cls, question: Property) -> Outcome:
         """Nothing is refuted yet."""
         return cls([whole(i, case) for i, case in enumerate(question.cases)])
+
+
+@dataclass(eq=False)
+class Asked:
+    """A box that remembers the last form it was asked about."""
+
+    box: Interval
+    last: LinearForm | None = None
+
+    def minimise(self, form: LinearForm, rounding: Rounding) -> Tensor:
+        self.last = form
+        return rounding.minimum(form, self.box)
+
+    def __getitem__(self, samples: slice | Tensor) -> Asked:
+        return Asked(self.box[samples])
 
 
 class Refuter:
@@ -80,6 +94,7 @@ class Refuter:
     ) -> Generator[Progress, None, Outcome]:
         """Refute every case; returns what came of it. ``stop`` sees what is about to be cut, and may end it."""
         outcome = Outcome.before(self.question)
+        self.loose.check = self.tight.check = clock.check
         try:
             for method in self.methods:
                 outcome.left = yield from self._sweep(outcome, method, clock)
@@ -97,7 +112,7 @@ class Refuter:
         left: list[Patch] = []
         for start in range(0, len(patches), self.batch):
             clock.check()
-            part, _ = self._bound(patches[start : start + self.batch], [method], clock)
+            part, _ = self._bound(patches[start : start + self.batch], [method])
             outcome.boxes += min(self.batch, len(patches) - start)
             if len(part) < len(patches[start : start + self.batch]):
                 outcome.by = method
@@ -123,7 +138,7 @@ class Refuter:
                 break
             outcome.splits += len(taken)
             outcome.boxes += len(halves)
-            left, found = self._bound(halves, methods, clock)
+            left, found = self._bound(halves, methods)
             pending += list(zip(left, found, strict=True))
             outcome.by = methods[-1]
             outcome.left = [patch for patch, _ in pending]
@@ -145,9 +160,7 @@ class Refuter:
         below[at] = above[at] = middle
         return [replace(patch, upper=below), replace(patch, lower=above)]
 
-    def _bound(
-        self, patches: Sequence[Patch], methods: Sequence[Method], clock: Clock
-    ) -> tuple[list[Patch], np.ndarray]:
+    def _bound(self, patches: Sequence[Patch], methods: Sequence[Method]) -> tuple[list[Patch], np.ndarray]:
         """The patches that stay open, with fewer conjunctions, and how much each input costs their bounds."""
         left, cost = list(patches), np.zeros((len(patches), self.question.inputs))
         for tighten, group in (
@@ -156,7 +169,7 @@ class Refuter:
         ):
             if not group or not left:
                 continue
-            regions = self._regions(left, clock)
+            regions = self._regions(left)
             bounds = (self.tight if tighten else self.loose).over(regions)
             forms, owner = self.forms(left)
             forms = LinearForm(forms.coeff.to(self.device), forms.const.to(self.device))
@@ -199,17 +212,17 @@ class Refuter:
             start, const = start + shape.numel(), torch.zeros_like(const)
         return found
 
-    def _regions(self, patches: Sequence[Patch], clock: Clock) -> list[Watched]:
+    def _regions(self, patches: Sequence[Patch]) -> list[Asked]:
         lower, upper = (
             self._inputs(torch.from_numpy(np.stack([getattr(p, end) for p in patches]))) for end in ("lower", "upper")
         )
-        return [Watched(Box(self.rounding.enclose(a, b)), clock) for a, b in zip(lower, upper, strict=True)]
+        return [Asked(self.rounding.enclose(a, b)) for a, b in zip(lower, upper, strict=True)]
 
     def _inputs(self, flat: Tensor) -> list[Tensor]:
         """A batch of flat vectors as the inputs of the network."""
         return inputs_of(flat.double().to(self.device), self.shapes)
 
-    def _cost(self, regions: Sequence[Watched], batch: int) -> np.ndarray:
+    def _cost(self, regions: Sequence[Asked], batch: int) -> np.ndarray:
         """``sum over rows of |coefficient| * radius`` for every input."""
         parts = []
         for region in regions:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.arithmetic import Mode, rounding_of
 from pipeline.bounds import Interval
-from pipeline.certify.clock import Clock, Watched
+from pipeline.certify.clock import Clock
 from pipeline.certify.verdicts import Layer, Settings
 from pipeline.network import Network, Step
 from pipeline.propagate import walk
@@ -94,14 +94,14 @@ class Prover:
         return Layer(name, type(step.op).__name__, max(0.0, 1 - active - inactive), active, inactive, kept)
 
     def _bounds_of(self, method: Method, where: Region, labels: Tensor, mode: Mode | None) -> np.ndarray:
-        return (
-            self._by(method, mode or self.settings.arithmetic).bounds(Watched(where, self.clock), labels).cpu().numpy()
-        )
+        return self._by(method, mode or self.settings.arithmetic).bounds(where, labels).cpu().numpy()
 
     def _by(self, method: Method, mode: Mode) -> MarginBounds:
         if (method, mode) not in self._bounds:
             rounding, memory = rounding_of(mode, self.settings.kernels), self.settings.memory
-            self._bounds[method, mode] = MarginBounds(self.network, rounding, method=method, memory=memory, fixed=True)
+            self._bounds[method, mode] = MarginBounds(
+                self.network, rounding, method=method, memory=memory, fixed=True, check=self.clock.check
+            )
         return self._bounds[method, mode]
 
     def _tensors(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -46,7 +46,8 @@ class LinearWalk:
     """Boxes for every node of a network, and lower bounds of forms over any node, for one batch of regions at a time.
 
     ``tighten`` bounds the inputs of nonlinearities by backward walks; without ``meet`` such a bound replaces IBP's, of every
-    entry, as other tools have it (for comparisons: it is looser).
+    entry, as other tools have it (for comparisons: it is looser). ``check`` is called at every node, and may raise to end a
+    walk.
     """
 
     def __init__(
@@ -59,10 +60,11 @@ class LinearWalk:
         meet: bool = True,
         memory: int = MEMORY,
         fixed: bool = False,
+        check: Callable[[], None] = lambda: None,
     ):
         self.walk = IntervalWalk(network, rounding, plan, fixed=fixed)
         self.plan, self.rounding, self.tighten, self.memory = self.walk.plan, rounding, tighten, memory
-        self.meet = meet
+        self.meet, self.check = meet, check
         self.readers: dict[int, list[Step]] = {}
         for step in self.plan.steps:
             for a in step.args:
@@ -98,6 +100,7 @@ class Bounds:
 
     def enter(self, step: Step, *xs: Interval | Tensor) -> Interval:
         """The box of the next node, by IBP from those before it, tightened where an operator after it would gain."""
+        self.walk.check()
         args = [self.values.setdefault(a, x) for a, x in zip(step.args, xs, strict=True)]
         box = self.walk.walk.apply(step, *args)
         self.values[step.index] = box
@@ -129,6 +132,7 @@ class Bounds:
         rounding = EXACT if exact else self.walk.rounding
 
         def visit(step: Step, form: LinearForm) -> Sequence[LinearForm | None] | None:
+            self.walk.check()
             if until(step):
                 return None
             relaxation = self.relaxed(step, exact=exact)

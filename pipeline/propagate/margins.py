@@ -124,6 +124,7 @@ class MarginBounds:
         search: Search | None = None,
         meet: bool = True,
         fixed: bool = False,
+        check: Callable[[], None] = lambda: None,
     ):
         if len(network.inputs) != 1 or len(network.outputs) != 1:
             raise InputRejected(
@@ -132,7 +133,9 @@ class MarginBounds:
             )
         self.top, self.method, self.search = head(network.plan()), method, search or Search()
         tighten = method in ("crown", "alpha-crown")
-        self.walk = LinearWalk(network, rounding, self.top.plan, tighten=tighten, meet=meet, memory=memory, fixed=fixed)
+        self.walk = LinearWalk(
+            network, rounding, self.top.plan, tighten=tighten, meet=meet, memory=memory, fixed=fixed, check=check
+        )
 
     @torch.no_grad()
     def bounds(self, region: Region | Interval, labels: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
