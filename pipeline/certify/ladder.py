@@ -166,8 +166,9 @@ class _Ladder:
                 table.looked("ibp", level, len(rows))
                 if both:
                     real[rows] = np.fmax(real[rows], found["real"])
-                    gap = found["real"] - found["margins"]
-                    lost = max(lost, float(gap[np.isfinite(gap)].max(initial=0.0)))
+                    finite = np.isfinite(found["real"]) & np.isfinite(found["margins"])
+                    gap = found["real"][finite] - found["margins"][finite]
+                    lost = max(lost, float(gap.max(initial=0.0)))
             stands = table.alive[level] & (real > 0)
             cost = RoundingCost(lost, int(table.certified[level].sum()), int(stands.sum()))
             costs.append(cost if both and not self.work.cut else None)
