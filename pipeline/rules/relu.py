@@ -43,7 +43,9 @@ class ReLURule(Rule[nn.ReLU]):
         open_ = (lower < 0) & (upper > 0)
         # What is neither open nor decided is NaN, and stays so: it must never pass for inactive.
         fixed = torch.where(lower >= 0, 1.0, torch.where(upper <= 0, 0.0, torch.nan)).to(lower)
-        slope = torch.where(open_, upper / (upper - lower).clamp_min(torch.finfo(upper.dtype).tiny), fixed).clamp(max=1)
+        # The divisor is made safe before dividing, for the gradient: training walks back through these lines too.
+        width = torch.where(open_, upper - lower, 1).clamp_min(torch.finfo(upper.dtype).tiny)
+        slope = torch.where(open_, upper / width, fixed).clamp(max=1)
         offset = torch.maximum(rounding.up(-slope * lower), upper - slope * upper + rounding.own_error(upper, 2))
         offset = torch.where(open_, offset, 0)
         above = Line(slope, offset)
