@@ -14,6 +14,6 @@ from pipeline.train.full_bn import insert as insert
 from pipeline.train.full_bn import placements as placements
 from pipeline.train.loop import Batches as Batches
 from pipeline.train.loop import train as train
-from pipeline.train.recipe import NAMES as NAMES
 from pipeline.train.recipe import Recipe as Recipe
-from pipeline.train.recipe import recipe as recipe
+from pipeline.train.recipes import NAMES as NAMES
+from pipeline.train.recipes import recipe as recipe

@@ -11,6 +11,7 @@ import torch
 from torch import nn, optim
 
 from pipeline.errors import EnvironmentFailure, UsageError
+from pipeline.train.average import Average
 
 VERSION = 1
 
@@ -70,18 +71,24 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else text[:12] + "..."
 
 
-def snapshot(model: nn.Module, optimiser: optim.Optimizer) -> dict[str, Any]:
-    """What a run needs to go on besides its position: weights, statistics, optimiser, random numbers."""
+def snapshot(model: nn.Module, optimiser: optim.Optimizer, average: Average | None = None) -> dict[str, Any]:
+    """What a run needs to go on besides its position: weights, statistics, their mean, optimiser, random numbers."""
     found = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "rng": torch.get_rng_state()}
+    if average is not None:
+        found["average"] = average.state()
     if torch.cuda.is_available():
         found["cuda_rng"] = torch.cuda.get_rng_state_all()
     return found
 
 
-def restore(state: Mapping[str, Any], model: nn.Module, optimiser: optim.Optimizer) -> None:
+def restore(
+    state: Mapping[str, Any], model: nn.Module, optimiser: optim.Optimizer, average: Average | None = None
+) -> None:
     """Undo ``snapshot`` in place."""
     model.load_state_dict(state["model"])
     optimiser.load_state_dict(state["optimiser"])
+    if average is not None:
+        average.restore(state["average"])
     torch.set_rng_state(state["rng"])
     if torch.cuda.is_available() and len(state.get("cuda_rng", ())) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda_rng"])

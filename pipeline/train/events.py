@@ -60,6 +60,8 @@ class Finished:
 
     network: Network
     history: tuple[Record, ...]
+    epoch: int
+    """The epoch whose weights these are: the last, unless the held-out part was to choose."""
 
 
 Event = Started | Batch | Epoch | Finished

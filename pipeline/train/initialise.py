@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -11,10 +12,13 @@ from pipeline.network import Network
 from pipeline.ops import BatchNorm
 from pipeline.rules.affine import fan_in
 from pipeline.train.layers import feeds_layers_only_directly, follows_sum, hidden, layer_of, layers
+from pipeline.train.sparsity import rescale
 
 
 @torch.no_grad()
-def reinitialise_(network: Network, *, ibp: bool, generator: torch.Generator) -> None:
+def reinitialise_(
+    network: Network, *, ibp: bool, generator: torch.Generator, masks: Mapping[str, Tensor] | None = None
+) -> None:
     """Draw every trainable weight, bias and BatchNorm anew, in place; ``ibp`` chooses idea 1, else PyTorch's defaults.
 
     A hidden layer of fan-in ``n`` (per group) takes ``W ~ N(0, 2 pi / n^2)``, so that ``E|W| = 2/n``: the radius sums to
@@ -27,8 +31,9 @@ def reinitialise_(network: Network, *, ibp: bool, generator: torch.Generator) ->
 
     A layer that classifies (no nonlinearity after it on any path) keeps PyTorch's default, since smaller logits would only
     flatten the loss; so do all biases (uniform within ``1/sqrt(n)``). BatchNorms start at ``gamma = 1``, ``beta = 0`` with
-    empty statistics. Frozen parameters and constants stay as they are; a tied weight is drawn once. Numbers are drawn on
-    the CPU, so that every device starts from the same.
+    empty statistics. Frozen parameters and constants stay as they are; a tied weight is drawn once. Where a weight has one
+    of ``masks`` (by name), the entries masked are zero and ``n`` is what is left of each row. Numbers are drawn on the CPU,
+    so that every device starts from the same.
     """
     plan, frozen = network.plan(), set(network.provenance.frozen)
     names = {id(p): n for n, p in network.graph.named_parameters()}
@@ -47,7 +52,8 @@ def reinitialise_(network: Network, *, ibp: bool, generator: torch.Generator) ->
         n = fan_in(layer)
         assert n is not None
         if fresh(layer.weight):
-            if ibp and step.index in inner:
+            halving = ibp and step.index in inner
+            if halving:
                 deviation = math.sqrt(2 * math.pi) / n
                 deviation /= 2 if follows_sum(plan, step) else 1
                 deviation /= 2 if feeds_layers_only_directly(plan, step) else 1
@@ -55,6 +61,9 @@ def reinitialise_(network: Network, *, ibp: bool, generator: torch.Generator) ->
             else:
                 # kaiming_uniform_ with a = sqrt(5): uniform within 1/sqrt(n).
                 layer.weight.copy_(_uniform(layer.weight, n, generator))
+            mask = (masks or {}).get(names.get(id(layer.weight), ""))
+            if mask is not None:
+                layer.weight.mul_(rescale(mask, 1.0 if halving else 0.5))
         if layer.bias is not None and fresh(layer.bias):
             layer.bias.copy_(_uniform(layer.bias, n, generator))
     for name, module in network.graph.named_modules():

@@ -1,4 +1,4 @@
-"""The training loop, on one page: it yields events, prints nothing, and selects nothing."""
+"""The training loop, on one page: it yields events, prints nothing, and selects by the held-out part alone."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline import rules
-from pipeline.errors import InputRejected, Preempted
+from pipeline.errors import Diverged, InputRejected, Preempted
 from pipeline.network import Network
 from pipeline.train import checkpoint as saved
-from pipeline.train.events import Batch, Epoch, Event, Finished, Started
+from pipeline.train.diagnosis import diagnosis
+from pipeline.train.events import Batch, Epoch, Event, Finished, Record, Started
 from pipeline.train.full_bn import fold, insert, placements
 from pipeline.train.initialise import reinitialise_
 from pipeline.train.recipe import Recipe
 from pipeline.train.run import Run
+from pipeline.train.sparsity import masks
 from pipeline.train.statistics import population_statistics_, start_from_statistics_
 
 
@@ -56,7 +58,8 @@ def train(
 ) -> Iterator[Event]:
     """Train a copy of ``network`` after ``recipe`` and yield Started, Batch, Epoch and at last Finished.
 
-    ``eps`` is a fraction of the valid range ``[low, high]`` of the data; ``held`` is watched and never trained on. With
+    ``eps`` is a fraction of the valid range ``[low, high]`` of the data; ``held`` is watched and never trained on, and with
+    ``select = "held-out"`` the epoch that certifies most of it, once eps is whole, is the one delivered. With
     ``checkpoint`` the run is saved at the end of an epoch once ``save_every`` seconds have passed, and when it stops or
     finishes; the same call goes on from there, to the same result. ``identity`` holds digests of what else must be the same
     (the data, the file). ``should_stop`` is asked after each batch. Raises InputRejected (3) for a network that cannot be
@@ -72,39 +75,47 @@ def train(
     configuration = {f"recipe.{k}": v for k, v in recipe.model_dump(mode="json").items()} | dict(identity or {})
     configuration |= {"eps": str(eps), "range": [low, high], "steps_per_epoch": len(batches), "model": digest(network)}
     state = saved.load(checkpoint, configuration) if checkpoint is not None else None
-    model = prepare(network, batches, recipe, device=device, fresh=state is None)
-    run = Run(model, len(batches), recipe, eps, low, high, compiled=compiled)
-    epoch, done, history = 1, 0, []
+    zeros = _masks(network, batches, recipe)
+    model = prepare(network, batches, recipe, device=device, fresh=state is None, masks=zeros)
+    run = Run(model, len(batches), recipe, eps, low, high, compiled=compiled, masks=zeros)
+    epoch, done, history, best = 1, 0, [], None
     if state is not None:
-        saved.restore(state, model, run.optimiser)
-        epoch, done, history = state["epoch"], state["step"], state["history"]
+        saved.restore(state, model, run.optimiser, run.average)
+        epoch, done, history, best = state["epoch"], state["step"], state["history"], state["best"]
         run.totals.copy_(state["totals"])
 
     def save(*, finished: bool = False) -> None:
         if checkpoint is not None:
             where = {"epoch": epoch, "step": done, "finished": finished, "history": history, "totals": run.totals.cpu()}
-            saved.save(checkpoint, saved.snapshot(model, run.optimiser) | where | {"configuration": configuration})
+            where |= {"best": best, "configuration": configuration}
+            saved.save(checkpoint, saved.snapshot(model, run.optimiser, run.average) | where)
 
     found = placements(network, _sample(batches), keep=recipe.bn == "keep") if recipe.full_bn else ()
     resumed = None if state is None else (epoch - 1, done)
     yield Started(recipe.epochs, len(batches), resumed, found, tuple(history))
     often, last_save = max(1, len(batches) // 20), time.monotonic()
     while epoch <= recipe.epochs:
-        began = time.monotonic()
+        began, checked = time.monotonic(), done
         run.begin(epoch)
-        for i, (x, y) in enumerate(batches.epoch(epoch)):
-            if i < done:
-                continue
-            run.step(i, x, y)
-            done = i + 1
-            if should_stop():
-                save()
-                raise Preempted(_stopped(epoch, recipe.epochs, checkpoint))
-            if done % often == 0:
-                run.check(epoch)
-                yield Batch(epoch, done, run.eps[i], run.totals[0] / done)
-        record = run.record(epoch, held) | {"seconds": time.monotonic() - began}
+        try:
+            for i, (x, y) in enumerate(batches.epoch(epoch)):
+                if i < done:
+                    continue
+                run.step(i, x, y)
+                done = i + 1
+                if should_stop():
+                    save()
+                    raise Preempted(_stopped(epoch, recipe.epochs, checkpoint))
+                if done % often == 0:
+                    run.check()
+                    checked = done
+                    yield Batch(epoch, done, run.eps[i], run.totals[0] / done)
+            record = run.record(held) | {"seconds": time.monotonic() - began}
+        except Diverged as error:
+            raise Diverged(f"{error} {diagnosis(run, batches.epoch(epoch), checked)}") from None
         history = [*history, record]
+        if recipe.select == "held-out" and epoch >= recipe.warmup_end:
+            best = _better(best, record, run)
         run.totals.zero_()
         epoch, done = epoch + 1, 0
         if time.monotonic() - last_save >= save_every:
@@ -112,21 +123,28 @@ def train(
             last_save = time.monotonic()
         yield Epoch(record)
     if state is None or not state["finished"]:
+        run.deliver(None if best is None else best["model"])
         if recipe.population_bn:
             population_statistics_(model, (x for x, _ in batches.epoch(epoch)))
         save(finished=True)
     trained = fold(model, keep=recipe.bn == "keep") if recipe.full_bn else copy.deepcopy(model).eval()
-    yield Finished(trained.cpu(), tuple(history))
+    yield Finished(trained.cpu(), tuple(history), recipe.epochs if best is None else best["epoch"])
 
 
 def prepare(
-    network: Network, batches: Batches, recipe: Recipe, *, device: torch.device | str = "cpu", fresh: bool = True
+    network: Network,
+    batches: Batches,
+    recipe: Recipe,
+    *,
+    device: torch.device | str = "cpu",
+    fresh: bool = True,
+    masks: Mapping[str, Tensor] | None = None,
 ) -> Network:
     """The training form of ``network`` on ``device``, as a copy: BatchNorm inserted and weights drawn as ``recipe`` says."""
     keep = recipe.bn == "keep"
     model = insert(network, _sample(batches), keep=keep) if recipe.full_bn else copy.deepcopy(network)
     if fresh and recipe.init == "reinit":
-        reinitialise_(model, ibp=recipe.ibp_init, generator=torch.Generator().manual_seed(recipe.seed))
+        reinitialise_(model, ibp=recipe.ibp_init, generator=torch.Generator().manual_seed(recipe.seed), masks=masks)
     model.to(device)
     if fresh and recipe.init == "keep":
         start_from_statistics_(model, (x for x, _ in batches.epoch(0)))
@@ -141,6 +159,22 @@ def digest(network: Network) -> str:
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()
+
+
+def _masks(network: Network, batches: Batches, recipe: Recipe) -> dict[str, Tensor]:
+    """The zeros that are to stay, under the names that weights have in the training form."""
+    if not recipe.keep_sparsity:
+        return {}
+    return masks(insert(network, _sample(batches), keep=recipe.bn == "keep") if recipe.full_bn else network)
+
+
+def _better(best: dict[str, Any] | None, record: Record, run: Run) -> dict[str, Any]:
+    """The best epoch so far by what it certifies of the held-out part, the later one where two are alike; with its weights."""
+    if best is not None and record["held_certified"] < best["held_certified"]:
+        return best
+    with run.delivered():
+        state = {name: tensor.detach().clone() for name, tensor in run.model.state_dict().items()}
+    return {"epoch": int(record["epoch"]), "held_certified": record["held_certified"], "model": state}
 
 
 def _sample(batches: Batches) -> Tensor:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from fractions import Fraction
 
 import torch
@@ -14,7 +17,9 @@ from pipeline.network import Network
 from pipeline.ops import BatchNorm
 from pipeline.propagate.margins import MarginBounds
 from pipeline.threat import clipped_box
-from pipeline.train.objective import Phase, objective
+from pipeline.train.average import Average
+from pipeline.train.mixture import Mixture
+from pipeline.train.objective import Phase, Terms, objective
 from pipeline.train.recipe import Recipe
 from pipeline.train.schedule import learning_rate, regulariser_weight, smoothed
 
@@ -34,6 +39,7 @@ class Run:
         high: float,
         *,
         compiled: bool = False,
+        masks: Mapping[str, Tensor] | None = None,
     ):
         self.model, self.steps_per_epoch, self.recipe, self.eps_max = model, steps_per_epoch, recipe, float(eps)
         self.low, self.high, self.compiled = low, high, compiled
@@ -43,15 +49,24 @@ class Run:
         if not self.parameters:
             raise InputRejected("training needs a weight that trains; every parameter of this network is frozen.")
         self.device = self.parameters[0].device
-        self.optimiser = torch.optim.Adam(
-            self.parameters,
-            recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            fused=self.device.type in ("cpu", "cuda"),
+        self.fused = self.device.type in ("cpu", "cuda")
+        optimiser = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimiser]
+        self.optimiser = optimiser(
+            self.parameters, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=self.fused
         )
+        self.failed = torch.zeros((), device=self.device)
+        if self.fused:
+            # A fused optimiser takes no step while this is one: after the first loss or gradient that is not finite the
+            # weights stay what they were, for ``diagnosis`` to look at.
+            self.optimiser.found_inf = self.failed  # type: ignore[attr-defined]
+        self.penalised = [p for p in self.parameters if p.dim() > 1] if recipe.l1 else []
+        named = dict(model.graph.named_parameters())
+        self.masks = [(named[name], mask.to(named[name])) for name, mask in (masks or {}).items()]
+        self.average = Average(model, recipe.ema) if recipe.ema else None
+        self.mixture = None if recipe.plain else Mixture(model, recipe, self.device)
         self.bounds = MarginBounds(model)
         self.objective = torch.compile(objective, fullgraph=True) if compiled else objective
-        self.totals = torch.zeros(len(TERMS) + 1, dtype=torch.float64, device=self.device)
+        self.totals = torch.zeros(len(TERMS) + 2, dtype=torch.float64, device=self.device)
 
     def begin(self, epoch: int) -> None:
         """Set learning rate, phase, eps and lambda of an epoch, the latter two for all its batches at once."""
@@ -65,12 +80,18 @@ class Run:
         steps = range((epoch - 1) * n + 1, epoch * n + 1)
         self.eps = [smoothed(s, start=start, end=end, final=final, beta=r.beta, mid=r.mid) for s in steps]
         self.weights = [regulariser_weight(e, final=final, weight=r.reg_weight) for e in self.eps]
+        self.epoch = epoch
         # The boxes that a regulariser reads never shrink to points; the loss reads the same ones.
         floor = r.eps_floor if warm else 0.0
         radii = [max(e, floor) * (self.high - self.low) for e in self.eps]
-        self._radii, self._lambdas = torch.tensor(
-            [radii, self.weights], dtype=self.parameters[0].dtype, device=self.device
-        )
+        shares = [
+            [start + (end - start) * (e / final if final else 1) for e in self.eps]
+            for start, end in ((r.natural_start, r.natural_end), (r.crown_start, r.crown_end))
+        ]
+        if self.mixture is not None:
+            self.mixture.crown = max(shares[1]) > 0
+        numbers = torch.tensor([radii, self.weights, *shares], dtype=self.parameters[0].dtype, device=self.device)
+        self.radii, self._lambdas, self._shares = numbers[0], numbers[1], numbers[2:].T
         self.model.train()
         for name, module in self.model.graph.named_modules():
             if (
@@ -81,40 +102,75 @@ class Run:
 
     def step(self, i: int, x: Float[Tensor, "batch *features"], y: Int[Tensor, " batch"]) -> None:
         """Batch ``i`` of the epoch, from zero."""
-        radius, weight = self._radii[i], self._lambdas[i]
-        terms = self.objective(self.bounds.top, x, y, radius, weight, phase=self.phase, low=self.low, high=self.high)
+        terms = self.terms(i, x, y)
         self.optimiser.zero_grad(set_to_none=True)
         terms.loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip_norm)
+        for parameter, mask in self.masks:
+            if parameter.grad is not None:
+                parameter.grad.mul_(mask)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip_norm)
+        self.failed.copy_(torch.maximum(self.failed, (~torch.isfinite(norm + terms.loss.detach())).to(self.failed)))
         self.optimiser.step()
-        self.totals[:-1] += torch.stack([getattr(terms, t).detach() for t in TERMS])
-        self.totals[-1] += y.shape[0]
+        if self.average is not None and self.epoch > self.recipe.warmup_end:
+            self.average.update()
+        self.totals[:-2] += torch.stack([getattr(terms, t).detach() for t in TERMS])
+        self.totals[-2] += y.shape[0]
+        self.totals[-1] = self.failed
 
-    def check(self, epoch: int) -> list[float]:
-        """The totals read back; raises Diverged where the loss is not finite."""
-        totals: list[float] = self.totals.tolist()
-        if not math.isfinite(totals[0]):
+    def terms(self, i: int, x: Float[Tensor, "batch *features"], y: Int[Tensor, " batch"]) -> Terms:
+        """The loss of batch ``i`` and its parts."""
+        radius, weight = self.radii[i], self._lambdas[i]
+        top, phase, low, high = self.bounds.top, self.phase, self.low, self.high
+        if self.mixture is None:
+            terms = self.objective(top, x, y, radius, weight, phase=phase, low=low, high=high)
+        else:
+            # A function of the seed and the step alone: an interrupted run draws what an uninterrupted one would.
+            self.mixture.draws.manual_seed((self.recipe.seed << 40) + self.epoch * self.steps_per_epoch + i)
+            terms = self.mixture(top, x, y, radius, weight, self._shares[i], phase=phase, low=low, high=high)
+        if not self.penalised:
+            return terms
+        return replace(
+            terms, loss=terms.loss + self.recipe.l1 * torch.stack([p.abs().sum() for p in self.penalised]).sum()
+        )
+
+    def check(self) -> list[float]:
+        """The totals read back; raises Diverged where a loss or a gradient was not finite."""
+        *totals, failed = self.totals.tolist()
+        if failed or not math.isfinite(totals[0]):
             raise Diverged(
-                f"the loss of epoch {epoch} is not finite at eps {self.eps[-1]:.4g}: lower the learning rate or lengthen the "
-                "ramp; the last checkpoint, if any, is from before."
+                f"the loss of epoch {self.epoch} is not finite at eps {self.eps[-1]:.4g}: lower the learning rate or lengthen "
+                "the ramp; the last checkpoint, if any, is from before."
             )
         return totals
 
-    def record(self, epoch: int, held: tuple[Tensor, Tensor] | None) -> dict[str, int | float]:
+    def record(self, held: tuple[Tensor, Tensor] | None) -> dict[str, int | float]:
         """The epoch in numbers (see ``Epoch``)."""
-        *sums, samples = self.check(epoch)
+        *sums, samples = self.check()
         means = dict(zip(TERMS[:5], (s / self.steps_per_epoch for s in sums), strict=False))
         found: dict[str, int | float] = {
-            "epoch": epoch,
+            "epoch": self.epoch,
             "eps": self.eps[-1],
             "lambda": self.weights[-1] if self.phase.regularised else 0.0,
         }
         found |= {"lr": self.rate} | means
         found |= {"train_natural": sums[5] / samples, "train_certified": sums[6] / samples}
         if held is not None and len(held[1]):
-            natural, certified = self.accuracy(*held)
+            with self.delivered():
+                natural, certified = self.accuracy(*held)
             found |= {"held_natural": natural, "held_certified": certified}
         return found
+
+    def delivered(self) -> AbstractContextManager[None]:
+        """The model as it would be delivered now: with the mean of its weights, where the recipe takes one."""
+        return nullcontext() if self.average is None else self.average.in_place()
+
+    @torch.no_grad()
+    def deliver(self, state: Mapping[str, Tensor] | None = None) -> None:
+        """Leave in the model what the recipe delivers: the weights given, else the mean, else the last."""
+        if state is not None:
+            self.model.load_state_dict(state)
+        elif self.average is not None and self.average.steps:
+            self.average.load(self.average.mean)
 
     @torch.no_grad()
     def accuracy(self, x: Tensor, y: Tensor, *, chunk: int = 256) -> tuple[float, float]:

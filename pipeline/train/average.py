@@ -1,0 +1,65 @@
+"""A running mean of the weights, which is what is delivered where a recipe asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from pipeline.network import Network
+
+
+class Average:
+    """``w' <- d w' + (1 - d) w`` after each step, of weights and statistics alike; ``d = min(decay, n / (n + 9))``, ``n`` from 0.
+
+    The rising ``d`` makes short runs average what they have (Polyak, Juditsky 1992; the ramp of ``d`` as in TensorFlow's
+    ExponentialMovingAverage).
+    """
+
+    def __init__(self, model: Network, decay: float):
+        self.model, self.decay, self.steps = model, decay, 0
+        self.mean = {n: t.detach().clone() for n, t in self._moving().items()}
+
+    def _moving(self) -> dict[str, Tensor]:
+        return {n: t for n, t in self.model.graph.state_dict(keep_vars=True).items() if t.is_floating_point()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take the weights as they are into the mean; the first time they are the mean."""
+        kept = min(self.decay, self.steps / (self.steps + 9))
+        self.steps += 1
+        torch._foreach_lerp_(list(self.mean.values()), [t.detach() for t in self._moving().values()], 1 - kept)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The model with the mean for its weights, which it then gets back; before the first update, as it is."""
+        if not self.steps:
+            yield
+            return
+        held = {n: t.detach().clone() for n, t in self._moving().items()}
+        self.load(self.mean)
+        try:
+            yield
+        finally:
+            self.load(held)
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Give the model these weights and statistics."""
+        for name, tensor in self._moving().items():
+            tensor.copy_(tensors[name])
+
+    def state(self) -> dict[str, object]:
+        """For a checkpoint."""
+        return {"steps": self.steps, "mean": self.mean}
+
+    def restore(self, state: Mapping[str, object]) -> None:
+        """Undo ``state``."""
+        steps, mean = state["steps"], state["mean"]
+        assert isinstance(steps, int)
+        assert isinstance(mean, dict)
+        self.steps = steps
+        for name, tensor in mean.items():
+            self.mean[name].copy_(tensor)

@@ -1,0 +1,69 @@
+"""Why a run diverged: which layer's bounds exploded, and the likely cause."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from pipeline.bounds import Lockstep
+from pipeline.propagate.interval import lockstep
+from pipeline.threat import clipped_box
+from pipeline.train.batch_network import batch_network
+from pipeline.train.layers import layers
+from pipeline.train.run import Run
+
+LARGE = 1e4
+"""Weights beyond it are no initialisation's: a step that was too long made them."""
+EXPLODED = 100.0
+"""How many times as wide as before one layer a box is where no sound training would have it."""
+
+
+def diagnosis(run: Run, batches: Iterable[tuple[Tensor, Tensor]], first: int) -> str:
+    """A sentence on the first batch from ``first`` on whose loss or gradient is not finite, at the weights that it met.
+
+    ``run`` must not have stepped since then, which its optimiser sees to.
+    """
+    for i, (x, y) in itertools.islice(enumerate(batches), first, None):
+        loss = run.terms(i, x, y).loss
+        gradients = torch.autograd.grad(loss, run.parameters, allow_unused=True)
+        if all(bool(t.isfinite().all()) for t in (loss, *gradients) if t is not None):
+            continue
+        if not bool(x.isfinite().all()):
+            return f"Batch {i + 1} of its data holds a value that is not finite: mend the data."
+        return f"In batch {i + 1}, {_where(run, i, x)}"
+    return "No single batch shows it at the weights as they are now."
+
+
+@torch.no_grad()
+def _where(run: Run, i: int, x: Tensor) -> str:
+    """The layer after which bounds, or values, leave all measure, and why that may be."""
+    largest = max(float(p.abs().max()) for p in run.parameters)
+    likely = "the learning rate is too high for these weights, or the ramp too short"
+    if not largest < LARGE:
+        likely = f"weights have reached {largest:.3g}: the learning rate is too high"
+    elif not (run.recipe.full_bn and run.recipe.ibp_init):
+        likely = "bounds grow with depth where --full-bn and --ibp-init are off, and the ramp may be too short for that"
+    network, before = run.model, None
+    for name, value in _boxes(run, i, x):
+        width = float(value.radius.mean())
+        if not all(bool(t.isfinite().all()) for t in (value.clean, value.center, value.radius)):
+            return f"the bounds of {network.origin(name)} are not finite; {likely}."
+        if before is not None and width > EXPLODED * before:
+            grown = f"{width / before:.3g} times as wide as those before it"
+            return f"the bounds of {network.origin(name)} exploded, {grown}; {likely}."
+        before = width
+    return f"the bounds of every layer are finite, and the loss or its gradient is not; {likely}."
+
+
+def _boxes(run: Run, i: int, x: Tensor) -> Iterator[tuple[str, Lockstep]]:
+    """The box of each layer in the order of the graph, at the batch's own statistics and eps."""
+    top = run.bounds.top
+    plan = batch_network(top.plan, x).plan
+    values = lockstep(plan, x, clipped_box(x, run.radii[i], run.low, run.high))
+    for step in layers(top.plan):
+        value = values[step.index]
+        if isinstance(value, Lockstep):
+            yield step.name, value
