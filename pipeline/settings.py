@@ -135,7 +135,11 @@ def settle(model: Path, flags: Mapping[str, Any], metadata: Mapping[str, str]) -
         *_from_toml(model),
         ("flag", {k: v for k, v in flags.items() if v is not None and v != ()}),
     ):
-        retrain = {**said.get("retrain", {}), **values.get("retrain", {})}
+        retrain = values.get("retrain", {})
+        # A recipe named anew starts from its own settings, not from those that were written down for another.
+        kept = said.get("retrain", {})
+        if isinstance(retrain, dict) and retrain.get("recipe", kept.get("recipe")) == kept.get("recipe"):
+            retrain = kept | retrain
         said |= values
         source |= dict.fromkeys(values, name)
         if retrain:

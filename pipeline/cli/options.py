@@ -39,12 +39,16 @@ threat_options = _apply(
     click.option("--eps", metavar="E[,E...]", help="Radius as a fraction of the pixel range, such as 8/255; exact."),
 )
 
+
+def time_budget(what: str, then: str) -> Callable[[F], F]:
+    """``--time-budget``, in one spelling: what ends when it is spent, and what is then."""
+    return click.option("--time-budget", metavar="TIME", help=f"Stop {what} after 90s, 10m or 1h; {then}")
+
+
 ladder_options = _apply(
     click.option("--norm", type=click.Choice(["linf", "l2"]), help="Of the perturbation.  [linf]"),
     click.option("--largest-eps", is_flag=True, default=None, help="Find each sample's largest certified eps too."),
-    click.option(
-        "--time-budget", metavar="TIME", help="Stop proving after 90s, 10m or 1h; the report says what is left."
-    ),
+    time_budget("proving", "the report says what is left."),
 )
 
 proof_options = _apply(

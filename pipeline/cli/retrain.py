@@ -15,6 +15,7 @@ from pipeline.cli.options import (
     model_argument,
     proof_options,
     threat_options,
+    time_budget,
 )
 
 RECIPE = (
@@ -34,6 +35,19 @@ RECIPE = (
     "tightness",
     "balance",
     "held_out",
+    "select",
+    "optimiser",
+    "weight_decay",
+    "l1",
+    "ema",
+    "population_bn",
+    "alpha",
+    "natural_start",
+    "natural_end",
+    "adversary_steps",
+    "adversary_step",
+    "micro_batch",
+    "keep_sparsity",
 )
 
 
@@ -49,8 +63,18 @@ RECIPE = (
     "--force", is_flag=True, help="Overwrite --out, and start anew where another configuration left a checkpoint."
 )
 @click.option(
-    "--recipe", metavar="NAME", help="shi2021, or vanilla-ibp: the same without the paper's three ideas.  [shi2021]"
+    "--recipe",
+    metavar="NAME",
+    help="shi2021: the paper's; mtl-ibp: with a share of an attack's loss; vanilla-ibp, crown-ibp, pgd: its baselines, without "
+    "its three ideas.  [shi2021]",
 )
+@click.option(
+    "--write-config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write every setting of the recipe to FILE, to be edited and read back as pipeline.toml, and train nothing.",
+)
+@time_budget("training", "a checkpoint is left (exit 75), and the same command goes on.")
 @click.option("--epochs", type=int, metavar="N", help="The ramp of eps and the decays keep their share of the run.")
 @click.option("--batch-size", type=int, metavar="N")
 @click.option("--learning-rate", type=float, metavar="LR")
@@ -72,9 +96,38 @@ RECIPE = (
 @click.option("--crop", type=int, metavar="PIXELS", help="Random shifts in training.")
 @click.option("--flip/--no-flip", default=None, help="Random horizontal flips in training.")
 @click.option("--held-out", type=float, metavar="SHARE", help="Of the training data, to show progress on.  [0.1]")
+@click.option(
+    "--select",
+    type=click.Choice(["final", "held-out"]),
+    help="Deliver the last weights, or those that certify most of the held-out part once eps is whole.  [final]",
+)
+@click.option("--optimiser", type=click.Choice(["adam", "adamw"]))
+@click.option("--weight-decay", type=float, metavar="W")
+@click.option("--l1", type=float, metavar="W", help="Weight of the sum of absolute weights.")
+@click.option("--ema", type=float, metavar="DECAY", help="Deliver a running mean of the weights, such as 0.999.")
+@click.option("--population-bn/--no-population-bn", default=None, help="Take statistics anew when training ends.")
+@click.option(
+    "--alpha", type=float, metavar="SHARE", help="Of the bounds in the robust loss; the rest is an attack's.  [1]"
+)
+@click.option("--natural-start", type=float, metavar="SHARE", help="Of the natural loss where eps leaves zero.")
+@click.option("--natural-end", type=float, metavar="SHARE", help="Of the natural loss at the full eps.")
+@click.option("--adversary-steps", type=int, metavar="N", help="Steps of the attack that is trained on.")
+@click.option("--adversary-step", type=float, metavar="LENGTH", help="Of each, in half widths of the box.")
+@click.option(
+    "--micro-batch", type=int, metavar="N", help="Samples whose bounds fit at once; the gradient stays the batch's."
+)
+@click.option("--keep-sparsity/--no-keep-sparsity", default=None, help="Weights that are exactly zero stay so.")
 @proof_options
 @gate_options
-def command(model: Path, out: Path | None, force: bool, report: Path | None, style: str, **given: Any) -> int:
+def command(
+    model: Path,
+    out: Path | None,
+    force: bool,
+    report: Path | None,
+    style: str,
+    write_config: Path | None,
+    **given: Any,
+) -> int:
     """Train the classifier in MODEL, an ONNX file, to be certifiable at eps, and write it back into the same graph.
 
     \b
@@ -84,14 +137,20 @@ def command(model: Path, out: Path | None, force: bool, report: Path | None, sty
     The file written is then certified on data it was not trained on. Checkpoints lie in OUT.run: the same command goes on
     where it was stopped, and trains nothing once it has finished.
     """
+    from pipeline import workflow
     from pipeline.cli.stop import stopping
     from pipeline.cli.watch import Watch, consoles, present
-    from pipeline.workflow import retrain
 
     flags = flags_of(given)
     flags["retrain"] = {name: flags.pop(name) for name in RECIPE if name in flags}
+    if write_config is not None:
+        made = workflow.write_config(model, flags, write_config, force=force)
+        click.echo(f"{write_config} holds every setting of {made.name}; nothing was trained", err=True)
+        return 0
     standard, errors = consoles()
     with stopping() as asked:
-        events = retrain(model, flags, out=out, force=force, report=report, argv=sys.argv[1:], should_stop=asked.is_set)
+        events = workflow.retrain(
+            model, flags, out=out, force=force, report=report, argv=sys.argv[1:], should_stop=asked.is_set
+        )
         done = Watch(errors)(events)
     return present(done, style, standard)

@@ -59,8 +59,9 @@ class IntervalWalk:
         return max((self._carried.get(a, 0) for a in step.args), default=0)
 
 
-def lockstep(plan: Plan, x: Tensor, box: Interval) -> list[Lockstep | Tensor]:
-    """The training walk: clean values and boxes side by side, every node kept, so that regularisers may read them.
+def lockstep(plan: Plan, x: Tensor, box: Interval) -> list[Lockstep | Tensor | None]:
+    """The training walk: clean values and boxes side by side, every node kept, so that regularisers may read them;
+    None for what lies behind the logits.
 
     Layers in train mode take their batch statistics from the clean values, with gradients.
     """

@@ -101,7 +101,7 @@ def margins(
     return rounding.total([rounding.minimum(part, box_at(index)) for index, part in frontier.items()])
 
 
-def lockstep_margins(top: Head, values: Sequence[Lockstep | Tensor], labels: Int[Tensor, " batch"]) -> Tensor:
+def lockstep_margins(top: Head, values: Sequence[Lockstep | Tensor | None], labels: Int[Tensor, " batch"]) -> Tensor:
     """The same from the values of a training walk, differentiable in the weights."""
     return margins(top, [v.box if isinstance(v, Lockstep) else v for v in values], labels)
 

@@ -30,7 +30,7 @@ class Part:
 
     worst: Float[Tensor, ""]
     certified: Float[Tensor, ""]
-    values: Sequence[Lockstep | Tensor]
+    values: Sequence[Lockstep | Tensor | None]
 
 
 def accumulated(
@@ -93,7 +93,7 @@ class _Known(torch.autograd.Function):
         return (None, None, *(upstream * g for g in ctx.saved_tensors))
 
 
-def moments(plan: Plan, values: Sequence[Lockstep | Tensor]) -> Float[Tensor, "boxes 9"]:
+def moments(plan: Plan, values: Sequence[Lockstep | Tensor | None]) -> Float[Tensor, "boxes 9"]:
     """The sums of which the regularisers are functions, in float64: a row of the box that enters, one of each ReLU's.
 
     ``n, sum r, sum c``; then, over the neurons that are surely on, and over those that are surely off, ``n, sum c, sum c^2``.

@@ -183,4 +183,4 @@ def _sample(batches: Batches) -> Tensor:
 
 def _stopped(epoch: int, epochs: int, checkpoint: Path | None) -> str:
     kept = f"{checkpoint} holds it, and the same command goes on" if checkpoint else "no checkpoint was asked for"
-    return f"training was asked to stop in epoch {epoch} of {epochs}; {kept}."
+    return f"training was stopped in epoch {epoch} of {epochs}; {kept}."

@@ -121,10 +121,10 @@ class Mixture:
         return Part(worst, certified, values)
 
     def crown_margins(
-        self, top: Head, values: Sequence[Lockstep | Tensor], box: Interval, y: Int[Tensor, " batch"]
+        self, top: Head, values: Sequence[Lockstep | Tensor | None], box: Interval, y: Int[Tensor, " batch"]
     ) -> Float[Tensor, "rows batch"]:
         """Margins by one linear walk back to the input over the boxes of IBP, differentiable in weights and boxes alike."""
         bounds = Bounds(LinearWalk(self.network, plan=top.plan), [Box(box)])
-        bounds.values = {i: v.box if isinstance(v, Lockstep) else v for i, v in enumerate(values)}
+        bounds.values |= {i: v.box if isinstance(v, Lockstep) else v for i, v in enumerate(values) if v is not None}
         logits_box = bounds.box(top.index).center
         return bounds.lower({top.index: margin_form(y, logits_box.shape[1:], logits_box.dtype)})

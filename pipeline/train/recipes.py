@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -86,3 +88,20 @@ def _rescale(settings: dict[str, Any], epochs: int) -> None:
     room = epochs - settings["warmup_start"] + 1
     settings["warmup_length"] = min(max(1, round(settings["warmup_length"] * share)), room)
     settings["epochs"] = epochs
+
+
+def told(recipe: Recipe) -> list[str]:
+    """Every setting but the name, in lines that a terminal shows whole."""
+    return textwrap.wrap(", ".join(f"{key} {json.dumps(value)}" for key, value in _said(recipe).items()), 150)
+
+
+def as_toml(recipe: Recipe) -> str:
+    """The recipe as ``pipeline.toml`` takes it: the seed, which is also that of other choices, and the table ``retrain``."""
+    said = _said(recipe)
+    # Numbers, booleans, lists and these strings are written alike in JSON and in TOML.
+    lines = [f"seed = {said.pop('seed')}", "", "[retrain]", f"recipe = {json.dumps(recipe.name)}"]
+    return "\n".join([*lines, *(f"{key} = {json.dumps(value)}" for key, value in said.items())]) + "\n"
+
+
+def _said(recipe: Recipe) -> dict[str, Any]:
+    return recipe.model_dump(mode="json", exclude={"name"}, exclude_none=True)

@@ -17,7 +17,7 @@ TINY = 1e-12
 
 
 def regularisers(
-    plan: Plan, values: Sequence[Lockstep | Tensor], *, tau: float
+    plan: Plan, values: Sequence[Lockstep | Tensor | None], *, tau: float
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Tightness and ReLU balance, each the mean over the ReLU nodes, from the values of one training walk.
 

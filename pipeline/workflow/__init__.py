@@ -5,6 +5,6 @@ from __future__ import annotations
 from pipeline.workflow.certification import certify
 from pipeline.workflow.events import Done, Event, Note
 from pipeline.workflow.inspection import Inspection, inspect
-from pipeline.workflow.retraining import retrain
+from pipeline.workflow.retraining import retrain, write_config
 
-__all__ = ["Done", "Event", "Inspection", "Note", "certify", "inspect", "retrain"]
+__all__ = ["Done", "Event", "Inspection", "Note", "certify", "inspect", "retrain", "write_config"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,14 +15,13 @@ import torch
 from pipeline import report as reports
 from pipeline import train
 from pipeline.data import Augment, Dataset, Fitted, Loader, has_part, hold_out, load
-from pipeline.errors import InputRejected, UsageError
+from pipeline.errors import EnvironmentFailure, InputRejected, UsageError
 from pipeline.graph.digest import digests
 from pipeline.graph.write_back import write_back
-from pipeline.network import Network
 from pipeline.preprocess import without_normalisation
 from pipeline.settings import Settings, metadata_of, settle
 from pipeline.train import Recipe
-from pipeline.workflow import facts
+from pipeline.workflow import accounts, facts
 from pipeline.workflow.certification import Evidence, conclude, examine
 from pipeline.workflow.events import Done, Event, Note
 from pipeline.workflow.runs import Finished, RunFolder
@@ -44,17 +44,15 @@ def retrain(
     """Retrain a file to be certifiable at the largest ``eps`` given, and certify the file written; the last event is ``Done``.
 
     Training goes on from the checkpoint in ``<out>.run`` where the same command left one, and is skipped where the same
-    command has finished. Raises what the exit codes stand for: see ``pipeline.errors``.
+    command has finished. A time budget ends training, not certification: it leaves a checkpoint and raises Preempted. Raises
+    what the exit codes stand for: see ``pipeline.errors``.
     """
-    started = datetime.now(UTC)
-    settings, source = settle(model, flags, metadata(model))
-    if settings.eps is None:
-        raise UsageError(
-            "--eps is missing, and neither pipeline.toml nor the file says it: which radius, such as --eps 8/255?"
-        )
+    started, began = datetime.now(UTC), time.monotonic()
+    settings, source = _settled(model, flags)
+    deadline = began + (float("inf") if settings.time_budget is None else settings.time_budget)
+    settings = settings.model_copy(update={"time_budget": None})
+    assert settings.eps is not None
     radii = settings.eps
-    if settings.norm != "linf":
-        raise UsageError(f"retrain trains against boxes, norm linf; {source['norm']} says norm {settings.norm!r}.")
     if "method" not in source:
         # What training minimises, and fast on the given file too, of which nothing may be provable; `certify` proves more.
         settings = settings.model_copy(update={"method": "ibp"})
@@ -80,37 +78,50 @@ def retrain(
         )
     if force and finished is None:
         run.forget_others(key)
-    for note in (*subject.imported.notes, *_announced(subject, recipe)):
+    for note in (*subject.imported.notes, *accounts.announced(subject, recipe), *train.told(recipe)):
         yield Note(note)
 
-    yield Note("certifying the given file, to compare with")
-    before = yield from examine(subject, testing, settings, source, gates)
+    def given() -> Generator[Event, None, Evidence]:
+        yield Note("certifying the given file, to compare with")
+        return (yield from examine(subject, testing, settings, source, gates))
+
+    # First, since what cannot be certified need not be trained; a run cut into slices need not know it in each of them.
+    before = None if run.begun_by(key) and run.checkpoint.exists() else (yield from given())
     if finished is None:
-        network, curves = yield from _train(subject, images, recipe, settings, run, key, should_stop)
+
+        def stop() -> bool:
+            return time.monotonic() >= deadline or should_stop()
+
+        trained = yield from _train(subject, images, recipe, settings, run, key, stop)
         written = write_back(
-            model, without_normalisation(network), out, metadata=_metadata(subject, recipe, settings, aside)
+            model,
+            without_normalisation(trained.network),
+            out,
+            metadata=accounts.left_in_file(subject, recipe, settings, aside),
         )
-        finished = Finished(key, digests(out).sha256, written.changes, curves)
+        curves = tuple(dict(record) for record in trained.history)
+        finished = Finished(key, digests(out).sha256, written.changes, curves, trained.epoch)
         run.remember(finished)
     else:
         yield Note(
             f"{out.name} is what this command wrote when it finished: nothing is trained, and it is certified again"
         )
 
+    before = before or (yield from given())
     delivered = open_model(out, settings)
     yield Note(f"certifying {out.name}")
     after = yield from examine(delivered, testing, settings, source, gates)
-    told, warnings = _compared(before, after, settings)
+    sides, warnings = accounts.compared(before, after, settings)
     for warning in warnings:
         yield Note(warning, warning=True)
     after.fields["warnings"] = (*after.fields["warnings"], *(reports.Caution(message=w) for w in warnings))
     training_facts = reports.Training(
         recipe=recipe.model_dump(mode="json"),
         curves=facts.curves(finished.curves),
-        before=told[0],
-        after=told[1],
+        before=sides[0],
+        after=sides[1],
         parent_sha256=before.fields["model"].sha256,
-        notes=(*_announced(subject, recipe), *finished.changes),
+        notes=(*accounts.announced(subject, recipe), accounts.delivered(finished, recipe), *finished.changes),
     )
     result = conclude(after, gates, training_facts)
     settled = argv if "--out" in argv else (*argv, "--out", str(out))
@@ -122,6 +133,36 @@ def retrain(
     folder = report or out.with_name(f"{out.stem}.report")
     reports.write(described, after.samples, folder)
     yield Done(described, folder, out, finished.changes)
+
+
+def write_config(model: Path, flags: Mapping[str, Any], path: Path, *, force: bool = False) -> Recipe:
+    """Write every setting of the recipe that ``retrain`` would follow to ``path``, to be read back as ``pipeline.toml``.
+
+    Raises UsageError where the file exists, unless ``force``, and EnvironmentFailure where it cannot be written.
+    """
+    if path.exists() and not force:
+        raise UsageError(f"{path} exists; name another file, or overwrite it with --force.")
+    settings, _ = _settled(model, flags)
+    subject = open_model(model, settings)
+    training, _, _ = _parts(need_data(subject, settings), settings)
+    recipe = _recipe(subject, to_inputs(training, subject, settings), settings)
+    try:
+        path.write_text(train.as_toml(recipe), "utf-8")
+    except OSError as error:
+        raise EnvironmentFailure(f"{path} cannot be written: {error.strerror or error}.") from None
+    return recipe
+
+
+def _settled(model: Path, flags: Mapping[str, Any]) -> tuple[Settings, dict[str, str]]:
+    """The settings, and who said each. Raises UsageError where training cannot mean them."""
+    settings, source = settle(model, flags, metadata(model))
+    if settings.eps is None:
+        raise UsageError(
+            "--eps is missing, and neither pipeline.toml nor the file says it: which radius, such as --eps 8/255?"
+        )
+    if settings.norm != "linf":
+        raise UsageError(f"retrain trains against boxes, norm linf; {source['norm']} says norm {settings.norm!r}.")
+    return settings, source
 
 
 def _check_target(model: Path, run: RunFolder, force: bool) -> None:
@@ -164,22 +205,6 @@ def _key(subject: Subject, training: Dataset, recipe: Recipe, settings: Settings
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _announced(subject: Subject, recipe: Recipe) -> list[str]:
-    """What training is about to do to the model, said before it starts and kept in the report."""
-    told = [f"recipe {recipe.name}: {recipe.epochs} epochs, batch {recipe.batch_size}, seed {recipe.seed}"]
-    if recipe.init == "reinit":
-        told.append("weights are drawn anew, as the paper does; --init keep starts from the given ones")
-    if recipe.full_bn:
-        placed = train.placements(subject.network, keep=recipe.bn == "keep")
-        count = sum(p.status == "inserted" for p in placed)
-        how = "folded into their layers in the end" if recipe.bn == "fold" else "kept as nodes"
-        told.append(
-            f"{count} BatchNorms are inserted, {how}; {sum(p.status == 'covered' for p in placed)} are there already"
-        )
-        told += [f"no BatchNorm after {subject.network.origin(p.node)}: {p.why}" for p in placed if p.status == "left"]
-    return told
-
-
 def _train(
     subject: Subject,
     images: Fitted,
@@ -188,7 +213,7 @@ def _train(
     run: RunFolder,
     key: str,
     should_stop: Callable[[], bool],
-) -> Generator[Any, None, tuple[Network, tuple[dict[str, float | int], ...]]]:
+) -> Generator[Any, None, train.Finished]:
     if not subject.network.trainable():
         raise InputRejected(
             "nothing in this file can be trained: it has no weights with a way back into it; see `pipeline inspect`."
@@ -227,45 +252,13 @@ def _train(
     )
     for event in events:
         if isinstance(event, train.Finished):
-            return event.network, tuple(dict(record) for record in event.history)
+            return event
         yield event
     raise AssertionError("training ends with Finished")
 
 
 def _held_out(images: Fitted, recipe: Recipe) -> tuple[Any, Any]:
-    """Indices trained on, and those on which progress is shown."""
+    """Indices trained on, and those on which progress is shown, and by which an epoch may be chosen."""
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(recipe.seed)).numpy()
     count = round(len(images) * recipe.held_out)
     return order[count:], order[:count]
-
-
-def _metadata(subject: Subject, recipe: Recipe, settings: Settings, aside: str | None) -> dict[str, str]:
-    left = metadata_of(settings)
-    if aside:
-        # Certifying on the whole of it later would mostly count samples that were trained on.
-        left.pop("pipeline.data", None)
-    return left | {
-        "pipeline.version": facts.tool().version,
-        "pipeline.parent_sha256": digests(subject.path).sha256,
-        "pipeline.recipe": json.dumps(recipe.model_dump(mode="json"), sort_keys=True),
-    }
-
-
-def _compared(
-    before: Evidence, after: Evidence, settings: Settings
-) -> tuple[tuple[reports.Accuracies, reports.Accuracies], list[str]]:
-    """Before and after at the eps that was trained for, and a plain sentence for each way in which the new file is worse."""
-    old, new = before.fields["levels"][-1], after.fields["levels"][-1]
-    sides = tuple(
-        reports.Accuracies(eps=x.eps, natural=x.natural, attacked=x.attacked, certified=x.certified) for x in (old, new)
-    )
-    worse = []
-    for name in ("attacked", "certified"):
-        was, now = getattr(old, name), getattr(new, name)
-        if was is not None and now is not None and now.k < was.k:
-            worse.append(
-                f"the new file's {name} accuracy at eps {new.eps} is lower than the given one's: {now.k} of {now.n}, was {was.k}"
-            )
-    if new.certified.k == 0:
-        worse.append(f"nothing is certified at eps {new.eps} after training: train longer, or at a smaller eps")
-    return (sides[0], sides[1]), worse

@@ -21,6 +21,8 @@ class Finished:
     written_sha256: str
     changes: tuple[str, ...]
     curves: tuple[dict[str, float | int], ...]
+    epoch: int
+    """The epoch whose weights were written."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,13 @@ class RunFolder:
         """What the same command left when it finished, if the file is still the one it wrote. Raises UsageError."""
         try:
             told = json.loads(self.record.read_text("utf-8"))
-            found = Finished(told["key"], told["written_sha256"], tuple(told["changes"]), tuple(told["curves"]))
+            found = Finished(
+                told["key"],
+                told["written_sha256"],
+                tuple(told["changes"]),
+                tuple(told["curves"]),
+                told.get("epoch", len(told["curves"])),
+            )
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError):
