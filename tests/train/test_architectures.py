@@ -1,4 +1,4 @@
-"""With BatchNorm and without: files of any architecture train and are written back: sums, joins, pools, other activations, classifiers that are no Gemm."""
+"""Files of any architecture train, with BatchNorm and without: sums, joins, pools, other activations, other classifiers."""
 
 from __future__ import annotations
 

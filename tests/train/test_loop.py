@@ -20,6 +20,7 @@ from pipeline.ops import AffineBN, BatchNorm
 from pipeline.propagate.margins import MarginBounds
 from pipeline.threat import clipped_box
 from pipeline.train import Batch, Epoch, Finished, Started, recipe, train
+from pipeline.train.run import Run
 from tests.nets import Drawing, conv_net, mlp
 
 DEVICES = [
@@ -95,10 +96,23 @@ def test_a_run_tells_what_it_does_and_learns(device: str) -> None:
     assert [type(s.op) for s in last.network.plan().steps] == [type(s.op) for s in network.plan().steps]
 
 
+MIXED = {
+    "alpha": 0.6,
+    "natural_end": 0.3,
+    "ema": 0.9,
+    "select": "held-out",
+    "optimiser": "adamw",
+    "population_bn": True,
+}
+
+
+@pytest.mark.parametrize("settings", [{}, MIXED, {"crown_start": 1.0, "micro_batch": 5}], ids=["ibp", "mixed", "crown"])
 @pytest.mark.parametrize("stops", [(3,), (6, 7), (1, 13, 22)], ids=str)
-def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path: Path, stops: tuple[int, ...]) -> None:
+def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
+    tmp_path: Path, stops: tuple[int, ...], settings: dict[str, Any]
+) -> None:
     network = conv_net(bn=True)
-    whole, history = outcome(network)
+    whole, history = outcome(network, settings=settings)
     taken = 0
 
     def stop() -> bool:
@@ -109,8 +123,8 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path: Path,
     path = tmp_path / "run" / "checkpoint.pt"
     for _ in stops:
         with pytest.raises(Preempted, match="goes on"):
-            outcome(network, checkpoint=path, should_stop=stop)
-    resumed, again = outcome(network, checkpoint=path, should_stop=stop)
+            outcome(network, checkpoint=path, should_stop=stop, settings=settings)
+    resumed, again = outcome(network, checkpoint=path, should_stop=stop, settings=settings)
     assert same(whole, resumed)
     assert history == again
 
@@ -197,9 +211,104 @@ def test_at_eps_zero_training_is_natural() -> None:
 
 
 @pytest.mark.parametrize("model", [mlp(12, 9, 4), mlp(12, 9, 4, bn=True)])
-def test_a_loss_that_is_not_finite_ends_the_run(model: Network) -> None:
-    with pytest.raises(Diverged, match="learning rate"):
+def test_a_loss_that_is_not_finite_ends_the_run_and_says_where_and_why(model: Network) -> None:
+    with pytest.raises(Diverged, match="learning rate") as told:
         outcome(model, settings={"learning_rate": 1e30, "full_bn": False})
+    assert "epoch 1" in str(told.value)
+    assert "weights have reached 1e+30" in str(told.value)
+    assert "Linear 'file/n" in str(told.value)
+
+
+def test_bounds_that_explode_are_told_by_their_layer() -> None:
+    """Weights that are kept, of two layers whose product leaves float32."""
+    network = mlp(12, 9, 8, 4)
+    with torch.no_grad():
+        network.graph.n1.weight.mul_(1e30)
+        network.graph.n3.weight.mul_(1e30)
+    with pytest.raises(Diverged, match=r"bounds of Linear 'file/n3' are not finite") as told:
+        outcome(network, settings={"init": "keep", "full_bn": False})
+    assert "weights have reached" in str(told.value)
+
+
+def test_data_that_are_not_finite_are_told() -> None:
+    network = mlp(12, 9, 4)
+    x, y = data(network)
+    x[50, 3] = torch.nan
+    asked = recipe("shi2021", input_shape=(12,), n_train=len(x), epochs=2, batch_size=16)
+    with pytest.raises(Diverged, match=r"Batch \d of its data holds a value that is not finite"):
+        list(train(network, Loader(x, y, batch_size=16, seed=0), recipe=asked, eps=EPS))
+
+
+def test_after_a_failure_the_weights_are_those_that_met_it() -> None:
+    """What the diagnosis looks at: no step is taken with a gradient that is not finite, nor after one."""
+    network = mlp(12, 9, 4)
+    x, y = data(network, 16)
+    run = Run(network, 3, recipe("vanilla-ibp", input_shape=(12,), n_train=16, epochs=1), EPS, 0.0, 1.0)
+    run.begin(1)
+    run.step(0, x, y)
+    before = copy.deepcopy(network.state_dict())
+    run.step(1, x * torch.nan, y)
+    run.step(2, x, y)
+    assert all(torch.equal(before[n], t) for n, t in network.state_dict().items())
+    with pytest.raises(Diverged):
+        run.check()
+
+
+def test_the_held_out_part_chooses_the_epoch_that_is_delivered() -> None:
+    network = conv_net(bn=True)
+    settings = {"epochs": 8, "learning_rate": 2e-2, "warmup_length": 1, "select": "held-out"}
+    *_, last = start(network, settings=settings)
+    whole = [r for r in last.history if r["epoch"] >= 2]
+    best = max(whole, key=lambda r: (r["held_certified"], r["epoch"]))
+    assert last.epoch == best["epoch"]
+    x, y = (v[:32] for v in data(network, 48))
+    proved = MarginBounds(last.network).bounds(clipped_box(x, float(EPS)), y) > 0
+    assert float(proved.double().mean()) == best["held_certified"]
+    assert start_epoch(network, {**settings, "select": "final"}) == 8
+
+
+def start_epoch(network: Network, settings: dict[str, Any]) -> int:
+    *_, last = start(network, settings=settings)
+    return last.epoch
+
+
+def test_the_mean_of_the_weights_is_delivered_and_shown() -> None:
+    """Of a run of one epoch after the ramp: six steps, averaged by hand."""
+    network = mlp(12, 9, 4)
+    events = start(network, settings={"epochs": 2, "warmup_start": 1, "warmup_length": 1, "ema": 0.5, "full_bn": False})
+    mean, steps, last = None, 0, None
+    for event in events:
+        if isinstance(event, Batch) and event.epoch == 2:
+            weight = events.gi_frame.f_locals["model"].graph.n1.weight.detach().clone()
+            kept = min(0.5, steps / (steps + 9))
+            mean = weight if mean is None else kept * mean + (1 - kept) * weight
+            steps += 1
+        last = event
+    assert isinstance(last, Finished)
+    assert steps == 6
+    assert torch.allclose(last.network.graph.n1.weight, mean, atol=1e-6)
+    x, y = (v[:32] for v in data(network, 48))
+    proved = MarginBounds(last.network).bounds(clipped_box(x, float(EPS)), y) > 0
+    assert last.history[-1]["held_certified"] == float(proved.double().mean())
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"full_bn": False}, {"init": "keep", "optimiser": "adamw", "l1": 1e-3}], ids=str
+)
+def test_zeros_stay_zero(settings: dict[str, Any]) -> None:
+    network = conv_net(bn=True)
+    with torch.no_grad():
+        for p in (network.graph.n5.weight, network.graph.n12.weight):
+            p.mul_(torch.rand(p.shape, generator=torch.Generator().manual_seed(1)) > 0.6)
+    zeros = {n: p == 0 for n, p in network.graph.named_parameters()}
+    trained, history = outcome(network, settings={"keep_sparsity": True} | settings)
+    for name, zero in zeros.items():
+        left = dict(trained.graph.named_parameters())[name]
+        assert bool((left[zero] == 0).all())
+        assert bool((left != dict(network.graph.named_parameters())[name])[~zero].any())
+    assert history[-1]["natural"] < history[0]["natural"]
+    free, _ = outcome(network, settings=settings)
+    assert not bool((free.graph.n5.weight[zeros["n5.weight"]] == 0).any())
 
 
 def test_what_cannot_be_trained_is_refused() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pydantic
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.train import recipe
+from pipeline.settings import settle
+from pipeline.train import NAMES, Recipe, as_toml, recipe, told
 
 
 def test_the_papers_figures() -> None:
@@ -53,17 +56,55 @@ def test_flat_images_are_not_cropped_and_small_data_makes_small_batches() -> Non
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "says"),
     [
         ({"epochs": 0}, "epochs"),
         ({"rate": 1}, "rate"),
         ({"tau": float("nan")}, "tau"),
         ({"epochs": 2, "warmup_length": 5}, "ramp"),
+        ({"alpha": 1.5}, "alpha"),
+        ({"ema": 1.0}, "ema"),
+        ({"select": "held-out", "held_out": 0}, "held-out part"),
     ],
 )
-def test_what_cannot_be_run_is_refused_by_name(overrides: dict[str, float], told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_what_cannot_be_run_is_refused_by_name(overrides: dict[str, float], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
         recipe("shi2021", input_shape=(1, 8, 8), n_train=100, **overrides)
+
+
+def test_the_recipes_of_others_differ_from_the_paper_by_what_they_are() -> None:
+    by_name = {name: recipe(name, input_shape=(1, 28, 28), n_train=60_000).model_dump() for name in NAMES}
+    control = by_name.pop("shi2021")
+    differ = {name: {k: v for k, v in other.items() if v != control[k]} for name, other in by_name.items()}
+    off = {"ibp_init": False, "full_bn": False, "tightness": False, "balance": False}
+    assert differ == {
+        "vanilla-ibp": {"name": "vanilla-ibp", **off},
+        "crown-ibp": {"name": "crown-ibp", **off, "crown_start": 1.0},
+        "mtl-ibp": {"name": "mtl-ibp", "alpha": 0.5, "l1": 1e-7},
+        "pgd": {"name": "pgd", **off, "alpha": 0.0, "adversary_steps": 7, "adversary_step": 0.25},
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_written_down_is_the_recipe_read_back(name: str, tmp_path: Path) -> None:
+    whole = recipe(name, input_shape=(3, 32, 32), n_train=50_000, epochs=30, seed=7, micro_batch=32)
+    (tmp_path / "pipeline.toml").write_text(as_toml(whole))
+    settings, source = settle(tmp_path / "model.onnx", {"retrain": {}}, {})
+    asked = {"seed": settings.seed, **settings.retrain}
+    assert asked.pop("recipe") == name
+    assert recipe(name, input_shape=(1, 8, 8), n_train=10**6, **asked) == whole
+    assert source["seed"] == "pipeline.toml"
+    changed, _ = settle(tmp_path / "model.onnx", {"retrain": {"epochs": 31}}, {})
+    assert changed.retrain == settings.retrain | {"epochs": 31}
+    other, _ = settle(tmp_path / "model.onnx", {"retrain": {"recipe": "another"}}, {})
+    assert other.retrain == {"recipe": "another"}, "another recipe's settings are not this one's"
+
+
+def test_every_setting_is_told() -> None:
+    whole = recipe("mtl-ibp", input_shape=(1, 8, 8), n_train=100)
+    lines = told(whole)
+    assert all(f"{key} " in ", ".join(lines) for key in Recipe.model_fields if key not in ("name", "micro_batch"))
+    assert max(map(len, lines)) <= 150
 
 
 def test_unknown_names_and_changes_afterwards() -> None:

@@ -1,0 +1,83 @@
+"""Every loss learns: a few epochs on the digits, one seed, with room for the machine to differ."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from functools import cache
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.data import Loader, load
+from pipeline.propagate.margins import head
+from pipeline.threat import clipped_box
+from pipeline.train import Finished, recipe, train
+from pipeline.train.adversary import attacked
+from tests.nets import Drawing
+
+EPS = Fraction(1, 20)
+
+
+@cache
+def digits(part: str) -> tuple[Tensor, Tensor]:
+    found = load("digits", part=part)
+    return torch.from_numpy(found.images).reshape(-1, 1, 8, 8).float(), torch.from_numpy(found.labels)
+
+
+def network():
+    from torch import nn
+
+    d = Drawing()
+    x = d(nn.ReLU(), d(nn.Conv2d(1, 8, 4, stride=2, padding=1), d.input(1, 8, 8)))
+    x = d(nn.ReLU(), d(nn.Linear(128, 32), d(nn.Flatten(), x)))
+    return d.finish(d(nn.Linear(32, 10), x), shapes=((None, 10),))
+
+
+def learnt(name: str, eps: Fraction = EPS, **settings: object) -> Finished:
+    x, y = digits("train")
+    asked = recipe(name, input_shape=(1, 8, 8), n_train=len(x), **({"epochs": 12, "batch_size": 64} | settings))
+    *_, last = train(network(), Loader(x, y, batch_size=64, seed=0), digits("test"), recipe=asked, eps=eps)
+    assert isinstance(last, Finished)
+    return last
+
+
+def attacked_accuracy(last: Finished, eps: Fraction) -> float:
+    x, y = digits("test")
+    box, draws = clipped_box(x, float(eps)), torch.Generator().manual_seed(0)
+    point = attacked(head(last.network.plan()), box, y, steps=20, step=0.25, generator=draws)
+    return float((last.network(point).argmax(1) == y).double().mean())
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "natural", "certified"),
+    [
+        ("shi2021", {}, 0.85, 0.7),
+        ("mtl-ibp", {}, 0.85, 0.6),
+        ("crown-ibp", {}, 0.7, 0.4),
+        ("shi2021", {"natural_start": 0.5, "natural_end": 0.3}, 0.85, 0.6),
+        ("shi2021", {"crown_start": 1.0, "crown_end": 0.5}, 0.8, 0.6),
+        ("shi2021", {"micro_batch": 24, "ema": 0.9, "optimiser": "adamw", "weight_decay": 0.01}, 0.85, 0.7),
+    ],
+    ids=["shi2021", "mtl-ibp", "crown-ibp", "natural share", "CROWN-IBP with BatchNorm", "micro-batches, EMA, AdamW"],
+)
+def test_it_certifies(name: str, settings: dict[str, object], natural: float, certified: float) -> None:
+    last = learnt(name, **settings).history[-1]
+    assert last["held_natural"] > natural
+    assert last["held_certified"] > certified
+
+
+def test_adversarial_training_withstands_attacks_and_certifies_nothing() -> None:
+    eps = Fraction(1, 10)
+    trained, natural = learnt("pgd", eps), learnt("pgd", Fraction(0))
+    assert trained.history[-1]["held_natural"] > 0.9
+    assert attacked_accuracy(trained, eps) > attacked_accuracy(natural, eps) + 0.1
+    assert trained.history[-1]["held_certified"] < 0.3
+
+
+def test_a_penalty_on_absolute_weights_makes_them_smaller() -> None:
+    few = [learnt("vanilla-ibp", epochs=3, l1=weight).network for weight in (0.0, 1e-2)]
+    sizes = [sum(float(p.abs().sum()) for p in n.parameters() if p.dim() > 1) for n in few]
+    assert sizes[1] < 0.8 * sizes[0]
+    assert all(float(F.relu(n(digits("test")[0])).isfinite().all()) for n in few)
