@@ -142,3 +142,65 @@ def test_the_demo_runs_and_its_second_run_trains_nothing(pipeline, here, monkeyp
     code, _, err = pipeline("demo", "--out", "shown")
     assert code == 0
     assert "nothing is trained" in err
+
+
+def test_a_configuration_written_down_is_followed_and_named_recipes_start_from_their_own(pipeline, here):
+    code, out, err = pipeline("retrain", "model.onnx", *SHORT, "--recipe", "mtl-ibp", "--write-config", "pipeline.toml")
+    assert (code, out) == (0, ""), err
+    assert "nothing was trained" in err
+    assert not list(here.glob("*.run"))
+    code, _, err = pipeline("retrain", "model.onnx", *SHORT, "--write-config", "pipeline.toml")
+    assert code == 2
+    assert "--force" in err
+    text = (here / "pipeline.toml").read_text()
+    (here / "pipeline.toml").write_text(text.replace("alpha = 0.5", "alpha = 0.75"))
+    code, _, err = pipeline("retrain", "model.onnx", "--data", "digits", "--eps", "0.05", "--no-attack")
+    assert code == 0, err
+    assert "alpha 0.75" in err
+    training = read(here / "model.certified.report").result.training
+    assert (training.recipe["name"], training.recipe["alpha"], len(training.curves)) == ("mtl-ibp", 0.75, 4)
+    assert any("final epoch" in note for note in training.notes)
+    code, _, err = pipeline(
+        "retrain", "model.onnx", *SHORT, "--no-attack", "--recipe", "shi2021", "--out", "other.onnx"
+    )
+    assert code == 0, err
+    assert "alpha 1.0" in err
+
+
+def test_a_time_budget_leaves_a_checkpoint_and_slices_end_where_a_whole_run_does(pipeline, here):
+    argv = ("retrain", "model.onnx", *SHORT, "--no-attack")
+    code, _, err = pipeline(*argv, "--time-budget", "0s")
+    assert code == 75, err
+    assert "goes on" in err
+    assert not (here / "model.certified.onnx").exists()
+    code, _, err = pipeline(*argv, "--time-budget", "10m")
+    assert code == 0, err
+    assert "going on from the checkpoint, 1 of" in err
+    assert pipeline(*argv, "--out", "whole.onnx")[0] == 0
+    sliced, whole = (digests(here / name).weights_sha256 for name in ("model.certified.onnx", "whole.onnx"))
+    assert sliced == whole
+
+
+def test_a_pruned_file_stays_pruned(pipeline, here):
+    given = onnx.load(here / "model.onnx")
+    zeros = {}
+    for tensor in given.graph.initializer:
+        value = onnx.numpy_helper.to_array(tensor).copy()
+        if value.ndim > 1:
+            value[np.abs(value) < np.quantile(np.abs(value), 0.7)] = 0
+            zeros[tensor.name] = value == 0
+            tensor.CopyFrom(onnx.numpy_helper.from_array(value, tensor.name))
+    onnx.save(given, here / "pruned.onnx")
+    code, _, err = pipeline("retrain", "pruned.onnx", *SHORT, "--keep-sparsity", "--no-attack", "--select", "held-out")
+    assert code == 0, err
+    count = sum(int(z.sum()) for z in zeros.values())
+    assert f"{count} weights in {len(zeros)} layers are exactly zero, and stay so" in err
+    trained = {
+        t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(here / "pruned.certified.onnx").graph.initializer
+    }
+    for name, zero in zeros.items():
+        assert not trained[name][zero].any()
+        assert trained[name][~zero].all()
+    result = read(here / "pruned.certified.report").result
+    assert result.levels[0].certified.k > 0
+    assert any("held-out part" in note and "epoch" in note for note in result.training.notes)
