@@ -125,7 +125,8 @@ class Run:
             terms = self.objective(top, x, y, radius, weight, phase=phase, low=low, high=high)
         else:
             # A function of the seed and the step alone: an interrupted run draws what an uninterrupted one would.
-            self.mixture.draws.manual_seed((self.recipe.seed << 40) + self.epoch * self.steps_per_epoch + i)
+            position = self.epoch * self.steps_per_epoch + i
+            self.mixture.draws.manual_seed((self.recipe.seed * 0x9E3779B97F4A7C15 + position) % (1 << 63))
             terms = self.mixture(top, x, y, radius, weight, self._shares[i], phase=phase, low=low, high=high)
         if not self.penalised:
             return terms
