@@ -65,8 +65,8 @@ RECIPE = (
 @click.option(
     "--recipe",
     metavar="NAME",
-    help="shi2021: the paper's; mtl-ibp: with a share of an attack's loss; vanilla-ibp, crown-ibp, pgd: its baselines, without "
-    "its three ideas.  [shi2021]",
+    help="shi2021: the paper's; fast: ours, longer steps and a share of an attack's loss; mtl-ibp; vanilla-ibp, crown-ibp, "
+    "pgd: baselines without the paper's ideas.  [shi2021]",
 )
 @click.option(
     "--write-config",

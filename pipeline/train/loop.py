@@ -104,6 +104,7 @@ def train(
                 run.step(i, x, y)
                 done = i + 1
                 if should_stop():
+                    run.check()
                     save()
                     raise Preempted(_stopped(epoch, recipe.epochs, checkpoint))
                 if done % often == 0:

@@ -82,7 +82,18 @@ def test_the_recipes_of_others_differ_from_the_paper_by_what_they_are() -> None:
         "crown-ibp": {"name": "crown-ibp", **off, "crown_start": 1.0},
         "mtl-ibp": {"name": "mtl-ibp", "alpha": 0.5, "l1": 1e-7},
         "pgd": {"name": "pgd", **off, "alpha": 0.0, "adversary_steps": 7, "adversary_step": 0.25},
+        "fast": {
+            **{"name": "fast", "optimiser": "adamw", "weight_decay": 0.01, "learning_rate": 1e-3, "decay_factor": 0.1},
+            **{"decay_epochs": (56, 63), "alpha": 0.8, "l1": 5e-7, "ema": 0.999, "population_bn": True},
+        },
     }
+    cifar = recipe("fast", input_shape=(3, 32, 32), n_train=50_000)
+    assert (cifar.learning_rate, cifar.batch_size, cifar.decay_epochs, cifar.warmup_length) == (
+        1e-3,
+        256,
+        (128, 144),
+        80,
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
