@@ -72,7 +72,9 @@ def batch_network(plan: Plan, x: Tensor) -> BatchNetwork:
             _scaled(op.affine, scale, shift) if isinstance(op, AffineBN) else _alone(before, scale, shift)
         )
         rows = (1, -1, *[1] * (before.dim() - 2))
-        return _Clean(torch.addcmul(shift.reshape(rows), before, scale.reshape(rows)))
+        # Layers may compute in bfloat16, statistics never do.
+        value = torch.addcmul(shift.reshape(rows), before.to(scale.dtype), scale.reshape(rows))
+        return _Clean(value.to(before.dtype))
 
     (output,) = plan.outputs
     logits = walk.forward(plan, [_Clean(x)], apply)[output]

@@ -102,8 +102,8 @@ class Run:
 
     def step(self, i: int, x: Float[Tensor, "batch *features"], y: Int[Tensor, " batch"]) -> None:
         """Batch ``i`` of the epoch, from zero."""
-        terms = self.terms(i, x, y)
         self.optimiser.zero_grad(set_to_none=True)
+        terms = self.terms(i, x, y)
         terms.loss.backward()
         for parameter, mask in self.masks:
             if parameter.grad is not None:
