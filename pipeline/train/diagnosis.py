@@ -18,7 +18,7 @@ from pipeline.train.run import Run
 LARGE = 1e4
 """Weights beyond it are no initialisation's: a step that was too long made them."""
 EXPLODED = 100.0
-"""How many times as wide as before one layer a box is where no sound training would have it."""
+"""How many times as large as before one layer bounds are where no sound training would have them."""
 
 
 def diagnosis(run: Run, batches: Iterable[tuple[Tensor, Tensor]], first: int) -> str:
@@ -34,7 +34,7 @@ def diagnosis(run: Run, batches: Iterable[tuple[Tensor, Tensor]], first: int) ->
         if not bool(x.isfinite().all()):
             return f"Batch {i + 1} of its data holds a value that is not finite: mend the data."
         return f"In batch {i + 1}, {_where(run, i, x)}"
-    return "No single batch shows it at the weights as they are now."
+    return "No single batch shows it at the weights as they are: lower the learning rate or lengthen the ramp."
 
 
 @torch.no_grad()
@@ -46,16 +46,17 @@ def _where(run: Run, i: int, x: Tensor) -> str:
         likely = f"weights have reached {largest:.3g}: the learning rate is too high"
     elif not (run.recipe.full_bn and run.recipe.ibp_init):
         likely = "bounds grow with depth where --full-bn and --ibp-init are off, and the ramp may be too short for that"
-    network, before = run.model, None
+    network, before, growth = run.model, 0.0, {}
     for name, value in _boxes(run, i, x):
-        width = float(value.radius.mean())
         if not all(bool(t.isfinite().all()) for t in (value.clean, value.center, value.radius)):
             return f"the bounds of {network.origin(name)} are not finite; {likely}."
-        if before is not None and width > EXPLODED * before:
-            grown = f"{width / before:.3g} times as wide as those before it"
-            return f"the bounds of {network.origin(name)} exploded, {grown}; {likely}."
-        before = width
-    return f"the bounds of every layer are finite, and the loss or its gradient is not; {likely}."
+        size = float((value.center.double().abs() + value.radius.double()).mean())
+        growth[name] = size / before if before else 1.0
+        before = size
+    worst = max(growth, key=lambda name: growth[name])
+    exploded = "exploded" if growth[worst] > EXPLODED else "are finite, but grow most"
+    times = f"{growth[worst]:.3g} times as large as those of the layer before"
+    return f"the bounds of {network.origin(worst)} {exploded}, {times}; {likely}."
 
 
 def _boxes(run: Run, i: int, x: Tensor) -> Iterator[tuple[str, Lockstep]]:

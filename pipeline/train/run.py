@@ -139,8 +139,8 @@ class Run:
         *totals, failed = self.totals.tolist()
         if failed or not math.isfinite(totals[0]):
             raise Diverged(
-                f"the loss of epoch {self.epoch} is not finite at eps {self.eps[-1]:.4g}: lower the learning rate or lengthen "
-                "the ramp; the last checkpoint, if any, is from before."
+                f"the loss of epoch {self.epoch} is not finite at eps {self.eps[-1]:.4g}; the last checkpoint, if any, is from "
+                "before."
             )
         return totals
 
