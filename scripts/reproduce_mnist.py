@@ -26,9 +26,9 @@ ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = {"long": ("0.3", 30, 10), "short": ("0.3", 10, 3), "eps-0.1": ("0.1", 30, 10)}
 ARMS = {
     "shi2021": ["--recipe", "shi2021"],
-    "minus initialisation": ["--no-ibp-init"],
-    "minus full BatchNorm": ["--no-full-bn"],
-    "minus regularisers": ["--no-tightness", "--no-balance"],
+    "minus initialisation": ["--recipe", "shi2021", "--no-ibp-init"],
+    "minus full BatchNorm": ["--recipe", "shi2021", "--no-full-bn"],
+    "minus regularisers": ["--recipe", "shi2021", "--no-tightness", "--no-balance"],
     "vanilla-ibp": ["--recipe", "vanilla-ibp"],
 }
 

@@ -39,6 +39,7 @@ def main(corpus: Path, data: Path, work: Path, epochs: int, eps: str) -> None:
         external = {"save_as_external_data": True, "location": f"{name}.data", "size_threshold": 1024}
         onnx.save(model, given, **(external if name == EXTERNAL else {}))
         run = ["retrain", str(given), "--data", f"npz:{data}", "--eps", eps, "--epochs", str(epochs), "--out", str(out)]
+        run += ["--recipe", "shi2021"]
         subprocess.run([sys.executable, "-m", "pipeline", *run, "--force"], check=True, stdout=subprocess.DEVNULL)
         click.echo(f"\n## {name}: {what}\n\n{told(out)}\n\n{difference(given, out)}")
 

@@ -66,7 +66,7 @@ RECIPE = (
     "--recipe",
     metavar="NAME",
     help="shi2021: the paper's; fast: ours, longer steps and a share of an attack's loss; mtl-ibp; vanilla-ibp, crown-ibp, "
-    "pgd: baselines without the paper's ideas.  [shi2021]",
+    "pgd: baselines without the paper's ideas.  [fast]",
 )
 @click.option(
     "--write-config",

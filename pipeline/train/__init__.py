@@ -15,6 +15,7 @@ from pipeline.train.full_bn import placements as placements
 from pipeline.train.loop import Batches as Batches
 from pipeline.train.loop import train as train
 from pipeline.train.recipe import Recipe as Recipe
+from pipeline.train.recipes import DEFAULT as DEFAULT
 from pipeline.train.recipes import NAMES as NAMES
 from pipeline.train.recipes import as_toml as as_toml
 from pipeline.train.recipes import recipe as recipe

@@ -32,9 +32,11 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 """What each recipe changes in the paper's."""
 NAMES = tuple(CHANGES)
+DEFAULT = "fast"
+"""What is followed where no recipe is named: see docs/results.md for what it is worth."""
 
 
-def recipe(name: str = "shi2021", *, input_shape: Sequence[int], n_train: int, **overrides: Any) -> Recipe:
+def recipe(name: str = DEFAULT, *, input_shape: Sequence[int], n_train: int, **overrides: Any) -> Recipe:
     """The recipe of that name for inputs of one sample's shape and a number of training samples.
 
     Where ``overrides`` give other ``epochs``, the ramp and the decays keep their share of the run unless given too.

@@ -190,7 +190,7 @@ def _parts(uri: str, settings: Settings) -> tuple[Dataset, Dataset, str | None]:
 
 def _recipe(subject: Subject, images: Fitted, settings: Settings) -> Recipe:
     asked = {"seed": settings.seed, **settings.retrain}
-    name = asked.pop("recipe", "shi2021")
+    name = asked.pop("recipe", train.DEFAULT)
     return train.recipe(str(name), input_shape=subject.sample_shape, n_train=len(images), **asked)
 
 
