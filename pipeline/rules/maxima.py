@@ -46,7 +46,8 @@ class Contest:
         q, u, v = ends.indices[..., 0].clamp_max(upper.shape[-1] - 1), ends.values[..., 0], ends.values[..., 1]
         l = lower.gather(-1, q[..., None])[..., 0]  # noqa: E741
         decided = l >= v
-        s = torch.where(decided, 1.0, (u - v) / (u - l)).clamp(0, 1)
+        # The divisor is made safe before dividing: a gradient that walks back through this would be NaN where u = l.
+        s = torch.where(decided, 1.0, (u - v) / torch.where(decided, 1.0, u - l)).clamp(0, 1)
         t = torch.maximum(v - s * l, u - s * u) + rounding.own_error(l.abs() + u.abs() + v.abs(), 2)
         takes_part = upper > -torch.inf
         size = torch.where(takes_part, torch.maximum(lower.abs(), upper.abs()), 0.0).amax(-1)
