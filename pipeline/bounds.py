@@ -55,6 +55,11 @@ class Lockstep:
         return Interval(self.center, self.radius)
 
 
+def full(value: Tensor) -> Tensor:
+    """The value in float32, or in float64 where it is: products may be bfloat16 in training, what is summed of them is not."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
 @dataclass(frozen=True)
 class LinearForm:
     """A lower bound: ``<coeff, y> + const <= `` the quantity wanted, for every ``y`` that the walk admits.

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.arithmetic import EXACT, SLACK, Rounding
-from pipeline.bounds import Interval, Lockstep
+from pipeline.bounds import Interval, Lockstep, full
 from pipeline.ops import AffineBN, BatchNorm, Layer
 from pipeline.rules.affine import correlate
 from pipeline.rules.relax import Chain, Relaxation, Window
@@ -29,18 +29,37 @@ def batch_statistics(bn: BatchNorm, clean: Tensor) -> tuple[Tensor, Tensor]:
     The running variance takes the unbiased estimate, as torch.nn does; in eval mode the running statistics themselves are
     returned.
     """
+    return _statistics(bn, clean)[:2]
+
+
+def _statistics(bn: BatchNorm, clean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same, and the deviation from the mean; a CPU takes ten times as long for ``var_mean``."""
     assert bn.running_mean is not None
     assert bn.running_var is not None
     if not bn.training:
-        return bn.running_mean, bn.running_var
+        return bn.running_mean, bn.running_var, full(clean) - _channels(bn.running_mean, clean)
     dims = [d for d in range(clean.dim()) if d != 1]
-    var, mean = torch.var_mean(clean, dims, correction=0)
+    mean = full(clean).mean(dims)
+    deviation = full(clean) - _channels(mean, clean)
+    var = deviation.square().mean(dims)
     with torch.no_grad():
         count = clean.numel() // clean.shape[1]
         momentum = 0.1 if bn.momentum is None else bn.momentum
         bn.running_mean.lerp_(mean, momentum)
         bn.running_var.lerp_(var * (count / max(count - 1, 1)), momentum)
-    return mean, var
+    return mean, var, deviation
+
+
+def _normalised(bn: BatchNorm, clean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The clean batch behind its BatchNorm, and the ``s`` and ``t`` of it.
+
+    From the deviation, which the gradient of the variance keeps anyway: read from ``clean``, that would be kept as well.
+    """
+    mean, var, deviation = _statistics(bn, clean)
+    scale, shift = scale_shift(bn, mean, var)
+    bias = torch.zeros_like(scale) if bn.bias is None else bn.bias
+    value = torch.addcmul(_channels(bias, clean), deviation, _channels(scale, clean))
+    return value.to(clean.dtype), scale, shift
 
 
 def _running(bn: BatchNorm) -> tuple[Tensor, Tensor]:
@@ -91,8 +110,9 @@ class BatchNormRule(Affine[BatchNorm]):
     def lockstep(self, op: BatchNorm, *xs: Lockstep | Tensor) -> Lockstep:
         (x,) = xs
         assert isinstance(x, Lockstep)
-        scale, shift = (_channels(v, x.clean) for v in scale_shift(op, *batch_statistics(op, x.clean)))
-        return Lockstep(x.clean * scale + shift, x.center * scale + shift, x.radius * scale.abs())
+        clean, scale, shift = _normalised(op, x.clean)
+        scale, shift = _channels(scale, clean), _channels(shift, clean)
+        return Lockstep(clean, x.center * scale + shift, x.radius * scale.abs())
 
     def examples(self) -> Iterator[Example]:
         for module, shape in (
@@ -105,7 +125,7 @@ class BatchNormRule(Affine[BatchNorm]):
 
 @rule(AffineBN)
 class AffineBNRule(Affine[AffineBN]):
-    """A layer with its BatchNorm: the scale goes into ``W`` and ``|W|`` before the two products of the box."""
+    """A layer with its BatchNorm; in training a convolution's scale goes into ``W`` and ``|W|`` before the products."""
 
     def interval(self, op: AffineBN, *xs: Value, rounding: Rounding = EXACT) -> Interval:
         inner = _layer(op).interval(op.affine, *xs, rounding=self._before(op, rounding))
@@ -132,18 +152,19 @@ class AffineBNRule(Affine[AffineBN]):
     def lockstep(self, op: AffineBN, *xs: Lockstep | Tensor) -> Lockstep:
         (x,) = xs
         assert isinstance(x, Lockstep)
-        affine, bn = op.affine, op.bn
-        before = affine(x.clean)
-        mean, var = batch_statistics(bn, before)
-        scale, shift = scale_shift(bn, mean, var)
+        affine = op.affine
+        if isinstance(affine, nn.Linear):
+            # Its weights are many more than its outputs: these are scaled, and two products read the weights at once.
+            before, center = affine(torch.cat((x.clean, x.center))).chunk(2)
+            radius = F.linear(x.radius, affine.weight.abs())
+            clean, scale, shift = _normalised(op.bn, before)
+            scale, shift = _channels(scale, clean), _channels(shift, clean)
+            return Lockstep(clean, center * scale + shift, radius * scale.abs())
+        clean, scale, shift = _normalised(op.bn, affine(x.clean))
         weight = affine.weight * scale.reshape(-1, *[1] * (affine.weight.dim() - 1))
         bias = shift if affine.bias is None else shift + scale * affine.bias
-        if isinstance(affine, nn.Linear):
-            center, radius = F.linear(x.center, weight, bias), F.linear(x.radius, weight.abs())
-        else:
-            center = correlate(affine, x.center, weight, bias)
-            radius = correlate(affine, x.radius, weight.abs(), None)
-        return Lockstep(torch.addcmul(_channels(shift, before), before, _channels(scale, before)), center, radius)
+        center = correlate(affine, x.center, weight, bias)
+        return Lockstep(clean, center, correlate(affine, x.radius, weight.abs(), None))
 
     def examples(self) -> Iterator[Example]:
         yield Example(AffineBN(nn.Linear(6, 8), nn.BatchNorm1d(8)), ((3, 6),))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.arithmetic import EXACT, Rounding
-from pipeline.bounds import Interval, Lockstep
+from pipeline.bounds import Interval, Lockstep, full
 from pipeline.rules.relax import Line, Lines, Relaxation
 from pipeline.rules.rule import Example, Rule, Value, rule
 
@@ -64,7 +64,7 @@ class ReLURule(Rule[nn.ReLU]):
     def lockstep(self, op: nn.ReLU, *xs: Lockstep | Tensor) -> Lockstep:
         (x,) = xs
         assert isinstance(x, Lockstep)
-        center, radius, *_ = _ReLUBox.apply(x.center, x.radius)
+        center, radius = _ReLUBox.apply(x.center, x.radius)
         return Lockstep(op(x.clean), center, radius)
 
     def examples(self) -> Iterator[Example]:
@@ -72,23 +72,26 @@ class ReLURule(Rule[nn.ReLU]):
 
 
 class _ReLUBox(torch.autograd.Function):
-    """The same box with its gradient in closed form: a training step on a CPU is a fifth faster by it.
+    """The same box and its gradient in closed form, without ``where``, which costs a CPU as much as ten of these passes.
 
-    With ``p = relu(c + r)/2``: ``c' = c, r' = r`` where ``c >= r``, else both are ``p``.
+    With ``p = relu(c + r)/2``: ``c' = max(c, p)`` and ``r' = min(r, p)``, to the last bit. Active is ``c' > r'``, unstable
+    ``c' = r' > 0``, so that the outputs, which the next layer keeps anyway, are all that the gradient needs.
     """
 
     @staticmethod
-    def forward(center: Tensor, radius: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        active, half = center >= radius, (center + radius).div_(2).relu_()
-        return torch.where(active, center, half), torch.where(active, radius, half), active, half > 0
+    def forward(center: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+        c, r = full(center), full(radius)
+        half = (c + r).mul_(0.5).relu_()
+        return torch.maximum(c, half).to(center.dtype), torch.minimum(r, half).to(radius.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.mark_non_differentiable(*output[2:])
-        ctx.save_for_backward(*output[2:])
+        ctx.save_for_backward(*output)
 
     @staticmethod
-    def backward(ctx: Any, center: Tensor, radius: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
-        active, reached = ctx.saved_tensors
-        both = torch.where(reached, (center + radius) / 2, 0)
-        return torch.where(active, center, both), torch.where(active, radius, both)
+    def backward(ctx: Any, center: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+        c, r = ctx.saved_tensors
+        active = (c - r).sign_()
+        unstable = c.sign().sub_(active).mul_(0.5)
+        both = (center + radius).mul_(unstable)
+        return torch.addcmul(both, center, active), torch.addcmul(both, radius, active)

@@ -118,7 +118,7 @@ def test_without_statistics_the_first_layers_bias_would_have_a_gradient() -> Non
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_by_hand(device: str) -> None:
-    """x = 1/2, eps = 1/4: hidden [1/2 ± 1/2, -1/2 ± 1/2], after ReLU [1/2 ± 1/2, 0]; z_0 - z_1 = 3 h_0 - h_1 + 1."""
+    """x = 1/2, eps = 1/5: hidden [1/2 ± 2/5, -1/2 ± 2/5], after ReLU [1/2 ± 2/5, 0]; z_0 - z_1 = 3 h_0 - h_1 + 1."""
     d = Drawing()
     first, last = nn.Linear(1, 2), nn.Linear(2, 2)
     network = d.finish(d(last, d(nn.ReLU(), d(first, d.input(1)))))
@@ -131,19 +131,19 @@ def test_by_hand(device: str) -> None:
             parameter.copy_(torch.tensor(value))
     network.to(device).train()
     x, y = torch.full((1, 1), 0.5, device=device), torch.zeros(1, dtype=torch.long, device=device)
-    got = terms(network, x, y, 0.25)
-    # h_0 in [0, 1], h_1 = 0: the least margin is 1. Radii are 1/2 against 1/4: tightness (0.5 - 0.5)/0.5 = 0. One of the two
-    # neurons touches zero from either side: none is surely active, none surely inactive, and there is no ratio.
-    assert float(got.robust) == pytest.approx(math.log(1 + math.exp(-1)), rel=1e-6)
+    got = terms(network, x, y, 0.2)
+    # h_0 in [1/10, 9/10], h_1 = 0: the least margin is 1.3. Radii are 2/5 against 1/5: tightness (0.5 - 0.5)/0.5 = 0. The
+    # active and the inactive center are as far from zero, and from their mean.
+    assert float(got.robust) == pytest.approx(math.log(1 + math.exp(-1.3)), rel=1e-6)
     assert float(got.natural) == pytest.approx(math.log(1 + math.exp(-2.5)), rel=1e-6)
-    assert [float(v) for v in (got.tightness, got.balance, got.correct, got.certified)] == [0, 0, 1, 1]
+    assert [float(v) for v in (got.tightness, got.balance)] == pytest.approx([0, 0], abs=1e-6)
+    assert [float(v) for v in (got.correct, got.certified)] == [1, 1]
     got.loss.backward()
-    # d loss/d margin = -sigmoid(-1); the margin's lower bound is 3 (2 (x - eps) - 1/2) + 1 where h_0 is unstable: (c - r + ..)
-    slope = -1 / (1 + math.e)
+    # d loss/d margin = -sigmoid(-1.3); the margin's lower bound is 3 (2 (x - eps) - 1/2) + 1, h_0 being active.
+    slope = -1 / (1 + math.exp(1.3))
     assert last.bias.grad.tolist() == pytest.approx([slope, -slope], rel=1e-6)
-    # h_0 = [c - r, c + r]+ with c = r: center and radius as they are, so lower = c - r = 2 x - 1/2 - 2 eps.
     assert first.bias.grad.tolist() == pytest.approx([3 * slope, 0], rel=1e-6)
-    assert first.weight.grad.flatten().tolist() == pytest.approx([3 * slope * 0.25, 0], rel=1e-6, abs=1e-7)
+    assert first.weight.grad.flatten().tolist() == pytest.approx([3 * slope * 0.3, 0], rel=1e-6, abs=1e-7)
 
 
 def test_the_robust_cross_entropy_is_that_of_the_margins() -> None:
