@@ -13,10 +13,10 @@ from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.arithmetic import EXACT, Rounding
-from pipeline.bounds import Interval, LinearForm, Lockstep
+from pipeline.bounds import Interval, LinearForm, Lockstep, full
 from pipeline.errors import InputRejected
 from pipeline.network import Network, Plan, Step
 from pipeline.ops import AffineBN, BatchNorm
@@ -31,6 +31,8 @@ METHODS: tuple[Method, ...] = get_args(Method)
 """Cheapest first; each is met with those before it."""
 BATCHED = (AffineBN, *get_args(BatchNorm))
 """Operators whose meaning depends on the batch while they train."""
+PAIRS = 64
+"""Up to how many classes training tabulates ``|W_i - W_j|``: the table and its product grow with their square."""
 SOFTMAX_MARGIN = 2.0**-17
 """How far apart two logits must lie for any float32 Softmax to keep their order (exp within 16 ulp, p_y >= 1/K)."""
 
@@ -102,8 +104,31 @@ def margins(
 
 
 def lockstep_margins(top: Head, values: Sequence[Lockstep | Tensor | None], labels: Int[Tensor, " batch"]) -> Tensor:
-    """The same from the values of a training walk, differentiable in the weights."""
-    return margins(top, [v.box if isinstance(v, Lockstep) else v for v in values], labels)
+    """The same from the values of a training walk, differentiable in the weights; never in bfloat16."""
+    tail = [_in_full(v) if i in top.tail else None for i, v in enumerate(values)]
+    last = top.plan.steps[-1]
+    with torch.autocast(labels.device.type, enabled=False):
+        if isinstance(last.op, nn.Linear) and last.op.out_features <= PAIRS and top.tail == {top.index, *last.args}:
+            box = tail[last.args[0]]
+            if isinstance(box, Interval) and box.center.dim() == 2:
+                return _by_pairs(last.op, box, labels)
+        return margins(top, tail, labels)
+
+
+def _by_pairs(op: nn.Linear, box: Interval, labels: Int[Tensor, " batch"]) -> Float[Tensor, "rows batch"]:
+    """``z_y - z_j - |W_y - W_j| r`` where one Linear layer is the tail: one product for all pairs of classes."""
+    classes = op.out_features
+    center = nn.functional.linear(box.center, op.weight, op.bias)
+    pairs = (op.weight[:, None] - op.weight).abs().flatten(0, 1)
+    radius = nn.functional.linear(box.radius, pairs).unflatten(1, (classes, classes))
+    own = labels[:, None]
+    least = center.gather(1, own) - center - radius.gather(1, own[:, None].expand(-1, -1, classes)).squeeze(1)
+    rows = torch.arange(classes - 1, device=labels.device)
+    return least.gather(1, rows + (rows >= own)).T
+
+
+def _in_full(value: Lockstep | Tensor | None) -> Interval | Tensor | None:
+    return Interval(full(value.center), full(value.radius)) if isinstance(value, Lockstep) else value
 
 
 class MarginBounds:

@@ -20,6 +20,7 @@ from pipeline.network import Network
 from pipeline.train import checkpoint as saved
 from pipeline.train.diagnosis import diagnosis
 from pipeline.train.events import Batch, Epoch, Event, Finished, Record, Started
+from pipeline.train.execution import PLAIN, Execution
 from pipeline.train.full_bn import fold, insert, placements
 from pipeline.train.initialise import reinitialise_
 from pipeline.train.recipe import Recipe
@@ -54,7 +55,7 @@ def train(
     identity: Mapping[str, str] | None = None,
     save_every: float = 60.0,
     should_stop: Callable[[], bool] = lambda: False,
-    compiled: bool = False,
+    execution: Execution = PLAIN,
 ) -> Iterator[Event]:
     """Train a copy of ``network`` after ``recipe`` and yield Started, Batch, Epoch and at last Finished.
 
@@ -77,7 +78,7 @@ def train(
     state = saved.load(checkpoint, configuration) if checkpoint is not None else None
     zeros = _masks(network, batches, recipe)
     model = prepare(network, batches, recipe, device=device, fresh=state is None, masks=zeros)
-    run = Run(model, len(batches), recipe, eps, low, high, compiled=compiled, masks=zeros)
+    run = Run(model, len(batches), recipe, eps, low, high, execution=execution, masks=zeros)
     epoch, done, history, best = 1, 0, [], None
     if state is not None:
         saved.restore(state, model, run.optimiser, run.average)

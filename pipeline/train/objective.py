@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.bounds import Lockstep
+from pipeline.bounds import Lockstep, full
 from pipeline.propagate import walk
 from pipeline.propagate.interval import lockstep
 from pipeline.propagate.margins import Head, lockstep_margins
@@ -67,12 +67,12 @@ def objective(
     zero = torch.zeros((), dtype=x.dtype, device=x.device)
     if not (phase.robust or phase.regularised):
         clean = walk.forward(top.plan, [x], _no_rule, keep={top.index})[top.index]
-        natural = F.cross_entropy(clean.flatten(1), y)
+        natural = F.cross_entropy(full(clean).flatten(1), y)
         return Terms(natural, natural.detach(), zero, zero, zero, _correct(clean, y), zero)
     values = lockstep(top.plan, x, clipped_box(x, eps, low, high))
     logits = values[top.index]
     assert isinstance(logits, Lockstep)
-    natural, robust, certified = F.cross_entropy(logits.clean.flatten(1), y), zero, zero
+    natural, robust, certified = F.cross_entropy(full(logits.clean).flatten(1), y), zero, zero
     if phase.robust:
         margins = lockstep_margins(top, values, y)
         robust = robust_cross_entropy(margins)

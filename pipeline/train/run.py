@@ -18,6 +18,7 @@ from pipeline.ops import BatchNorm
 from pipeline.propagate.margins import MarginBounds
 from pipeline.threat import clipped_box
 from pipeline.train.average import Average
+from pipeline.train.execution import PLAIN, Execution
 from pipeline.train.mixture import Mixture
 from pipeline.train.objective import Phase, Terms, objective
 from pipeline.train.recipe import Recipe
@@ -38,17 +39,18 @@ class Run:
         low: float,
         high: float,
         *,
-        compiled: bool = False,
+        execution: Execution = PLAIN,
         masks: Mapping[str, Tensor] | None = None,
     ):
         self.model, self.steps_per_epoch, self.recipe, self.eps_max = model, steps_per_epoch, recipe, float(eps)
-        self.low, self.high, self.compiled = low, high, compiled
+        self.low, self.high, self.execution = low, high, execution
         for name, parameter in model.graph.named_parameters():
             parameter.requires_grad_(name not in model.provenance.frozen)
         self.parameters = list(model.trainable().values())
         if not self.parameters:
             raise InputRejected("training needs a weight that trains; every parameter of this network is frozen.")
         self.device = self.parameters[0].device
+        execution.place(model)
         self.fused = self.device.type in ("cpu", "cuda")
         optimiser = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimiser]
         self.optimiser = optimiser(
@@ -65,7 +67,7 @@ class Run:
         self.average = Average(model, recipe.ema) if recipe.ema else None
         self.mixture = None if recipe.plain else Mixture(model, recipe, self.device)
         self.bounds = MarginBounds(model)
-        self.objective = torch.compile(objective, fullgraph=True) if compiled else objective
+        self.objective = execution.compile(objective, self.device)
         self.totals = torch.zeros(len(TERMS) + 2, dtype=torch.float64, device=self.device)
 
     def begin(self, epoch: int) -> None:
@@ -103,8 +105,10 @@ class Run:
     def step(self, i: int, x: Float[Tensor, "batch *features"], y: Int[Tensor, " batch"]) -> None:
         """Batch ``i`` of the epoch, from zero."""
         self.optimiser.zero_grad(set_to_none=True)
-        terms = self.terms(i, x, y)
-        terms.loss.backward()
+        with self.execution.arithmetic():
+            with self.execution.products(self.device):
+                terms = self.terms(i, self.execution.arrange(x), y)
+            terms.loss.backward()
         for parameter, mask in self.masks:
             if parameter.grad is not None:
                 parameter.grad.mul_(mask)
@@ -156,7 +160,8 @@ class Run:
         found |= {"lr": self.rate} | means
         found |= {"train_natural": sums[5] / samples, "train_certified": sums[6] / samples}
         if held is not None and len(held[1]):
-            with self.delivered():
+            with self.delivered(), PLAIN.arithmetic():
+                natural, certified = self.accuracy(*held)
                 natural, certified = self.accuracy(*held)
             found |= {"held_natural": natural, "held_certified": certified}
         return found

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = """
 import torch
 from pipeline.propagate.margins import head
@@ -33,7 +35,33 @@ assert frames == 1, f"{frames} graphs: another eps must not compile again"
 """
 
 
+LEARNS = """
+import sys
+from pipeline.train.execution import Execution
+from tests.train.test_execution import alike
+
+execution = Execution.of("cpu", sys.argv[1], True)
+print(execution.describe())
+if execution.compiled:
+    alike("cpu", execution, 0.999, 0.02)
+"""
+
+
 def test_a_step_with_a_sum_and_a_join_compiles_without_a_break() -> None:
+    alone(SCRIPT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_compiled_steps_learn_much_the_same(precision: str) -> None:
+    told = alone(LEARNS, precision)
+    if "not compiled" in told:
+        pytest.skip(told)
+
+
+def alone(script: str, *arguments: str) -> str:
     root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=root, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout

@@ -1,0 +1,124 @@
+"""How a training step is computed, which is no part of what it computes: the precision of products, a compiler, the layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import UsageError
+
+Precision = Literal["fp32", "tf32", "bf16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+_PRODUCTS = {"fp32": "float32", "tf32": "TF32", "bf16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Execution:
+    """``precision``: of matrix products and convolutions in training steps; whatever is certified never sees it.
+
+    Under ``bf16`` weights, batch statistics, moments, margins, losses and the optimiser stay in float32. ``compiled`` has
+    torch.compile fuse what stands between the products, with CUDA graphs on a GPU; ``channels_last`` is the layout of images.
+    """
+
+    precision: Precision = "fp32"
+    compiled: bool = False
+    channels_last: bool = False
+    note: str = ""
+    """Why this is not what was asked for, if it is not."""
+
+    @classmethod
+    def default(cls, device: torch.device | str) -> Execution:
+        """What is used where nothing is asked for.
+
+        A GPU multiplies in TF32, in which PyTorch runs convolutions unless it is told not to. Compiling takes a minute, which
+        short runs do not win back, and what bfloat16 costs in accuracy is not measured: both are to be asked for.
+        """
+        gpu = torch.device(device).type == "cuda"
+        return cls("tf32" if gpu else "fp32", channels_last=gpu)
+
+    @classmethod
+    def of(
+        cls, device: torch.device | str, precision: Precision | None = None, compiled: bool | None = None
+    ) -> Execution:
+        """The default of a device, or what is asked of it. Compiling is tried, and given up with a note where it cannot be done.
+
+        Raises UsageError for a precision that the device does not have.
+        """
+        kind, usual = torch.device(device).type, cls.default(device)
+        precision = precision or usual.precision
+        if precision == "tf32" and kind != "cuda":
+            raise UsageError(f"TF32 is an arithmetic of NVIDIA's GPUs; on {kind} use --precision fp32 or bf16.")
+        if precision == "bf16" and kind == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise UsageError("this GPU has no bfloat16 arithmetic; use --precision fp32.")
+        compiled = usual.compiled if compiled is None else compiled
+        note = cannot_compile(device) if compiled else ""
+        return cls(precision, compiled and not note, usual.channels_last or precision == "bf16", note)
+
+    def describe(self) -> str:
+        """One line for whoever starts a run."""
+        parts = [
+            f"products in {_PRODUCTS[self.precision]}",
+            "steps compiled" if self.compiled else "steps not compiled",
+        ]
+        if self.channels_last:
+            parts.append("channels last")
+        return ", ".join(parts) + (f" ({self.note})" if self.note else "")
+
+    def place(self, model: nn.Module) -> None:
+        """Give the weights of convolutions the layout, in place."""
+        if self.channels_last:
+            model.to(memory_format=torch.channels_last)
+
+    def arrange(self, x: Tensor) -> Tensor:
+        """A batch in the layout."""
+        return x.contiguous(memory_format=torch.channels_last) if self.channels_last and x.dim() == 4 else x
+
+    def compile(self, function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+        """The function, compiled if so asked; on a GPU its kernels are launched as CUDA graphs."""
+        if not self.compiled:
+            return function
+        if device.type != "cuda":
+            return torch.compile(function)
+        graphed = torch.compile(function, mode="reduce-overhead")
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            torch.compiler.cudagraph_mark_step_begin()
+            return graphed(*args, **kwargs)
+
+        return call
+
+    @contextmanager
+    def arithmetic(self) -> Iterator[None]:
+        """TF32 as asked, or none: for both passes of one step, or for a look at accuracy; then the flags are as they were."""
+        flags: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+        before = [f.allow_tf32 for f in flags]
+        try:
+            for f in flags:
+                f.allow_tf32 = self.precision == "tf32"
+            yield
+        finally:
+            for f, was in zip(flags, before, strict=True):
+                f.allow_tf32 = was
+
+    def products(self, device: torch.device) -> torch.autocast:
+        """bfloat16 as asked, for the products of the forward pass; their gradients follow."""
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+PLAIN = Execution()
+"""Float32, eager, images as they come: what walks outside training are computed in."""
+
+
+def cannot_compile(device: torch.device | str) -> str:
+    """Why torch.compile does not work here, or nothing: it wants a C++ compiler, or Triton, and an installation that fits."""
+    try:
+        torch.compile(lambda x: x * 2 + 1, fullgraph=True)(torch.zeros(8, device=device))
+    except Exception as error:  # every part of the compiler has errors of its own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return f"compiling does not work here: {reason[:120]}"
+    return ""

@@ -1,0 +1,177 @@
+"""Precision, compiler and layout: training alone sees them, and learns the same by them within their own rounding."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.bounds import Interval, Lockstep, full
+from pipeline.data import Loader
+from pipeline.errors import UsageError
+from pipeline.propagate.interval import lockstep
+from pipeline.propagate.margins import head, lockstep_margins, margins
+from pipeline.rules.batchnorm import batch_statistics
+from pipeline.train import Epoch, Started, insert, recipe, train
+from pipeline.train.execution import PRECISIONS, Execution
+from pipeline.train.regularise import regularisers
+from pipeline.train.run import Run
+from tests.nets import conv_net, mlp
+
+FLAGS = (torch.backends.cuda.matmul, torch.backends.cudnn)
+BN = torch.nn.BatchNorm2d(2)
+
+
+def batch(device: str = "cpu", n: int = 32) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(n, 2, 8, 8, generator=generator)
+    return x.to(device), torch.randint(0, 5, (n,), generator=generator).to(device)
+
+
+def run(execution: Execution, device: str = "cpu") -> Run:
+    made = recipe(input_shape=(2, 8, 8), n_train=320, batch_size=32, warmup_length=2, warmup_start=1, epochs=4)
+    one = Run(insert(conv_net()).to(device), 10, made, Fraction(1, 50), 0.0, 1.0, execution=execution)
+    one.begin(2)
+    return one
+
+
+def gradient(one: Run, device: str = "cpu") -> Tensor:
+    one.step(5, *batch(device))
+    assert all(p.dtype == torch.float32 for p in one.parameters)
+    assert all(b.isfinite().all() for b in one.model.buffers())
+    return torch.cat([p.grad.flatten() for p in one.parameters]).cpu()
+
+
+def alike(device: str, execution: Execution, least: float, loss: float) -> None:
+    plain, other = run(Execution(), device), run(execution, device)
+    a, b = gradient(plain, device), gradient(other, device)
+    assert float(torch.cosine_similarity(a, b, dim=0)) > least
+    assert torch.allclose(plain.totals[:5], other.totals[:5], rtol=loss, atol=1e-6)
+
+
+def test_bfloat16_learns_much_the_same_and_stores_float32() -> None:
+    alike("cpu", Execution("bf16", channels_last=True), 0.999, 0.02)
+
+
+def test_under_bfloat16_sums_and_margins_are_in_float32() -> None:
+    network, (x, y) = insert(conv_net()).train(), batch()
+    plan, top, low = network.plan(), head(network.plan()), x.bfloat16()
+    with torch.no_grad(), Execution("bf16").products(x.device):
+        values = lockstep(plan, x, Interval(x, torch.full_like(x, 0.1)))
+        products = {v.center.dtype for v in values if isinstance(v, Lockstep)}
+        got = lockstep_margins(top, values, y), *regularisers(plan, values, tau=0.5), *batch_statistics(BN, low)
+    assert torch.bfloat16 in products
+    boxes = [
+        v if isinstance(v, Lockstep) else Lockstep(v, v, v) for v in values
+    ]  # constants of the graph, which none reads
+    in_full = [Lockstep(full(v.clean), full(v.center), full(v.radius)) for v in boxes]
+    with torch.no_grad():
+        want = (
+            lockstep_margins(top, in_full, y),
+            *regularisers(plan, in_full, tau=0.5),
+            *batch_statistics(BN, low.float()),
+        )
+    assert all(a.dtype == torch.float32 for a in got)
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+def test_the_layout_changes_nothing_but_rounding() -> None:
+    alike("cpu", Execution(channels_last=True), 1 - 1e-6, 1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_on_a_gpu(precision: str, compiled: bool) -> None:
+    execution = Execution.of("cuda", precision, compiled)
+    assert execution.compiled == compiled, execution.note
+    alike("cuda", execution, 0.999, 0.02)
+    one = run(execution, "cuda")
+    with torch.cuda.device(0):
+        one.step(0, *batch("cuda"))  # compiles, and may wait for the device
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            one.step(1, *batch("cuda"))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_step_sees_tf32_and_nothing_else_does() -> None:
+    """Not a listener between steps, not the accuracy shown, not whoever comes after a step that failed."""
+    before, seen = [f.allow_tf32 for f in FLAGS], []
+    one = run(Execution("tf32"))
+    inner = one.objective
+
+    def spy(*args: object, **kwargs: object) -> object:
+        seen.append([f.allow_tf32 for f in FLAGS])
+        return inner(*args, **kwargs)
+
+    one.objective = spy
+    one.step(0, *batch())
+    assert seen == [[True, True]]
+    assert [f.allow_tf32 for f in FLAGS] == before
+    one.objective = None
+    with pytest.raises(TypeError):
+        one.step(1, *batch())
+    assert [f.allow_tf32 for f in FLAGS] == before
+
+    x, y = batch(n=64)
+    loader = Loader(x, y, batch_size=32, seed=0)
+    short = recipe(input_shape=(2, 8, 8), n_train=64, epochs=2, batch_size=32)
+    told = []
+    for event in train(conv_net(), loader, (x, y), recipe=short, eps=Fraction(1, 50), execution=Execution("tf32")):
+        told.append(type(event))
+        assert [f.allow_tf32 for f in FLAGS] == before
+    assert {Started, Epoch} <= set(told)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_accuracy_is_measured_in_float32(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, seen = run(Execution(precision)), []
+    inner = one.accuracy
+
+    def spy(x: Tensor, y: Tensor) -> tuple[float, float]:
+        seen.append([*(f.allow_tf32 for f in FLAGS), torch.is_autocast_enabled("cpu")])
+        return inner(x, y)
+
+    monkeypatch.setattr(one, "accuracy", spy)
+    one.step(0, *batch())
+    one.record(batch())
+    assert seen == [[False, False, False]]
+
+
+def test_what_a_device_does_not_have_is_refused() -> None:
+    with pytest.raises(UsageError, match="TF32"):
+        Execution.of("cpu", "tf32")
+    assert Execution.of("cpu") == Execution.default("cpu") == Execution()
+    assert Execution.default("cuda") == Execution("tf32", channels_last=True)
+
+
+def test_without_a_compiler_steps_are_not_compiled_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    execution = Execution.of("cpu", compiled=True)
+    assert not execution.compiled
+    assert "no C++ compiler" in execution.describe()
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_margins_by_pairs_are_those_of_the_forms(classes: int) -> None:
+    network = mlp(6, 9, classes).double()
+    top, generator = head(network.plan()), torch.Generator().manual_seed(1)
+    center, radius = (torch.rand(7, 9, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2))
+    labels = torch.randint(0, classes, (7,), generator=generator)
+    hidden, logits = Lockstep(center, center, radius), network.graph.n3(center)
+    values = [hidden, hidden, hidden, Lockstep(logits, logits, torch.zeros_like(logits))]
+    boxes = [Interval(v.center, v.radius) for v in values]
+    got, want = lockstep_margins(top, values, labels), margins(top, boxes, labels)
+    assert torch.allclose(got, want, rtol=1e-12)
+    inputs = (center, radius, *network.graph.n3.parameters())
+    weights = torch.randn_like(want)
+    grads = (torch.autograd.grad((v * weights).sum(), inputs) for v in (got, want))
+    assert all(torch.allclose(a, b, rtol=1e-10, atol=1e-12) for a, b in zip(*grads, strict=True))
