@@ -1,0 +1,277 @@
+"""What a training step costs on the device at hand: in time beside the natural step, and in memory.
+
+    python scripts/bench_train.py [AUTO_LIRPA] [--batch 32] [--threads 1] [--rounds 9] [--no-compile]
+
+CNN-7 (models/cnn7.py, 3x32x32, random data), forward, backward, clipping and fused Adam; ours is the step of ``shi2021`` with
+both regularisers, half way up the ramp. On a CPU: process time, all variants by turns in one process, medians of ``--rounds``
+and quartiles of the ratio to the natural step; the peak of a process that trains at batch 96, of a process each. AUTO_LIRPA is a
+checkout of its source (torch 2.8; an environment of its own): its step is the same one, from the same weights. On a GPU:
+seconds an epoch of 50,000 images, and seconds to evaluate and certify 10,000 by IBP. What it found, and where:
+docs/results.md.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import click
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from models.cnn7 import CNN7  # noqa: E402
+from pipeline.allocator import keep_large_blocks  # noqa: E402
+from pipeline.arithmetic import EXACT, Outward, Rounding  # noqa: E402
+from pipeline.data import Augment, Loader  # noqa: E402
+from pipeline.network import Network, Port, Provenance, Weight  # noqa: E402
+from pipeline.propagate.margins import MarginBounds  # noqa: E402
+from pipeline.threat import LinfBall  # noqa: E402
+from pipeline.train import insert, recipe  # noqa: E402
+from pipeline.train.execution import PRECISIONS, Execution  # noqa: E402
+from pipeline.train.initialise import reinitialise_  # noqa: E402
+from pipeline.train.run import Run  # noqa: E402
+
+Step = Callable[[Tensor, Tensor], object]
+SHAPE, EPS, IMAGES, MEMORY_BATCH = (3, 32, 32), Fraction(8, 255), 50_000, 96
+ON_THE_RAMP, BEHIND_IT = 41, 120
+"""Epochs of the recipe: with both regularisers, and without."""
+CPU = {
+    "ours": (Execution(), ON_THE_RAMP),
+    "ours, behind the warmup": (Execution(), BEHIND_IT),
+    "ours, bf16, channels last": (Execution("bf16", channels_last=True), ON_THE_RAMP),
+    "ours, compiled": (Execution(compiled=True), ON_THE_RAMP),
+    "ours, bf16, channels last, compiled": (Execution("bf16", compiled=True, channels_last=True), ON_THE_RAMP),
+}
+
+
+def network() -> Network:
+    """CNN-7 without BatchNorm, as an untrained file would give it."""
+    torch.manual_seed(0)
+    graph = fx.symbolic_trace(nn.Sequential(OrderedDict((f"n{i}", layer) for i, layer in enumerate(CNN7(bn=False)))))
+    ports = (Port("x", torch.float32, (None, *SHAPE)),), (Port("y", torch.float32, (None, 10)),)
+    return Network(graph, *ports, Provenance(weights={name: Weight(name) for name, _ in graph.named_parameters()}))
+
+
+def run(batch: int, execution: Execution, epoch: int, device: str = "cpu") -> Run:
+    model = insert(network())
+    reinitialise_(model, ibp=True, generator=torch.Generator().manual_seed(0))
+    made = recipe("shi2021", input_shape=SHAPE, n_train=IMAGES, batch_size=batch)
+    one = Run(model.to(device), IMAGES // batch, made, EPS, 0.0, 1.0, execution=execution)
+    one.begin(epoch)
+    return one
+
+
+def ours(batch: int, execution: Execution, epoch: int) -> Step:
+    one = run(batch, execution, epoch)
+    return lambda x, y: one.step(0, x, y)
+
+
+def optimised(parameters: list[nn.Parameter]) -> Callable[[Tensor], None]:
+    """What every step ends with."""
+    adam = torch.optim.Adam(parameters, 5e-4, fused=True)
+
+    def update(loss: Tensor) -> None:
+        adam.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 10.0)
+        adam.step()
+
+    return update
+
+
+def natural() -> Step:
+    model = plain()
+    update = optimised(list(model.parameters()))
+    return lambda x, y: update(F.cross_entropy(model(x), y))
+
+
+def plain() -> CNN7:
+    """The torch module with the weights that ours starts from."""
+    model, start = CNN7().train(), run(1, Execution(), 1).model
+    with torch.no_grad():
+        for mine, theirs in zip(model.parameters(), start.parameters(), strict=True):
+            mine.copy_(theirs)
+    return model
+
+
+def lirpa(batch: int, epoch: int = ON_THE_RAMP) -> Step:
+    """The same loss by auto_LiRPA, as the paper's authors compute it: ends instead of centers, a row of margins a sample."""
+    from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
+    from auto_LiRPA.bound_ops import BoundRelu
+
+    settings = run(batch, Execution(), epoch)
+    eps, weight, tau = settings.eps[0], settings.weights[0], settings.recipe.tau
+    model = BoundedModule(plain(), torch.zeros(2, *SHAPE), bound_opts={"verbosity": 0}, device="cpu")
+    model.train()
+    update, eye = optimised(list(model.parameters())), torch.eye(10)
+    relus = [m for m in model._modules.values() if isinstance(m, BoundRelu)]
+
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        others = y[:, None] != torch.arange(10)
+        rows = (eye[y][:, None] - eye[None])[others].view(len(x), 9, 10)
+        model(x)
+        low, high = (x - eps).clamp(min=0), (x + eps).clamp(max=1)
+        around = BoundedTensor(x, PerturbationLpNorm(norm=float("inf"), x_L=low, x_U=high))
+        margins, _ = model.compute_bounds(x=(around,), C=rows, method="IBP", bound_upper=False)
+        robust = F.cross_entropy(torch.cat((torch.zeros(len(x), 1), -margins), 1), torch.zeros_like(y))
+        reference, terms = ((high - low) / 2).mean(), []
+        for relu in relus:
+            lower, upper = relu.inputs[0].interval
+            center, radius = (upper + lower) / 2, (upper - lower) / 2
+            terms.append(F.relu(tau - reference / radius.mean().clamp(min=1e-12)) / tau)
+            on, off, spread = (lower > 0).float(), (upper < 0).float(), (center - center.mean()) ** 2
+            ratios = (center * on).mean() / -(center * off).mean(), (spread * on).sum() / (spread * off).sum()
+            balance = sum(F.relu(tau - torch.min(q, 1 / q.clamp(min=1e-12))) / tau for q in ratios)
+            if not (torch.isnan(balance) or torch.isinf(balance)):
+                terms.append(balance)
+        loss = robust + weight * torch.stack(terms).sum() / len(relus)
+        update(loss)
+        return loss.detach()
+
+    return step
+
+
+def data(batch: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand(batch, *SHAPE, generator=generator)
+    return x.to(device), torch.randint(0, 10, (batch,), generator=generator).to(device)
+
+
+@click.command()
+@click.argument("checkout", type=click.Path(path_type=Path), required=False)
+@click.option("--batch", default=32)
+@click.option("--threads", default=1)
+@click.option("--rounds", default=9)
+@click.option("--compile/--no-compile", "compiled", default=True)
+@click.option("--measure", hidden=True, help="Peak memory of one variant, for the parent process.")
+def main(checkout: Path | None, batch: int, threads: int, rounds: int, compiled: bool, measure: str | None) -> None:
+    torch.set_num_threads(threads)
+    kept = keep_large_blocks()
+    if checkout is not None and not (checkout / "auto_LiRPA").is_dir():
+        raise click.UsageError(f"no auto_LiRPA in {checkout}")
+    if checkout is not None:
+        sys.path.insert(0, str(checkout))
+    chosen = {name: how for name, how in CPU.items() if compiled or not how[0].compiled}
+    if measure:
+        click.echo(json.dumps(peak(measure)))
+        return
+    click.echo(f"torch {torch.__version__}, {threads} threads, large blocks {'kept' if kept else 'given back'}\n")
+    if torch.cuda.is_available():
+        gpu(rounds, compiled)
+        return
+    variants = {"natural": natural()} | {name: ours(batch, *how) for name, how in chosen.items()}
+    if checkout is not None:
+        variants["auto_LiRPA"] = lirpa(batch)
+        mine, theirs = run(batch, Execution(), ON_THE_RAMP), lirpa(batch)
+        mine.step(0, *data(batch))
+        click.echo(
+            f"loss of the first batch: ours {float(mine.totals[0]):.7g}, theirs {float(theirs(*data(batch))):.7g}\n"
+        )
+    headings = f"step, batch {batch} | ms | ratio to natural | quartiles | process peak at batch {MEMORY_BATCH}, MiB"
+    click.echo(f"| {headings} |\n|---|---|---|---|---|")
+    found = by_turns(variants, data(batch), rounds)
+    for name, spent in found.items():
+        ratios = [a / b for a, b in zip(spent, found["natural"], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        cells = (name, f"{1000 * statistics.median(spent):.0f}", f"{middle:.2f}", f"{low:.2f} – {high:.2f}")
+        click.echo(f"| {' | '.join(cells)} | {in_a_process_of_its_own(name):.0f} |")
+
+
+def by_turns(variants: dict[str, Step], batch: tuple[Tensor, Tensor], rounds: int) -> dict[str, list[float]]:
+    """Seconds of process time of each step; two steps of each are taken first, and not counted."""
+    spent: dict[str, list[float]] = {name: [] for name in variants}
+    for i in range(rounds + 2):
+        for name, step in variants.items():
+            began = time.process_time()
+            step(*batch)
+            if i >= 2:
+                spent[name].append(time.process_time() - began)
+    return spent
+
+
+def peak(name: str) -> float:
+    """The high-water mark of this process in MiB, after four steps of a variant."""
+    if name == "natural":
+        step = natural()
+    elif name == "auto_LiRPA":
+        step = lirpa(MEMORY_BATCH)
+    else:
+        step = ours(MEMORY_BATCH, *CPU[name])
+    batch = data(MEMORY_BATCH)
+    for _ in range(4):
+        step(*batch)
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def in_a_process_of_its_own(name: str) -> float:
+    command = [sys.executable, __file__, *sys.argv[1:], "--measure", name]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return json.loads(out.strip().splitlines()[-1])
+
+
+def gpu(rounds: int, compiled: bool) -> None:
+    """Seconds an epoch with every precision, augmentation included, and seconds to certify."""
+    click.echo(f"{torch.cuda.get_device_name()}\n\n| batch | precision | compiled | s an epoch |\n|---|---|---|---|")
+    images, labels = data(IMAGES, "cuda")
+    for batch in (128, 256):
+        loader = Loader(images, labels, batch_size=batch, seed=0, augment=Augment(crop=2, flip=True), device="cuda")
+        for precision in PRECISIONS:
+            for fused in (False, True) if compiled else (False,):
+                execution = Execution(precision, compiled=fused, channels_last=True)
+                one = run(batch, execution, ON_THE_RAMP, "cuda")
+                seconds = statistics.median(epochs(one, loader, rounds))
+                click.echo(f"| {batch} | {precision} | {'yes' if fused else 'no'} | {seconds:.2f} |")
+    click.echo("\n| 10,000 images evaluated and certified by IBP | s |\n|---|---|")
+    single = run(128, Execution(), ON_THE_RAMP, "cuda").model.eval()
+    for name, model, rounding in (
+        ("float32, no promise", single, EXACT),
+        ("float64, float32-any-order", single.in_float64(), Outward(deployed=True)),
+    ):
+        click.echo(
+            f"| {name} | {statistics.median(certified(model, rounding, images[:10_000], labels[:10_000])):.2f} |"
+        )
+
+
+def epochs(one: Run, loader: Loader, rounds: int) -> list[float]:
+    """Wall seconds of whole epochs; the first warms up, and is not counted."""
+    found = []
+    for epoch in range(min(rounds, 3) + 1):
+        torch.cuda.synchronize()
+        began = time.monotonic()
+        for i, (x, y) in enumerate(loader.epoch(epoch)):
+            one.step(i, x, y)
+        torch.cuda.synchronize()
+        found.append(time.monotonic() - began)
+    return found[1:]
+
+
+@torch.no_grad()
+def certified(model: Network, rounding: Rounding, images: Tensor, labels: Tensor) -> list[float]:
+    bounds, found = MarginBounds(model, rounding, fixed=True), []
+    images = images.to(next(model.parameters()).dtype)
+    for _ in range(4):
+        torch.cuda.synchronize()
+        began = time.monotonic()
+        count = torch.zeros(2, device="cuda")
+        for x, y in zip(images.split(500), labels.split(500), strict=True):
+            count[0] += (model(x).argmax(1) == y).sum()
+            count[1] += (bounds.bounds(LinfBall(EPS).box(x), y) > 0).sum()
+        count.tolist()
+        found.append(time.monotonic() - began)
+    return found[1:]
+
+
+if __name__ == "__main__":
+    main()
