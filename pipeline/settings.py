@@ -56,6 +56,8 @@ class Settings(BaseModel):
     restarts: int = Field(1, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     provider: Literal["cpu", "cuda"] = "cpu"
+    precision: Literal["fp32", "tf32", "bf16"] | None = None
+    compile: bool | None = None
     fail_under: tuple[str, ...] = ()
     download: bool = False
     retrain: dict[str, Any] = Field(default_factory=dict)

@@ -116,6 +116,14 @@ RECIPE = (
 @click.option(
     "--micro-batch", type=int, metavar="N", help="Samples whose bounds fit at once; the gradient stays the batch's."
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "tf32", "bf16"]),
+    help="Of products while training, never of what is certified.  [fp32; on a GPU tf32]",
+)
+@click.option(
+    "--compile/--no-compile", default=None, help="Compile training steps: a minute at first, then faster.  [no]"
+)
 @click.option("--keep-sparsity/--no-keep-sparsity", default=None, help="Weights that are exactly zero stay so.")
 @proof_options
 @gate_options

@@ -8,6 +8,7 @@ from pipeline.train.events import Event as Event
 from pipeline.train.events import Finished as Finished
 from pipeline.train.events import Record as Record
 from pipeline.train.events import Started as Started
+from pipeline.train.execution import Execution as Execution
 from pipeline.train.full_bn import Placement as Placement
 from pipeline.train.full_bn import fold as fold
 from pipeline.train.full_bn import insert as insert

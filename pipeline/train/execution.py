@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -45,10 +45,7 @@ class Execution:
     def of(
         cls, device: torch.device | str, precision: Precision | None = None, compiled: bool | None = None
     ) -> Execution:
-        """The default of a device, or what is asked of it. Compiling is tried, and given up with a note where it cannot be done.
-
-        Raises UsageError for a precision that the device does not have.
-        """
+        """The default of a device, or what is asked of it. Raises UsageError for a precision that the device does not have."""
         kind, usual = torch.device(device).type, cls.default(device)
         precision = precision or usual.precision
         if precision == "tf32" and kind != "cuda":
@@ -56,15 +53,22 @@ class Execution:
         if precision == "bf16" and kind == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
             raise UsageError("this GPU has no bfloat16 arithmetic; use --precision fp32.")
         compiled = usual.compiled if compiled is None else compiled
-        note = cannot_compile(device) if compiled else ""
-        return cls(precision, compiled and not note, usual.channels_last or precision == "bf16", note)
+        return cls(precision, compiled, usual.channels_last or precision == "bf16")
+
+    def tried(self, device: torch.device | str, *, whole: bool = True) -> Execution:
+        """The same, or not compiled and why: ``whole`` says that the loss is one that a compiler can take whole."""
+        if not self.compiled:
+            return self
+        note = cannot_compile(device) if whole else "the loss of this recipe is not one graph"
+        return replace(self, compiled=not note, note=note)
+
+    def products_told(self) -> str:
+        """The part of it that changes what is learnt."""
+        return f"products of training in {_PRODUCTS[self.precision]}"
 
     def describe(self) -> str:
         """One line for whoever starts a run."""
-        parts = [
-            f"products in {_PRODUCTS[self.precision]}",
-            "steps compiled" if self.compiled else "steps not compiled",
-        ]
+        parts = [self.products_told(), "steps compiled" if self.compiled else "steps not compiled"]
         if self.channels_last:
             parts.append("channels last")
         return ", ".join(parts) + (f" ({self.note})" if self.note else "")

@@ -75,6 +75,7 @@ def train(
     rules.require(network)
     configuration = {f"recipe.{k}": v for k, v in recipe.model_dump(mode="json").items()} | dict(identity or {})
     configuration |= {"eps": str(eps), "range": [low, high], "steps_per_epoch": len(batches), "model": digest(network)}
+    configuration |= {"precision": execution.precision, "channels_last": execution.channels_last}
     state = saved.load(checkpoint, configuration) if checkpoint is not None else None
     zeros = _masks(network, batches, recipe)
     model = prepare(network, batches, recipe, device=device, fresh=state is None, masks=zeros)

@@ -70,7 +70,8 @@ def retrain(
         yield Note(aside)
     images = to_inputs(training, subject, settings)
     recipe = _recipe(subject, images, settings)
-    key = _key(subject, training, recipe, settings)
+    execution = train.Execution.of(device_of(settings), settings.precision, settings.compile)
+    key = _key(subject, training, recipe, settings, execution)
     finished = run.finished(key)
     if out.exists() and finished is None and not force and not run.begun_by(key):
         raise UsageError(
@@ -92,7 +93,9 @@ def retrain(
         def stop() -> bool:
             return time.monotonic() >= deadline or should_stop()
 
-        trained = yield from _train(subject, images, recipe, settings, run, key, stop)
+        execution = execution.tried(device_of(settings), whole=recipe.plain)
+        yield Note(execution.describe())
+        trained = yield from _train(subject, images, recipe, settings, run, key, stop, execution)
         written = write_back(
             model,
             without_normalisation(trained.network),
@@ -121,7 +124,12 @@ def retrain(
         before=sides[0],
         after=sides[1],
         parent_sha256=before.fields["model"].sha256,
-        notes=(*accounts.announced(subject, recipe), accounts.delivered(finished, recipe), *finished.changes),
+        notes=(
+            *accounts.announced(subject, recipe),
+            execution.products_told(),
+            accounts.delivered(finished, recipe),
+            *finished.changes,
+        ),
     )
     result = conclude(after, gates, training_facts)
     settled = argv if "--out" in argv else (*argv, "--out", str(out))
@@ -194,12 +202,13 @@ def _recipe(subject: Subject, images: Fitted, settings: Settings) -> Recipe:
     return train.recipe(str(name), input_shape=subject.sample_shape, n_train=len(images), **asked)
 
 
-def _key(subject: Subject, training: Dataset, recipe: Recipe, settings: Settings) -> str:
+def _key(subject: Subject, training: Dataset, recipe: Recipe, settings: Settings, execution: train.Execution) -> str:
     """The digest of everything that the trained weights depend on."""
     parts = {
         "model": digests(subject.path).sha256,
         "data": training.digest,
         "recipe": recipe.model_dump(mode="json"),
+        "execution": [execution.precision, execution.channels_last],
         **metadata_of(settings),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -213,6 +222,7 @@ def _train(
     run: RunFolder,
     key: str,
     should_stop: Callable[[], bool],
+    execution: train.Execution,
 ) -> Generator[Any, None, train.Finished]:
     if not subject.network.trainable():
         raise InputRejected(
@@ -249,6 +259,7 @@ def _train(
         checkpoint=run.checkpoint,
         identity={"run": key},
         should_stop=should_stop,
+        execution=execution,
     )
     for event in events:
         if isinstance(event, train.Finished):

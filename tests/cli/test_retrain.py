@@ -76,6 +76,7 @@ def test_bn_keep_writes_nodes(pipeline, here):
         ([*SHORT, "--out", "taken.onnx"], "--force"),
         ([*SHORT, "--out", "nowhere/x.onnx"], "folder"),
         ([*SHORT, "--recipe", "magic"], "shi2021"),
+        ([*SHORT, "--device", "cpu", "--precision", "tf32"], "bf16"),
         ([*SHORT, "--fail-under", "certified@0.3=0.1"], "0.3"),
     ],
 )
@@ -98,6 +99,21 @@ def test_normalisation_outside_the_graph_is_trained_with_and_stays_outside(pipel
     result = json.loads(out)["result"]
     assert result["preprocessing"]["std"] == [0.25]
     assert result["levels"][0]["certified"]["k"] == read(here / "model.certified.report").result.levels[0].certified.k
+
+
+def test_the_precision_of_training_is_said_kept_in_the_report_and_no_part_of_the_certificate(pipeline, here):
+    code, _, err = pipeline("retrain", "model.onnx", *SHORT, "--no-attack", "--precision", "bf16", "--compile")
+    assert code == 0, err
+    said = "products of training in bfloat16"
+    assert f"{said}, steps not compiled, channels last (the loss of this recipe is not one graph)" in " ".join(
+        err.split()
+    )
+    report = read(here / "model.certified.report").result
+    assert said in report.training.notes
+    assert report.method.arithmetic == "float32-any-order"
+    code, out, err = pipeline("certify", "model.certified.onnx", "--no-attack", "--method", "ibp", "--format", "json")
+    assert code == 0, err
+    assert json.loads(out)["result"]["levels"][0]["certified"]["k"] == report.levels[0].certified.k
 
 
 def test_a_gate_that_fails_still_leaves_file_and_report(pipeline, here):

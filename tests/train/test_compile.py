@@ -40,7 +40,7 @@ import sys
 from pipeline.train.execution import Execution
 from tests.train.test_execution import alike
 
-execution = Execution.of("cpu", sys.argv[1], True)
+execution = Execution.of("cpu", sys.argv[1], True).tried("cpu")
 print(execution.describe())
 if execution.compiled:
     alike("cpu", execution, 0.999, 0.02)
