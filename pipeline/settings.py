@@ -59,6 +59,11 @@ class Settings(BaseModel):
     precision: Literal["fp32", "tf32", "bf16"] | None = None
     compile: bool | None = None
     fail_under: tuple[str, ...] = ()
+    gate_on: Literal["value", "lower-ci"] | None = None
+    baseline: str | None = None
+    max_regression: tuple[str, ...] = ()
+    significance: str | None = None
+    require_parity: str | None = None
     download: bool = False
     retrain: dict[str, Any] = Field(default_factory=dict)
     """Settings of the recipe, under the names that ``Recipe`` gives them."""
@@ -95,10 +100,15 @@ class Settings(BaseModel):
     def _numbers(cls, value: Any) -> Any:
         return [float(v) for v in value.split(",")] if isinstance(value, str) else value
 
-    @field_validator("fail_under", mode="before")
+    @field_validator("fail_under", "max_regression", mode="before")
     @classmethod
     def _several(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("significance", "require_parity", mode="before")
+    @classmethod
+    def _written(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int | float) else value
 
 
 def _euclidean(text: str) -> Fraction:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from pipeline.cli.ending import Ending
 from pipeline.cli.options import (
     data_options,
     flags_of,
@@ -30,7 +31,8 @@ from pipeline.cli.options import (
     "--property", "vnnlib", type=click.Path(path_type=Path), metavar="FILE", help="Decide a VNN-LIB property instead."
 )
 @gate_options
-def command(model: Path, vnnlib: Path | None, report: Path | None, style: str, **given: Any) -> int:
+@click.pass_obj
+def command(ending: Ending, model: Path, vnnlib: Path | None, report: Path | None, style: str, **given: Any) -> int:
     """Prove, sample by sample, that no perturbation within eps changes the label of MODEL, an ONNX file.
 
     \b
@@ -49,13 +51,15 @@ def command(model: Path, vnnlib: Path | None, report: Path | None, style: str, *
     if vnnlib is not None:
         from pipeline.cli.property import answer
 
-        return answer(model, vnnlib, flags_of(given), report, style)
+        return answer(ending, model, vnnlib, flags_of(given), report, style)
     from pipeline.cli.stop import stopping
     from pipeline.cli.watch import Watch, consoles, present
-    from pipeline.workflow import certify
+    from pipeline.workflow import certify, places
 
+    ending.will_be_in(report or places.of_certification(model), command="certify", named=report is not None)
     out, errors = consoles()
     with stopping() as asked:
         events = certify(model, flags_of(given), report=report, argv=sys.argv[1:], should_stop=asked.is_set)
         done = Watch(errors)(events)
+    ending.reached(done)
     return present(done, style, out)

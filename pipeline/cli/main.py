@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from pipeline.allocator import keep_large_blocks
+from pipeline.cli.ending import Ending
 from pipeline.errors import PipelineError
 
 COMMANDS = {
@@ -71,34 +72,39 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code; errors go to standard error in one paragraph."""
+    ending = Ending()
+    code, message = _ended(argv, ending)
+    if message:
+        click.echo(f"pipeline: {message}", err=True)
+    return ending.close(code, message)
+
+
+def _ended(argv: list[str] | None, ending: Ending) -> tuple[int, str]:
+    """The exit code of a command, and why where it did not come to its end."""
     try:
-        code: Any = group.main(args=argv, standalone_mode=False, prog_name="pipeline")
-        return code if isinstance(code, int) else 0
+        code: Any = group.main(args=argv, standalone_mode=False, prog_name="pipeline", obj=ending)
+        return (code if isinstance(code, int) else 0), ""
     except click.exceptions.Exit as stop:
-        return stop.exit_code
+        return stop.exit_code, ""
     except click.ClickException as error:
         error.show(sys.stderr)
-        return 2
+        return 2, ""
     except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted", 130)
+        return 130, "interrupted"
     except PipelineError as error:
-        return _fail(str(error), error.exit_code)
+        return error.exit_code, str(error)
     except BrokenPipeError:
         # Whoever read our output has gone; Python would complain once more while closing it.
+        ending.reason = "standard output was closed before everything was written"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 74
+        return 74, ""
     except (MemoryError, OSError) as error:
-        return _fail(f"the machine did not provide what was needed: {error or 'out of memory'}", 74)
+        return 74, f"the machine did not provide what was needed: {error or 'out of memory'}"
     except Exception as error:  # the boundary: nothing but our own fault is left
         if type(error).__name__ == "OutOfMemoryError":
-            return _fail(f"the device ran out of memory: {str(error).splitlines()[0]}; use --device cpu.", 74)
+            return 74, f"the device ran out of memory: {str(error).splitlines()[0]}; use --device cpu."
         told = (str(error).splitlines() or [""])[0][:300]
-        return _fail(f"this is a fault of ours: {type(error).__name__}: {told}\nPlease report it with {_save()}.", 70)
-
-
-def _fail(message: str, code: int) -> int:
-    click.echo(f"pipeline: {message}", err=True)
-    return code
+        return 70, f"this is a fault of ours: {type(error).__name__}: {told}\nPlease report it with {_save()}."
 
 
 def _save() -> str:

@@ -76,6 +76,22 @@ gate_options = _apply(
         metavar="GATE",
         help="Such as certified@8/255=0.30, natural=0.9, class:3:certified=0.2; repeatable. Exit 1 where one fails.",
     ),
+    click.option(
+        "--gate-on",
+        type=click.Choice(["value", "lower-ci"]),
+        help="Hold --fail-under against the value, or the lower end of its exact 95 % interval.  [value]",
+    ),
+    click.option("--baseline", metavar="REPORT", help="An earlier report on the same samples, for --max-regression."),
+    click.option(
+        "--max-regression",
+        multiple=True,
+        metavar="METRIC[@EPS]=DROP",
+        help="Such as certified@8/255=0.01: exit 1 where it falls further below the baseline; repeatable.",
+    ),
+    click.option(
+        "--significance", metavar="ALPHA", help="A larger drop fails only where McNemar's exact p is at most ALPHA."
+    ),
+    click.option("--require-parity", metavar="T", help="Exit 1 where import and runtime differ by more, such as 1e-5."),
     click.option("--report", type=click.Path(path_type=Path), metavar="DIR", help="Where the report goes."),
     click.option(
         "--format", "style", type=click.Choice(["text", "json"]), default="text", help="What standard output gets."

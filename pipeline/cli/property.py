@@ -7,16 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.cli.ending import Ending
+
 SHOWN = 8
+EMPTY = "it is empty: no input is meant, so that nothing was checked; is the property the one you mean?"
 
 
-def answer(model: Path, vnnlib: Path, flags: Mapping[str, Any], report: Path | None, style: str) -> int:
+def answer(ending: Ending, model: Path, vnnlib: Path, flags: Mapping[str, Any], report: Path | None, style: str) -> int:
     """Decide a property, print what is known, and return 0 (holds), 1 (violated) or 4 (unknown, timeout)."""
     from pipeline.cli.watch import Watch, consoles
     from pipeline.report import dump
+    from pipeline.workflow import places
     from pipeline.workflow.answer import Decided
     from pipeline.workflow.properties import decide
 
+    ending.will_be_in(report or places.of_property(vnnlib), command="certify --property", named=report is not None)
     out, errors = consoles()
     watch = Watch(errors)
     with watch.bars:
@@ -25,6 +30,9 @@ def answer(model: Path, vnnlib: Path, flags: Mapping[str, Any], report: Path | N
                 done = event
             else:
                 watch.show(event)
+    result = done.report.result
+    empty = "" if result.property.boxes else ", its unsafe set being empty: nothing was checked"
+    ending.reason, ending.result_sha256 = f"the property {result.verdict}{empty}", done.report.result_sha256
     if style == "json":
         sys.stdout.write(dump(done.report))
     else:
@@ -48,7 +56,7 @@ def _show(done: Any, out: Any) -> None:
     boxes = f"{asked.boxes} boxes, {asked.conjunctions} conjunctions, {asked.inputs} inputs, {asked.outputs} outputs"
     lines = [f"unsafe set: {boxes}"]
     if result.verdict == "holds":
-        by = f"by {result.decided_by}, {result.boxes_bounded} bounds computed" if result.decided_by else "it is empty"
+        by = f"by {result.decided_by}, {result.boxes_bounded} bounds computed" if result.decided_by else EMPTY
         lines += [by, result.statement]
     elif result.verdict == "violated":
         lines.append("this input is in the unsafe set: ONNX Runtime ran the file itself, and no tolerance was granted")

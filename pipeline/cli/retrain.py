@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from pipeline.cli.ending import Ending
 from pipeline.cli.options import (
     data_options,
     flags_of,
@@ -127,7 +128,9 @@ RECIPE = (
 @click.option("--keep-sparsity/--no-keep-sparsity", default=None, help="Weights that are exactly zero stay so.")
 @proof_options
 @gate_options
+@click.pass_obj
 def command(
+    ending: Ending,
     model: Path,
     out: Path | None,
     force: bool,
@@ -148,6 +151,7 @@ def command(
     from pipeline import workflow
     from pipeline.cli.stop import stopping
     from pipeline.cli.watch import Watch, consoles, present
+    from pipeline.workflow import places
 
     flags = flags_of(given)
     flags["retrain"] = {name: flags.pop(name) for name in RECIPE if name in flags}
@@ -155,10 +159,13 @@ def command(
         made = workflow.write_config(model, flags, write_config, force=force)
         click.echo(f"{write_config} holds every setting of {made.name}; nothing was trained", err=True)
         return 0
+    folder = report or places.of_retraining(out or places.retrained(model))
+    ending.will_be_in(folder, command="retrain", named=report is not None)
     standard, errors = consoles()
     with stopping() as asked:
         events = workflow.retrain(
             model, flags, out=out, force=force, report=report, argv=sys.argv[1:], should_stop=asked.is_set
         )
         done = Watch(errors)(events)
+    ending.reached(done)
     return present(done, style, standard)

@@ -9,6 +9,7 @@ write(report, samples, Path("model.report"))
 from __future__ import annotations
 
 from pipeline.report.advice import headline, next_step
+from pipeline.report.demands import Demands, share
 from pipeline.report.facts import (
     Attack,
     Caution,
@@ -27,10 +28,12 @@ from pipeline.report.facts import (
 from pipeline.report.gates import EXIT_CODES, Gate, check_gates, evaluate, parse_gate, verdict
 from pipeline.report.html import render
 from pipeline.report.level import ClassRow, Layer, Level, Margin, RoundingCost, Rung, Verdicts
+from pipeline.report.outcome import Baseline, GateOutcome
+from pipeline.report.pairing import Setup
 from pipeline.report.rate import Rate
+from pipeline.report.regression import Reference, read_reference
 from pipeline.report.result import (
     Accuracies,
-    GateOutcome,
     LargestEps,
     Report,
     Result,
@@ -65,10 +68,12 @@ __all__ = [
     "VERDICTS",
     "Accuracies",
     "Attack",
+    "Baseline",
     "Caution",
     "ClassRow",
     "Counterexamples",
     "Data",
+    "Demands",
     "FileDigest",
     "Gate",
     "GateOutcome",
@@ -84,6 +89,7 @@ __all__ = [
     "Parity",
     "Preprocessing",
     "Rate",
+    "Reference",
     "Report",
     "Result",
     "RoundingCost",
@@ -92,6 +98,7 @@ __all__ = [
     "Samples",
     "SamplesFile",
     "Selection",
+    "Setup",
     "Threat",
     "Tool",
     "Training",
@@ -109,9 +116,11 @@ __all__ = [
     "parse_gate",
     "per_class",
     "read",
+    "read_reference",
     "read_samples",
     "render",
     "schema",
+    "share",
     "verdict",
     "write",
 ]

@@ -48,6 +48,11 @@ def next_step(report: Report, *, here: bool = False) -> tuple[str, str | None]:
     norm = " --norm l2" if result.threat.norm == "l2" else ""
     command = f"{given}{norm} --eps {level.eps}"
     failed = next((gate for gate in result.gates if gate.passed is False), None)
+    if result.verdict == "incomplete" and not result.gates:
+        return (
+            "Nothing was proved or attacked, so that nothing was checked: run again with more time, or an attack.",
+            None,
+        )
     if result.verdict == "incomplete":
         return "The budget ran out before every gate was decided: run again with more time or fewer samples.", None
     if result.partial and not result.gates:

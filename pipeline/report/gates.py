@@ -9,11 +9,13 @@ from fractions import Fraction
 from typing import Literal
 
 from pipeline.errors import UsageError
+from pipeline.report.exact import lower_end_reaches
 from pipeline.report.level import ClassRow, Level
-from pipeline.report.rate import decimal
-from pipeline.report.result import GateOutcome
+from pipeline.report.outcome import GateOutcome, Kind
+from pipeline.report.pairing import Metric
+from pipeline.report.rate import Rate, decimal
 
-Metric = Literal["natural", "attacked", "certified"]
+On = Literal["value", "lower-ci"]
 Verdict = Literal["pass", "fail", "incomplete"]
 EXIT_CODES: dict[Verdict, int] = {"pass": 0, "fail": 1, "incomplete": 4}
 
@@ -22,12 +24,20 @@ GRAMMAR = re.compile(
     r"(?:class:(?P<label>\d{1,9}):)?(?P<metric>natural|attacked|certified)"
     rf"(?:@(?P<eps>{NUMBER}))?=(?P<threshold>{NUMBER})"
 )
-FORM = "[class:LABEL:]METRIC[@EPS]=THRESHOLD, such as certified@8/255=0.30 (metrics: natural, attacked, certified)"
+METRICS = "(metrics: natural, attacked, certified)"
+FORMS = {
+    "fail-under": f"[class:LABEL:]METRIC[@EPS]=THRESHOLD, such as certified@8/255=0.30 {METRICS}",
+    "max-regression": f"METRIC[@EPS]=DROP, such as certified@8/255=0.01 {METRICS}",
+}
 
 
 @dataclass(frozen=True)
 class Gate:
-    """`metric` at `eps` (None: the only one that is run), of one class or of all, must be at least `threshold`."""
+    """`metric` at `eps` (None: the only one that is run), of one class or of all, must be at least `threshold`.
+
+    On `lower-ci`, the lower end of its exact 95 % interval must. A gate of kind `max-regression` allows a drop of `threshold`
+    below a baseline instead.
+    """
 
     id: str
     metric: Metric
@@ -35,13 +45,15 @@ class Gate:
     written: str
     eps: Fraction | None = None
     label: int | None = None
+    kind: Kind = "fail-under"
+    on: On = "value"
 
 
-def parse_gate(text: str) -> Gate:
+def parse_gate(text: str, *, kind: Kind = "fail-under", on: On = "value") -> Gate:
     """A gate from `[class:LABEL:]METRIC[@EPS]=THRESHOLD`. Raises UsageError for anything else."""
     match = GRAMMAR.fullmatch(text.strip())
-    if match is None:
-        raise UsageError(f"A gate has the form {FORM}; received {text[:100]!r}.")
+    if match is None or (match["label"] and kind != "fail-under"):
+        raise UsageError(f"A gate of --{kind} has the form {FORMS[kind]}; received {text[:100]!r}.")
     try:
         threshold = Fraction(match["threshold"])
         eps = Fraction(match["eps"]) if match["eps"] else None
@@ -52,7 +64,7 @@ def parse_gate(text: str) -> Gate:
         raise UsageError(f"A gate's threshold lies between 0 and 1; received {match['threshold']}{likely}")
     label = int(match["label"]) if match["label"] else None
     metric: Metric = match["metric"]  # type: ignore[assignment]
-    return Gate(text.strip(), metric, threshold, match["threshold"], eps, label)
+    return Gate(text.strip(), metric, threshold, match["threshold"], eps, label, kind, on)
 
 
 def check_gates(gates: Sequence[Gate], *, eps: Sequence[str], labels: Sequence[int], attacked: bool) -> None:
@@ -105,17 +117,21 @@ def _decide(gate: Gate, level: Level, per_class: Sequence[ClassRow]) -> GateOutc
     # What the undecided may still add to the certified, and take from those that survived.
     worst = k - undecided if gate.metric == "attacked" else k
     best = k + undecided if gate.metric == "certified" else k
-    passed = True if Fraction(worst, n) >= gate.threshold else False if Fraction(best, n) < gate.threshold else None
+
+    def reaches(k: int) -> bool:
+        return lower_end_reaches(k, n, gate.threshold) if gate.on == "lower-ci" else Fraction(k, n) >= gate.threshold
+
     return GateOutcome(
         id=gate.id,
         metric=gate.metric,
         label=gate.label,
         eps=None if gate.metric == "natural" else level.eps,
+        on=gate.on,
         threshold=gate.written,
-        observed=decimal(Fraction(k, n)),
+        observed=Rate.of(k, n).ci95[0] if gate.on == "lower-ci" else decimal(Fraction(k, n)),
         k=k,
         n=n,
-        passed=passed,
+        passed=True if reaches(worst) else False if not reaches(best) else None,
     )
 
 

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, JsonValue, model_validator
 from pipeline.report.canonical import digest
 from pipeline.report.facts import Caution, Data, Method, Model, Name, Parity, Preprocessing, Sha256, Threat, Tool
 from pipeline.report.level import ClassRow, Level, law
+from pipeline.report.outcome import GateOutcome
 from pipeline.report.rate import Frozen, Rate
 
 Kind = Literal["certification", "retraining"]
@@ -41,21 +42,6 @@ class SamplesFile(Frozen):
     file: Name
     sha256: Sha256
     columns: tuple[str, ...]
-
-
-class GateOutcome(Frozen):
-    """A gate and what was observed; `passed` is None where a budget ran out before it was decided."""
-
-    id: Name
-    metric: Literal["natural", "attacked", "certified"]
-    label: int | None = None
-    eps: str | None = None
-    comparator: Literal[">="] = ">="
-    threshold: str
-    observed: str
-    k: int
-    n: int
-    passed: bool | None
 
 
 def _finite_or_null(value: Any) -> Any:

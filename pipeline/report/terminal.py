@@ -13,8 +13,9 @@ from rich.text import Text
 
 from pipeline.report.advice import headline, next_step, strongest
 from pipeline.report.level import Level
+from pipeline.report.outcome import GateOutcome
 from pipeline.report.rate import Rate
-from pipeline.report.result import Accuracies, GateOutcome, Report
+from pipeline.report.result import Accuracies, Report
 from pipeline.report.text import clean, count, percent
 
 BAR = 24
@@ -155,10 +156,7 @@ def _or_dash(rate: Rate | None) -> str:
 
 def _gate(gate: GateOutcome) -> RenderableType:
     word, style = STATES[gate.passed]
-    of_class = f"class:{gate.label}:" if gate.label is not None else ""
-    at = f"@{gate.eps}" if gate.eps else ""
-    relation = {True: ">=", False: "<", None: "undecided against"}[gate.passed]
-    return Text.assemble((word, style), f"  {of_class}{gate.metric}{at}  {gate.observed} {relation} {gate.threshold}")
+    return Text.assemble((word, style), f"  {gate.told}")
 
 
 def _remarks(report: Report, folder: Path | None) -> RenderableType:

@@ -77,8 +77,9 @@ class Decided:
 
     @property
     def exit_code(self) -> int:
-        """0 holds, 1 violated, 4 unknown or out of time."""
-        return EXIT_CODES[self.report.result.verdict]
+        """0 holds, 1 violated, 4 unknown or out of time, or an unsafe set so empty that nothing was checked."""
+        result = self.report.result
+        return EXIT_CODES[result.verdict] if result.property.boxes else EXIT_CODES["unknown"]
 
 
 def write(report: PropertyReport, witness: str | None, folder: Path) -> None:

@@ -20,15 +20,16 @@ from pipeline.certify import PGD, Certification, Crew, Journal, Work
 from pipeline.data import Dataset, Fitted
 from pipeline.errors import InputRejected
 from pipeline.graph.digest import digests
-from pipeline.report import Gate
 from pipeline.settings import Settings, settle
 from pipeline.threat import BALLS, Ball
-from pipeline.workflow import facts
+from pipeline.workflow import facts, places
+from pipeline.workflow.demanded import GATES, demands
 from pipeline.workflow.events import Done, Event, Note
 from pipeline.workflow.kernels import Kernels, measured
 from pipeline.workflow.runs import RunFolder
 from pipeline.workflow.subject import Subject, chosen, device_of, metadata, need_data, open_model, test_part, to_inputs
 
+NONE = reports.Demands()
 SOFTMAX = "the file ends in a Softmax, which keeps the order of its inputs: margins are taken of those"
 
 
@@ -75,9 +76,8 @@ def _certify(
 ) -> Iterator[Event]:
     started = datetime.now(UTC)
     settings, source = settle(model, flags, metadata(model))
-    gates = [reports.parse_gate(text) for text in settings.fail_under]
-    whole = [gate for gate in gates if gate.label is None]
-    reports.check_gates(whole, eps=[str(e) for e in settings.radii], labels=(), attacked=settings.attack)
+    folder = report or places.of_certification(model)
+    gates = demands(settings, folder)
     subject = open_model(model, settings)
     for note in subject.imported.notes:
         yield Note(note)
@@ -85,7 +85,6 @@ def _certify(
     dataset = test_part(uri, settings)
     if settings.eps is None:
         yield Note(f"no eps was given: the curve over {', '.join(map(str, settings.radii))}")
-    folder = report or Path(f"{model.stem}.report")
     journal = yield from _journal(RunFolder(folder), _key(subject, dataset, settings), crew)
     work = Work(crew, journal, settings.time_budget, should_stop)
     evidence = yield from examine(subject, dataset, settings, source, gates, work)
@@ -105,7 +104,7 @@ def examine(
     dataset: Dataset,
     settings: Settings,
     source: dict[str, str],
-    gates: Sequence[Gate] = (),
+    gates: reports.Demands = NONE,
     work: Work | None = None,
 ) -> Generator[Event, None, Evidence]:
     """Certify an opened file on one part of a data set."""
@@ -117,16 +116,14 @@ def examine(
     fitted = to_inputs(dataset.take(indices), subject, settings)
     balls = [BALLS[settings.norm](eps, *fitted.value_range) for eps in settings.radii]
     labels = sorted(set(fitted.labels.tolist()))
-    reports.check_gates(gates, eps=[str(b.eps) for b in balls], labels=labels, attacked=settings.attack)
+    gates.check(eps=settings.radii, attacked=settings.attack, arithmetic=settings.arithmetic, labels=labels)
     softmax = (SOFTMAX,) if subject.network.plan().before_softmax()[1] else ()
     for note in (*fitted.notes, *softmax, *([kernels.note] if kernels.note else [])):
         yield Note(note)
     parity = subject.parity_on(fitted.images[:32])
     pgd = PGD(settings.attack_steps, settings.restarts, seed=settings.seed) if settings.attack else None
     how = _how(subject, settings, pgd, kernels)
-    result = yield from _verdicts(subject, fitted, balls, how, indices, work)
-    samples = facts.samples(result, fitted.labels, indices)
-    fields = {
+    told = {
         "tool": facts.tool(),
         "model": facts.model(subject),
         "preprocessing": facts.preprocessing(subject, fitted, source),
@@ -134,26 +131,52 @@ def examine(
         "threat": reports.Threat(norm=settings.norm, range=fitted.value_range),
         "method": facts.method(settings, how, kernels.assumptions),
         "parity": facts.parity(parity),
+    }
+    differs = _comparable(gates, told, indices, fitted.labels)
+    for note in differs:
+        yield Note(note, warning=True)
+    result = yield from _verdicts(subject, fitted, balls, how, indices, work)
+    samples = facts.samples(result, fitted.labels, indices)
+    fields = told | {
         "levels": reports.levels(samples, looked=facts.looked(result)),
         "per_class": reports.per_class(samples),
         "samples": samples.described,
         "counterexamples": samples.counterexamples.described if samples.counterexamples else None,
         "largest_eps": reports.largest_eps(samples, tolerance=str(verdicts.TOLERANCE)),
-        "warnings": tuple(reports.Caution(message=note) for note in (*subject.imported.notes, *softmax)),
+        "warnings": tuple(reports.Caution(message=note) for note in (*subject.imported.notes, *softmax, *differs)),
     }
     return Evidence(samples, fields, time.monotonic() - began, result.seconds, result.cut)
 
 
-def conclude(evidence: Evidence, gates: Sequence[Gate], training: reports.Training | None = None) -> reports.Result:
-    """The result with its gates decided."""
-    outcomes = reports.evaluate(gates, evidence.fields["levels"], evidence.fields["per_class"])
+def conclude(evidence: Evidence, gates: reports.Demands, training: reports.Training | None = None) -> reports.Result:
+    """The result with its gates decided; incomplete too where no gate was asked, and nothing was checked."""
+    known = evidence.fields
+    outcomes = gates.outcomes(known["levels"], known["per_class"], evidence.samples, known["parity"])
     return reports.Result(
-        **evidence.fields,
+        **known,
         gates=outcomes,
-        verdict=reports.verdict(outcomes),
+        verdict=reports.verdict(outcomes) if outcomes or _anything_checked(known) else "incomplete",
         training=training,
-        partial=any(level.undecided for level in evidence.fields["levels"]),
+        partial=any(level.undecided for level in known["levels"]),
     )
+
+
+def _anything_checked(known: Mapping[str, Any]) -> bool:
+    """Whether an attack, or a proof that certifies, looked at any sample; a file that is always wrong leaves them none."""
+    proves = known["method"].arithmetic != "none"
+    levels = known["levels"]
+    rungs = [rung for level in levels for rung in level.rungs if proves or rung.name.endswith("pgd")]
+    return levels[0].natural.k == 0 or any(rung.examined for rung in rungs)
+
+
+def _comparable(
+    gates: reports.Demands, told: Mapping[str, Any], indices: np.ndarray, labels: np.ndarray
+) -> tuple[str, ...]:
+    """Sentences on how a baseline was made otherwise. Raises InputRejected (3) where samples cannot be compared with it."""
+    if gates.reference is None:
+        return ()
+    about = {name: told[name] for name in ("data", "threat", "preprocessing", "method")}
+    return gates.reference.require_same(reports.Setup(**about, index=indices, label=labels))
 
 
 def _how(subject: Subject, settings: Settings, pgd: PGD | None, kernels: Kernels) -> verdicts.Settings:
@@ -190,7 +213,7 @@ def _verdicts(
 
 def _key(subject: Subject, dataset: Dataset, settings: Settings) -> str:
     """The digest of everything that a verdict depends on; gates, and how long one may look, are not among it."""
-    asked = settings.model_dump(mode="json", exclude={"fail_under", "time_budget", "download", "retrain"})
+    asked = settings.model_dump(mode="json", exclude=GATES | {"time_budget", "download", "retrain"})
     parts = {
         "model": digests(subject.path).sha256,
         "beside": [f.sha256 for f in facts.model(subject).external_data],

@@ -30,8 +30,8 @@ class Done:
 
     @property
     def exit_code(self) -> int:
-        """0 where every gate passed or none was asked, 1 where one failed, 4 where one was left undecided."""
-        return EXIT_CODES[self.report.result.verdict] if self.report.result.gates else 0
+        """0 where every gate passed or none was asked, 1 where one failed, 4 where one is undecided or nothing was checked."""
+        return EXIT_CODES[self.report.result.verdict]
 
 
 Event = Note | Progress | Done

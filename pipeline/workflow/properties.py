@@ -21,15 +21,17 @@ from pipeline.certify.counterexample import Descent, Falsifier
 from pipeline.certify.property import Outcome, Refuter
 from pipeline.certify.witness import Witness, check
 from pipeline.errors import Contradiction, UsageError
+from pipeline.graph.digest import digests
 from pipeline.propagate.crown import MEMORY
 from pipeline.propagate.margins import METHODS, Method
 from pipeline.propagate.rounding import self_test
 from pipeline.report.canonical import digest
 from pipeline.settings import Settings, settle
 from pipeline.vnnlib import Case, Property, counterexample, exact, parse, read
-from pipeline.workflow import facts, promise
+from pipeline.workflow import facts, places, promise
 from pipeline.workflow.answer import Answer, Asked, Decided, Found, PropertyReport, Verdict, write
 from pipeline.workflow.asked import batch_of, open_for, require_rules
+from pipeline.workflow.demanded import GATES
 from pipeline.workflow.events import Note
 from pipeline.workflow.kernels import Kernels, measured
 from pipeline.workflow.subject import Subject, device_of, metadata
@@ -39,7 +41,7 @@ ATTACK_SHARE = 0.3
 LONGER = 6
 """How many times as many starts the second search has."""
 ABOUT_DATA = {"data", "test_data", "download", "range", "mean", "std", "layout", "label_offset", "max_samples"}
-ABOUT_DATA |= {"eps", "norm", "largest_eps", "fail_under"}
+ABOUT_DATA |= {"eps", "norm", "largest_eps"} | GATES
 
 
 def decide(
@@ -76,7 +78,7 @@ def decide(
     outcome, witness, kernels = yield from _decided(subject, question, falsifier, settings, method, clock)
     answer = Answer(
         tool=facts.tool(),
-        model={"file": model.name, "sha256": facts.sha256_of(model), "bytes": model.stat().st_size},
+        model={"file": model.name, "sha256": digests(model).sha256, "bytes": model.stat().st_size},
         property=Asked(
             file=property_file.name,
             sha256=facts.sha256_of(property_file),
@@ -101,7 +103,7 @@ def decide(
     )
     run = facts.run(started, argv, device_of(settings), {})
     described = PropertyReport(result=answer, result_sha256=digest(answer.model_dump(mode="json")), run=run)
-    folder = (report or Path(f"{property_file.name.partition('.vnnlib')[0]}.report")) if keep else None
+    folder = (report or places.of_property(property_file)) if keep else None
     if folder is not None:
         text_of = None if witness is None else counterexample(witness.x, _exact(witness.y))
         write(described, text_of, folder)

@@ -21,8 +21,9 @@ from pipeline.graph.write_back import write_back
 from pipeline.preprocess import without_normalisation
 from pipeline.settings import Settings, metadata_of, settle
 from pipeline.train import Recipe
-from pipeline.workflow import accounts, facts
+from pipeline.workflow import accounts, facts, places
 from pipeline.workflow.certification import Evidence, conclude, examine
+from pipeline.workflow.demanded import demands
 from pipeline.workflow.events import Done, Event, Note
 from pipeline.workflow.runs import Finished, RunFolder
 from pipeline.workflow.subject import Subject, device_of, metadata, need_data, open_model, test_part, to_inputs
@@ -52,16 +53,14 @@ def retrain(
     deadline = began + (float("inf") if settings.time_budget is None else settings.time_budget)
     settings = settings.model_copy(update={"time_budget": None})
     assert settings.eps is not None
-    radii = settings.eps
     if "method" not in source:
         # What training minimises, and fast on the given file too, of which nothing may be provable; `certify` proves more.
         settings = settings.model_copy(update={"method": "ibp"})
-    out = out or model.with_name(f"{model.stem}.certified.onnx")
+    out = out or places.retrained(model)
     run = RunFolder(out)
     _check_target(model, run, force)
-    gates = [reports.parse_gate(text) for text in settings.fail_under]
-    whole = [gate for gate in gates if gate.label is None]
-    reports.check_gates(whole, eps=[str(e) for e in radii], labels=(), attacked=settings.attack)
+    folder = report or places.of_retraining(out)
+    gates = demands(settings, folder)
 
     subject = open_model(model, settings)
     uri = need_data(subject, settings)
@@ -138,7 +137,6 @@ def retrain(
         result,
         facts.run(started, settled, device_of(settings), after.timings, "time budget" if after.cut else None),
     )
-    folder = report or out.with_name(f"{out.stem}.report")
     reports.write(described, after.samples, folder)
     yield Done(described, folder, out, finished.changes)
 

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from fractions import Fraction
 
 import pytest
+from scipy.stats import binomtest
 
 from pipeline.errors import UsageError
-from pipeline.report import ClassRow, Level, Rate, Verdicts, check_gates, evaluate, parse_gate, verdict
+from pipeline.report import Baseline, ClassRow, Level, Rate, Verdicts, check_gates, evaluate, parse_gate, verdict
+from pipeline.report.exact import lower_end_reaches, shown, sign_test
+from pipeline.report.regression import outcome
 
 
 def level(k: int, n: int, *, undecided: int = 0, eps: str = "8/255", attacked: bool = True) -> Level:
@@ -117,3 +120,64 @@ def test_a_class_has_its_own_counts(make_report: Callable) -> None:
         row = next(row for row in result.per_class if row.label == gate.label)
         assert (gate.k, gate.n) == (row.certified, row.n)
         assert gate.passed == (2 * row.certified >= row.n)
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 10), (1, 10), (10, 10), (37, 50), (4321, 10_000)])
+def test_the_lower_end_is_decided_without_rounding(k: int, n: int) -> None:
+    low = Fraction(binomtest(k, n).proportion_ci(0.95, method="exact").low)
+    assert lower_end_reaches(k, n, low - Fraction(1, 10**9))
+    assert not lower_end_reaches(k, n, low + Fraction(1, 10**9))
+
+
+def test_a_gate_on_the_lower_end_is_missed_by_too_few_samples() -> None:
+    for n, met in ((10, False), (1000, True)):
+        (found,) = evaluate([parse_gate("certified=0.6", on="lower-ci")], [level(7 * n // 10, n)], ())
+        assert found.passed is met
+        assert found.observed == Rate.of(7 * n // 10, n).ci95[0]
+        assert "lower end" in found.told
+    assert evaluate([parse_gate("certified=0.6", on="lower-ci")], [level(5, 10, undecided=5)], ())[0].passed is None
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(0, 0), (1, 0), (5, 5), (2, 9), (40, 3), (300, 250)])
+def test_the_paired_test_is_the_exact_one(lost: int, gained: int) -> None:
+    expected = binomtest(lost, lost + gained).pvalue if lost + gained else 1
+    assert float(sign_test(lost, gained)) == pytest.approx(expected, rel=1e-9)
+    assert Fraction(shown(sign_test(lost, gained))) >= sign_test(lost, gained)
+
+
+def dropped(
+    lost: int, gained: int, *, had: int = 0, lacked: int = 0, p: str | None = None, gate: str = "certified=0.01"
+):
+    baseline = Baseline(
+        result_sha256="0" * 64,
+        model_sha256="0" * 64,
+        k=500,
+        lost=lost,
+        gained=gained,
+        undecided_had=had,
+        undecided_lacked=lacked,
+        p_value="1",
+        significance=p,
+    )
+    return outcome(parse_gate(gate, kind="max-regression"), "8/255", baseline, 1000).passed
+
+
+def test_a_drop_fails_only_beyond_what_is_allowed() -> None:
+    assert dropped(10, 0) is True
+    assert dropped(11, 0) is False
+    assert dropped(110, 100) is True
+    assert dropped(0, 300) is True
+
+
+def test_significance_spares_a_drop_that_chance_explains() -> None:
+    assert dropped(111, 100, p="0.05") is True
+    assert dropped(11, 0, p="0.05") is False
+    assert dropped(10, 0, p="0.05") is True, "significant, and allowed"
+
+
+def test_undecided_samples_leave_a_drop_open_only_where_they_could_undo_it() -> None:
+    assert dropped(11, 0, had=1) is None
+    assert dropped(20, 0, had=1) is False
+    assert dropped(11, 0, lacked=1) is None
+    assert dropped(10, 0, had=1, gate="attacked=0.01") is None
+    assert dropped(10, 0, had=1, gate="natural=0.01") is True

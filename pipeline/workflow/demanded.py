@@ -1,0 +1,58 @@
+"""From the settings of a run to the gates that it is held to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline import report as reports
+from pipeline.errors import UsageError
+from pipeline.report.demands import LOOSEST
+from pipeline.settings import Settings
+
+GATES = {"fail_under", "gate_on", "baseline", "max_regression", "significance", "require_parity"}
+"""The settings that are about gates: no verdict depends on them."""
+
+
+def demands(settings: Settings, folder: Path) -> reports.Demands:
+    """What a run that writes its report to ``folder`` is held to, checked as far as that can be before any work.
+
+    Raises UsageError (2) for gates that mean nothing or contradict each other, InputRejected (3) for a baseline that is no report
+    or lacks what it is compared in, Contradiction (5) for one that was tampered with.
+    """
+    _refuse_halves(settings)
+    reference = None
+    if settings.baseline is not None:
+        path = Path(settings.baseline)
+        if (path if path.is_dir() else path.parent).resolve() == folder.resolve():
+            raise UsageError(
+                f"--baseline {settings.baseline} lies where this run's report goes, so that every run would be held against the "
+                "one before; copy it to another folder, or name another --report."
+            )
+        reference = reports.read_reference(path)
+    level = settings.significance
+    if settings.require_parity is not None:
+        reports.share(settings.require_parity, "require-parity", below=LOOSEST)
+    found = reports.Demands(
+        tuple(reports.parse_gate(text, on=settings.gate_on or "value") for text in settings.fail_under),
+        tuple(reports.parse_gate(text, kind="max-regression") for text in settings.max_regression),
+        reference,
+        None if level is None else reports.share(level, "significance"),
+        settings.require_parity,
+    )
+    found.check(eps=settings.radii, attacked=settings.attack, arithmetic=settings.arithmetic)
+    return found
+
+
+def _refuse_halves(settings: Settings) -> None:
+    """One setting that means nothing without another must not pass for a gate."""
+    halves = (
+        ("gate_on", bool(settings.fail_under), "--fail-under"),
+        ("baseline", bool(settings.max_regression), "--max-regression, such as certified=0.01"),
+        ("max_regression", settings.baseline is not None, "--baseline REPORT"),
+        ("significance", bool(settings.max_regression), "--max-regression"),
+    )
+    for name, whole, missing in halves:
+        if getattr(settings, name) not in (None, ()) and not whole:
+            raise UsageError(f"--{name.replace('_', '-')} means nothing without {missing}; give both, or neither.")
+    if settings.baseline is not None and not settings.baseline.strip():
+        raise UsageError("--baseline names a report.json or its folder; received nothing.")
