@@ -18,6 +18,7 @@ from pipeline.errors import PipelineError
 
 COMMANDS = {
     "certify": "Prove, sample by sample, that no perturbation inside a box changes the label.",
+    "compare": "Show what changed from one report to another, sample by sample.",
     "demo": "Certify and retrain the embedded digits classifier: the whole product in a minute.",
     "doctor": "Show what this machine can promise; measure its activation kernels.",
     "export-vnnlib": "Write one sample of a report as a property that other verifiers can check.",
