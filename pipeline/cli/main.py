@@ -25,6 +25,7 @@ COMMANDS = {
     "inspect": "Show a model's nodes, what bounds support, and where weights come from.",
     "retrain": "Train the model in an ONNX file to be certifiable, and write it back.",
     "schema": "Print the JSON Schema of a report.",
+    "verify": "Check a report against its samples, its model and its data.",
 }
 
 

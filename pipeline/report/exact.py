@@ -41,4 +41,4 @@ def sign_test(lost: int, gained: int) -> Fraction:
 
 def shown(p: Fraction) -> str:
     """A probability with three digits, rounded up: what is shown is never more significant than what was found."""
-    return str(SHOWN.divide(Decimal(p.numerator), Decimal(p.denominator)).normalize(SHOWN))
+    return str(SHOWN.divide(Decimal(p.numerator), Decimal(p.denominator)).normalize(SHOWN)).lower()

@@ -7,7 +7,7 @@ from fractions import Fraction
 from pydantic import model_validator
 
 from pipeline.errors import Contradiction
-from pipeline.report.facts import Name
+from pipeline.report.facts import Exact, Name
 from pipeline.report.rate import Frozen, Rate
 
 
@@ -86,7 +86,7 @@ class Level(Frozen):
     `undecided` those of the unknown that a budget left unexamined: `certified` is then a lower bound.
     """
 
-    eps: str
+    eps: Exact
     eps_float: float
     natural: Rate
     attacked: Rate | None

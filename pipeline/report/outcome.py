@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pipeline.report.facts import Name, Sha256
+from pipeline.report.facts import Exact, Name, Sha256
 from pipeline.report.rate import Frozen
 
 Kind = Literal["fail-under", "max-regression", "require-parity"]
@@ -26,7 +26,7 @@ class Baseline(Frozen):
     undecided_had: int = 0
     undecided_lacked: int = 0
     p_value: str
-    significance: str | None = None
+    significance: Exact | None = None
 
 
 class GateOutcome(Frozen):
@@ -40,7 +40,7 @@ class GateOutcome(Frozen):
     kind: Kind = "fail-under"
     metric: Literal["natural", "attacked", "certified", "parity"]
     label: int | None = None
-    eps: str | None = None
+    eps: Exact | None = None
     on: Literal["value", "lower-ci"] = "value"
     comparator: Literal[">=", "<="] = ">="
     threshold: str

@@ -140,6 +140,24 @@ def read_samples(path: Path, expected: SamplesFile | None) -> Samples:
 
     Raises UsageError for no file, InputRejected for a malformed one, Contradiction for another digest.
     """
+    arrays = _arrays(path, expected)
+    try:
+        columns = {name: array for name, array in arrays.items() if name in COLUMNS}
+        return Samples(**{**columns, "eps": tuple(map(str, arrays["eps"]))})  # type: ignore[arg-type]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputRejected(f"{path.name!r} is no samples file: {error}. Certify again.") from error
+
+
+def read_counterexamples(path: Path, expected: SamplesFile | None) -> Counterexamples:
+    """The points of a counterexamples file. Raises as `read_samples` does."""
+    arrays = _arrays(path, expected)
+    try:
+        return Counterexamples(**{field.name: arrays[field.name] for field in fields(Counterexamples)})
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputRejected(f"{path.name!r} is no counterexamples file: {error}. Certify again.") from error
+
+
+def _arrays(path: Path, expected: SamplesFile | None) -> dict[str, np.ndarray]:
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -151,8 +169,6 @@ def read_samples(path: Path, expected: SamplesFile | None) -> Samples:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise ValueError("its members are compressed, as ours never are")
         with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-            names = [name for name in COLUMNS if name in stored.files]
-            arrays = {name: stored[name] for name in names}
-        return Samples(**{**arrays, "eps": tuple(map(str, arrays["eps"]))})  # type: ignore[arg-type]
+            return {name: stored[name] for name in stored.files}
     except (ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-        raise InputRejected(f"{path.name!r} is no samples file: {error}. Certify again.") from error
+        raise InputRejected(f"{path.name!r} is no file of ours: {error}. Certify again.") from error

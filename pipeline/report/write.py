@@ -66,23 +66,34 @@ def read(path: Path) -> Report:
     Raises UsageError for no file, InputRejected for what is no report of schema version 1, Contradiction (tampered)
     where the result is not the one whose digest is stated.
     """
+    _, raw = parse(path)
+    name = (path / JSON_NAME if path.is_dir() else path).name
+    if raw.get("result_sha256") != digest(raw.get("result")):
+        raise Contradiction(f"{name!r} was tampered with: its result is not the one of its digest. Certify again.")
+    try:
+        return Report.model_validate(raw)
+    except ValidationError as error:
+        raise InputRejected(f"{name!r} is no report: {error.errors()[0]['msg']}. Certify again.") from error
+
+
+def parse(path: Path) -> tuple[str, dict[str, Any]]:
+    """The text of a report of any kind, and the JSON that it is; nothing in it has been checked.
+
+    Raises UsageError for no file, InputRejected for what is no JSON or of another schema version.
+    """
     file = path / JSON_NAME if path.is_dir() else path
     try:
         if file.stat().st_size > MAX_BYTES:
             raise InputRejected(f"{file.name!r} has more than {MAX_BYTES} bytes: no report of ours.")
-        raw = json.loads(file.read_bytes(), parse_constant=_no_constant, object_pairs_hook=_no_repeats)
+        text = file.read_bytes().decode("utf-8")
+        raw = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_repeats)
     except OSError as error:
         raise UsageError(f"No report {str(file)!r}: {error.strerror}. Name a report.json or its folder.") from error
     except (ValueError, RecursionError) as error:
         raise InputRejected(f"{file.name!r} is no report: {error}. Certify again.") from error
     if not isinstance(raw, dict) or raw.get("schema_version") != "1":
         raise InputRejected(f"{file.name!r} is no report of schema version 1. Read it with the version that wrote it.")
-    if raw.get("result_sha256") != digest(raw.get("result")):
-        raise Contradiction(f"{file.name!r} was tampered with: its result is not the one of its digest. Certify again.")
-    try:
-        return Report.model_validate(raw)
-    except ValidationError as error:
-        raise InputRejected(f"{file.name!r} is no report: {error.errors()[0]['msg']}. Certify again.") from error
+    return text, raw
 
 
 def replace_atomically(path: Path, content: bytes) -> None:

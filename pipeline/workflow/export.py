@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
 from pipeline import report as reports
-from pipeline.data import fit, load
-from pipeline.errors import InputRejected, UsageError
+from pipeline.errors import UsageError
 from pipeline.report import Preprocessing, Result
 from pipeline.threat import LinfBall, parse_eps
 from pipeline.vnnlib import robustness
+from pipeline.workflow import again
 
 U32, TINY32 = Fraction(1, 2**24), Fraction(1, 2**126)
 
@@ -37,7 +36,9 @@ def export_vnnlib(
     if len(at) != 1:
         raise UsageError(f"--index is that of a sample in the report, as in {_some(samples.index)}; received {index}.")
     level = _level(samples.eps, eps)
-    pixels = _pixels(result, samples, data, layout)[int(at[0])]
+    dataset = again.dataset(result, data)
+    again.require_same(dataset, result)
+    pixels = again.images(dataset, result, samples, layout)[int(at[0])]
     ball = LinfBall(Fraction(samples.eps[level]), *result.preprocessing.range)
     lower, upper = _box(pixels, ball, result.preprocessing)
     label = int(samples.label[at[0]])
@@ -52,21 +53,6 @@ def _level(known: tuple[str, ...], eps: str | None) -> int:
         if Fraction(text) == wanted:
             return i
     raise UsageError(f"--eps is one of the report's, {', '.join(known)}; received {eps or 'none'}.")
-
-
-def _pixels(result: Result, samples: reports.Samples, uri: str | None, layout: str | None) -> np.ndarray:
-    """The samples of the report, read and arranged as ``certify`` did."""
-    part = result.data.part if result.data.part in ("train", "test") else None
-    dataset = load(uri or result.data.uri, part=part)  # type: ignore[arg-type]
-    if dataset.digest != result.data.sha256:
-        raise InputRejected(
-            f"{dataset.uri!r} ({dataset.part}) holds other data than the report's {result.data.uri!r}: its SHA-256 begins "
-            f"{dataset.digest[:12]}, the report says {result.data.sha256[:12]}. Name the data of the report with --data."
-        )
-    dataset = dataclasses.replace(dataset.take(samples.index), labels=samples.label)
-    shape = tuple(int(d) for d in result.model.input.shape[1:] if isinstance(d, int))
-    known = {"input_shape": shape, "classes": result.model.output.classes, "value_range": result.preprocessing.range}
-    return fit(dataset, layout=layout, **known).images  # type: ignore[arg-type]
 
 
 def _box(pixels: np.ndarray, ball: LinfBall, prepared: Preprocessing) -> tuple[list[Fraction], list[Fraction]]:

@@ -1,0 +1,60 @@
+"""``pipeline verify``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command("verify")
+@click.argument("report", type=click.Path(path_type=Path))
+@click.option("--model", type=click.Path(path_type=Path), metavar="FILE", help="The model that was certified.")
+@click.option("--data", metavar="URI", help="The data that it was certified on.")
+@click.option("--recheck", type=int, metavar="N", help="Certify N samples again; takes --model and --data.")
+@click.option(
+    "--property",
+    "property_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The property, where the report is about one.",
+)
+@click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="As it was said to certify.")
+@click.option("--download", is_flag=True, help="Allow torchvision to download its data set.")
+@click.option(
+    "--format", "style", type=click.Choice(["text", "json"]), default="text", help="What standard output gets."
+)
+def command(report: Path, style: str, **given: Any) -> int:
+    """Check a REPORT, a report.json or its folder, against everything that it is about, and say what was not checked.
+
+    \b
+    pipeline verify model.report
+    pipeline verify model.report --model model.onnx --data npz:test.npz --recheck 100
+    pipeline verify unsafe.report --model model.onnx --property unsafe.vnnlib
+
+    Digests, counts, laws and gates are computed again; counterexamples are run by ONNX Runtime. Exit 0 where everything
+    agrees, 5 with a sentence for each fault, 3 for what cannot be read.
+    """
+    from pipeline.cli.watch import Watch, consoles
+    from pipeline.report import clean
+    from pipeline.report.findings import Findings
+    from pipeline.workflow.verify import verify
+
+    out, errors = consoles()
+    watch, found = Watch(errors), Findings()
+    with watch.bars:
+        for event in verify(report, **given):
+            if isinstance(event, Findings):
+                found = event
+            else:
+                watch.show(event)
+    if style == "json":
+        click.echo(json.dumps(dataclasses.asdict(found), indent=2, ensure_ascii=False))
+        return found.exit_code
+    for word, sentences in (("ok", found.checked), ("not checked", found.unchecked), ("FAULT", found.faults)):
+        for sentence in sentences:
+            out.print(f"{word:<11}  {clean(sentence, 1000)}", markup=False, highlight=False, soft_wrap=True)
+    return found.exit_code

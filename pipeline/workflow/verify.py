@@ -1,0 +1,252 @@
+"""``pipeline verify``: whether a report is what it was, says what its files say, and holds of the model and the data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import certify as verdicts
+from pipeline.certify import PGD, Certification, Progress
+from pipeline.data import Dataset
+from pipeline.errors import Contradiction, InputRejected, UsageError
+from pipeline.graph.digest import digests
+from pipeline.report import CERTIFIED, DECIDERS, FALSIFIED, Counterexamples, Report, Result, Samples
+from pipeline.report.audit import audit
+from pipeline.report.findings import Findings
+from pipeline.report.write import parse
+from pipeline.threat import BALLS
+from pipeline.workflow import again
+from pipeline.workflow.kernels import measured
+from pipeline.workflow.subject import Subject, device_of
+from pipeline.workflow.verify_property import verify_property
+
+ALONE = "digests say that nothing was changed, not who made it: sign report.json for that"
+
+
+def verify(
+    report: Path,
+    *,
+    model: Path | None = None,
+    data: str | None = None,
+    property_file: Path | None = None,
+    recheck: int | None = None,
+    layout: str | None = None,
+    download: bool = False,
+) -> Iterator[Progress | Findings]:
+    """Check a report against itself, its model, its data, and by proving some samples again; the last event is ``Findings``.
+
+    Raises UsageError (2) for options that do not belong to the report, InputRejected (3) for what cannot be read.
+    """
+    text, raw = parse(report)
+    if raw.get("kind") == "property":
+        if data is not None or recheck is not None:
+            raise UsageError(
+                "--data and --recheck are about samples; this report is about a property: name --property."
+            )
+        yield verify_property(report, text, raw, model=model, property_file=property_file)
+        return
+    if property_file is not None:
+        raise UsageError("--property belongs to the report of a property; this one is about samples: name --data.")
+    if recheck is not None and (model is None or data is None or recheck < 1):
+        raise UsageError("--recheck N proves N samples again, at least one, and needs --model and --data.")
+    found = Findings()
+    folder = report if report.is_dir() else report.parent
+    made, samples, points = audit(folder, text, raw, found)
+    if made is None or samples is None:
+        found.skip("the model, the data and the proofs: the report itself is broken")
+        yield found
+        return
+    result = made.result
+    pixels = _data(result, samples, data, layout, download, found)
+    subject = _model(result, model, found)
+    _falsified(result, samples, points, pixels, subject, found)
+    if recheck is None or pixels is None or subject is None:
+        found.skip("the proofs: --recheck N with --model and --data makes N of them again")
+    else:
+        yield from _recheck(made, samples, pixels, subject, recheck, found)
+    if any(gate.baseline for gate in result.gates):
+        found.skip("the baseline that a gate compared with: `pipeline compare` reads both")
+    found.skip(f"report.html and whatever else was rendered from report.json; {ALONE}")
+    yield found
+
+
+def _data(
+    result: Result, samples: Samples, uri: str | None, layout: str | None, download: bool, found: Findings
+) -> np.ndarray | None:
+    """The pixels of the samples, where the data were named and are the report's."""
+    if uri is None:
+        found.skip("the data: name them with --data")
+        return None
+    dataset = again.dataset(result, uri, download=download)
+
+    def faults() -> Iterator[str]:
+        if dataset.digest != result.data.sha256 or len(dataset) != result.data.n_total:
+            yield (
+                f"{uri}: these are not the data of the report: their SHA-256 begins {dataset.digest[:12]}, the report says "
+                f"{result.data.sha256[:12]}."
+            )
+        elif _mislabelled(dataset, samples):
+            yield f"{uri}: samples have other labels than the report says, beyond one offset for all."
+
+    if not found.weigh("the digest of the data, and the labels of the samples", faults()):
+        return None
+    return again.images(dataset, result, samples, layout)
+
+
+def _mislabelled(dataset: Dataset, samples: Samples) -> bool:
+    if samples.index.min() < 0 or samples.index.max() >= len(dataset):
+        return True
+    return len(np.unique(samples.label - dataset.labels[samples.index])) > 1
+
+
+def _model(result: Result, model: Path | None, found: Findings) -> Subject | None:
+    """The model, where it was named and is the report's."""
+    if model is None:
+        found.skip("the model: name it with --model")
+        return None
+    if not found.weigh("the digest of the model, external data included", _other_model(result, model)):
+        return None
+    return again.subject(model, result)
+
+
+def _other_model(result: Result, model: Path) -> Iterator[str]:
+    stated = result.model
+    try:
+        is_now = digests(model)
+    except InputRejected as error:
+        plain = hashlib.sha256(model.read_bytes()).hexdigest() if model.is_file() else None
+        if plain is None or (not stated.external_data and plain == stated.sha256):
+            raise
+        yield f"{model.name}: it cannot even be read, and so is not the model of the report: {error}"
+        return
+    if is_now.sha256 != stated.sha256:
+        yield (
+            f"{model.name}: this is not the model of the report: its SHA-256 begins {is_now.sha256[:12]}, the report says "
+            f"{stated.sha256[:12]}."
+        )
+        return
+    for name in ("structure_sha256", "weights_sha256"):
+        if getattr(stated, name) not in (None, getattr(is_now, name)):
+            yield f"{model.name}: its {name} is {getattr(is_now, name)[:12]}, the report says another."
+
+
+def _falsified(
+    result: Result,
+    samples: Samples,
+    points: Counterexamples | None,
+    pixels: np.ndarray | None,
+    subject: Subject | None,
+    found: Findings,
+) -> None:
+    """Counterexamples lie in their balls, and the file gives them the labels that are stated."""
+    if points is None:
+        return
+    rows = np.searchsorted(samples.index, points.index) if np.all(np.diff(samples.index) > 0) else None
+    if rows is None:
+        rows = np.array([int(np.flatnonzero(samples.index == i)[0]) for i in points.index])
+    if pixels is None:
+        found.skip("whether counterexamples lie in their balls: that takes --data")
+    else:
+        what = f"{len(points)} counterexamples lie within eps of their samples"
+        found.weigh(what, _outside(result, points, pixels[rows]))
+    if subject is None:
+        found.skip("whether counterexamples are any: that takes --model")
+    else:
+        found.weigh(f"ONNX Runtime gives {len(points)} counterexamples the labels stated", _harmless(points, subject))
+
+
+def _outside(result: Result, points: Counterexamples, pixels: np.ndarray) -> Iterator[str]:
+    ball_of = BALLS[result.threat.norm]
+    for i, (point, x) in enumerate(zip(points.image, pixels, strict=True)):
+        ball = ball_of(Fraction(str(points.eps[i])), *result.threat.range)
+        if point.shape != x.shape or not _inside(point, x, float(ball.radius), ball.radius, result):
+            yield f"counterexamples.npz: the point of sample {points.index[i]} lies outside its ball."
+
+
+def _inside(point: np.ndarray, x: np.ndarray, radius: float, exact: Fraction, result: Result) -> bool:
+    if not np.isfinite(point).all():
+        return False
+    p, c = point.astype(np.float64).reshape(-1), x.astype(np.float64).reshape(-1)
+    low, high = result.threat.range
+    if (p < np.minimum(c, low)).any() or (p > np.maximum(c, high)).any():
+        return False
+    if result.threat.norm == "l2":
+        return float(np.linalg.norm(p - c)) <= radius
+    # Where float64 is not sure, the difference is taken exactly.
+    close = np.flatnonzero(np.abs(p - c) > radius * (1 - 1e-12))
+    return all(abs(Fraction(float(p[i])) - Fraction(float(c[i]))) <= exact for i in close)
+
+
+def _harmless(points: Counterexamples, subject: Subject) -> Iterator[str]:
+    if points.image.shape[1:] != subject.sample_shape:
+        yield "counterexamples.npz: its points do not have the shape of the model's input."
+        return
+    said = subject.predict(points.image.astype(np.float32)).argmax(1)
+    if (bad := np.flatnonzero(said != points.predicted)).size:
+        i = int(bad[0])
+        yield (
+            f"counterexamples.npz: the file gives {bad.size} points another label than stated; sample {points.index[i]} gets "
+            f"{said[i]}, stated is {points.predicted[i]}."
+        )
+
+
+def _recheck(
+    made: Report, samples: Samples, pixels: np.ndarray, subject: Subject, count: int, found: Findings
+) -> Generator[Progress, None, None]:
+    """Certify some samples again, drawn by the result's own digest, by the dearest method that decided one of them."""
+    result = made.result
+    if result.method.arithmetic == "none":
+        found.skip("the proofs: arithmetic `none` has none")
+        return
+    draw = np.random.default_rng(int(made.result_sha256[:16], 16))
+    rows = np.sort(draw.permutation(len(samples))[:count])
+    settings = again.settings(result)
+    about, balls = result.method.attack, [BALLS[settings.norm](e, *result.threat.range) for e in settings.radii]
+    how = verdicts.Settings(
+        settings.arithmetic,
+        None
+        if about is None
+        else PGD(about.steps, about.restarts, again.step_of(about.step_size), about.seed, about.loss),
+        device_of(settings),
+        1 if subject.network.inputs[0].shape[0] is not None else None,
+        method=_method(result, samples, rows),
+        kernels=measured(subject, settings).errors,
+    )
+    events = verdicts.certify(
+        subject.network, subject.predict, pixels[rows], samples.label[rows], balls, how, indices=samples.index[rows]
+    )
+    try:
+        for event in events:
+            if isinstance(event, Certification):
+                what = f"{len(rows)} samples certified again by {how.method}: no verdict is contradicted"
+                found.weigh(what, _contradicted(samples, rows, event))
+            else:
+                yield event
+    except Contradiction as error:
+        found.faults.append(f"certifying again: {error}")
+
+
+def _method(result: Result, samples: Samples, rows: np.ndarray) -> verdicts.Choice:
+    if samples.decided_by is None:
+        return result.method.bounds[-1]  # type: ignore[return-value]
+    proved = samples.decided_by[:, rows][samples.verdict[:, rows] == CERTIFIED]
+    return DECIDERS[int(proved.max())] if proved.size else "ibp"  # type: ignore[return-value]
+
+
+def _contradicted(samples: Samples, rows: np.ndarray, now: Certification) -> Iterator[str]:
+    index = samples.index[rows]
+    if (bad := now.predicted != samples.predicted[rows]).any():
+        yield f"the file gives {int(bad.sum())} samples another label than stated; the first is {index[bad.argmax()]}."
+        return
+    for level, row in zip(now.levels, range(len(samples.eps)), strict=True):
+        was, certified = samples.verdict[row, rows], level.verdicts == verdicts.Verdict.CERTIFIED
+        for bad, what in (
+            ((was == CERTIFIED) & ~certified, "stated as certified, and cannot be certified again"),
+            ((was == FALSIFIED) & certified, "stated as falsified, and are certified"),
+        ):
+            if bad.any():
+                yield f"{int(bad.sum())} samples at eps {samples.eps[row]} are {what}; the first is {index[bad.argmax()]}."

@@ -1,0 +1,121 @@
+"""``pipeline verify`` on the report of a property: digests, what follows from what, and the witness judged once more."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from pipeline.certify.witness import check
+from pipeline.errors import InputRejected
+from pipeline.graph import runtime
+from pipeline.graph.digest import digests
+from pipeline.report.audit import sealed
+from pipeline.report.findings import Findings
+from pipeline.vnnlib import counterexample, parse, read
+from pipeline.workflow import facts
+from pipeline.workflow.answer import Answer, PropertyReport
+
+NUMBER = re.compile(r"-?(\d{1,1200}(\.\d{1,1200})?([eE][-+]?\d{1,4})?|\d{1,1200}/[1-9]\d{0,1200})", re.ASCII)
+
+
+def verify_property(
+    report: Path, text: str, raw: dict[str, Any], *, model: Path | None, property_file: Path | None
+) -> Findings:
+    """Check the report of a property. Raises InputRejected (3) for what cannot be read."""
+    found = Findings()
+    if not found.weigh("the digest of the result, and the spelling of report.json", sealed(text, raw)):
+        return found
+    try:
+        result = PropertyReport.model_validate(raw).result
+    except ValidationError as error:
+        raise InputRejected(f"This is no report: {error.errors()[0]['msg']}. Certify again.") from error
+    folder = report if report.is_dir() else report.parent
+    found.weigh("verdict, boxes and witness agree", _laws(result, folder))
+    for what, file, same in (
+        ("model", model, lambda path: digests(path).sha256 == result.model["sha256"]),
+        ("property", property_file, lambda path: facts.sha256_of(path) == result.property.sha256),
+    ):
+        if file is None:
+            found.skip(f"the {what}: name it with --{what}")
+        else:
+            found.weigh(f"the digest of the {what}", _other(file, what, same))
+    if property_file is not None and not found.faults:
+        found.weigh("what the property holds once it is read again", _asked(result, property_file))
+    if result.witness is None:
+        found.skip(f"the verdict {result.verdict}: `pipeline certify --property` decides it again")
+    elif model is None or property_file is None:
+        found.skip("the witness: that takes --model and --property")
+    elif not found.faults:
+        found.weigh(
+            "ONNX Runtime and the judge find the witness in the unsafe set", _refused(result, model, property_file)
+        )
+    return found
+
+
+def _laws(result: Answer, folder: Path) -> Iterator[str]:
+    if (result.verdict == "violated") != (result.witness is not None):
+        yield f"report.json: the verdict is {result.verdict}, with{'' if result.witness else 'out'} a witness."
+    if result.verdict == "holds" and (result.boxes_open or result.arithmetic == "none"):
+        yield f"report.json: the verdict is holds, with {result.boxes_open} boxes open in arithmetic {result.arithmetic}."
+    kept, witness = folder / "counterexample.txt", result.witness
+    if witness is None:
+        if kept.exists():
+            yield "counterexample.txt: it is there, and the report has no witness."
+        return
+    if (len(witness.x), len(witness.y)) != (result.property.inputs, result.property.outputs):
+        yield "report.json: the witness has other numbers of inputs or outputs than the property."
+    elif not kept.is_file() or kept.read_bytes() != counterexample(_exact(witness.x), _exact(witness.y)).encode():
+        yield "counterexample.txt: it is not the witness of the report."
+
+
+def _other(file: Path, what: str, same: Any) -> Iterator[str]:
+    if not file.is_file():
+        raise InputRejected(f"The {what} is a file; {str(file)!r} is none. Name it with --{what}.")
+    try:
+        equal = same(file)
+    except InputRejected as error:
+        yield f"{file.name}: it cannot even be read, and so is not the {what} of the report: {error}"
+        return
+    if not equal:
+        yield f"{file.name}: this is not the {what} of the report: its SHA-256 is another."
+
+
+def _asked(result: Answer, property_file: Path) -> Iterator[str]:
+    question, stated = parse(read(property_file)), result.property
+    now = (question.inputs, question.outputs, len(question.cases), question.vacuous)
+    if now != (stated.inputs, stated.outputs, stated.boxes, stated.vacuous):
+        yield f"{property_file.name}: it reads as {now} inputs, outputs, boxes and vacuous disjuncts, the report says others."
+
+
+def _refused(result: Answer, model: Path, property_file: Path) -> Iterator[str]:
+    witness = result.witness
+    assert witness is not None
+    session = runtime.session(model, provider="cuda" if result.provider == "cuda" else "cpu")
+    shapes = [tuple(d or 1 for d in shape) for shape in session.shapes]
+
+    def run(point: np.ndarray) -> np.ndarray:
+        cuts = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+        xs = [part.reshape(shape) for part, shape in zip(np.split(point, cuts), shapes, strict=True)]
+        ys = [y.reshape(-1) for y in session(*xs)]
+        # Of several outputs, the property may be about the one that was chosen with --output.
+        one = [y for y in ys if len(y) == result.property.outputs]
+        return one[0] if len(one) == 1 else np.concatenate(ys)
+
+    judged = check(read(property_file), _exact(witness.x), run)
+    if judged.refused is not None:
+        yield f"the witness is none: {judged.refused}."
+
+
+def _exact(values: tuple[str, ...]) -> list[Fraction]:
+    if bad := [value for value in values if not NUMBER.fullmatch(value)]:
+        raise InputRejected(
+            f"A witness is made of decimals or fractions; this one holds {bad[0][:40]!r}. Certify again."
+        )
+    return [Fraction(value) for value in values]
