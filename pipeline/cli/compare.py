@@ -31,8 +31,7 @@ def command(before: Path, after: Path, style: str) -> int:
     from rich.text import Text
 
     from pipeline.cli.watch import consoles
-    from pipeline.report import clean, dump
-    from pipeline.report.compare import compare
+    from pipeline.report import clean, compare, dump
 
     found = compare(before, after)
     if style == "json":

@@ -9,6 +9,7 @@ write(report, samples, Path("model.report"))
 from __future__ import annotations
 
 from pipeline.report.advice import headline, next_step
+from pipeline.report.comparison import Comparison, compare
 from pipeline.report.demands import Demands, share
 from pipeline.report.facts import (
     Attack,
@@ -71,6 +72,7 @@ __all__ = [
     "Baseline",
     "Caution",
     "ClassRow",
+    "Comparison",
     "Counterexamples",
     "Data",
     "Demands",
@@ -106,6 +108,7 @@ __all__ = [
     "before_after",
     "check_gates",
     "clean",
+    "compare",
     "dump",
     "evaluate",
     "headline",

@@ -6,5 +6,6 @@ from pipeline.workflow.certification import certify
 from pipeline.workflow.events import Done, Event, Note
 from pipeline.workflow.inspection import Inspection, inspect
 from pipeline.workflow.retraining import retrain, write_config
+from pipeline.workflow.verification import verify
 
-__all__ = ["Done", "Event", "Inspection", "Note", "certify", "inspect", "retrain", "write_config"]
+__all__ = ["Done", "Event", "Inspection", "Note", "certify", "inspect", "retrain", "verify", "write_config"]

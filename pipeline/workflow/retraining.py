@@ -52,7 +52,6 @@ def retrain(
     settings, source = _settled(model, flags)
     deadline = began + (float("inf") if settings.time_budget is None else settings.time_budget)
     settings = settings.model_copy(update={"time_budget": None})
-    assert settings.eps is not None
     if "method" not in source:
         # What training minimises, and fast on the given file too, of which nothing may be provable; `certify` proves more.
         settings = settings.model_copy(update={"method": "ibp"})

@@ -15,7 +15,7 @@ from pipeline.cli.main import run
 from pipeline.data import load
 from pipeline.report import CERTIFIED, FALSIFIED, Report, Samples, dump, read, read_samples, write
 from pipeline.report.canonical import digest
-from pipeline.workflow import verify as verifying
+from pipeline.workflow import verification
 
 ROOT = Path(__file__).resolve().parents[2]
 CERTIFY = ("--data", "npz:data.npz", "--eps", "1/1000,1/20", "--method", "crown-ibp")
@@ -390,8 +390,8 @@ def test_a_contradiction_found_on_the_way_is_a_fault(pipeline, folder, monkeypat
         yield from ()
         raise Contradiction("certified and attacked")
 
-    assert verifying.verdicts.certify is climb
-    monkeypatch.setattr(verifying.verdicts, "certify", refuted)
+    assert verification.verdicts.certify is climb
+    monkeypatch.setattr(verification.verdicts, "certify", refuted)
     code, out, _ = pipeline("verify", "model.report", *ABOUT, "--recheck", "3")
     assert code == 5
     assert "certified and attacked" in out

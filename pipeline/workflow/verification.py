@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator, Iterator
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from pipeline.certify import PGD, Certification, Progress
 from pipeline.data import Dataset
 from pipeline.errors import Contradiction, InputRejected, UsageError
 from pipeline.graph.digest import digests
-from pipeline.report import CERTIFIED, DECIDERS, FALSIFIED, Counterexamples, Report, Result, Samples
+from pipeline.report import CERTIFIED, DECIDERS, FALSIFIED, Report, Result, Samples
 from pipeline.report.audit import audit
 from pipeline.report.findings import Findings
 from pipeline.report.write import parse
@@ -22,6 +21,7 @@ from pipeline.threat import BALLS
 from pipeline.workflow import again
 from pipeline.workflow.kernels import measured
 from pipeline.workflow.subject import Subject, device_of
+from pipeline.workflow.verify_points import check_points
 from pipeline.workflow.verify_property import verify_property
 
 ALONE = "digests say that nothing was changed, not who made it: sign report.json for that"
@@ -63,7 +63,7 @@ def verify(
     result = made.result
     pixels = _data(result, samples, data, layout, download, found)
     subject = _model(result, model, found)
-    _falsified(result, samples, points, pixels, subject, found)
+    check_points(result, samples, points, pixels, subject, found)
     if recheck is None or pixels is None or subject is None:
         found.skip("the proofs: --recheck N with --model and --data makes N of them again")
     else:
@@ -132,66 +132,6 @@ def _other_model(result: Result, model: Path) -> Iterator[str]:
     for name in ("structure_sha256", "weights_sha256"):
         if getattr(stated, name) not in (None, getattr(is_now, name)):
             yield f"{model.name}: its {name} is {getattr(is_now, name)[:12]}, the report says another."
-
-
-def _falsified(
-    result: Result,
-    samples: Samples,
-    points: Counterexamples | None,
-    pixels: np.ndarray | None,
-    subject: Subject | None,
-    found: Findings,
-) -> None:
-    """Counterexamples lie in their balls, and the file gives them the labels that are stated."""
-    if points is None:
-        return
-    rows = np.searchsorted(samples.index, points.index) if np.all(np.diff(samples.index) > 0) else None
-    if rows is None:
-        rows = np.array([int(np.flatnonzero(samples.index == i)[0]) for i in points.index])
-    if pixels is None:
-        found.skip("whether counterexamples lie in their balls: that takes --data")
-    else:
-        what = f"{len(points)} counterexamples lie within eps of their samples"
-        found.weigh(what, _outside(result, points, pixels[rows]))
-    if subject is None:
-        found.skip("whether counterexamples are any: that takes --model")
-    else:
-        found.weigh(f"ONNX Runtime gives {len(points)} counterexamples the labels stated", _harmless(points, subject))
-
-
-def _outside(result: Result, points: Counterexamples, pixels: np.ndarray) -> Iterator[str]:
-    ball_of = BALLS[result.threat.norm]
-    for i, (point, x) in enumerate(zip(points.image, pixels, strict=True)):
-        ball = ball_of(Fraction(str(points.eps[i])), *result.threat.range)
-        if point.shape != x.shape or not _inside(point, x, float(ball.radius), ball.radius, result):
-            yield f"counterexamples.npz: the point of sample {points.index[i]} lies outside its ball."
-
-
-def _inside(point: np.ndarray, x: np.ndarray, radius: float, exact: Fraction, result: Result) -> bool:
-    if not np.isfinite(point).all():
-        return False
-    p, c = point.astype(np.float64).reshape(-1), x.astype(np.float64).reshape(-1)
-    low, high = result.threat.range
-    if (p < np.minimum(c, low)).any() or (p > np.maximum(c, high)).any():
-        return False
-    if result.threat.norm == "l2":
-        return float(np.linalg.norm(p - c)) <= radius
-    # Where float64 is not sure, the difference is taken exactly.
-    close = np.flatnonzero(np.abs(p - c) > radius * (1 - 1e-12))
-    return all(abs(Fraction(float(p[i])) - Fraction(float(c[i]))) <= exact for i in close)
-
-
-def _harmless(points: Counterexamples, subject: Subject) -> Iterator[str]:
-    if points.image.shape[1:] != subject.sample_shape:
-        yield "counterexamples.npz: its points do not have the shape of the model's input."
-        return
-    said = subject.predict(points.image.astype(np.float32)).argmax(1)
-    if (bad := np.flatnonzero(said != points.predicted)).size:
-        i = int(bad[0])
-        yield (
-            f"counterexamples.npz: the file gives {bad.size} points another label than stated; sample {points.index[i]} gets "
-            f"{said[i]}, stated is {points.predicted[i]}."
-        )
 
 
 def _recheck(
