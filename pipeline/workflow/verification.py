@@ -56,7 +56,7 @@ def verify(
     found = Findings()
     folder = report if report.is_dir() else report.parent
     made, samples, points = audit(folder, text, raw, found)
-    if made is None or samples is None:
+    if made is None or samples is None or found.faults:
         found.skip("the model, the data and the proofs: the report itself is broken")
         yield found
         return
