@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from pipeline.allocator import keep_large_blocks
+from pipeline.cli import summary
 from pipeline.cli.ending import Ending
 from pipeline.errors import PipelineError
 
@@ -23,6 +24,7 @@ COMMANDS = {
     "doctor": "Show what this machine can promise; measure its activation kernels.",
     "export-vnnlib": "Write one sample of a report as a property that other verifiers can check.",
     "inspect": "Show a model's nodes, what bounds support, and where weights come from.",
+    "report": "Show a report again: page, Markdown, JUnit, in-toto statement.",
     "retrain": "Train the model in an ONNX file to be certifiable, and write it back.",
     "schema": "Print the JSON Schema of a report.",
     "verify": "Check a report against its samples, its model and its data.",
@@ -78,6 +80,7 @@ def run(argv: list[str] | None = None) -> int:
     code, message = _ended(argv, ending)
     if message:
         click.echo(f"pipeline: {message}", err=True)
+        summary.failed(message, code)
     return ending.close(code, message)
 
 

@@ -20,6 +20,7 @@ from rich.progress import (
 from rich.text import Text
 
 from pipeline import certify, report, train
+from pipeline.cli import summary
 from pipeline.workflow import Done, Note
 
 COLUMNS = f"{'epoch':^9}{'eps':>9}{'natural':>9}{'robust':>9}{'tight':>8}{'balance':>8}{'held-out':>11}{'certified':>11}{'s':>8}"
@@ -126,6 +127,7 @@ def present(done: Done, style: str, out: Console) -> int:
     """Print the result, as JSON alone or as a panel, and return the exit code; of several processes, one prints."""
     if not done.leads:
         return done.exit_code
+    summary.append(report.markdown(done.report))
     if style == "json":
         sys.stdout.write(report.dump(done.report))
         return done.exit_code

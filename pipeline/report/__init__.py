@@ -28,7 +28,10 @@ from pipeline.report.facts import (
 )
 from pipeline.report.gates import EXIT_CODES, Gate, check_gates, evaluate, parse_gate, verdict
 from pipeline.report.html import render
+from pipeline.report.intoto import signing, statement
+from pipeline.report.junit import junit
 from pipeline.report.level import ClassRow, Layer, Level, Margin, RoundingCost, Rung, Verdicts
+from pipeline.report.markdown import markdown, prose
 from pipeline.report.outcome import Baseline, GateOutcome
 from pipeline.report.pairing import Setup
 from pipeline.report.rate import Rate
@@ -112,18 +115,23 @@ __all__ = [
     "dump",
     "evaluate",
     "headline",
+    "junit",
     "largest_eps",
     "levels",
+    "markdown",
     "next_step",
     "panel",
     "parse_gate",
     "per_class",
+    "prose",
     "read",
     "read_reference",
     "read_samples",
     "render",
     "schema",
     "share",
+    "signing",
+    "statement",
     "verdict",
     "write",
 ]

@@ -1,0 +1,50 @@
+"""``pipeline report``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from pipeline.errors import UsageError
+
+FILE = click.Path(path_type=Path, allow_dash=True)
+
+
+@click.command("report")
+@click.argument("report", type=click.Path(path_type=Path))
+@click.option("--html", type=FILE, metavar="FILE", help="One page: no network, no script.")
+@click.option("--md", type=FILE, metavar="FILE", help="Markdown, for the page of a job or a merge request.")
+@click.option("--junit", type=FILE, metavar="FILE", help="JUnit XML: a test case a gate, one for contradictions.")
+@click.option("--intoto", type=FILE, metavar="FILE", help="An in-toto statement, test-result v0.1, ready to be signed.")
+def command(report: Path, html: Path | None, md: Path | None, junit: Path | None, intoto: Path | None) -> int:
+    """Show a REPORT, a report.json or its folder, again: in the terminal, or as the files asked for.
+
+    \b
+    pipeline report model.report
+    pipeline report model.report --md - --junit gates.xml --intoto statement.json
+
+    Everything is drawn from report.json alone, whose digest is checked first (exit 5). FILE may be - for standard output.
+    """
+    from pipeline import report as reports
+    from pipeline.cli.watch import consoles
+    from pipeline.report.write import replace_atomically
+
+    found = reports.read(report)
+    asked = ((html, reports.render), (md, reports.markdown), (junit, reports.junit), (intoto, reports.statement))
+    files = [(path, draw) for path, draw in asked if path is not None]
+    if sum(str(path) == "-" for path, _ in files) > 1:
+        raise UsageError("- is standard output, and takes one rendering; name files for the others.")
+    if not files:
+        consoles()[0].print(reports.panel(found))
+    # Each is drawn before any is written.
+    for path, text in [(path, draw(found)) for path, draw in files]:
+        if str(path) == "-":
+            sys.stdout.write(text)
+        else:
+            replace_atomically(path, text.encode("utf-8"))
+    if intoto is not None:
+        name = "statement.json" if str(intoto) == "-" else str(intoto)
+        click.echo(f"note: to sign it: {reports.signing(name)}", err=True)
+    return 0

@@ -1,0 +1,45 @@
+"""What a report passes or fails, one line each, for those who count tests: every gate, and that nothing contradicts itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.report.outcome import GateOutcome
+from pipeline.report.result import Report
+from pipeline.report.text import clean
+
+State = Literal["passed", "failed", "undecided", "skipped"]
+STATES: dict[bool | None, State] = {True: "passed", False: "failed", None: "undecided"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One condition, what became of it, and what was seen."""
+
+    name: str
+    state: State
+    said: str
+
+
+def checks(report: Report) -> tuple[Check, ...]:
+    """The gates in the order they were asked in, then the contradictions."""
+    return (*map(_gate, report.result.gates), _contradictions(report))
+
+
+def _gate(gate: GateOutcome) -> Check:
+    said = f"{' '.join(gate.told.split())} ({gate.k} of {gate.n})"
+    return Check(clean(gate.id, 120), STATES[gate.passed], said)
+
+
+def _contradictions(report: Report) -> Check:
+    """Certified and attacked cannot both be in a result, whose laws forbid it; what is left to look at is parity."""
+    result, name = report.result, "no contradiction"
+    parity, attacked = result.parity, result.levels[0].attacked is not None
+    if parity is not None and parity.argmax_disagreements:
+        return Check(name, "failed", f"file and network differ in {parity.argmax_disagreements} of {parity.n} classes")
+    if parity is None and not attacked:
+        return Check(name, "skipped", "neither parity nor an attack was run")
+    seen = ["no certified sample was broken by the attack"] if attacked else []
+    seen += [f"file and network agree on {parity.n} points"] if parity else []
+    return Check(name, "passed", "; ".join(seen))

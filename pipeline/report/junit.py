@@ -1,0 +1,46 @@
+"""A report as JUnit XML, for the test page of a build server: one case a gate, and one for contradictions."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+from pipeline.report.advice import headline
+from pipeline.report.checks import checks
+from pipeline.report.result import Report
+from pipeline.report.text import clean
+
+# A gate that a budget left open is an error, not a skip: nobody may read it as passed.
+ELEMENT = {"failed": "failure", "undecided": "error", "skipped": "skipped"}
+
+
+def junit(report: Report) -> str:
+    """The XML, by the schema that Jenkins, GitLab and Azure read. Names are cut, and hold no character XML lacks."""
+    result, cases = report.result, checks(report)
+    counts = {
+        "tests": len(cases),
+        "failures": sum(case.state == "failed" for case in cases),
+        "errors": sum(case.state == "undecided" for case in cases),
+        "skipped": sum(case.state == "skipped" for case in cases),
+    }
+    said = {key: str(value) for key, value in counts.items()} | {"time": f"{report.run.seconds:.3f}"}
+    model = clean(result.model.file, 120)
+    suites = ElementTree.Element("testsuites", said)
+    suite = ElementTree.SubElement(suites, "testsuite", {"name": model, "timestamp": clean(report.run.started), **said})
+    properties = ElementTree.SubElement(suite, "properties")
+    for name, value in (
+        ("headline", headline(report)),
+        ("model.sha256", result.model.sha256),
+        ("data", clean(result.data.uri)),
+        ("data.sha256", result.data.sha256),
+        ("arithmetic", result.method.arithmetic),
+        ("result.sha256", report.result_sha256),
+    ):
+        ElementTree.SubElement(properties, "property", {"name": name, "value": value})
+    for case in cases:
+        element = ElementTree.SubElement(suite, "testcase", {"classname": model, "name": case.name, "time": "0"})
+        if case.state in ELEMENT:
+            ElementTree.SubElement(element, ELEMENT[case.state], {"message": case.said, "type": case.state})
+        else:
+            ElementTree.SubElement(element, "system-out").text = case.said
+    ElementTree.indent(suites)
+    return ElementTree.tostring(suites, "unicode", xml_declaration=True) + "\n"
