@@ -23,6 +23,7 @@ COMMANDS = {
     "demo": "Certify and retrain the embedded digits classifier: the whole product in a minute.",
     "doctor": "Show what this machine can promise; measure its activation kernels.",
     "export-vnnlib": "Write one sample of a report as a property that other verifiers can check.",
+    "init": "Write a job for GitHub or GitLab that certifies a model, and its settings.",
     "inspect": "Show a model's nodes, what bounds support, and where weights come from.",
     "report": "Show a report again: page, Markdown, JUnit, in-toto statement.",
     "retrain": "Train the model in an ONNX file to be certifiable, and write it back.",
