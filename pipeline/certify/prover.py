@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from pipeline.arithmetic import Mode, rounding_of
 from pipeline.bounds import Interval
 from pipeline.certify.clock import Clock
 from pipeline.certify.verdicts import Layer, Settings
-from pipeline.network import Network, Step
+from pipeline.network import Network, Plan, Step
 from pipeline.propagate import walk
 from pipeline.propagate.crown import COPIES
 from pipeline.propagate.margins import MarginBounds, Method
@@ -26,6 +26,9 @@ LINEAR_BATCH = 32
 """Samples that a linear rung bounds at once at most: little is gained beyond, and what a budget cuts short is lost."""
 KEPT = 12
 """Tensors that a linear walk keeps for each value: its box, its relaxation's lines and slack, and what made them."""
+
+VERTICES = 4
+"""Points of each box from which the looseness of bounds is judged."""
 
 
 class Prover:
@@ -73,12 +76,16 @@ class Prover:
         """The signs and radii that IBP leaves at the input of each elementwise nonlinearity, over some samples."""
         bounds = self._by("ibp", self.settings.arithmetic)
         x, _ = self._tensors(rows)
+        box = ball.region(x).box
         with torch.no_grad():
-            boxes = bounds.walk.walk.boxes([ball.region(x).box], keep=walk.EVERYTHING)
-        found = (self._layer(step, boxes) for step in bounds.top.plan.steps)
+            boxes = bounds.walk.walk.boxes([box], keep=walk.EVERYTHING)
+            reached = _reached(bounds.top.plan, box)
+        found = (self._layer(step, boxes, reached) for step in bounds.top.plan.steps)
         return tuple(layer for layer in found if layer is not None)
 
-    def _layer(self, step: Step, boxes: Sequence[Interval | Tensor | None]) -> Layer | None:
+    def _layer(
+        self, step: Step, boxes: Sequence[Interval | Tensor | None], reached: Mapping[int, float]
+    ) -> Layer | None:
         inside, outside = boxes[step.args[0]], boxes[step.index]
         if isinstance(rule_for(step.op), Affine) or not (
             isinstance(inside, Interval) and isinstance(outside, Interval)
@@ -91,7 +98,9 @@ class Prover:
         radius = float(inside.radius.mean())
         name = self.network.origin(step.name)
         kept = radius if np.isfinite(radius) else None
-        return Layer(name, type(step.op).__name__, max(0.0, 1 - active - inactive), active, inactive, kept)
+        moved = reached.get(step.args[0], 0.0)
+        looseness = radius / moved if moved > 0 and np.isfinite(radius / moved) else None
+        return Layer(name, type(step.op).__name__, max(0.0, 1 - active - inactive), active, inactive, kept, looseness)
 
     def _bounds_of(self, method: Method, where: Region, labels: Tensor, mode: Mode | None) -> np.ndarray:
         return self._by(method, mode or self.settings.arithmetic).bounds(where, labels).cpu().numpy()
@@ -107,6 +116,23 @@ class Prover:
     def _tensors(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         images, labels = torch.from_numpy(self.images[rows]), torch.from_numpy(self.labels[rows])
         return images.to(self.settings.device, torch.float64), labels.to(self.settings.device)
+
+
+def _reached(plan: Plan, box: Interval) -> dict[int, float]:
+    """By node, half the range that the values at a few vertices of a box span, in the mean over samples and units."""
+    signs = torch.Generator().manual_seed(0)
+    lowest: dict[int, Tensor] = {}
+    highest: dict[int, Tensor] = {}
+    for _ in range(VERTICES // 2):
+        sign = torch.randint(0, 2, box.center.shape, generator=signs).to(box.center) * 2 - 1
+        for vertex in (box.center + sign * box.radius, box.center - sign * box.radius):
+            values = walk.forward(plan, [vertex], lambda step, *xs: step.op(*xs), keep=walk.EVERYTHING)
+            for index in {step.args[0] for step in plan.steps if len(step.args) == 1}:
+                value = values[index]
+                if isinstance(value, Tensor):
+                    lowest[index] = value if index not in lowest else torch.minimum(lowest[index], value)
+                    highest[index] = value if index not in highest else torch.maximum(highest[index], value)
+    return {index: float((highest[index] - low).double().mean()) / 2 for index, low in lowest.items()}
 
 
 def sizes(network: Network, sample: Tensor) -> tuple[int, int]:

@@ -61,7 +61,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Layer:
-    """The signs of one nonlinearity's inputs by IBP (fractions of its units), and the mean radius of their boxes."""
+    """The signs of one nonlinearity's inputs by IBP (fractions of its units), and the mean radius of their boxes.
+
+    ``looseness`` is that radius as a multiple of the range that values at a few vertices of the input boxes span.
+    """
 
     name: str
     kind: str
@@ -69,6 +72,7 @@ class Layer:
     active: float
     inactive: float
     mean_radius: float | None
+    looseness: float | None = None
 
 
 @dataclass(frozen=True)

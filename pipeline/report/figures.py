@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup
-
+from pipeline.report.layers import layer_states, looseness
 from pipeline.report.level import ClassRow, Level, Margin
 from pipeline.report.result import Report
-from pipeline.report.svg import COLOURS, draw
+from pipeline.report.svg import COLOURS, Drawing, draw
 from pipeline.report.text import clean, percent
 
 if TYPE_CHECKING:
@@ -18,18 +16,6 @@ if TYPE_CHECKING:
 
 MOST_CLASSES, MOST_ROWS = 20, 200
 METRICS = ("natural", "attacked", "certified")
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure: SVG, caption, the series its colours stand for, and the numbers drawn."""
-
-    title: str
-    caption: str
-    svg: Markup
-    keys: tuple[str, ...]
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 def figures(report: Report, level: Level) -> list[Drawing]:
@@ -45,6 +31,10 @@ def figures(report: Report, level: Level) -> list[Drawing]:
         drawn.append(class_bars(rows, result.data.class_names, level.eps))
     if level.margin is not None:
         drawn.append(margin_histogram(level.margin, level.eps))
+    if level.layers:
+        drawn.append(layer_states(level.layers, level.eps))
+    if any(layer.looseness is not None for layer in level.layers):
+        drawn.append(looseness(level.layers, level.eps))
     return drawn
 
 

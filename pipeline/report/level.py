@@ -49,7 +49,10 @@ class Margin(Frozen):
 
 
 class Layer(Frozen):
-    """The states of one nonlinearity's units over the samples (fractions), and the mean radius of its input."""
+    """The states of one nonlinearity's units over some samples (fractions), and the mean radius of its input by IBP.
+
+    `looseness` is that radius over half the range that values at a few vertices of the input boxes span.
+    """
 
     name: Name
     kind: str
@@ -57,6 +60,16 @@ class Layer(Frozen):
     active: float
     inactive: float
     mean_radius: float | None = None
+    looseness: float | None = None
+
+
+class Edge(Frozen):
+    """A sample near the edge: its index in the data's part, its class, and the lower bound of its smallest margin."""
+
+    index: int
+    label: int
+    verdict: str
+    margin: float
 
 
 class Rung(Frozen):
@@ -82,8 +95,9 @@ class RoundingCost(Frozen):
 class Level(Frozen):
     """One eps: an exact fraction in units of the pixel range, and what it leaves of the accuracy.
 
-    `attacked` counts the samples for which no counterexample was found, None where none was looked for;
-    `undecided` those of the unknown that a budget left unexamined: `certified` is then a lower bound.
+    `attacked` counts the samples for which no counterexample was found, None where none was looked for; `undecided`
+    those of the unknown that a budget left unexamined: `certified` is then a lower bound. `edge` holds the correct
+    samples whose margin is bounded nearest to zero.
     """
 
     eps: Exact
@@ -94,6 +108,7 @@ class Level(Frozen):
     verdicts: Verdicts
     undecided: int = 0
     margin: Margin | None = None
+    edge: tuple[Edge, ...] = ()
     layers: tuple[Layer, ...] = ()
     rungs: tuple[Rung, ...] = ()
     rounding: RoundingCost | None = None

@@ -9,13 +9,14 @@ from fractions import Fraction
 import numpy as np
 
 from pipeline.errors import Incomplete
-from pipeline.report.level import ClassRow, Histogram, Layer, Level, Margin, RoundingCost, Rung, Verdicts
+from pipeline.report.level import ClassRow, Edge, Histogram, Layer, Level, Margin, RoundingCost, Rung, Verdicts
 from pipeline.report.rate import Rate
 from pipeline.report.result import LargestEps
 from pipeline.report.samples import CERTIFIED, DECIDERS, VERDICTS, Samples
 
 BINS = 40
 NEAR_ZERO = 1e-3
+NEAREST = 10
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,25 @@ def _level(samples: Samples, row: int, looked: Looked) -> Level:
         verdicts=Verdicts(**{name: int(count) for name, count in zip(VERDICTS, counts, strict=True)}),
         undecided=0 if samples.undecided is None else int(samples.undecided[row].sum()),
         margin=_margin(samples.margin_lower[row], codes == CERTIFIED),
+        edge=_edge(samples, row),
         layers=looked.layers,
         rungs=_rungs(samples, row, looked),
         rounding=looked.rounding,
+    )
+
+
+def _edge(samples: Samples, row: int) -> tuple[Edge, ...]:
+    """The correct samples whose certificates hold, or fail to, by least."""
+    distance = np.where(samples.predicted == samples.label, np.abs(samples.margin_lower[row]), np.inf)
+    nearest = [i for i in np.argsort(distance, kind="stable")[:NEAREST] if np.isfinite(distance[i])]
+    return tuple(
+        Edge(
+            index=int(samples.index[i]),
+            label=int(samples.label[i]),
+            verdict=VERDICTS[samples.verdict[row, i]],
+            margin=float(samples.margin_lower[row, i]),
+        )
+        for i in nearest
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,18 @@ STYLE: dict[str, Any] = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
 }
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure: SVG, caption, the series its colours stand for, and the numbers drawn."""
+
+    title: str
+    caption: str
+    svg: Markup
+    keys: tuple[str, ...]
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
 
 
 def draw(paint: Callable[[Figure], None], *, key: str, title: str, description: str, height: float) -> Markup:

@@ -142,8 +142,8 @@ def build_result(
 
 
 LAYERS = (
-    Layer(name="relu_1", kind="Relu", unstable=0.11, active=0.4, inactive=0.49, mean_radius=0.2),
-    Layer(name="relu_2", kind="Relu", unstable=0.21, active=0.3, inactive=0.49, mean_radius=0.7),
+    Layer(name="relu_1", kind="Relu", unstable=0.11, active=0.4, inactive=0.49, mean_radius=0.2, looseness=1.4),
+    Layer(name="relu_2", kind="Relu", unstable=0.21, active=0.3, inactive=0.49, mean_radius=0.7, looseness=5.5),
 )
 
 
