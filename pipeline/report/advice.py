@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import PurePath
 
+from pipeline.report.layers import lost
 from pipeline.report.level import Level
+from pipeline.report.published import quoted
 from pipeline.report.result import Report
 from pipeline.report.text import clean, percent
 
@@ -61,11 +64,7 @@ def next_step(report: Report, *, here: bool = False) -> tuple[str, str | None]:
         return "Certify with rounding taken into account.", f"pipeline certify {command}"
     if level.certified.k * RARE < level.certified.n and report.kind == "certification":
         middle = result.levels[len(result.levels) // 2].eps
-        return (
-            f"{'Next to nothing' if level.certified.k else '0 %'} certified is expected of a model trained in the "
-            "ordinary way: its bounds are too wide to prove anything. Retrain it for certificates.",
-            f"pipeline retrain {given} --eps {middle}",
-        )
+        return _expected(report, level, middle), f"pipeline retrain {given} --eps {middle}"
     if failed is not None and failed.metric == "natural":
         return "The natural accuracy misses its gate before any attack: check data and preprocessing.", None
     if failed is not None and report.kind == "certification":
@@ -82,6 +81,26 @@ def next_step(report: Report, *, here: bool = False) -> tuple[str, str | None]:
             f"pipeline certify {command} --fail-under certified@{level.eps}={floor:.2f}"
         )
     return "Every gate passed: the file may be delivered.", None
+
+
+def _expected(report: Report, level: Level, eps: str) -> str:
+    """Why an ordinary model has no certificates, where bounds lose their precision, and what others attained."""
+    said = [
+        f"{'Next to nothing' if level.certified.k else '0 %'} certified is expected of a model trained in the ordinary "
+        "way: its bounds are too wide to prove anything."
+    ]
+    where = lost(level.layers)
+    if where is not None:
+        layer = level.layers[where]
+        said.append(
+            f"They lose most on the way to layer {where + 1}, {clean(layer.name, 60)}, where they are "
+            f"{layer.looseness:.3g} times as wide as what sampled points reach."
+        )
+    said.append("Retrain it for certificates.")
+    published = (
+        quoted(report.result.model.input.shape[1:], Fraction(eps)) if report.result.threat.norm == "linf" else None
+    )
+    return " ".join([*said, published] if published else said)
 
 
 def _as_given(report: Report) -> tuple[str, str]:

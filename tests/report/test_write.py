@@ -82,7 +82,8 @@ def test_nothing_certified_is_expected_of_an_ordinary_model(make_report: Callabl
     report = make_report(trained=False)
     assert headline(report) == "No sample is provably robust at ε = 8/255."
     sentence, command = next_step(report)
-    assert "expected" in sentence
+    for said in ("expected", "layer 2, relu_2", "5.5 times", "Retrain", "CIFAR-10 at ε = 8/255", "34.97 %"):
+        assert said in sentence
     assert command == "pipeline retrain digits.onnx --data digits --eps 8/255"
     argv = ("pipeline", "certify", "a b/digits.onnx", "--data", "npz:far/x.npz")
     elsewhere = report.model_copy(update={"run": report.run.model_copy(update={"argv": argv})})
