@@ -1,0 +1,76 @@
+"""Every command that a page shows is run, in order, in a folder with a model and data; links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.cli.main import run
+from pipeline.data import load
+from pipeline.rules import rule_for, rules
+from tests import laws
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+EXIT = re.compile(r"#\s*exit (\d+)\s*$")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for told, text in FENCE.findall(page.read_text("utf-8")) if told == language]
+
+
+def commands(page: Path) -> list[tuple[str, int]]:
+    """(command, the exit code that it is said to give) of a page's shell blocks."""
+    lines = [line for text in blocks(page, "sh") for line in text.splitlines() if line.strip()]
+    assert all(line.startswith("pipeline ") for line in lines), "what cannot be run here is no shell block"
+    return [(EXIT.sub("", line), int(said[1]) if (said := EXIT.search(line)) else 0) for line in lines]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    shutil.copyfile(ROOT / "models" / "digits.onnx", tmp_path / "model.onnx")
+    for name, part, count in (("test", "test", 24), ("train", "train", 256), ("empty", "test", 0)):
+        data = load("digits", part=part)
+        np.savez(tmp_path / f"{name}.npz", x=data.images[:count], y=data.labels[:count])
+    raw = (load("digits", part="test").images[:24] * 255).astype(np.uint8)
+    np.savez(tmp_path / "raw.npz", x=raw, y=load("digits", part="test").labels[:24])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PIPELINE_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "sh")], ids=lambda page: page.stem)
+def test_every_command_gives_the_exit_code_that_the_page_says(page, folder, capsys):
+    for command, code in commands(page):
+        got = run(shlex.split(command)[1:])
+        assert got == code, f"{command}\n{capsys.readouterr().err}"
+
+
+def test_the_operator_of_the_page_keeps_the_laws(monkeypatch):
+    enrolled = sys.modules["pipeline.rules.rule"]
+    monkeypatch.setattr(enrolled, "_RULES", dict(enrolled._RULES))
+    (text,) = blocks(ROOT / "docs" / "operators.md", "python")
+    told: dict = {}
+    exec(compile(text, "operators.md", "exec"), told)
+    rule = rule_for(told["Difference"]())
+    (example,) = rule.examples()
+    for kind in laws.KINDS:
+        inputs = laws.boxes(example, kind, seed=2)
+        box = rule.interval(example.op, *inputs)
+        for point in laws.points(example.op, inputs, seed=3):
+            assert laws.violation(box, example.op(*point)) <= 1e-11
+    monkeypatch.undo()
+    assert told["Difference"] not in rules(), "a page's operator is not the program's"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_to_files_that_exist(page):
+    links = re.findall(r"\]\(([^)#\s]+)", page.read_text("utf-8"))
+    assert not [link for link in links if "://" not in link and not (page.parent / link).exists()]
