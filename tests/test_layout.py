@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "data": {"errors"},
     "report": {"errors"},
     "workflow": {
-        *("errors", "bounds", "arithmetic", "network", "rules", "propagate", "threat", "vnnlib"),
+        *("errors", "bounds", "arithmetic", "ops", "network", "rules", "propagate", "threat", "vnnlib"),
         *("certify", "train", "preprocess", "settings", "graph", "data", "report"),
     },
     "allocator": set(),

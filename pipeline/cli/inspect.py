@@ -51,6 +51,10 @@ def _show(found: Any, out: Any) -> None:
     out.print(
         Text(f"  parity  {p.max_abs_difference:.2g} on outputs up to {p.scale:.3g}, {p.points} points, {p.provider}")
     )
+    for step in found.preprocessing or ("none in the file; if the deployment normalises, say --mean and --std",):
+        out.print(Text(f"  pixels  {clean(step, 400)}"))
+    if found.cost is not None:
+        _show_cost(found.cost, out)
     for note in found.notes:
         out.print(Text(f"  note    {clean(note)}"))
     nodes = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), title="Nodes", title_justify="left")
@@ -73,6 +77,20 @@ def _show(found: Any, out: Any) -> None:
     missing = sum(row.problem is not None for row in found.nodes)
     verdict = "all supported" if not missing else f"{missing} without a rule: certify and retrain refuse this file"
     out.print(Text(f"{len(found.nodes)} nodes, {verdict}.", style="bold"))
+    count = sum(row.bn is not None and row.bn.status == "inserted" for row in found.nodes)
+    if count:
+        out.print(Text(f"retrain would insert {count} BatchNorms, and fold them into their layers in the end."))
+
+
+def _show_cost(cost: Any, out: Any) -> None:
+    from rich.text import Text
+
+    from pipeline.report.text import count
+
+    each = f"{count(cost.multiply_adds)} multiply-adds a sample, {count(cost.parameters)} parameters"
+    certify = f"{cost.certify_bytes / 2**20:.3g} MiB for {count(cost.certify_batch)} samples at once by IBP"
+    out.print(Text(f"  cost    {each}"))
+    out.print(Text(f"  memory  {certify}, {cost.train_bytes / 2**20:.3g} MiB for a training batch of 128, estimated"))
 
 
 def _bn(placement: Any) -> str:

@@ -7,13 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
+from pipeline import ops
 from pipeline.errors import PipelineError
 from pipeline.graph import importer
+from pipeline.graph.names import shown
 from pipeline.graph.parity import Parity
 from pipeline.network import Network, Port
 from pipeline.rules import Unsupported, unsupported
 from pipeline.settings import settle
 from pipeline.train.full_bn import Placement, placements
+from pipeline.workflow.cost import Cost, cost_of
 from pipeline.workflow.subject import metadata
 
 
@@ -51,6 +56,10 @@ class Inspection:
     weights: tuple[WeightRow, ...]
     parity: Parity
     notes: tuple[str, ...]
+    preprocessing: tuple[str, ...]
+    """What happens to the input before the first layer, and what the metadata says of what happens outside the file."""
+    cost: Cost | None
+    """None where the graph does not run on one blank sample."""
 
     @property
     def supported(self) -> bool:
@@ -60,7 +69,8 @@ class Inspection:
 
 def inspect(model: Path, flags: Mapping[str, Any]) -> Inspection:
     """Import a file and describe it. Raises InputRejected (3) only where it cannot be imported."""
-    settings, _ = settle(model, flags, metadata(model))
+    told = metadata(model)
+    settings, _ = settle(model, flags, told)
     imported = importer.load(model, output=settings.output)
     network = imported.network
     return Inspection(
@@ -73,7 +83,47 @@ def inspect(model: Path, flags: Mapping[str, Any]) -> Inspection:
         weights=_weights(network),
         parity=imported.parity,
         notes=imported.notes,
+        preprocessing=_preprocessing(network, told),
+        cost=_cost(network),
     )
+
+
+PIXELWISE = (ops.Add, ops.Sub, ops.Mul, ops.Div)
+MOVING = (ops.Cast, ops.Transpose, ops.Reshape, ops.Unsqueeze, nn.Identity)
+
+
+def _preprocessing(network: Network, told: Mapping[str, str]) -> tuple[str, ...]:
+    """Arithmetic with constants between the input and the first layer, one sentence an operation."""
+    plan = network.plan()
+    constants = {index: getattr(owner, name) for index, owner, name in plan.constants}
+    pixels, found = set(plan.inputs), []
+    for step in plan.steps:
+        known = [constants[a] for a in step.args if a in constants]
+        if (
+            not step.args
+            or not set(step.args) <= pixels | set(constants)
+            or not isinstance(step.op, PIXELWISE + MOVING)
+        ):
+            continue
+        pixels.add(step.index)
+        if isinstance(step.op, PIXELWISE) and known:
+            found.append(f"{network.origin(step.name)}: {type(step.op).__name__} with {_values(known[0])}")
+    if "pipeline.preprocessing" in told:
+        found.append(f"outside the file, by its metadata: {shown(told['pipeline.preprocessing'], 200)}")
+    return tuple(found)
+
+
+def _values(constant: Tensor) -> str:
+    numbers = constant.flatten().tolist()
+    return ", ".join(f"{value:g}" for value in numbers[:4]) + (f", … ({len(numbers)})" if len(numbers) > 4 else "")
+
+
+def _cost(network: Network) -> Cost | None:
+    try:
+        classes = next((d for d in reversed(network.outputs[0].shape) if d), 2)
+        return cost_of(network, max(classes, 2))
+    except (PipelineError, RuntimeError):
+        return None
 
 
 def _nodes(network: Network) -> tuple[NodeRow, ...]:
