@@ -58,6 +58,7 @@ def _show(found: Any, out: Any) -> None:
         ("processor", f"{machine.processor}: {' '.join(machine.instructions) or 'instructions unknown'}"),
         ("providers", ", ".join(found.providers)),
         ("CUDA", cuda),
+        ("TF32", "off wherever this program runs a model; a deployment on CUDA must switch it off too (use_tf32=0)"),
         ("threads", f"{found.threads[1]} of {found.threads[0]} cores"),
         ("self-test", found.fault or "float64 is IEEE arithmetic, as far as a test can see"),
         ("kernels", measured[0] if measured else "none measured for this ONNX Runtime build and processor"),
@@ -70,5 +71,6 @@ def _show(found: Any, out: Any) -> None:
     if found.unmeasured:
         rows.append(("missing", f"{', '.join(found.unmeasured)}: float32-any-order refuses them until"))
         rows.append(("", f"pipeline doctor --measure-kernels {found.unmeasured[0]}   (about 10 min each)"))
+    rows += [("fix", sentence) for sentence in found.remedies]
     for label, text in rows:
         out.print(f"{label:<10} {clean(text, 2000)}", markup=False, highlight=False, soft_wrap=True)

@@ -17,6 +17,7 @@ from pipeline.graph.runtime import threads
 from pipeline.propagate.rounding import self_test
 from pipeline.workflow.events import Note
 from pipeline.workflow.facts import version_of
+from pipeline.workflow.remedies import remedies
 
 PACKAGES = ("torch", "onnx", "onnx2torch", "numpy")
 
@@ -37,6 +38,8 @@ class Diagnosis:
     file: Path
     ignored: str | None
     """Why a stored table was not used."""
+    remedies: tuple[str, ...] = ()
+    """One sentence for each thing to mend."""
 
     @property
     def unmeasured(self) -> tuple[str, ...]:
@@ -73,6 +76,7 @@ def diagnose() -> Diagnosis:
         table=table,
         file=kernel_table.folder() / f"{machine.key}.json",
         ignored=ignored,
+        remedies=remedies(),
     )
 
 
