@@ -1,15 +1,35 @@
 """Certify how robust an ONNX classifier provably is, and retrain it until it is: ONNX in, ONNX out.
 
-The commands are functions too; they yield events, and the last one holds the report::
+The commands are functions too. A file, a data set, a radius; a result of counts::
 
-    >>> from pathlib import Path
-    >>> from pipeline.workflow import certify
-    >>> *_, done = certify(Path("digits.onnx"), {"data": "digits", "eps": "1/1000", "max_samples": 40})
-    >>> level = done.report.result.levels[0]
+    >>> from pipeline.api import certify, retrain
+    >>> found = certify("digits.onnx", "digits", eps="1/1000", max_samples=40)
+    >>> level = found.levels[0]
     >>> level.certified.k <= level.attacked.k <= level.natural.k
     True
-    >>> (done.folder / "report.html").exists()
+
+Several radii at once, and gates, decided on counts and not on rounded numbers::
+
+    >>> found = certify("digits.onnx", "digits", eps=["1/255", "0.1"], method="ibp", fail_under=("certified@0.1=0.5",))
+    >>> found.verdict, found.gates[0].observed
+    ('fail', '0.0000')
+
+What an ordinary model cannot prove, a retrained one can. The new weights go into the same graph, in a new file, and that file
+is what is certified::
+
+    >>> found = retrain("digits.onnx", "digits", eps="0.1", epochs=20, method="ibp", attack=False)
+    >>> found.training.before.certified.k, found.training.after.certified.k > 100
+    (0, True)
+    >>> found.model.file
+    'digits.certified.onnx'
+
+The report lies beside it: a page, a JSON file with a digest, and a verdict for every sample::
+
+    >>> from pathlib import Path
+    >>> (Path("digits.certified.report") / "report.html").exists()
     True
+
+``pipeline.workflow`` yields the same as events, for those who show progress.
 
 Beneath them is one idea: a graph is walked with different kinds of value. With tensors it is inference, with boxes it is
 interval bound propagation, and linear forms pulled back from the logits are margins::

@@ -22,7 +22,15 @@ def cache(tmp_path, monkeypatch):
 def test_doctor_says_what_is_here_and_what_is_missing(pipeline):
     code, out, _ = pipeline("doctor")
     assert code == 0
-    for word in ("onnxruntime", "CPU", "TF32", "threads", "self-test", "none measured", "doctor --measure-kernels Sigmoid"):
+    for word in (
+        "onnxruntime",
+        "CPU",
+        "TF32",
+        "threads",
+        "self-test",
+        "none measured",
+        "doctor --measure-kernels Sigmoid",
+    ):
         assert word in out
 
 
