@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from pipeline.cli.ending import Ending
+
 
 @click.command("demo")
 @click.option(
@@ -14,7 +16,8 @@ import click
 )
 @click.option("--eps", default="0.1", show_default=True, metavar="E", help="Radius as a fraction of the pixel range.")
 @click.option("--seed", type=int, default=0, show_default=True)
-def command(out: Path, eps: str, seed: int) -> int:
+@click.pass_obj
+def command(ending: Ending, out: Path, eps: str, seed: int) -> int:
     """Certify the embedded digits classifier, retrain it, certify what was written: the whole product in a minute.
 
     The classifier is an ordinary small CNN; the data are the UCI optical digits, 8x8, CC BY 4.0. Nothing is downloaded.
@@ -28,6 +31,7 @@ def command(out: Path, eps: str, seed: int) -> int:
     out.mkdir(parents=True, exist_ok=True)
     model = out / "digits.onnx"
     model.write_bytes((files("pipeline.data") / "digits.onnx").read_bytes())
+    ending.will_be_in(out / "report", command="demo", named=True)
     standard, errors = consoles()
     errors.print(Text(f"pipeline retrain {model} --data digits --eps {eps}", style="bold"))
     with stopping() as asked:
@@ -40,6 +44,7 @@ def command(out: Path, eps: str, seed: int) -> int:
             should_stop=asked.is_set,
         )
         done = Watch(errors)(events)
+    ending.reached(done)
     code = present(done, "text", standard)
     standard.print(
         Text(f"Open {done.folder / 'report.html'} in a browser; {done.written} is the certified classifier.")

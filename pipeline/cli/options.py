@@ -55,7 +55,7 @@ proof_options = _apply(
     click.option(
         "--method",
         type=click.Choice(CHOICES),
-        help="Climb the ladder of bounds up to this one; auto leaves a rung that proves nothing.  [auto]",
+        help="Climb the ladder of bounds up to this one; auto leaves a rung that proves nothing.  [auto; behind retrain: ibp]",
     ),
     click.option("--memory-budget", metavar="SIZE", help="For one batch of bounds, such as 800MB or 4GB.  [1GB]"),
     click.option("--arithmetic", type=click.Choice(MODES), help="Whose arithmetic is certified.  [float32-any-order]"),
