@@ -26,7 +26,8 @@ LINEAR_BATCH = 32
 """Samples that a linear rung bounds at once at most: little is gained beyond, and what a budget cuts short is lost."""
 KEPT = 12
 """Tensors that a linear walk keeps for each value: its box, its relaxation's lines and slack, and what made them."""
-
+LOOKED_AT = 8
+"""Tensors for each value while layers are looked into: its box, and what vertices reach."""
 VERTICES = 4
 """Points of each box from which the looseness of bounds is judged."""
 
@@ -73,9 +74,13 @@ class Prover:
         )
 
     def layers(self, ball: Ball, rows: np.ndarray) -> tuple[Layer, ...]:
-        """The signs and radii that IBP leaves at the input of each elementwise nonlinearity, over some samples."""
+        """The signs and radii that IBP leaves at the input of each elementwise nonlinearity.
+
+        Over the first of the samples: as many as memory has room for with every value kept.
+        """
         bounds = self._by("ibp", self.settings.arithmetic)
-        x, _ = self._tensors(rows)
+        room = min(CHUNK_BYTES, self.settings.memory) // (8 * LOOKED_AT * self._total)
+        x, _ = self._tensors(rows[: self.settings.batch or max(1, room)])
         box = ball.region(x).box
         with torch.no_grad():
             boxes = bounds.walk.walk.boxes([box], keep=walk.EVERYTHING)

@@ -31,6 +31,7 @@ def members(path: Path) -> dict[str, zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
+    # NotImplementedError is how zipfile says that it lacks a compression or an encryption.
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
         raise InputRejected(f"{path.name!r} is no readable npz archive: {error}. Write it with numpy.savez.") from error
     found = {entry.filename.removesuffix(".npy"): entry for entry in entries}

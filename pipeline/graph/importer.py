@@ -150,7 +150,7 @@ class _Onnx2Torch:
                 warnings.simplefilter("ignore")  # its doubts are settled by parity
                 converter = self._get_converter(operation_type=proto.op_type, version=version, domain=proto.domain)
                 made: Any = converter(node, self._graph)
-        except NotImplementedError as error:
+        except NotImplementedError as error:  # how onnx2torch says that it has no converter
             return Unsupported("" if "Converter is not implemented" in str(error) else shown(str(error)))
         except (KeyError, ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
             return Unsupported(f"onnx2torch cannot read it: {type(error).__name__}")

@@ -92,8 +92,11 @@ def margins(
             return None
         rule = rule_for(step.op)
         assert isinstance(rule, Affine)
-        arguments = (values[a] for a in step.args)
-        at = rule.relax(step.op, *(x for x in arguments if x is not None), rounding=rounding_at(step))
+        arguments = [x for a in step.args if (x := values[a]) is not None]
+        assert len(arguments) == len(step.args), (
+            "the tail keeps what it reads: another position would be another operand"
+        )
+        at = rule.relax(step.op, *arguments, rounding=rounding_at(step))
         return at.pull_back(form)
 
     logits = box_at(top.index).center
@@ -108,7 +111,8 @@ def lockstep_margins(top: Head, values: Sequence[Lockstep | Tensor | None], labe
     tail = [_in_full(v) if i in top.tail else None for i, v in enumerate(values)]
     last = top.plan.steps[-1]
     with torch.autocast(labels.device.type, enabled=False):
-        if isinstance(last.op, nn.Linear) and last.op.out_features <= PAIRS and top.tail == {top.index, *last.args}:
+        alone = last.index == top.index and top.tail == {top.index, *last.args}
+        if alone and isinstance(last.op, nn.Linear) and last.op.out_features <= PAIRS:
             box = tail[last.args[0]]
             if isinstance(box, Interval) and box.center.dim() == 2:
                 return _by_pairs(last.op, box, labels)

@@ -43,6 +43,11 @@ def in_norm(report: Report) -> str:
     return " in L2" if report.result.threat.norm == "l2" else ""
 
 
+def nothing_checked(report: Report) -> bool:
+    """Whether a run is incomplete although no gate is open: nothing was proved or attacked."""
+    return report.result.verdict == "incomplete" and all(gate.passed for gate in report.result.gates)
+
+
 def next_step(report: Report, *, here: bool = False) -> tuple[str, str | None]:
     """(sentence, command or None): the one thing to do next; `here` with the paths of this run's own command line."""
     result, level = report.result, strongest(report)
@@ -51,7 +56,7 @@ def next_step(report: Report, *, here: bool = False) -> tuple[str, str | None]:
     norm = " --norm l2" if result.threat.norm == "l2" else ""
     command = f"{given}{norm} --eps {level.eps}"
     failed = next((gate for gate in result.gates if gate.passed is False), None)
-    if result.verdict == "incomplete" and not result.gates:
+    if nothing_checked(report):
         return (
             "Nothing was proved or attacked, so that nothing was checked: run again with more time, or an attack.",
             None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.report.advice import nothing_checked
 from pipeline.report.outcome import GateOutcome
 from pipeline.report.result import Report
 from pipeline.report.text import clean
@@ -23,8 +24,9 @@ class Check:
 
 
 def checks(report: Report) -> tuple[Check, ...]:
-    """The gates in the order they were asked in, then the contradictions."""
-    return (*map(_gate, report.result.gates), _contradictions(report))
+    """The gates in the order they were asked in, whether anything was checked where nothing was, then the contradictions."""
+    idle = Check("anything checked", "undecided", "nothing was proved or attacked")
+    return (*map(_gate, report.result.gates), *([idle] if nothing_checked(report) else []), _contradictions(report))
 
 
 def _gate(gate: GateOutcome) -> Check:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from pipeline.report.advice import headline, next_step, strongest
+from pipeline.report.advice import headline, next_step, nothing_checked, strongest
 from pipeline.report.level import Level
 from pipeline.report.rate import Rate
 from pipeline.report.result import Report
@@ -57,6 +57,8 @@ def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 def _verdict(report: Report) -> list[str]:
     result = report.result
+    if nothing_checked(report):
+        return ["**Nothing was checked.**"]
     if not result.gates:
         return ["No gate was asked; what is not asked cannot fail.", *(["Partial: a budget ran out."] * result.partial)]
     failed, undecided = (sum(gate.passed is state for gate in result.gates) for state in (False, None))

@@ -11,17 +11,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.bounds import Lockstep
 from pipeline.network import Plan
 from pipeline.propagate.margins import Head
 from pipeline.train.batch_network import BatchNetwork
-from pipeline.train.layers import first_layers
 from pipeline.train.objective import Phase
-from pipeline.train.regularise import TINY
+from pipeline.train.regularise import loose, regularised, unbalanced
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,12 +96,9 @@ def moments(plan: Plan, values: Sequence[Lockstep | Tensor | None]) -> Float[Ten
 
     ``n, sum r, sum c``; then, over the neurons that are surely on, and over those that are surely off, ``n, sum c, sum c^2``.
     """
-    entering = [*(values[s.args[0]] for s in first_layers(plan)), values[plan.inputs[0]]][0]
-    boxes = [values[s.args[0]] for s in plan.steps if isinstance(s.op, nn.ReLU)]
+    entering, boxes = regularised(plan, values)
     rows = []
     for box in (entering, *boxes):
-        if not isinstance(box, Lockstep):
-            continue
         c, r = box.center.flatten().double(), box.radius.flatten().double()
         row = [torch.full_like(c[0], len(c)), r.sum(), c.sum()]
         for side in (box.center > box.radius, box.center < -box.radius):
@@ -118,17 +113,11 @@ def regularisers_of(sums: Float[Tensor, "boxes 9"], *, tau: float) -> tuple[Floa
     if len(sums) == 1:
         return sums.sum() * 0, sums.sum() * 0
     reference, relus = sums[0, 1] / sums[0, 0], sums[1:]
-    tight = F.relu(tau - reference / (relus[:, 1] / relus[:, 0]).clamp(min=TINY)) / tau
+    tight = loose(reference, relus[:, 1] / relus[:, 0], tau)
     mean = relus[:, 2] / relus[:, 0]
 
     def deviations(side: Tensor) -> Tensor:
         return (side[:, 2] - 2 * mean * side[:, 1] + mean.square() * side[:, 0]).clamp(min=0)
 
     on, off = relus[:, 3:6], relus[:, 6:9]
-    terms, there = torch.zeros_like(mean), torch.ones_like(mean, dtype=torch.bool)
-    for above, below in ((on[:, 1], -off[:, 1]), (deviations(on), deviations(off))):
-        there = there & (below > 0)
-        # The divisor is made safe before dividing: a `where` after it would turn the gradient into NaN.
-        ratio = above / torch.where(below > 0, below, torch.ones_like(below))
-        terms = terms + F.relu(tau - torch.minimum(ratio, 1 / ratio.clamp(min=TINY))) / tau
-    return tight.mean(), torch.where(there, terms, torch.zeros_like(terms)).mean()
+    return tight.mean(), unbalanced(on[:, 1], off[:, 1], deviations(on), deviations(off), tau).mean()

@@ -26,17 +26,34 @@ def regularisers(
     enters the network's first layer (so that a normalisation inside the graph changes nothing) and ``r_i`` the mean of ``r``:
     ``tightness = relu(tau - r_0 / r_i) / tau``, and ``balance`` as below. A graph without ReLU gives zeros.
     """
-    before = [values[s.args[0]] for s in plan.steps if isinstance(s.op, nn.ReLU)]
-    boxes = [v for v in before if isinstance(v, Lockstep)]
-    entering = [*(values[s.args[0]] for s in first_layers(plan)), values[plan.inputs[0]]][0]
-    assert isinstance(entering, Lockstep)
+    entering, boxes = regularised(plan, values)
     if not boxes:
         zero = torch.zeros_like(entering.radius.mean())
         return zero, zero
     reference = full(entering.radius).mean()
     means, balanced = zip(*(_terms(b.center, b.radius, tau) for b in boxes), strict=True)
-    tight = F.relu(tau - reference / torch.stack(means).clamp(min=TINY)) / tau
-    return tight.mean(), torch.stack(balanced).mean()
+    return loose(reference, torch.stack(means), tau).mean(), torch.stack(balanced).mean()
+
+
+def regularised(plan: Plan, values: Sequence[Lockstep | Tensor | None]) -> tuple[Lockstep, list[Lockstep]]:
+    """The box that enters the first layer, and those before each ReLU."""
+    entering = [*(values[s.args[0]] for s in first_layers(plan)), values[plan.inputs[0]]][0]
+    assert isinstance(entering, Lockstep)
+    before = [values[s.args[0]] for s in plan.steps if isinstance(s.op, nn.ReLU)]
+    return entering, [v for v in before if isinstance(v, Lockstep)]
+
+
+def loose(reference: Tensor, means: Tensor, tau: float) -> Tensor:
+    """``relu(tau - r_0 / r_i) / tau`` from the mean radii ``r_i``."""
+    return F.relu(tau - reference / means.clamp(min=TINY)) / tau
+
+
+def unbalanced(on: Tensor, off: Tensor, on_squares: Tensor, off_squares: Tensor, tau: float) -> Tensor:
+    """``balance`` from the sums of centers, and of squared deviations, over active and over inactive neurons."""
+    mean, has_mean = _ratio(on, -off)
+    variance, has_variance = _ratio(on_squares, off_squares)
+    term = (F.relu(tau - mean) + F.relu(tau - variance)) / tau
+    return torch.where(has_mean & has_variance, term, torch.zeros_like(term))
 
 
 def balance(
@@ -52,11 +69,8 @@ def balance(
 
 def _terms(center: Tensor, radius: Tensor, tau: float) -> tuple[Tensor, Tensor]:
     """The mean radius of a layer's box, and its balance."""
-    mean_radius, *sums = _Moments.apply(center, radius)
-    mean, has_mean = _ratio(sums[0], -sums[1])
-    variance, has_variance = _ratio(sums[2], sums[3])
-    term = (F.relu(tau - mean) + F.relu(tau - variance)) / tau
-    return mean_radius, torch.where(has_mean & has_variance, term, torch.zeros_like(term))
+    mean_radius, on, off, on_squares, off_squares = _Moments.apply(center, radius)
+    return mean_radius, unbalanced(on, off, on_squares, off_squares, tau)
 
 
 class _Moments(torch.autograd.Function):

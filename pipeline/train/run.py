@@ -162,7 +162,6 @@ class Run:
         if held is not None and len(held[1]):
             with self.delivered(), PLAIN.arithmetic():
                 natural, certified = self.accuracy(*held)
-                natural, certified = self.accuracy(*held)
             found |= {"held_natural": natural, "held_certified": certified}
         return found
 

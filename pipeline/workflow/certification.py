@@ -149,13 +149,21 @@ def examine(
 
 
 def conclude(evidence: Evidence, gates: reports.Demands, training: reports.Training | None = None) -> reports.Result:
-    """The result with its gates decided; incomplete too where no gate was asked, and nothing was checked."""
+    """The result with its gates decided; incomplete too where nothing was checked that they, or the run, are about.
+
+    A floor of zero is met by samples that nobody looked at: only gates on natural accuracy and parity pass without a proof or
+    an attack.
+    """
     known = evidence.fields
     outcomes = gates.outcomes(known["levels"], known["per_class"], evidence.samples, known["parity"])
+    verdict = reports.verdict(outcomes)
+    about_robustness = not outcomes or any(gate.metric in ("attacked", "certified") for gate in outcomes)
+    if verdict == "pass" and about_robustness and not _anything_checked(known):
+        verdict = "incomplete"
     return reports.Result(
         **known,
         gates=outcomes,
-        verdict=reports.verdict(outcomes) if outcomes or _anything_checked(known) else "incomplete",
+        verdict=verdict,
         training=training,
         partial=any(level.undecided for level in known["levels"]),
     )
