@@ -239,6 +239,8 @@ def test_of_several_processes_one_writes_the_status(pipeline, here, monkeypatch)
         ("--time-budget", "0"),
         ("--arithmetic", "none"),
         ("--arithmetic", "none", "--time-budget", "0"),
+        ("--time-budget", "0", "--fail-under", "certified=0"),
+        ("--time-budget", "0", "--fail-under", "natural=0.5", "--fail-under", "certified=0"),
         ("--max-samples", "0"),
         ("--eps", ""),
         ("--data", "npz:none.npz"),
@@ -247,6 +249,14 @@ def test_of_several_processes_one_writes_the_status(pipeline, here, monkeypatch)
 def test_nothing_checked_is_never_0(pipeline, here, argv):
     np.savez(here / "none.npz", x=np.zeros((0, 8, 8), np.uint8), y=np.zeros(0, np.int64))
     assert pipeline(*RUN, *argv)[0] in (2, 4)
+
+
+def test_a_floor_of_zero_is_nowhere_said_to_be_passed_where_nothing_was_checked(pipeline, here):
+    assert pipeline(*RUN, "--time-budget", "0", "--fail-under", "certified=0")[0] == 4
+    assert status(here)["reason"] == "nothing was checked"
+    assert "Nothing was checked" in pipeline("report", "model.report", "--md", "-")[1]
+    assert "anything checked" in pipeline("report", "model.report", "--junit", "-")[1]
+    assert pipeline("verify", "model.report")[0] == 0
 
 
 def test_retrain_is_held_to_the_same_gates_and_leaves_file_and_report(pipeline, here):
