@@ -81,6 +81,8 @@ TABLES: dict[str, tuple[Setting, ...]] = {
     ),
 }
 
+COLUMNS = ("natural", "attacked", "ibp", "crown-ibp", "all")
+
 
 @dataclass(frozen=True)
 class Run:
@@ -103,20 +105,30 @@ class Run:
 @click.option("--jobs", default=1, show_default=True, help="Runs side by side, each with its share of the cores.")
 @click.option("--device", default=None, help="As retrain's.")
 @click.option("--only", default="", help="Only runs whose name contains this.")
+@click.option("--method", default="auto", show_default=True, help="As retrain's: how far the ladder is climbed.")
 @click.option("--seeds", default=None, type=int, help="At most so many.")
 @click.option("--show", is_flag=True, help="Print the table of what has finished, and run nothing.")
 def main(
-    table: str, data: Path, work: Path, jobs: int, device: str | None, only: str, seeds: int | None, show: bool
+    table: str,
+    data: Path,
+    work: Path,
+    jobs: int,
+    device: str | None,
+    only: str,
+    method: str,
+    seeds: int | None,
+    show: bool,
 ) -> None:
     """Train, certify and print one TABLE from the arrays in DATA."""
     work.mkdir(parents=True, exist_ok=True)
     runs = [run for run in planned(TABLES[table], seeds) if only in run.name]
     if not show:
+        more = ["--method", method, *(["--device", device] if device else [])]
         for net in {run.setting.net for run in runs}:
             untrained(net, work)
         threads = str(max(1, len(os.sched_getaffinity(0)) // jobs))
         with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(lambda run: execute(run, data.resolve(), work, threads, device), runs))
+            list(pool.map(lambda run: execute(run, data.resolve(), work, threads, more), runs))
     click.echo("\n".join(lines(TABLES[table], runs, work)))
 
 
@@ -126,14 +138,13 @@ def planned(settings: tuple[Setting, ...], seeds: int | None) -> list[Run]:
     return [Run(s, row, seed) for seed in range(most) for s in settings if seed < s.seeds for row in s.rows]
 
 
-def execute(run: Run, data: Path, work: Path, threads: str, device: str | None) -> None:
+def execute(run: Run, data: Path, work: Path, threads: str, more: list[str]) -> None:
     """One ``pipeline retrain``; its log and its report stay beside its file."""
     if report(run, work) is not None:
         return
     python, out = [sys.executable, "-m", "pipeline", "retrain"], work / f"{run.name}.onnx"
     given = ["--data", f"npz:{data}", "--eps", run.setting.eps, "--seed", str(run.seed), "--held-out", "0"]
-    how = ["--method", "auto", *(["--device", device] if device else [])]
-    command = [*python, str(untrained(run.setting.net, work)), "--out", str(out), *given, *how]
+    command = [*python, str(untrained(run.setting.net, work)), "--out", str(out), *given, *more]
     began = time.monotonic()
     with open(work / f"{run.name}.log", "w") as log:
         code = subprocess.run(
@@ -159,15 +170,15 @@ def untrained(net: tuple[str, ...], work: Path) -> Path:
 
 
 def lines(settings: tuple[Setting, ...], runs: list[Run], work: Path) -> Iterator[str]:
-    """Means, and ranges over seeds: natural and attacked accuracy, certified by IBP alone and by the ladder."""
-    yield "| | seeds | natural % | attacked % | certified % by IBP | by the ladder | s an epoch |"
-    yield "|---|---|---|---|---|---|---|"
+    """Means, and ranges over seeds: natural and attacked accuracy; certified by IBP alone, by CROWN-IBP too, by all rungs."""
+    yield "| | seeds | natural % | attacked % | certified % by IBP | and CROWN-IBP | and further rungs | s an epoch |"
+    yield "|---|---|---|---|---|---|---|---|"
     for setting in settings:
-        yield f"| **ε = {setting.eps}, {setting.title}** | | | | | | |"
+        yield f"| **ε = {setting.eps}, {setting.title}** | | | | | | | |"
         for row in setting.rows:
             found = [f for f in (report(r, work) for r in runs if (r.setting, r.row) == (setting, row)) if f]
             if found:
-                cells = [spread([f[name] for f in found]) for name in ("natural", "attacked", "ibp", "certified")]
+                cells = [spread([f[name] for f in found if name in f]) for name in COLUMNS]
                 seconds = statistics.median(s for f in found for s in f["seconds"])
                 yield f"| {row} | {len(found)} | {' | '.join(cells)} | {seconds:.1f} |"
 
@@ -177,15 +188,20 @@ def report(run: Run, work: Path) -> dict | None:
     path = work / f"{run.name}.report" / "report.json"
     if not path.exists():
         return None
-    result = json.loads(path.read_text())["result"]
-    level = result["levels"][-1]
-    found = {name: 100 * level[name]["k"] / level[name]["n"] for name in ("natural", "attacked", "certified")}
-    ibp = next(rung["certified"] for rung in level["rungs"] if rung["name"] == "ibp")
-    found["ibp"] = 100 * ibp / level["certified"]["n"]
-    return found | {"seconds": [row["seconds"] for row in result["training"]["curves"]]}
+    told = json.loads(path.read_text())
+    result, timings = told["result"], told["run"]["timings"]
+    level, climbed = result["levels"][-1], result["method"]["bounds"]
+    n = level["natural"]["n"]
+    found = {name: 100 * level[name]["k"] / n for name in ("natural", "attacked")}
+    found |= {rung["name"]: 100 * rung["certified"] / n for rung in level["rungs"] if rung["name"] in COLUMNS}
+    if set(climbed) - {"ibp", "crown-ibp"}:
+        found["all"] = 100 * level["certified"]["k"] / n
+    return found | {"seconds": [spent for name, spent in timings.items() if name.startswith("epoch ")]}
 
 
 def spread(values: list[float]) -> str:
+    if not values:
+        return "–"
     if len(values) == 1:
         return f"{values[0]:.2f}"
     return f"{statistics.mean(values):.2f} ({min(values):.2f} – {max(values):.2f})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import io
 import re
 import shutil
 import time
@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+
+from pipeline.atomic import replace_atomically
 
 Arrays = Mapping[str, np.ndarray]
 EVERY = 3.0
@@ -58,13 +60,10 @@ class Journal:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         part = self.folder / f"part-{self.rank}-{self._parts:06}.npz"
-        temporary = part.with_suffix(".tmp")
-        with temporary.open("wb") as file:
-            members = {f"{key}:{name}": a for key, arrays in self._new.items() for name, a in arrays.items()}
-            np.savez(file, **members)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, part)
+        members = {f"{key}:{name}": a for key, arrays in self._new.items() for name, a in arrays.items()}
+        content = io.BytesIO()
+        np.savez(content, **members)  # type: ignore[arg-type]
+        replace_atomically(part, content.getvalue())
         self._new, self._parts = {}, self._parts + 1
 
     def remove(self) -> None:

@@ -40,7 +40,7 @@ def command(
 
     The job runs `pipeline certify`, shows the gates, and keeps the report. Without MODEL, the one .onnx file here.
     """
-    from pipeline.report.write import replace_atomically
+    from pipeline.atomic import replace_atomically
     from pipeline.workflow import job as jobs
 
     target = out or jobs.PLACES[server]

@@ -28,8 +28,8 @@ def command(report: Path, html: Path | None, md: Path | None, junit: Path | None
     Everything is drawn from report.json alone, whose digest is checked first (exit 5). FILE may be - for standard output.
     """
     from pipeline import report as reports
+    from pipeline.atomic import replace_atomically
     from pipeline.cli.watch import consoles
-    from pipeline.report.write import replace_atomically
 
     found = reports.read(report)
     asked = ((html, reports.render), (md, reports.markdown), (junit, reports.junit), (intoto, reports.statement))

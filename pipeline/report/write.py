@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from pipeline.atomic import replace_atomically
 from pipeline.errors import Contradiction, EnvironmentFailure, InputRejected, UsageError
 from pipeline.report.canonical import digest
 from pipeline.report.html import render
@@ -94,28 +92,6 @@ def parse(path: Path) -> tuple[str, dict[str, Any]]:
     if not isinstance(raw, dict) or raw.get("schema_version") != "1":
         raise InputRejected(f"{file.name!r} is no report of schema version 1. Read it with the version that wrote it.")
     return text, raw
-
-
-def replace_atomically(path: Path, content: bytes) -> None:
-    """Put `content` at `path`: all of it, or, if anything fails (OSError), what was there before."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    # The rename itself must outlive a power cut; not every system lets a folder be synced.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _no_constant(name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn, optim
 
+from pipeline.atomic import replace_atomically
 from pipeline.errors import EnvironmentFailure, UsageError
 from pipeline.train.average import Average
 
@@ -21,20 +22,12 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
 
     Raises EnvironmentFailure where the disk refuses.
     """
-    part = path.with_name(path.name + ".part")
+    # In memory first: of a file that it cannot write, torch's archive says nothing that one could act on.
+    content = io.BytesIO()
+    torch.save({"version": VERSION, **state}, content)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
-            torch.save({"version": VERSION, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-        if os.name == "posix":
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        replace_atomically(path, content.getvalue())
     except OSError as error:
         raise EnvironmentFailure(f"the checkpoint {path} cannot be written: {error.strerror or error}.") from None
 

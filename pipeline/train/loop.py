@@ -28,6 +28,9 @@ from pipeline.train.run import Run
 from pipeline.train.sparsity import masks
 from pipeline.train.statistics import population_statistics_, start_from_statistics_
 
+SAVE_SHARE = 0.02
+"""The share of a run's time that goes into its checkpoints."""
+
 
 @runtime_checkable
 class Batches(Protocol):
@@ -53,7 +56,6 @@ def train(
     device: torch.device | str = "cpu",
     checkpoint: Path | None = None,
     identity: Mapping[str, str] | None = None,
-    save_every: float = 60.0,
     should_stop: Callable[[], bool] = lambda: False,
     execution: Execution = PLAIN,
 ) -> Iterator[Event]:
@@ -61,10 +63,10 @@ def train(
 
     ``eps`` is a fraction of the valid range ``[low, high]`` of the data; ``held`` is watched and never trained on, and with
     ``select = "held-out"`` the epoch that certifies most of it, once eps is whole, is the one delivered. With
-    ``checkpoint`` the run is saved at the end of an epoch once ``save_every`` seconds have passed, and when it stops or
-    finishes; the same call goes on from there, to the same result. ``identity`` holds digests of what else must be the same
-    (the data, the file). ``should_stop`` is asked after each batch. Raises InputRejected (3) for a network that cannot be
-    trained, UsageError (2) for another run's checkpoint, Diverged (6) for a loss that is not finite, Preempted (75) when
+    ``checkpoint`` the run is saved at the end of an epoch, as often as takes no more than a fiftieth of the time, and when it
+    stops or finishes; the same call goes on from there, to the same result. ``identity`` holds digests of what else must be
+    the same (the data, the file). ``should_stop`` is asked after each batch. Raises InputRejected (3) for a network that cannot
+    be trained, UsageError (2) for another run's checkpoint, Diverged (6) for a loss that is not finite, Preempted (75) when
     asked to stop.
     """
     if len(network.inputs) != 1 or len(network.outputs) != 1:
@@ -95,7 +97,7 @@ def train(
     found = placements(network, _sample(batches), keep=recipe.bn == "keep") if recipe.full_bn else ()
     resumed = None if state is None else (epoch - 1, done)
     yield Started(recipe.epochs, len(batches), resumed, found, tuple(history))
-    often, last_save = max(1, len(batches) // 20), time.monotonic()
+    often, saved_at, cost = max(1, len(batches) // 20), time.monotonic(), 0.0
     while epoch <= recipe.epochs:
         began, checked = time.monotonic(), done
         run.begin(epoch)
@@ -121,9 +123,9 @@ def train(
             best = _better(best, record, run)
         run.totals.zero_()
         epoch, done = epoch + 1, 0
-        if time.monotonic() - last_save >= save_every:
+        if (now := time.monotonic()) - saved_at >= cost / SAVE_SHARE:
             save()
-            last_save = time.monotonic()
+            saved_at, cost = now, time.monotonic() - now
         yield Epoch(record)
     if state is None or not state["finished"]:
         run.deliver(None if best is None else best["model"])

@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,21 +63,21 @@ def certify(
     Under torchrun the samples are shared out; the process of rank 0 writes. Raises what the exit codes stand for: see
     ``pipeline.errors``.
     """
-    with verdicts.crew() as crew:
-        yield from _certify(model, flags, report, argv, should_stop, crew)
+    folder = report or places.of_certification(model)
+    with verdicts.crew() as crew, RunFolder(folder).held() if crew.rank == 0 else nullcontext():
+        yield from _certify(model, flags, folder, argv, should_stop, crew)
 
 
 def _certify(
     model: Path,
     flags: Mapping[str, Any],
-    report: Path | None,
+    folder: Path,
     argv: Sequence[str],
     should_stop: Callable[[], bool],
     crew: Crew,
 ) -> Iterator[Event]:
     started = datetime.now(UTC)
     settings, source = settle(model, flags, metadata(model))
-    folder = report or places.of_certification(model)
     gates = demands(settings, folder)
     subject = open_model(model, settings)
     for note in subject.imported.notes:

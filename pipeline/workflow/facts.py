@@ -150,15 +150,23 @@ def parity(measured: Parity) -> report.Parity:
 
 
 def curves(history: Sequence[Mapping[str, float | int]]) -> tuple[dict[str, float | int | str | None], ...]:
-    """Epochs as a report keeps them: ``natural`` and ``certified`` are accuracies, held out where samples were held out."""
+    """Epochs as a result keeps them: ``natural`` and ``certified`` are accuracies, held out where samples were held out.
+
+    How long they took is no part of a result: see ``epoch_times``.
+    """
     told: list[dict[str, float | int | str | None]] = []
     for record in history:
-        row: dict[str, float | int | str | None] = dict(record)
+        row: dict[str, float | int | str | None] = {name: v for name, v in record.items() if name != "seconds"}
         row["natural_loss"], row["robust_loss"] = row.pop("natural", None), row.pop("robust", None)
         for name in ("natural", "certified"):
             row[name] = record.get(f"held_{name}", record.get(f"train_{name}"))
         told.append(row)
     return tuple(told)
+
+
+def epoch_times(history: Sequence[Mapping[str, float | int]]) -> dict[str, float]:
+    """The seconds of each epoch."""
+    return {f"epoch {record['epoch']}": record["seconds"] for record in history}
 
 
 def samples(result: Certification, labels: np.ndarray, indices: np.ndarray) -> Samples:

@@ -14,6 +14,7 @@ import torch
 
 from pipeline import report as reports
 from pipeline import train
+from pipeline.atomic import replace_atomically
 from pipeline.data import Augment, Dataset, Fitted, Loader, has_part, hold_out, load
 from pipeline.errors import EnvironmentFailure, InputRejected, UsageError
 from pipeline.graph.digest import digests
@@ -48,6 +49,22 @@ def retrain(
     command has finished. A time budget ends training, not certification: it leaves a checkpoint and raises Preempted. Raises
     what the exit codes stand for: see ``pipeline.errors``.
     """
+    out = out or places.retrained(model)
+    run = RunFolder(out)
+    _check_target(model, run, force)
+    with run.held():
+        yield from _retrain(model, flags, run, force, report, argv, should_stop)
+
+
+def _retrain(
+    model: Path,
+    flags: Mapping[str, Any],
+    run: RunFolder,
+    force: bool,
+    report: Path | None,
+    argv: Sequence[str],
+    should_stop: Callable[[], bool],
+) -> Iterator[Event]:
     started, began = datetime.now(UTC), time.monotonic()
     settings, source = _settled(model, flags)
     deadline = began + (float("inf") if settings.time_budget is None else settings.time_budget)
@@ -55,9 +72,7 @@ def retrain(
     if "method" not in source:
         # What training minimises, and fast on the given file too, of which nothing may be provable; `certify` proves more.
         settings = settings.model_copy(update={"method": "ibp"})
-    out = out or places.retrained(model)
-    run = RunFolder(out)
-    _check_target(model, run, force)
+    out = run.out
     folder = report or places.of_retraining(out)
     gates = demands(settings, folder)
 
@@ -134,7 +149,13 @@ def retrain(
     described = reports.Report.of(
         "retraining",
         result,
-        facts.run(started, settled, device_of(settings), after.timings, "time budget" if after.cut else None),
+        facts.run(
+            started,
+            settled,
+            device_of(settings),
+            facts.epoch_times(finished.curves) | after.timings,
+            "time budget" if after.cut else None,
+        ),
     )
     reports.write(described, after.samples, folder)
     yield Done(described, folder, out, finished.changes)
@@ -152,7 +173,7 @@ def write_config(model: Path, flags: Mapping[str, Any], path: Path, *, force: bo
     training, _, _ = _parts(need_data(subject, settings), settings)
     recipe = _recipe(subject, to_inputs(training, subject, settings), settings)
     try:
-        path.write_text(train.as_toml(recipe), "utf-8")
+        replace_atomically(path, train.as_toml(recipe).encode())
     except OSError as error:
         raise EnvironmentFailure(f"{path} cannot be written: {error.strerror or error}.") from None
     return recipe

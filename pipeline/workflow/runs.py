@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipeline.errors import UsageError
+from filelock import FileLock, Timeout
+
+from pipeline.atomic import replace_atomically
+from pipeline.errors import EnvironmentFailure, UsageError
 from pipeline.graph.digest import digests
-from pipeline.report.write import replace_atomically
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,27 @@ class RunFolder:
     @property
     def record(self) -> Path:
         return self.path / "finished.json"
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody else works on ``out`` meanwhile; the lock dies with the process. Raises UsageError (2) where somebody does."""
+        lock = FileLock(self.path / "lock")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise UsageError(
+                f"another process is working on {self.out}; wait for its end, or name another place."
+            ) from None
+        except OSError as error:
+            raise EnvironmentFailure(f"{self.path} cannot be written to: {error.strerror or error}.") from None
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                (self.path / "lock").unlink()
+                self.path.rmdir()
+            lock.release()
 
     def begin(self, key: str) -> None:
         """Make the folder and say whose it is."""
@@ -78,9 +102,11 @@ class RunFolder:
 
     def begin_anew(self, key: str) -> bool:
         """Make the folder this command's: what another left in it goes. Whether there was anything of another."""
-        others = self.path.is_dir() and not self.begun_by(key)
+        others = (self.path / "key").exists() and not self.begun_by(key)
         if others:
-            shutil.rmtree(self.path)
+            for leftover in self.path.iterdir():
+                if leftover.name != "lock":
+                    leftover.unlink()
         self.begin(key)
         return others
 
