@@ -17,7 +17,7 @@ from pipeline.certify.attack import PGD, Attacked, Predict, attack
 from pipeline.certify.largest import largest_eps
 from pipeline.certify.prover import Prover
 from pipeline.certify.table import Table
-from pipeline.certify.verdicts import Certification, RoundingCost, Settings
+from pipeline.certify.verdicts import Certification, Images, RoundingCost, Settings
 from pipeline.certify.work import Progress, Work
 from pipeline.errors import Incomplete
 from pipeline.network import Network
@@ -34,7 +34,7 @@ SENTINELS = 4
 def certify(
     network: Network,
     predict: Predict,
-    images: np.ndarray,
+    images: Images,
     labels: np.ndarray,
     balls: Sequence[Ball],
     settings: Settings,
@@ -61,7 +61,7 @@ class _Ladder:
 
     network: Network
     predict: Predict
-    images: np.ndarray
+    images: Images
     labels: np.ndarray
     balls: Sequence[Ball]
     settings: Settings

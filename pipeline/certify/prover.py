@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.arithmetic import Mode, rounding_of
 from pipeline.bounds import Interval
 from pipeline.certify.clock import Clock
-from pipeline.certify.verdicts import Layer, Settings
+from pipeline.certify.verdicts import Images, Layer, Settings
 from pipeline.network import Network, Plan, Step
 from pipeline.propagate import walk
 from pipeline.propagate.crown import COPIES
@@ -36,7 +36,7 @@ class Prover:
     """Bounds over one data set with one network, in float64."""
 
     def __init__(
-        self, network: Network, images: np.ndarray, labels: np.ndarray, settings: Settings, clock: Clock | None = None
+        self, network: Network, images: Images, labels: np.ndarray, settings: Settings, clock: Clock | None = None
     ):
         self_test(settings.device)
         self.clock = clock or Clock()

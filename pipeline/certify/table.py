@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.arithmetic import Mode
 from pipeline.certify.attack import Attacked
-from pipeline.certify.verdicts import DECIDERS, Counterexamples, Layer, Level, RoundingCost, Verdict
+from pipeline.certify.verdicts import DECIDERS, Counterexamples, Images, Layer, Level, RoundingCost, Verdict
 from pipeline.errors import Contradiction
 from pipeline.threat import Ball
 
@@ -109,7 +109,7 @@ class Table:
             rounding,
         )
 
-    def counterexamples(self, like: np.ndarray) -> Counterexamples:
+    def counterexamples(self, like: Images) -> Counterexamples:
         """All of them, by sample; ``like`` gives shape and type where there is none."""
         rows = sorted(self._found)
         level, images, labels = zip(*(self._found[r] for r in rows), strict=True) if rows else ((), (), ())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Literal, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
@@ -20,6 +20,18 @@ CHOICES: tuple[Choice, ...] = ("auto", *get_args(Method))
 """What a user may ask for: a method stands for every rung up to it, ``auto`` for as many as are worth their time."""
 DECIDERS = ("nothing", "prediction", "pgd", "ibp", "crown-ibp", "long pgd", "crown", "alpha-crown")
 """What may settle a sample, in the order in which it is tried; the codes of ``decided_by``."""
+
+
+@runtime_checkable
+class Images(Protocol):
+    """Inputs by sample, float32: an array, or what makes one of the rows that it is asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> np.ndarray: ...
 
 
 class Verdict(IntEnum):

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from pipeline.data.dataset import Dataset, hold_out, select
-from pipeline.data.fit import Fitted, Layout, fit
+from pipeline.data.fit import Fitted, Layout, Pixels, fit
 from pipeline.data.loader import Augment, Loader
 from pipeline.data.source import Part, has_part, load, without_folders
 
@@ -20,6 +20,7 @@ __all__ = [
     "Layout",
     "Loader",
     "Part",
+    "Pixels",
     "fit",
     "has_part",
     "hold_out",

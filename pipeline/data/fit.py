@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -12,7 +12,30 @@ from pipeline.data.dataset import Dataset
 from pipeline.data.layout import Layout, arrange, order_of
 from pipeline.errors import Incomplete, InputRejected, UsageError
 
-__all__ = ["Fitted", "Layout", "fit"]
+__all__ = ["Fitted", "Layout", "Pixels", "fit"]
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """Images as they are stored, made inputs where they are looked at: ``pixels[rows]`` is float32 and of one piece.
+
+    Bytes take a quarter of what their floats would, and a data set is never there as floats all at once.
+    """
+
+    stored: np.ndarray
+    divisor: int = 1
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Samples first."""
+        return self.stored.shape
+
+    def __getitem__(self, rows: Any) -> Float32[np.ndarray, "..."]:
+        found = np.ascontiguousarray(self.stored[rows], np.float32)
+        return found if self.divisor == 1 else found / np.float32(self.divisor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +45,7 @@ class Fitted:
     `value_range` is the valid range of a pixel, in whose units eps is; `layout` the axis order of `images`.
     """
 
-    images: Float32[np.ndarray, " n *input"]
+    images: Pixels
     labels: Int64[np.ndarray, " n"]
     value_range: tuple[float, float]
     layout: Literal["NCHW", "NHWC", "flat"]
@@ -53,17 +76,17 @@ def fit(
     if value_range is not None and not (np.isfinite(value_range).all() and value_range[0] < value_range[1]):
         raise UsageError(f"--range must be LOW,HIGH with LOW < HIGH, both finite; received {value_range}.")
     images, layout_notes = arrange(dataset.images, input_shape, layout, uri=dataset.uri)
-    images, bounds, range_notes = _scale(images, value_range, dataset.uri)
+    pixels, bounds, range_notes = _scale(images, value_range, dataset.uri)
     labels, label_notes = _labels(dataset, classes, label_offset)
     notes = (*dataset.notes, *layout_notes, *range_notes, *label_notes)
-    return Fitted(images, labels, bounds, order_of(input_shape), notes)
+    return Fitted(pixels, labels, bounds, order_of(input_shape), notes)
 
 
 def _scale(
     images: np.ndarray, value_range: tuple[float, float] | None, uri: str
-) -> tuple[np.ndarray, tuple[float, float], tuple[str, ...]]:
+) -> tuple[Pixels, tuple[float, float], tuple[str, ...]]:
     unit = (0.0, 1.0)
-    if not np.isfinite(images).all():
+    if images.dtype != np.uint8 and not np.isfinite(images).all():
         bad = ~np.isfinite(images.reshape(len(images), -1)).all(axis=1)
         raise InputRejected(
             f"{uri!r}: values must be finite; {int(bad.sum())} of {len(bad)} samples hold NaN or infinity, "
@@ -72,13 +95,13 @@ def _scale(
     low, high = float(images.min()), float(images.max())
     if images.dtype == np.uint8 and value_range in (None, unit):
         if high > 1:
-            return images.astype(np.float32) / np.float32(255), unit, ("8-bit values scaled to [0, 1] by 1/255",)
+            return Pixels(images, 255), unit, ("8-bit values scaled to [0, 1] by 1/255",)
         if value_range is None and high > 0:
             raise InputRejected(
                 f"{uri!r}: 8-bit values of which none exceeds 1 may be binary, or images already divided by 255 and "
                 "rounded. Say `--range 0,1` to take them as they stand."
             )
-    pixels = np.ascontiguousarray(images, np.float32)
+    pixels = Pixels(images)
     if value_range is not None:
         # A float32 file holds float32(0.1), not 0.1.
         start, end = value_range

@@ -65,7 +65,7 @@ def images(found: Dataset, result: Result, samples: Samples, layout: str | None 
     taken = dataclasses.replace(found.take(samples.index), labels=samples.label)
     shape = tuple(int(d) for d in result.model.input.shape[1:] if isinstance(d, int))
     known = {"input_shape": shape, "classes": result.model.output.classes, "value_range": result.preprocessing.range}
-    return fit(taken, layout=layout, **known).images  # type: ignore[arg-type]
+    return fit(taken, layout=layout, **known).images[:]  # type: ignore[arg-type]
 
 
 def step_of(text: str) -> float:

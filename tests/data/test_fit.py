@@ -21,8 +21,8 @@ def dataset(*shape: int, dtype: type = np.uint8, labels: np.ndarray | None = Non
 def test_eight_bits_become_the_nearest_fraction() -> None:
     data = Dataset(np.arange(256, dtype=np.uint8)[:, None], np.zeros(256, np.int64), "u")
     fitted = fit(data, input_shape=(1,), classes=2)
-    assert fitted.images.dtype == np.float32
-    assert np.array_equal(fitted.images[:, 0], (np.arange(256) / 255).astype(np.float32))
+    assert fitted.images[:].dtype == np.float32
+    assert np.array_equal(fitted.images[:][:, 0], (np.arange(256) / 255).astype(np.float32))
     assert fitted.value_range == (0, 1)
 
 
@@ -52,7 +52,7 @@ def test_what_leaves_no_doubt_is_done_and_said(stored: tuple, wanted: tuple, axe
     data = dataset(*stored, dtype=np.float32)
     fitted = fit(data, input_shape=wanted, classes=5)
     expected = data.images.transpose(axes) if axes else data.images.reshape(5, *wanted)
-    assert np.array_equal(fitted.images, expected)
+    assert np.array_equal(fitted.images[:], expected)
     assert len(fitted.notes) == (stored != wanted)
 
 
@@ -64,7 +64,7 @@ def test_the_order_of_channels_of_a_flat_side_is_asked_for(stored: tuple, wanted
     data = dataset(*stored, dtype=np.float32)
     with pytest.raises(InputRejected, match="--layout NCHW"):
         fit(data, input_shape=wanted, classes=5)
-    first, last = (fit(data, input_shape=wanted, classes=5, layout=layout).images for layout in ("NCHW", "NHWC"))
+    first, last = (fit(data, input_shape=wanted, classes=5, layout=layout).images[:] for layout in ("NCHW", "NHWC"))
     # The two readings are the two flattenings of one picture: NCHW seen as CHW equals NHWC seen as HWC.
     if len(stored) == 3:
         chw, hwc = first.reshape(5, 3, 5, 6), last.reshape(5, 5, 6, 3)
@@ -113,7 +113,7 @@ def test_eps_needs_a_pixel_range() -> None:
     with pytest.raises(InputRejected, match=r"-2.5 to 3, outside \[0, 1\].*--range -128,127"):
         fit(data, input_shape=(2,), classes=2)
     fitted = fit(data, input_shape=(2,), classes=2, value_range=(-3.0, 3.0))
-    assert np.array_equal(fitted.images, data.images)
+    assert np.array_equal(fitted.images[:], data.images)
     assert fitted.value_range == (-3, 3)
     with pytest.raises(InputRejected, match="must lie in --range -1,1"):
         fit(data, input_shape=(2,), classes=2, value_range=(-1.0, 1.0))
@@ -123,13 +123,13 @@ def test_eps_needs_a_pixel_range() -> None:
 
 def test_a_range_takes_eight_bits_as_they_stand() -> None:
     data = dataset(4)
-    assert np.array_equal(fit(data, input_shape=(4,), classes=5, value_range=(0.0, 255.0)).images, data.images)
+    assert np.array_equal(fit(data, input_shape=(4,), classes=5, value_range=(0.0, 255.0)).images[:], data.images)
     unit = fit(data, input_shape=(4,), classes=5, value_range=(0.0, 1.0))
-    assert unit.images.max() == 1
+    assert unit.images[:].max() == 1
     binary = Dataset(np.array([[0, 1]], np.uint8), np.zeros(1, np.int64), "u")
     with pytest.raises(InputRejected, match="--range 0,1"):
         fit(binary, input_shape=(2,), classes=2)
-    assert np.array_equal(fit(binary, input_shape=(2,), classes=2, value_range=(0.0, 1.0)).images, [[0, 1]])
+    assert np.array_equal(fit(binary, input_shape=(2,), classes=2, value_range=(0.0, 1.0)).images[:], [[0, 1]])
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
