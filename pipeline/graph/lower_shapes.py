@@ -131,7 +131,9 @@ def _pad(item: Item) -> fx.Node:
     places = list(range(rank)) if axes is None else [a % rank for a in axes]
     begins, ends = dict(zip(places, pads, strict=False)), dict(zip(places, pads[len(places) :], strict=True))
     order = [p for axis in reversed(range(rank)) for p in (begins.get(axis, 0), ends.get(axis, 0))]
-    while len(order) > 2 and order[-2:] == [0, 0]:
+    # torch repeats and reflects along all axes behind the channels, or not at all.
+    least = 2 if mode == "constant" else max(2, 2 * (rank - 2))
+    while len(order) > least and order[-2:] == [0, 0]:
         order = order[:-2]
     if mode != "constant" and rank - len(order) // 2 < 1:
         raise Unsupported("it reflects or repeats along the batch")

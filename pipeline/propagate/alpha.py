@@ -53,10 +53,11 @@ def improved(bounds: Bounds, forms: Mapping[int, LinearForm], least: Tensor, sea
                 best[index] = torch.where(keep, slopes.detach(), best[index])
             # A row that is proved, or is NaN, has nothing left to gain.
             open_ = (torch.maximum(highest, least) <= 0) | (~found.detach().isnan() & (not search.until_proved))
-            if step_ == search.steps or not bool(open_.any()):
+            # Nor is there anything to choose where a walk stops before the first choice (at a step function).
+            if step_ == search.steps or not found.requires_grad or not bool(open_.any()):
                 break
             optimiser.zero_grad(set_to_none=True)
-            (-torch.where(open_, found, 0).sum()).backward()
+            (-torch.where(open_, found, 0).sum()).backward(inputs=list(alpha.values()))
         optimiser.step()
         schedule.step()
         for slopes in alpha.values():

@@ -31,7 +31,8 @@ def broadcast(*xs: Value) -> list[Interval]:
 
 def copies(*xs: Value) -> int:
     """How often broadcasting repeats an entry of the values that vary, at most."""
-    out = math.prod(torch.broadcast_shapes(*(as_box(x).center.shape for x in xs)))
+    shapes = (x.center.shape if isinstance(x, Interval) else x.shape for x in xs)
+    out = math.prod(torch.broadcast_shapes(*shapes))
     return max(out // max(x.center.numel(), 1) for x in xs if isinstance(x, Interval))
 
 

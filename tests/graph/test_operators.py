@@ -299,6 +299,7 @@ CASES: dict[str, onnx.ModelProto] = {
     "pad by cutting": one("Pad", IMAGE, i64(0, 0, -1, 0, 0, 0, 0, -2)),
     "pad reflecting": one("Pad", IMAGE, i64(0, 0, 1, 2, 0, 0, 2, 0), mode="reflect"),
     "pad repeating": one("Pad", IMAGE, i64(0, 0, 1, 2, 0, 0, 2, 0), mode="edge"),
+    "pad repeating along one axis": one("Pad", IMAGE, i64(0, 0, 0, 2, 0, 0, 0, 1), mode="edge"),
     "expand": one("Expand", ["batch", 1, 3], i64(1, 4, 3)),
     "tile": one("Tile", FLAT, i64(1, 2)),
     "reduce sum": one("ReduceSum", IMAGE, i64(1, -1), keepdims=0),

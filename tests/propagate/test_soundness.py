@@ -131,6 +131,17 @@ def _at(plan, point, index):
     return walk.forward(plan, [point], lambda step, *xs: step.op(*xs), keep=walk.EVERYTHING)[index]
 
 
+def test_there_is_nothing_to_search_for_where_a_walk_stops_before_the_first_slope():
+    """Found by fuzzing: behind a step function no row reads the ReLU whose slopes are open."""
+    d = nets.Drawing(33)
+    x = d(ops.Floor(), d(nn.Linear(9, 5), d(nn.ReLU(), d(nn.Linear(12, 9), d.input(12)))))
+    network = d.finish(x, shapes=((None, 5),)).in_float64()
+    _, box = region(network, "0.1", seed=34)
+    labels = torch.tensor([0, 1, 2])
+    crown, alpha = (MarginBounds(network, REAL, method=m).bounds(box, labels) for m in ("crown", "alpha-crown"))
+    assert torch.equal(crown, alpha)
+
+
 def test_memory_changes_no_bound():
     network = nets.residual_concat_net(seed=27).in_float64()
     _, box = region(network, "8/255", seed=28)
