@@ -1,0 +1,330 @@
+"""Seeded faults, each of which some test must kill: ``python scripts/mutants.py [--only TEXT]`` (`make mutants`).
+
+Each fault is put into a copy of the project, never into the tree itself, and the tests named for it are run there. A fault
+that survives is a hole in the tests. The tests must pass on the copy as it is, else nothing is killed by them. Exit 1 if a
+fault survives, 2 if its text is not found exactly once.
+"""
+
+# ruff: noqa: E501 (a fault is one or two lines, however long what it changes)
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SECONDS = 600
+COPIED = ("pipeline", "tests", "models", "scripts", "pyproject.toml", "README.md")
+
+LAWS, CURVES, SEVERAL = "tests/rules/test_laws.py", "tests/rules/test_curves.py", "tests/rules/test_several.py"
+SOUND, HIDDEN = "tests/propagate/test_soundness.py", "tests/propagate/test_hidden.py"
+ROUNDING, RATIONAL = "tests/propagate/test_rounding.py", "tests/propagate/test_rational.py"
+ORDERS, PARTS = "tests/propagate/test_any_order.py", "tests/propagate/test_mutations.py"
+GRAPHS = "tests/fuzz/test_graphs.py"
+TABLE, LADDER, LARGEST = "tests/certify/test_table.py", "tests/certify/test_ladder.py", "tests/certify/test_largest.py"
+WORK, BALLS = "tests/certify/test_work.py", "tests/certify/test_balls.py"
+GATES, SCHEDULE = "tests/report/test_gates.py", "tests/train/test_schedule.py"
+OBJECTIVE, CLOSED = "tests/train/test_objective.py", "tests/train/test_closed_forms.py"
+DRAW, FULL_BN, STORE = "tests/train/test_initialise.py", "tests/train/test_full_bn.py", "tests/train/test_checkpoint.py"
+LOOP, WRITTEN, IMPORT = "tests/train/test_loop.py", "tests/graph/test_write_back.py", "tests/graph/test_importer.py"
+
+Fault = tuple[str, str, str, str]
+"""A file below pipeline/, the exact text there, what it becomes, and the arguments of pytest that must fail."""
+
+# fmt: off
+RULES: list[Fault] = [
+    ("rules/affine.py", "F.linear(x.radius, absolute(op.weight))",
+     "F.linear(x.radius, op.weight)", f"{LAWS} -k Linear"),
+    ("rules/affine.py", "x.radius, absolute(op.weight), None)",
+     "x.radius, op.weight, None)", f"{LAWS} -k Conv2d"),
+    ("rules/affine.py", "starts = [o * s - p for",
+     "starts = [o * s for", f"{SOUND} -k every_method"),
+    ("rules/batchnorm.py", "_channels(scale.abs(), x.radius) * x.radius",
+     "_channels(scale, x.radius) * x.radius", f"{LAWS} -k BatchNorm"),
+    ("rules/batchnorm.py", "(0 if bn.bias is None else bn.bias) - scale * mean",
+     "(0 if bn.bias is None else bn.bias) + scale * mean", f"{FULL_BN} {OBJECTIVE}"),
+    ("rules/relu.py", "half = F.relu((x.center + x.radius) / 2)",
+     "half = F.relu((x.center - x.radius) / 2)", f"{LAWS} -k ReLU"),
+    ("rules/relu.py", "torch.where(lower >= 0, 1.0, torch.where(upper <= 0, 0.0, torch.nan))",
+     "torch.where(lower >= 0, 0.0, torch.where(upper <= 0, 1.0, torch.nan))", f"{LAWS} -k ReLU"),
+    ("rules/relu.py", "torch.where(upper <= 0, 0.0, torch.nan)",
+     "torch.where(upper <= 0, 0.0, 0.0)", f"{SOUND} tests/rules"),
+    ("rules/relu.py", "offset = torch.where(open_, offset, 0)",
+     "offset = torch.where(open_, 0.5 * offset, 0)", f"{LAWS} -k ReLU"),
+    ("rules/relu.py", "slope = torch.where(open_, upper / width, fixed)",
+     "slope = torch.where(open_, -lower / width, fixed)", f"{HIDDEN} {LAWS} {SOUND}"),
+    ("rules/arithmetic.py", "else radii[0] + radii[1]",
+     "else radii[0] - radii[1]", f"{LAWS} -k Add"),
+    ("rules/arithmetic.py", "-1.0 if isinstance(op, ops.Sub) else 1.0",
+     "1.0", f"{LAWS} {SOUND} {GRAPHS}"),
+    ("rules/arithmetic.py", "return 2 if carried == 0 else carried + SLACK + 2",
+     "return 2", ORDERS),
+    ("rules/batchnorm.py", "return carried + SLACK + 1",
+     "return 1", f"{ROUNDING} {ORDERS} tests/propagate/test_fusion.py"),
+    ("rules/batchnorm.py", "mean if op.bias is None else mean + op.bias.abs()",
+     "mean if op.bias is None else (mean - op.bias).abs()", f"{ROUNDING} {ORDERS} tests/propagate/test_fusion.py"),
+    ("rules/rule.py", "torch.zeros_like(x) for x in xs))\n\n    def carries",
+     "x for x in xs))\n\n    def carries", f"{LAWS} -k Concat"),
+    ("rules/rule.py", "max(terms, self.fan_out(op, *xs))",
+     "terms", PARTS),
+    ("rules/rule.py", "return terms + 1 + SLACK",
+     "return terms // 2", ORDERS),
+    ("rules/maxima.py", "decided = l >= v",
+     "decided = u >= v", f"{LAWS} -k Max"),
+    ("rules/maxima.py", "torch.maximum(v - s * l, u - s * u)",
+     "torch.minimum(v - s * l, u - s * u)", f"{LAWS} -k Max"),
+    ("rules/bilinear.py", "torch.maximum(across + both, along - both)",
+     "torch.maximum(across - both, along - both)", f"{LAWS} {SEVERAL} -k Product"),
+    ("rules/hinges.py", "turns=(-1.5,)",
+     "turns=()", f"{LAWS} {CURVES} -k Hardswish"),
+    ("rules/hinges.py", "turns=() if rising else (0.0,)",
+     "turns=()", f"{LAWS} -k LeakyReLU"),
+    ("rules/activations.py", "-0.7517915246935645",
+     "-0.85", f"{LAWS} {CURVES} -k GELU"),
+    ("rules/elementwise.py", "inside = lower.isfinite() & upper.isfinite()",
+     "inside = lower == lower", f"{CURVES} {SOUND}"),
+    ("rules/elementwise.py", "inside = inside & (lower > 0)\n",
+     "inside = inside & (upper > 0)\n", CURVES),
+    ("rules/softmax.py", "return s, torch.maximum(low - s * least, high - s * most)",
+     "return s, torch.minimum(low - s * least, high - s * most)", f"tests/rules/test_softmax.py {LAWS} -k oftmax"),
+    ("rules/normalisation.py", "radius = x.radius * (1 - 2 / n) + x.radius.mean(-1, keepdim=True)",
+     "radius = x.radius * (1 - 1 / n)", f"{LAWS} tests/rules/test_normalisation.py -k Norm"),
+    ("rules/pooling.py", "return terms + 2\n\n    def examples(self) -> Iterator[Example]:\n        yield Example(nn.AvgPool2d",
+     "return 1\n\n    def examples(self) -> Iterator[Example]:\n        yield Example(nn.AvgPool2d", ORDERS),
+]
+
+ACCOUNT: list[Fault] = [
+    ("arithmetic.py", "return n * unit / (1 - n * unit) * (1 + 8 * U64)",
+     "return n * unit / 2", f"{PARTS} {ROUNDING}"),
+    ("arithmetic.py", "spread = radius(*widened) + g * _abs(offset)",
+     "spread = radius(*widened)", PARTS),
+    ("arithmetic.py", "(x.radius + g * x.magnitude)",
+     "(x.radius + g * x.radius)", PARTS),
+    ("arithmetic.py", "flushed = flushed * (1 + 1 / self.folded_scale)",
+     "flushed = flushed * 1", PARTS),
+    ("arithmetic.py", "return torch.where(magnitude < limit, spread, torch.inf)",
+     "return spread", f"{PARTS} {SOUND}"),
+    ("arithmetic.py", "lost = dot(coeff.abs(), slack)",
+     "lost = dot(coeff, slack)", f"{PARTS} {ORDERS} {HIDDEN}"),
+    ("arithmetic.py", "slack = dot(both.coeff.abs(), both.over(box).magnitude) * (2 * U64)",
+     "slack = dot(both.coeff.abs(), both.over(box).magnitude) * 0", RATIONAL),
+    ("arithmetic.py", "self._minus(least, dot(form.coeff.abs(), box.radius), form",
+     "self._minus(least, dot(form.coeff, box.radius), form", SOUND),
+    ("arithmetic.py", "return value - amount - size * (8 * U64) - TINY64",
+     "return value - amount", f"{RATIONAL} {ROUNDING}"),
+    ("arithmetic.py", "self._minus(least, radius * norm, form",
+     "self._minus(least, 0.5 * radius * norm, form", f"{SOUND} {BALLS}"),
+    ("arithmetic.py", "slack = size * gamma(n + 4, U64)",
+     "slack = size * 0", RATIONAL),
+    ("arithmetic.py", "torch.maximum(upper - center, center - lower) + error, 3))",
+     "upper - center, 3))", f"{CURVES} {LAWS} {PARTS}"),
+    ("bounds.py", "return torch.nextafter(self.center - self.radius, torch.full_like(self.center, -torch.inf))",
+     "return self.center - self.radius", f"{RATIONAL} {ROUNDING} {LAWS}"),
+    ("propagate/rounding.py", "if roundings > SLACK - 2:",
+     "if roundings > 100 * SLACK:", PARTS),
+    ("propagate/rounding.py", "float(self.weight.abs().max()) * float(high.max()) > FLOAT32_MAX",
+     "False", PARTS),
+    ("propagate/rounding.py", "if readers[varying[0]] == 1 else None",
+     "if readers[varying[0]] >= 0 else chains.get(-1)", f"tests/propagate/test_fusion.py {PARTS}"),
+    ("propagate/margins.py", "return least - SOFTMAX_MARGIN if",
+     "return least if", SOUND),
+    ("propagate/crown.py", "(upper, -ends[rows:].T)",
+     "(upper, ends[rows:].T)", SOUND),
+    ("propagate/crown.py", "crossed = torch.where(lower <= upper, 0.0, torch.nan)",
+     "crossed = torch.zeros_like(lower)", "tests/propagate"),
+    ("propagate/alpha.py", "slopes.data.clamp_(0, 1)",
+     "slopes.data.clamp_(-2, 3)", f"{SOUND} {HIDDEN}"),
+    ("propagate/alpha.py", "return torch.fmax(least, bounds.lower(forms, alpha=best))",
+     "return torch.fmax(least, highest)", f"{ORDERS} {HIDDEN}"),
+    ("propagate/walk.py", "if index not in pending else merge(index, pending[index], part)",
+     "if index not in pending else part", SOUND),
+    ("threat.py", "torch.where(box.radius > 0, box.radius + slack, box.radius) if radius else box.radius",
+     "box.radius", f"{RATIONAL} {ROUNDING} {BALLS}"),
+    ("threat.py", "torch.minimum(eps, x - low), torch.minimum(eps, high - x)",
+     "torch.minimum(eps, x - low), torch.minimum(eps, high - x) / 2", f"{ROUNDING} {RATIONAL} {BALLS} {SOUND}"),
+    ("threat.py", "others = rows + (rows >= labels[None, :]).long()",
+     "others = rows + (rows > labels[None, :]).long()", SOUND),
+]
+
+VERDICTS: list[Fault] = [
+    ("certify/table.py", "return (self.margins > 0) & (self.arithmetic",
+     "return (self.margins >= 0) & (self.arithmetic", TABLE),
+    ("certify/table.py", "return self.proved & self.alive & (self.met",
+     "return self.proved & (self.met", TABLE),
+    ("certify/table.py", "& (self.met | (not self.attack))",
+     "", TABLE),
+    ("certify/table.py", "found = np.where(np.isfinite(margins), margins, np.nan)",
+     "found = margins", TABLE),
+    ("certify/table.py", "self.margins[: level + 1, rows] = np.fmax(self.margins[: level + 1, rows], found)",
+     "self.margins[level:, rows] = np.fmax(self.margins[level:, rows], found)", TABLE),
+    ("certify/table.py", "fresh[level:, broken] = self.alive[level:, broken]",
+     "fresh[level, broken] = self.alive[level, broken]", TABLE),
+    ("certify/table.py", "broken = self.proved & self.correct & ~self.alive",
+     "broken = self.proved & self.correct & False", TABLE),
+    ("certify/table.py", "wrong = self.proved & ~self.correct & (self",
+     "wrong = self.proved & False & (self", TABLE),
+    ("certify/table.py", "unknown & self.skipped[i],",
+     "unknown & False,", TABLE),
+    ("certify/ladder.py", "np.where(np.isfinite(logits).all(1), logits.argmax(1), -1)",
+     "logits.argmax(1)", f"{LADDER} tests/certify/test_rungs.py"),
+    ("certify/ladder.py", "for pick, found in zip(cuts, results, strict=True):\n                    if found is None:\n                        table.skipped[level, pick] = True\n                    else:\n                        gained",
+     "for pick, found in zip(cuts[::-1], results, strict=True):\n                    if found is None:\n                        table.skipped[level, pick] = True\n                    else:\n                        gained", f"{LADDER} tests/certify/test_rungs.py {WORK}"),
+    ("certify/prover.py", "torch.from_numpy(self.images[rows]), torch.from_numpy(self.labels[rows])",
+     "torch.from_numpy(self.images[np.sort(rows)]), torch.from_numpy(self.labels[np.sort(rows)])", f"{LADDER} tests/certify/test_rungs.py {WORK}"),
+    ("certify/largest.py", "proved = np.isfinite(margins) & (margins > 0)",
+     "proved = np.isfinite(margins) & (margins > -1)", LARGEST),
+    ("certify/resume.py", 'found is not None and np.array_equal(found["rows"], rows)',
+     "found is not None", WORK),
+    ("certify/attack.py", "torch.nonzero(suspect & here.inside(point))",
+     "torch.nonzero(suspect)", f"{BALLS} {LADDER}"),
+    ("certify/constraints.py", "const[k] = below64(-bound)",
+     "const[k] = float(-bound)", "tests/certify/test_property.py"),
+    ("vnnlib/numbers.py", "return near if Fraction(near) <= value else math.nextafter(near, -math.inf)",
+     "return near", "tests/vnnlib"),
+    ("graph/parity.py", "return self.max_abs_difference <= self.tolerance * self.scale and",
+     "return self.max_abs_difference <= 1e9 * self.tolerance * self.scale and", IMPORT),
+]
+
+REPORTS: list[Fault] = [
+    ("report/gates.py", "else Fraction(k, n) >= gate.threshold",
+     "else Fraction(k, n) > gate.threshold", GATES),
+    ("report/gates.py", "best = k + undecided if",
+     "best = k if", GATES),
+    ("report/gates.py", "worst = k - undecided if",
+     "worst = k if", GATES),
+    ("report/gates.py", '"incomplete" if None in states else "pass"',
+     '"pass"', GATES),
+    ("report/gates.py", "passed=True if reaches(worst) else",
+     "passed=True if reaches(best) else", GATES),
+    ("report/regression.py", "Fraction(lost - gained, n) > gate.threshold",
+     "Fraction(lost - gained, n) >= gate.threshold", "tests/report tests/cli -k regression"),
+    ("report/regression.py", "sign_test(lost, gained) <= level",
+     "sign_test(lost, gained) < level", "tests/report tests/cli -k regression"),
+    ("report/exact.py", "return Fraction(tail, whole**n) <= TAIL",
+     "return Fraction(tail, whole**n) <= 2 * TAIL", GATES),
+]
+
+TRAINING: list[Fault] = [
+    ("train/schedule.py", "return a * float(step - start) ** beta",
+     "return a * float(step - start) ** (beta - 1)", SCHEDULE),
+    ("train/schedule.py", "middle = start + int(mid * (end - start))",
+     "middle = end - int(mid * (end - start))", SCHEDULE),
+    ("train/schedule.py", "return weight * (1 - eps / final)",
+     "return weight * (eps / final)", SCHEDULE),
+    ("train/schedule.py", "epoch > d for d",
+     "epoch >= d for d", SCHEDULE),
+    ("train/regularise.py", "F.relu(tau - reference / means.clamp(min=TINY)) / tau",
+     "F.relu(tau - means / reference.clamp(min=TINY)) / tau", f"{OBJECTIVE} {CLOSED}"),
+    ("train/regularise.py", "mean, has_mean = _ratio(on, -off)",
+     "mean, has_mean = _ratio(on, off)", f"{OBJECTIVE} {CLOSED}"),
+    ("train/regularise.py", "return torch.minimum(q, 1 / q.clamp(min=TINY)), there",
+     "return q, there", f"{OBJECTIVE} {CLOSED}"),
+    ("train/regularise.py", ".add_(slope).sub_(slope.mean())",
+     ".add_(slope)", CLOSED),
+    ("train/initialise.py", "deviation = math.sqrt(2 * math.pi) / n",
+     "deviation = math.sqrt(2 * math.pi / n)", DRAW),
+    ("train/initialise.py", "deviation /= 2 if follows_sum(plan, step) else 1",
+     "deviation /= 1", DRAW),
+    ("train/full_bn.py", "bn.weight.fill_((1 + bn.eps) ** 0.5)",
+     "bn.weight.fill_(1.5)", FULL_BN),
+    ("ops.py", "shift = scale * (bias - bn.running_mean.double())",
+     "shift = scale * (bias + bn.running_mean.double())", FULL_BN),
+    ("train/checkpoint.py", 'torch.set_rng_state(state["rng"])',
+     "pass", f"{STORE} {LOOP}"),
+    ("train/checkpoint.py", 'optimiser.load_state_dict(state["optimiser"])',
+     "pass", f"{STORE} {LOOP}"),
+    ("train/checkpoint.py", "    if differ:\n",
+     "    if False:\n", f"{STORE} {LOOP}"),
+    ("graph/write_back.py", "array = array.transpose(setting)",
+     "array = array.reshape(array.transpose(setting).shape)", WRITTEN),
+    ("graph/write_back.py", "array = array * array.dtype.type(setting)",
+     "array = array / array.dtype.type(setting)", WRITTEN),
+    ("graph/write_back.py", '    if not measured.holds:\n        raise Contradiction(\n            "A written',
+     '    if False:\n        raise Contradiction(\n            "A written', WRITTEN),
+    ("graph/write_back.py", "if not np.array_equal(written[weight.initializer], array):",
+     "if False:", WRITTEN),
+    ("graph/write_back.py", "        if reason is not None:\n",
+     "        if False:\n", WRITTEN),
+]
+
+# fmt: on
+
+FAULTS = [*RULES, *ACCOUNT, *VERDICTS, *REPORTS, *TRAINING]
+
+
+def passes(copy: Path, tests: str) -> bool | None:
+    """Whether pytest passes there; None where it ran too long. Raises SystemExit where it could not run."""
+    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *_arguments(tests)]
+    try:
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        return None
+    # 2: a module that no longer imports is as dead as a failing test.
+    if done.returncode not in (0, 1, 2):
+        raise SystemExit(f"pytest could not run {tests}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.returncode == 0
+
+
+def _arguments(tests: str) -> list[str]:
+    paths, _, chosen = tests.partition(" -k ")
+    return [*paths.split(), *(["-k", chosen] if chosen else [])]
+
+
+def mutated(copy: Path, fault: Fault) -> str:
+    """What stands in the file of a fault, with the fault; SystemExit (2) where its text is not there exactly once."""
+    name, old, new, _ = fault
+    text = (copy / "pipeline" / name).read_text("utf-8")
+    if text.count(old) != 1:
+        print(f"{name}: {old!r} stands there {text.count(old)} times", file=sys.stderr)
+        raise SystemExit(2)
+    return text.replace(old, new)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="faults whose file or text contains this")
+    parser.add_argument("--list", action="store_true", help="check that every text is there, and run nothing")
+    asked = parser.parse_args()
+    chosen = [f for f in FAULTS if asked.only in f[0] or asked.only in f[1]]
+    survivors, killed, healthy = [], 0, {}
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        copy = Path(folder)
+        for name in COPIED:
+            source = ROOT / name
+            ignore = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(source, copy / name, ignore=ignore) if source.is_dir() else shutil.copy(source, copy / name)
+        texts = [mutated(copy, fault) for fault in chosen]
+        if asked.list:
+            print(f"{len(texts)} faults")
+            return 0
+        for fault, text in zip(chosen, texts, strict=True):
+            name, old, new, tests = fault
+            started, path = time.monotonic(), copy / "pipeline" / name
+            if tests not in healthy:
+                healthy[tests] = passes(copy, tests)
+            if not healthy[tests]:
+                raise SystemExit(f"these tests must pass before they can kill anything: {tests}")
+            honest = path.read_text("utf-8")
+            path.write_text(text, "utf-8")
+            alive = passes(copy, tests)
+            path.write_text(honest, "utf-8")
+            killed += not alive
+            said = "SURVIVED" if alive else "killed" if alive is False else "killed (hangs)"
+            print(
+                f"{said} in {time.monotonic() - started:.0f} s  {name}: {old.strip()[:70]!r} -> {new.strip()[:70]!r}",
+                flush=True,
+            )
+            if alive:
+                survivors.append(fault)
+    print(f"{killed} of {len(chosen)} seeded faults killed")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
