@@ -6,7 +6,6 @@ from pipeline.certify.attack import PGD, Attacked, Predict, attack
 from pipeline.certify.ladder import certify
 from pipeline.certify.largest import TOLERANCE
 from pipeline.certify.resume import Journal
-from pipeline.certify.shards import Crew, crew
 from pipeline.certify.verdicts import (
     CHOICES,
     DECIDERS,
@@ -30,7 +29,6 @@ __all__ = [
     "Certification",
     "Choice",
     "Counterexamples",
-    "Crew",
     "Journal",
     "Layer",
     "Level",
@@ -42,5 +40,4 @@ __all__ = [
     "Work",
     "attack",
     "certify",
-    "crew",
 ]

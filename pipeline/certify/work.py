@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.certify.clock import Clock, OutOfTime
 from pipeline.certify.resume import Arrays, Journal
-from pipeline.certify.shards import Crew
+from pipeline.crew import ALONE, Crew
 from pipeline.errors import EnvironmentFailure, Preempted
 
 
@@ -32,7 +32,7 @@ class Work:
     changes a bit of any result; only a budget can, by leaving units out.
     """
 
-    crew: Crew = field(default_factory=Crew)
+    crew: Crew = ALONE
     journal: Journal = field(default_factory=Journal)
     budget: float | None = None
     """Seconds from now on."""

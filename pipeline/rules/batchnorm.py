@@ -14,6 +14,7 @@ from pipeline.ops import AffineBN, BatchNorm, Layer
 from pipeline.rules.affine import correlate
 from pipeline.rules.relax import Chain, Relaxation, Window
 from pipeline.rules.rule import Affine, Example, Value, fold_floor, rule, rule_for
+from pipeline.spread import across, count
 
 
 def scale_shift(bn: BatchNorm, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
@@ -24,7 +25,7 @@ def scale_shift(bn: BatchNorm, mean: Tensor, var: Tensor) -> tuple[Tensor, Tenso
 
 
 def batch_statistics(bn: BatchNorm, clean: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance per channel of the clean batch; in training they also move the running statistics.
+    """Mean and biased variance per channel of the clean batch, the whole of it; in training they move the running statistics.
 
     The running variance takes the unbiased estimate, as torch.nn does; in eval mode the running statistics themselves are
     returned.
@@ -39,14 +40,14 @@ def _statistics(bn: BatchNorm, clean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if not bn.training:
         return bn.running_mean, bn.running_var, full(clean) - _channels(bn.running_mean, clean)
     dims = [d for d in range(clean.dim()) if d != 1]
-    mean = full(clean).mean(dims)
+    mean = across(full(clean).mean(dims))
     deviation = full(clean) - _channels(mean, clean)
-    var = deviation.square().mean(dims)
+    var = across(deviation.square().mean(dims))
     with torch.no_grad():
-        count = clean.numel() // clean.shape[1]
+        n = count(clean.numel() // clean.shape[1])
         momentum = 0.1 if bn.momentum is None else bn.momentum
         bn.running_mean.lerp_(mean, momentum)
-        bn.running_var.lerp_(var * (count / max(count - 1, 1)), momentum)
+        bn.running_var.lerp_(var * (n / max(n - 1, 1)), momentum)
     return mean, var, deviation
 
 

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline import spread
 from pipeline.bounds import Lockstep
 from pipeline.network import Plan
 from pipeline.propagate.margins import Head
@@ -56,7 +57,7 @@ def accumulated(
     sums, slopes, terms = None, None, (zero, zero)
     if phase.regularised:
         with torch.no_grad():
-            sums = torch.stack([moments(top.plan, part(here, rows).values) for rows in chunks]).sum(0)
+            sums = spread.summed(torch.stack([moments(top.plan, part(here, rows).values) for rows in chunks]).sum(0))
         sums.requires_grad_()
         terms = regularisers_of(sums, tau=phase.tau)
         used = (terms[0] if phase.tightness else 0) + (terms[1] if phase.balance else 0)
@@ -67,7 +68,8 @@ def accumulated(
         found = part(here, rows)
         loss = share * found.worst / samples
         if slopes is not None:
-            loss = loss + (slopes * moments(top.plan, found.values)).sum().to(loss)
+            # Of sums over the whole batch, not means: the loss of a part counts by its share of the samples.
+            loss = loss + (slopes * moments(top.plan, found.values)).sum().to(loss) / spread.share()
         slope = torch.autograd.grad(loss, inputs, allow_unused=True)
         gathered = [b if a is None else a if b is None else a + b for a, b in zip(gathered, slope, strict=True)]
         worst, certified = worst + found.worst.detach() / samples, certified + found.certified

@@ -10,6 +10,7 @@ from torch import Tensor
 from pipeline.bounds import Interval
 from pipeline.propagate import walk
 from pipeline.propagate.margins import Head
+from pipeline.spread import drawn
 
 
 def attacked(
@@ -20,7 +21,7 @@ def attacked(
     Madry et al., arXiv 1706.06083; with one step of 10 half widths every pixel goes to an end of its interval. ``top`` is the
     network whose loss is trained, under the statistics of the clean batch: no statistics move.
     """
-    draw = torch.rand(box.center.shape, generator=generator, dtype=box.center.dtype, device=box.center.device)
+    draw = drawn(box.center.shape, generator, box.center)
     low, high = box.center - box.radius, box.center + box.radius
     point = box.center + (2 * draw - 1) * box.radius
     for _ in range(steps):

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline import rules
+from pipeline.crew import ALONE, Crew
 from pipeline.errors import Diverged, InputRejected, Preempted
 from pipeline.network import Network
 from pipeline.train import checkpoint as saved
@@ -58,6 +59,7 @@ def train(
     identity: Mapping[str, str] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     execution: Execution = PLAIN,
+    crew: Crew = ALONE,
 ) -> Iterator[Event]:
     """Train a copy of ``network`` after ``recipe`` and yield Started, Batch, Epoch and at last Finished.
 
@@ -65,9 +67,10 @@ def train(
     ``select = "held-out"`` the epoch that certifies most of it, once eps is whole, is the one delivered. With
     ``checkpoint`` the run is saved at the end of an epoch, as often as takes no more than a fiftieth of the time, and when it
     stops or finishes; the same call goes on from there, to the same result. ``identity`` holds digests of what else must be
-    the same (the data, the file). ``should_stop`` is asked after each batch. Raises InputRejected (3) for a network that cannot
-    be trained, UsageError (2) for another run's checkpoint, Diverged (6) for a loss that is not finite, Preempted (75) when
-    asked to stop.
+    the same (the data, the file). ``should_stop`` is asked after each batch. Each process of a ``crew`` is given the same and
+    ends with the same; what is learnt, and the checkpoint, which the first one writes, are those of one process but for
+    rounding. Raises InputRejected (3) for a network that cannot be trained, UsageError (2) for another run's checkpoint,
+    Diverged (6) for a loss that is not finite, Preempted (75) when asked to stop.
     """
     if len(network.inputs) != 1 or len(network.outputs) != 1:
         raise InputRejected(
@@ -78,10 +81,11 @@ def train(
     configuration = {f"recipe.{k}": v for k, v in recipe.model_dump(mode="json").items()} | dict(identity or {})
     configuration |= {"eps": str(eps), "range": [low, high], "steps_per_epoch": len(batches), "model": digest(network)}
     configuration |= {"precision": execution.precision, "channels_last": execution.channels_last}
-    state = saved.load(checkpoint, configuration) if checkpoint is not None else None
+    state = crew.first(lambda: saved.load(checkpoint, configuration)) if checkpoint is not None else None
     zeros = _masks(network, batches, recipe)
     model = prepare(network, batches, recipe, device=device, fresh=state is None, masks=zeros)
-    run = Run(model, len(batches), recipe, eps, low, high, execution=execution, masks=zeros)
+    crew.agree_(model.state_dict().values())
+    run = Run(model, len(batches), recipe, eps, low, high, execution=execution, masks=zeros, crew=crew)
     epoch, done, history, best = 1, 0, [], None
     if state is not None:
         saved.restore(state, model, run.optimiser, run.average)
@@ -89,7 +93,7 @@ def train(
         run.totals.copy_(state["totals"])
 
     def save(*, finished: bool = False) -> None:
-        if checkpoint is not None:
+        if checkpoint is not None and crew.leads:
             where = {"epoch": epoch, "step": done, "finished": finished, "history": history, "totals": run.totals.cpu()}
             where |= {"best": best, "configuration": configuration}
             saved.save(checkpoint, saved.snapshot(model, run.optimiser, run.average) | where)
@@ -107,7 +111,7 @@ def train(
                     continue
                 run.step(i, x, y)
                 done = i + 1
-                if should_stop():
+                if crew.any(should_stop()):
                     run.check()
                     save()
                     raise Preempted(_stopped(epoch, recipe.epochs, checkpoint))

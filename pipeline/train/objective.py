@@ -13,7 +13,9 @@ from pipeline.bounds import Lockstep, full
 from pipeline.propagate import walk
 from pipeline.propagate.interval import lockstep
 from pipeline.propagate.margins import Head, lockstep_margins
+from pipeline.spread import whole
 from pipeline.threat import clipped_box
+from pipeline.train.batch_network import batch_network
 from pipeline.train.regularise import regularisers
 
 
@@ -66,7 +68,12 @@ def objective(
     """
     zero = torch.zeros((), dtype=x.dtype, device=x.device)
     if not (phase.robust or phase.regularised):
-        clean = walk.forward(top.plan, [x], _no_rule, keep={top.index})[top.index]
+        # The layers of torch.nn know no other statistics than those of the samples that they are given.
+        clean = (
+            walk.forward(top.plan, [x], _no_rule, keep={top.index})[top.index]
+            if whole()
+            else batch_network(top.plan, x).logits
+        )
         natural = F.cross_entropy(full(clean).flatten(1), y)
         return Terms(natural, natural.detach(), zero, zero, zero, _correct(clean, y), zero)
     values = lockstep(top.plan, x, clipped_box(x, eps, low, high))

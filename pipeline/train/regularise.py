@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.bounds import Lockstep, full
 from pipeline.network import Plan
+from pipeline.spread import across, summed
 from pipeline.train.layers import first_layers
 
 TINY = 1e-12
@@ -30,9 +31,10 @@ def regularisers(
     if not boxes:
         zero = torch.zeros_like(entering.radius.mean())
         return zero, zero
-    reference = full(entering.radius).mean()
-    means, balanced = zip(*(_terms(b.center, b.radius, tau) for b in boxes), strict=True)
-    return loose(reference, torch.stack(means), tau).mean(), torch.stack(balanced).mean()
+    reference = across(full(entering.radius).mean())
+    means, *sums = map(torch.stack, zip(*(_Moments.apply(b.center, b.radius) for b in boxes), strict=True))
+    on, off, on_squares, off_squares = summed(torch.stack(sums))
+    return loose(reference, across(means), tau).mean(), unbalanced(on, off, on_squares, off_squares, tau).mean()
 
 
 def regularised(plan: Plan, values: Sequence[Lockstep | Tensor | None]) -> tuple[Lockstep, list[Lockstep]]:
@@ -64,25 +66,21 @@ def balance(
     ``rho(q) = min(q, 1/q)``, where ``q`` is the ratio of active to inactive neurons' centers, and of their squared deviations
     from the mean center (Shi et al., section 3.3). Without an inactive neuron there is no ratio and the term is zero.
     """
-    return _terms(center, radius, tau)[1]
-
-
-def _terms(center: Tensor, radius: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-    """The mean radius of a layer's box, and its balance."""
-    mean_radius, on, off, on_squares, off_squares = _Moments.apply(center, radius)
-    return mean_radius, unbalanced(on, off, on_squares, off_squares, tau)
+    _, on, off, on_squares, off_squares = _Moments.apply(center, radius)
+    return unbalanced(on, off, on_squares, off_squares, tau)
 
 
 class _Moments(torch.autograd.Function):
     """``mean(r)``, and over active and over inactive neurons ``sum c`` and ``sum (c - mean(c))^2``, in one pass each way.
 
-    The gradient is in closed form: what autograd would keep and read for it costs a third of a natural step.
+    Of a batch spread over processes they are those of this part, about the ``mean(c)`` of the whole. The gradient is in closed
+    form: what autograd would keep and read for it costs a third of a natural step.
     """
 
     @staticmethod
     def forward(center: Tensor, radius: Tensor) -> tuple[Tensor, ...]:
         c, active, inactive = _signs(center, radius)
-        deviation = (c - c.mean()).square_()
+        deviation = (c - across(c.mean())).square_()
         sums = ((v * m).sum() for v in (c, deviation) for m in (active, inactive))
         return full(radius).mean(), *sums
 
@@ -94,10 +92,10 @@ class _Moments(torch.autograd.Function):
     def backward(ctx: Any, of_radius: Tensor, *of_sums: Tensor) -> tuple[Tensor, Tensor]:
         center, radius = ctx.saved_tensors
         c, active, inactive = _signs(center, radius)
-        deviation, n = c - c.mean(), c.numel()
+        deviation, n = c - across(c.mean()), c.numel()
         on, off, on_squares, off_squares = of_sums
         slope = (active * (2 * on_squares)).add_(inactive * (2 * off_squares)).mul_(deviation)
-        grad = active.mul_(on).add_(inactive.mul_(off)).add_(slope).sub_(slope.mean())
+        grad = active.mul_(on).add_(inactive.mul_(off)).add_(slope).sub_(across(slope.mean()))
         return grad.to(center.dtype), (of_radius / n).to(radius.dtype).expand_as(radius)
 
 

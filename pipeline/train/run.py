@@ -12,10 +12,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from pipeline.crew import ALONE, Crew
 from pipeline.errors import Diverged, InputRejected
 from pipeline.network import Network
 from pipeline.ops import BatchNorm
 from pipeline.propagate.margins import MarginBounds
+from pipeline.spread import Part, spread
 from pipeline.threat import clipped_box
 from pipeline.train.average import Average
 from pipeline.train.execution import PLAIN, Execution
@@ -28,7 +30,10 @@ TERMS = ("loss", "natural", "robust", "tightness", "balance", "correct", "certif
 
 
 class Run:
-    """Takes steps on ``model`` in place; nothing is read back from the device but by ``check`` and ``record``."""
+    """Takes steps on ``model`` in place; nothing is read back from the device but by ``check`` and ``record``.
+
+    Each of a ``crew`` is given the whole batches and takes its part of each; what it steps by and totals is that of the whole.
+    """
 
     def __init__(
         self,
@@ -41,7 +46,9 @@ class Run:
         *,
         execution: Execution = PLAIN,
         masks: Mapping[str, Tensor] | None = None,
+        crew: Crew = ALONE,
     ):
+        self.crew = crew
         self.model, self.steps_per_epoch, self.recipe, self.eps_max = model, steps_per_epoch, recipe, float(eps)
         self.low, self.high, self.execution = low, high, execution
         for name, parameter in model.graph.named_parameters():
@@ -105,21 +112,32 @@ class Run:
     def step(self, i: int, x: Float[Tensor, "batch *features"], y: Int[Tensor, " batch"]) -> None:
         """Batch ``i`` of the epoch, from zero."""
         self.optimiser.zero_grad(set_to_none=True)
-        with self.execution.arithmetic():
+        part = Part(len(y), self.crew)
+        with spread(part), self.execution.arithmetic():
             with self.execution.products(self.device):
-                terms = self.terms(i, self.execution.arrange(x), y)
-            terms.loss.backward()
+                terms = self.terms(i, self.execution.arrange(x[part.rows]), y[part.rows])
+            terms.loss.backward(torch.full_like(terms.loss, part.share))
+        self.crew.add_([p.grad for p in self.parameters if p.grad is not None])
+        told = self.of_the_whole(terms, part)
         for parameter, mask in self.masks:
             if parameter.grad is not None:
                 parameter.grad.mul_(mask)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip_norm)
-        self.failed.copy_(torch.maximum(self.failed, (~torch.isfinite(norm + terms.loss.detach())).to(self.failed)))
+        self.failed.copy_(torch.maximum(self.failed, (~torch.isfinite(norm + told[0])).to(self.failed)))
         self.optimiser.step()
         if self.average is not None and self.epoch > self.recipe.warmup_end:
             self.average.update()
-        self.totals[:-2] += torch.stack([getattr(terms, t).detach() for t in TERMS])
-        self.totals[-2] += y.shape[0]
+        self.totals[:-2] += told
+        self.totals[-2] += part.samples
         self.totals[-1] = self.failed
+
+    def of_the_whole(self, terms: Terms, part: Part) -> Float[Tensor, " terms"]:
+        """``TERMS`` of the whole batch, from those of a part: means by its share of the samples, counts as they are."""
+        told = torch.stack([getattr(terms, t).detach() for t in TERMS])
+        if self.crew.world > 1:
+            told[:-2] *= part.share
+            self.crew.add_([told])
+        return told
 
     def terms(self, i: int, x: Float[Tensor, "batch *features"], y: Int[Tensor, " batch"]) -> Terms:
         """The loss of batch ``i`` and its parts."""
@@ -181,10 +199,13 @@ class Run:
     def accuracy(self, x: Tensor, y: Tensor, *, chunk: int = 256) -> tuple[float, float]:
         """Natural and certified accuracy in eval mode at the full eps, by IBP in the precision of training."""
         self.model.eval()
+        samples, mine = len(y), self.crew.rows(len(y))
+        x, y = x[mine], y[mine]
         counts = torch.zeros(2, dtype=torch.int64, device=self.device)
-        for xs, ys in zip(x.split(chunk), y.split(chunk), strict=True):
+        for xs, ys in zip(x.split(chunk), y.split(chunk), strict=True) if len(y) else ():
             box = clipped_box(xs, self.eps_max * (self.high - self.low), self.low, self.high)
             counts[0] += (self.model(xs).flatten(1).argmax(1) == ys).sum()
             counts[1] += (self.bounds.bounds(box, ys) > 0).sum()
+        self.crew.add_([counts])
         natural, certified = counts.tolist()
-        return natural / len(y), certified / len(y)
+        return natural / samples, certified / samples

@@ -7,7 +7,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +16,8 @@ import numpy as np
 
 from pipeline import certify as verdicts
 from pipeline import report as reports
-from pipeline.certify import PGD, Certification, Crew, Journal, Work
+from pipeline.certify import PGD, Certification, Journal, Work
+from pipeline.crew import Crew, gathered
 from pipeline.data import Dataset, Fitted
 from pipeline.errors import InputRejected
 from pipeline.graph.digest import digests
@@ -60,11 +60,11 @@ def certify(
 
     ``flags`` are settings under the names of ``Settings``; what they leave open is settled by ``pipeline.toml``, the file's
     metadata and defaults. Stopped, the run leaves what it decided in ``<report>.run``, and the same call goes on from there.
-    Under torchrun the samples are shared out; the process of rank 0 writes. Raises what the exit codes stand for: see
+    Started as several processes they share the samples out, and the first one writes. Raises what the exit codes stand for: see
     ``pipeline.errors``.
     """
     folder = report or places.of_certification(model)
-    with verdicts.crew() as crew, RunFolder(folder).held() if crew.rank == 0 else nullcontext():
+    with gathered() as crew, RunFolder(folder).held_by(crew):
         yield from _certify(model, flags, folder, argv, should_stop, crew)
 
 
@@ -94,10 +94,10 @@ def _certify(
     described = reports.Report.of(
         "certification", result, facts.run(started, argv, device_of(settings), evidence.timings, stopped_by)
     )
-    if crew.rank == 0:
+    if crew.leads:
         reports.write(described, evidence.samples, folder)
         journal.remove()
-    yield Done(described, folder, leads=crew.rank == 0)
+    yield Done(described, folder, leads=crew.leads)
 
 
 def examine(
@@ -237,7 +237,7 @@ def _key(subject: Subject, dataset: Dataset, settings: Settings) -> str:
 
 def _journal(run: RunFolder, key: str, crew: Crew) -> Generator[Event, None, Journal]:
     """What the same command decided before it was stopped; what another left is cleared away by the first process."""
-    if crew.rank == 0 and run.begin_anew(key):
+    if crew.leads and run.begin_anew(key):
         yield Note(f"{run.path} is of another model, data or settings: everything is decided afresh")
     crew.share(None)
     journal = Journal(run.path, rank=crew.rank)

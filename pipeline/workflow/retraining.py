@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pipeline import report as reports
 from pipeline import train
 from pipeline.atomic import replace_atomically
-from pipeline.data import Augment, Dataset, Fitted, Loader, has_part, hold_out, load
-from pipeline.errors import EnvironmentFailure, InputRejected, UsageError
+from pipeline.certify import Work
+from pipeline.crew import Crew, gathered
+from pipeline.data import Dataset, Fitted, has_part, hold_out, load
+from pipeline.errors import EnvironmentFailure, UsageError
 from pipeline.graph.digest import digests
 from pipeline.graph.write_back import write_back
 from pipeline.preprocess import without_normalisation
@@ -28,6 +28,7 @@ from pipeline.workflow.demanded import demands
 from pipeline.workflow.events import Done, Event, Note
 from pipeline.workflow.runs import Finished, RunFolder
 from pipeline.workflow.subject import Subject, device_of, metadata, need_data, open_model, test_part, to_inputs
+from pipeline.workflow.training import trained_network
 
 ASIDE = 0.1
 """The share of a data set without a test part that is set aside for certification, never trained on."""
@@ -46,14 +47,15 @@ def retrain(
     """Retrain a file to be certifiable at the largest ``eps`` given, and certify the file written; the last event is ``Done``.
 
     Training goes on from the checkpoint in ``<out>.run`` where the same command left one, and is skipped where the same
-    command has finished. A time budget ends training, not certification: it leaves a checkpoint and raises Preempted. Raises
-    what the exit codes stand for: see ``pipeline.errors``.
+    command has finished. A time budget ends training, not certification: it leaves a checkpoint and raises Preempted.
+    Started as several processes they train and certify together, and the first one writes. Raises what the exit codes stand
+    for: see ``pipeline.errors``.
     """
-    out = out or places.retrained(model)
-    run = RunFolder(out)
-    _check_target(model, run, force)
-    with run.held():
-        yield from _retrain(model, flags, run, force, report, argv, should_stop)
+    run = RunFolder(out or places.retrained(model))
+    with gathered() as crew:
+        crew.first(lambda: _check_target(model, run, force))
+        with run.held_by(crew):
+            yield from _retrain(model, flags, run, force, report, argv, should_stop, crew)
 
 
 def _retrain(
@@ -64,6 +66,7 @@ def _retrain(
     report: Path | None,
     argv: Sequence[str],
     should_stop: Callable[[], bool],
+    crew: Crew,
 ) -> Iterator[Event]:
     started, began = datetime.now(UTC), time.monotonic()
     settings, source = _settled(model, flags)
@@ -85,22 +88,16 @@ def _retrain(
     recipe = _recipe(subject, images, settings)
     execution = train.Execution.of(device_of(settings), settings.precision, settings.compile)
     key = _key(subject, training, recipe, settings, execution)
-    finished = run.finished(key)
-    if out.exists() and finished is None and not force and not run.begun_by(key):
-        raise UsageError(
-            f"{out} exists and this command did not finish it; name another --out, or overwrite it with --force."
-        )
-    if force and finished is None:
-        run.forget_others(key)
+    finished, begun = crew.first(lambda: _left(run, key, force))
     for note in (*subject.imported.notes, *accounts.announced(subject, recipe), *train.told(recipe)):
         yield Note(note)
 
     def given() -> Generator[Event, None, Evidence]:
         yield Note("certifying the given file, to compare with")
-        return (yield from examine(subject, testing, settings, source, gates))
+        return (yield from examine(subject, testing, settings, source, gates, Work(crew)))
 
     # First, since what cannot be certified need not be trained; a run cut into slices need not know it in each of them.
-    before = None if run.begun_by(key) and run.checkpoint.exists() else (yield from given())
+    before = None if begun else (yield from given())
     if finished is None:
 
         def stop() -> bool:
@@ -108,16 +105,9 @@ def _retrain(
 
         execution = execution.tried(device_of(settings), whole=recipe.plain)
         yield Note(execution.describe())
-        trained = yield from _train(subject, images, recipe, settings, run, key, stop, execution)
-        written = write_back(
-            model,
-            without_normalisation(trained.network),
-            out,
-            metadata=accounts.left_in_file(subject, recipe, settings, aside),
-        )
-        curves = tuple(dict(record) for record in trained.history)
-        finished = Finished(key, digests(out).sha256, written.changes, curves, trained.epoch)
-        run.remember(finished)
+        trained = yield from trained_network(subject, images, recipe, settings, run, key, stop, execution, crew)
+        told = accounts.left_in_file(subject, recipe, settings, aside)
+        finished = crew.first(lambda: _written(model, run, key, trained, told))
     else:
         yield Note(
             f"{out.name} is what this command wrote when it finished: nothing is trained, and it is certified again"
@@ -126,7 +116,7 @@ def _retrain(
     before = before or (yield from given())
     delivered = open_model(out, settings)
     yield Note(f"certifying {out.name}")
-    after = yield from examine(delivered, testing, settings, source, gates)
+    after = yield from examine(delivered, testing, settings, source, gates, Work(crew))
     sides, warnings = accounts.compared(before, after, settings)
     for warning in warnings:
         yield Note(warning, warning=True)
@@ -157,8 +147,9 @@ def _retrain(
             "time budget" if after.cut else None,
         ),
     )
-    reports.write(described, after.samples, folder)
-    yield Done(described, folder, out, finished.changes)
+    if crew.leads:
+        reports.write(described, after.samples, folder)
+    yield Done(described, folder, out, finished.changes, crew.leads)
 
 
 def write_config(model: Path, flags: Mapping[str, Any], path: Path, *, force: bool = False) -> Recipe:
@@ -202,6 +193,30 @@ def _check_target(model: Path, run: RunFolder, force: bool) -> None:
         raise UsageError(f"{out} exists; name another --out, or overwrite it with --force.")
 
 
+def _left(run: RunFolder, key: str, force: bool) -> tuple[Finished | None, bool]:
+    """What the same command left when it finished, and whether it left a checkpoint; what others left makes way by force.
+
+    Raises UsageError where the file is another's.
+    """
+    finished = run.finished(key)
+    if run.out.exists() and finished is None and not force and not run.begun_by(key):
+        raise UsageError(
+            f"{run.out} exists and this command did not finish it; name another --out, or overwrite it with --force."
+        )
+    if force and finished is None:
+        run.forget_others(key)
+    return finished, run.begun_by(key) and run.checkpoint.exists()
+
+
+def _written(model: Path, run: RunFolder, key: str, trained: train.Finished, left: Mapping[str, str]) -> Finished:
+    """Write the trained weights into the file, and down what was done."""
+    written = write_back(model, without_normalisation(trained.network), run.out, metadata=left)
+    curves = tuple(dict(record) for record in trained.history)
+    finished = Finished(key, digests(run.out).sha256, written.changes, curves, trained.epoch)
+    run.remember(finished)
+    return finished
+
+
 def _parts(uri: str, settings: Settings) -> tuple[Dataset, Dataset, str | None]:
     """(trained on, certified on, a sentence where a tenth had to be set aside)."""
     split = has_part(uri, "test")
@@ -230,64 +245,3 @@ def _key(subject: Subject, training: Dataset, recipe: Recipe, settings: Settings
         **metadata_of(settings),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _train(
-    subject: Subject,
-    images: Fitted,
-    recipe: Recipe,
-    settings: Settings,
-    run: RunFolder,
-    key: str,
-    should_stop: Callable[[], bool],
-    execution: train.Execution,
-) -> Generator[Any, None, train.Finished]:
-    if not subject.network.trainable():
-        raise InputRejected(
-            "nothing in this file can be trained: it has no weights with a way back into it; see `pipeline inspect`."
-        )
-    if subject.network.inputs[0].shape[0] is not None:
-        raise InputRejected(
-            "training needs batches, and this file fixes its batch where it cannot be freed; export it with a free one."
-        )
-    device = device_of(settings)
-    torch.manual_seed(recipe.seed)
-    keep, held = _held_out(images, recipe)
-    loader = Loader(
-        images.images[keep],
-        images.labels[keep],
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        augment=Augment(recipe.crop, recipe.flip),
-        device=device,
-        layout=images.layout,
-    )
-    aside = (torch.from_numpy(images.images[held]).to(device), torch.from_numpy(images.labels[held]).to(device))
-    run.begin(key)
-    assert settings.eps is not None
-    events = train.train(
-        subject.network,
-        loader,
-        aside if len(held) else None,
-        recipe=recipe,
-        eps=settings.eps[-1],
-        low=images.value_range[0],
-        high=images.value_range[1],
-        device=device,
-        checkpoint=run.checkpoint,
-        identity={"run": key},
-        should_stop=should_stop,
-        execution=execution,
-    )
-    for event in events:
-        if isinstance(event, train.Finished):
-            return event
-        yield event
-    raise AssertionError("training ends with Finished")
-
-
-def _held_out(images: Fitted, recipe: Recipe) -> tuple[Any, Any]:
-    """Indices trained on, and those on which progress is shown, and by which an epoch may be chosen."""
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(recipe.seed)).numpy()
-    count = round(len(images) * recipe.held_out)
-    return order[count:], order[:count]

@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pipeline.atomic import replace_atomically
+from pipeline.crew import Crew
 from pipeline.errors import EnvironmentFailure, UsageError
 from pipeline.graph.digest import digests
 
@@ -67,6 +68,13 @@ class RunFolder:
                 (self.path / "lock").unlink()
                 self.path.rmdir()
             lock.release()
+
+    @contextlib.contextmanager
+    def held_by(self, crew: Crew) -> Iterator[None]:
+        """The same for the processes of a run: the first one holds it, and all hear where somebody else does."""
+        with contextlib.ExitStack() as held:
+            crew.first(lambda: held.enter_context(self.held()))
+            yield
 
     def begin(self, key: str) -> None:
         """Make the folder and say whose it is."""

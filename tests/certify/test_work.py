@@ -7,8 +7,9 @@ from itertools import count
 import numpy as np
 import pytest
 
-from pipeline.certify import Crew, Journal, Verdict, Work
+from pipeline.certify import Journal, Verdict, Work
 from pipeline.certify.clock import Clock, OutOfTime
+from pipeline.crew import Crew
 from pipeline.errors import Preempted
 from tests.climbing import climb, lively, same
 

@@ -1,0 +1,146 @@
+"""Training spread over processes learns what one process learns: every loss, every statistic, every weight."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.crew import ALONE, Crew
+from pipeline.data import Augment, Loader
+from pipeline.errors import PipelineError
+from pipeline.network import Network
+from pipeline.train import Finished, recipe, train
+from pipeline.train.loop import prepare
+from pipeline.train.run import Run
+from tests.crews import together
+from tests.nets import conv_net, residual_concat_net
+
+EPS = Fraction(1, 20)
+# Not divisible by three, nor by two.
+BATCH = 17
+RECIPES: dict[str, dict[str, Any]] = {
+    "shi2021": {},
+    "fast": {},
+    "fast in parts": {"recipe": "fast", "micro_batch": 3, "reg_weight": 0.5, "l1": 1e-4},
+    "mtl-ibp": {},
+    "crown-ibp": {},
+    "vanilla-ibp": {},
+    "pgd": {},
+}
+
+
+def images(network: Network, n: int = 51) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.rand(n, *network.inputs[0].shape[1:], generator=generator, dtype=torch.float64)
+    return x, torch.randint(4, (n,), generator=generator)
+
+
+def first_steps(crew: Crew, name: str) -> dict[str, Any]:
+    """Two epochs of three steps, the second in the ramp: totals after each step, and all that a step changes."""
+    asked = dict(RECIPES[name])
+    network = residual_concat_net().to(torch.float64)
+    x, y = images(network)
+    short = {"epochs": 3, "batch_size": BATCH, "warmup_start": 2, "warmup_length": 2, "ema": 0.9}
+    settings = recipe(asked.pop("recipe", name), input_shape=x.shape[1:], n_train=len(x), **(short | asked))
+    batches = Loader(x, y, batch_size=BATCH, seed=0, augment=Augment(1, True))
+    run = Run(prepare(network, batches, settings), len(batches), settings, EPS, 0.0, 1.0, crew=crew)
+    totals = []
+    for epoch in (1, 2):
+        run.begin(epoch)
+        for i, (xs, ys) in enumerate(batches.epoch(epoch)):
+            run.step(i, xs, ys)
+            totals.append(run.totals.clone())
+    assert run.average is not None
+    return {
+        "totals": torch.stack(totals),
+        "state": dict(run.model.state_dict()),
+        "mean": dict(run.average.mean),
+        "held": torch.tensor(run.accuracy(*images(network, 7))),
+    }
+
+
+def of_all(crew: Crew) -> dict[str, dict[str, Any]]:
+    return {name: first_steps(crew, name) for name in RECIPES}
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, dict[str, Any]]:
+    return of_all(ALONE)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_several_processes_learn_what_one_learns(alone: dict[str, dict[str, Any]], world: int, tmp_path: Path) -> None:
+    everyone = together(of_all, world, tmp_path)
+    for name, one in alone.items():
+        first = everyone[0][name]
+        assert one["totals"][-1, 0] > 0
+        torch.testing.assert_close(first["totals"], one["totals"], rtol=1e-8, atol=1e-8, msg=name)
+        torch.testing.assert_close(first["state"], one["state"], rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(first["mean"], one["mean"], rtol=1e-6, atol=1e-8)
+        assert torch.equal(first["held"], one["held"])
+        for other in everyone[1:]:
+            for part in ("totals", "held"):
+                assert torch.equal(other[name][part], first[part])
+            for part in ("state", "mean"):
+                assert all(torch.equal(other[name][part][k], first[part][k]) for k in first[part])
+
+
+def run(crew: Crew, checkpoint: Path, *, stop_after: int | None = None, batch_size: int = BATCH) -> Any:
+    """The end of a short run by ``crew``, one of whose processes, the last, is asked to stop after some batches."""
+    network = conv_net().to(torch.float64)
+    x, y = images(network)
+    settings = recipe(
+        "fast",
+        input_shape=x.shape[1:],
+        n_train=len(x),
+        **{"epochs": 3, "batch_size": batch_size, "warmup_start": 1, "warmup_length": 1},
+    )
+    left = iter(range(stop_after)) if stop_after is not None and crew.rank == crew.world - 1 else itertools.repeat(0)
+    batches = Loader(x, y, batch_size=batch_size, seed=0)
+    stop = {"should_stop": lambda: next(left, None) is None}
+    *_, last = train(
+        network, batches, images(network, 7), recipe=settings, eps=EPS, checkpoint=checkpoint, crew=crew, **stop
+    )
+    assert isinstance(last, Finished)
+    return {"state": dict(last.network.state_dict()), "loss": [r["loss"] for r in last.history]}
+
+
+def failure(work: Callable[..., Any], *arguments: Any, **options: Any) -> str:
+    """How it ends: the exit code, and why."""
+    try:
+        work(*arguments, **options)
+    except PipelineError as error:
+        return f"{error.exit_code} {error}"
+    return "0"
+
+
+def endings(crew: Crew, folder: Path) -> dict[str, Any]:
+    """A run that is stopped, goes on and ends; one that cannot begin; and what is left of the crew when one process goes."""
+    told: dict[str, Any] = {"too few": failure(run, crew, folder / "few", batch_size=2)}
+    told["stopped"] = failure(run, crew, folder / "many", stop_after=4)
+    told |= run(crew, folder / "many")
+    told["taken over"] = run(crew, folder / "one")
+    if crew.rank < crew.world - 1:
+        told["gone"] = failure(crew.any, False)
+    return told
+
+
+def test_a_run_ends_alike_for_all_and_goes_on_with_any_number_of_processes(tmp_path: Path) -> None:
+    assert failure(run, ALONE, tmp_path / "one", stop_after=4).startswith("75 ")
+    everyone = together(endings, 3, tmp_path, tmp_path)
+    one = run(ALONE, tmp_path / "whole")
+    for told in everyone:
+        assert told["too few"].startswith("2 each process needs a sample")
+        assert told["stopped"].startswith("75 training was stopped in epoch 2"), "asked of one process, done by all"
+        for found in (told, told["taken over"]):
+            assert found["loss"] == pytest.approx(one["loss"], rel=1e-8)
+            torch.testing.assert_close(found["state"], one["state"], rtol=1e-6, atol=1e-8)
+            assert all(torch.equal(v, everyone[0]["state"][k]) for k, v in told["state"].items())
+    assert all(told["gone"].startswith("74 another process") for told in everyone[:2])
