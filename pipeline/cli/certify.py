@@ -11,6 +11,7 @@ import click
 from pipeline.cli.ending import Ending
 from pipeline.cli.options import (
     data_options,
+    devices_option,
     flags_of,
     gate_options,
     ladder_options,
@@ -18,6 +19,7 @@ from pipeline.cli.options import (
     proof_options,
     threat_options,
 )
+from pipeline.errors import UsageError
 
 
 @click.command("certify")
@@ -30,9 +32,12 @@ from pipeline.cli.options import (
 @click.option(
     "--property", "vnnlib", type=click.Path(path_type=Path), metavar="FILE", help="Decide a VNN-LIB property instead."
 )
+@devices_option
 @gate_options
 @click.pass_obj
-def command(ending: Ending, model: Path, vnnlib: Path | None, report: Path | None, style: str, **given: Any) -> int:
+def command(
+    ending: Ending, model: Path, vnnlib: Path | None, report: Path | None, style: str, devices: int, **given: Any
+) -> int:
     """Prove, sample by sample, that no perturbation within eps changes the label of MODEL, an ONNX file.
 
     \b
@@ -40,7 +45,7 @@ def command(ending: Ending, model: Path, vnnlib: Path | None, report: Path | Non
     pipeline certify model.onnx --data dir:images --eps 2/255,8/255 --fail-under certified@2/255=0.5
     pipeline certify model.onnx --data npz:test.npz --eps 0.5 --norm l2 --time-budget 10m
     pipeline certify model.onnx --property unsafe.vnnlib --time-budget 2m
-    torchrun --nproc-per-node 4 -m pipeline certify model.onnx --data npz:test.npz --eps 8/255
+    pipeline certify model.onnx --data npz:test.npz --eps 8/255 --devices 4
 
     Cheapest first: an attack, IBP, CROWN-IBP, a longer attack, CROWN, alpha-CROWN, each on what is still open. Without
     --eps, the curve over 1/2 to 16/255 on 200 samples. The report (report.json, samples.npz, counterexamples.npz,
@@ -49,14 +54,19 @@ def command(ending: Ending, model: Path, vnnlib: Path | None, report: Path | Non
     With --property the answer is holds (exit 0), violated (1, with a counterexample), unknown or timeout (4).
     """
     if vnnlib is not None:
+        if devices > 1:
+            raise UsageError("a property is decided by one process; leave --devices out.")
         from pipeline.cli.property import answer
 
         return answer(ending, model, vnnlib, flags_of(given), report, style)
+    from pipeline.cli.devices import launch, several
     from pipeline.cli.stop import stopping
     from pipeline.cli.watch import Watch, consoles, present
     from pipeline.workflow import certify, places
 
     ending.will_be_in(report or places.of_certification(model), command="certify", named=report is not None)
+    if several(devices):
+        return launch(ending, devices)
     out, errors = consoles()
     with stopping() as asked:
         events = certify(model, flags_of(given), report=report, argv=sys.argv[1:], should_stop=asked.is_set)

@@ -11,6 +11,11 @@ from typing import Any
 from pipeline.errors import EnvironmentFailure
 
 
+def leads() -> bool:
+    """Whether this is the process of its run that writes and prints: alone, or the first that a launcher started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @dataclass
 class Ending:
     """What is known of a command's end; ``folder`` is None as long as the command has none."""
@@ -27,7 +32,7 @@ class Ending:
         A folder is made for it where the user named it, or where a launcher started us: elsewhere a mistyped command leaves
         nothing behind.
         """
-        if os.environ.get("RANK", "0") != "0":
+        if not leads():
             return
         from pipeline.report.status import forget
 

@@ -14,7 +14,7 @@ import click
 
 from pipeline.allocator import keep_large_blocks
 from pipeline.cli import summary
-from pipeline.cli.ending import Ending
+from pipeline.cli.ending import Ending, leads
 from pipeline.errors import PipelineError
 
 COMMANDS = {
@@ -81,7 +81,8 @@ def run(argv: list[str] | None = None) -> int:
     code, message = _ended(argv, ending)
     if message:
         click.echo(f"pipeline: {message}", err=True)
-        summary.failed(message, code)
+        if leads():
+            summary.failed(message, code)
     return ending.close(code, message)
 
 

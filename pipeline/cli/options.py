@@ -99,6 +99,15 @@ gate_options = _apply(
 )
 
 
+devices_option = click.option(
+    "--devices",
+    type=click.IntRange(1),
+    default=1,
+    metavar="N",
+    help="Work in N processes, on a GPU each, or on the CPU's cores.  [1]",
+)
+
+
 def flags_of(given: dict[str, Any]) -> dict[str, Any]:
     """Click's parameters as settings: ``--no-attack`` says ``attack=False``, what was not given is left out."""
     flags = {k: v for k, v in given.items() if v is not None and v != ()}

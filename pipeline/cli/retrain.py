@@ -11,6 +11,7 @@ import click
 from pipeline.cli.ending import Ending
 from pipeline.cli.options import (
     data_options,
+    devices_option,
     flags_of,
     gate_options,
     model_argument,
@@ -127,6 +128,7 @@ RECIPE = (
 )
 @click.option("--keep-sparsity/--no-keep-sparsity", default=None, help="Weights that are exactly zero stay so.")
 @proof_options
+@devices_option
 @gate_options
 @click.pass_obj
 def command(
@@ -137,6 +139,7 @@ def command(
     report: Path | None,
     style: str,
     write_config: Path | None,
+    devices: int,
     **given: Any,
 ) -> int:
     """Train the classifier in MODEL, an ONNX file, to be certifiable at eps, and write it back into the same graph.
@@ -144,11 +147,13 @@ def command(
     \b
     pipeline retrain model.onnx --data npz:train.npz --eps 8/255
     pipeline retrain model.onnx --data torchvision:MNIST --eps 0.3 --epochs 30
+    pipeline retrain model.onnx --data npz:train.npz --eps 8/255 --devices 8
 
     The file written is then certified on data it was not trained on. Checkpoints lie in OUT.run: the same command goes on
     where it was stopped, and trains nothing once it has finished.
     """
     from pipeline import workflow
+    from pipeline.cli.devices import launch, several
     from pipeline.cli.stop import stopping
     from pipeline.cli.watch import Watch, consoles, present
     from pipeline.workflow import places
@@ -161,6 +166,8 @@ def command(
         return 0
     folder = report or places.of_retraining(out or places.retrained(model))
     ending.will_be_in(folder, command="retrain", named=report is not None)
+    if several(devices):
+        return launch(ending, devices)
     standard, errors = consoles()
     with stopping() as asked:
         events = workflow.retrain(

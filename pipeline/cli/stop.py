@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pipeline.cli.devices import follow_launcher
 from pipeline.errors import Preempted
 
 
@@ -23,6 +24,7 @@ def stopping() -> Iterator[threading.Event]:
             interrupted.set()
         asked.set()
 
+    follow_launcher()
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield asked

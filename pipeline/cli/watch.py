@@ -21,6 +21,7 @@ from rich.text import Text
 
 from pipeline import certify, report, train
 from pipeline.cli import summary
+from pipeline.cli.ending import leads
 from pipeline.workflow import Done, Note
 
 COLUMNS = f"{'epoch':^9}{'eps':>9}{'natural':>9}{'robust':>9}{'tight':>8}{'balance':>8}{'held-out':>11}{'certified':>11}{'s':>8}"
@@ -35,9 +36,9 @@ SHORTEN = {"pgd": "--no-attack skips it", "long pgd": "--no-attack skips it"}
 
 
 def consoles() -> tuple[Console, Console]:
-    """(standard output, standard error); ``NO_COLOR`` and redirection are honoured by rich."""
+    """(standard output, standard error), silent in all but the first process of a run; rich honours ``NO_COLOR``."""
     width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 100
-    return Console(width=width), Console(stderr=True, width=width)
+    return Console(width=width), Console(stderr=True, width=width, quiet=not leads())
 
 
 class Watch:

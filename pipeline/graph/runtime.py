@@ -106,5 +106,6 @@ def session(source: Path | str | bytes, *, provider: str = "cpu") -> Session:
 
 
 def threads() -> int:
-    """The cores this process may run on: ONNX Runtime would count the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The cores this process may run on, its share where several were started: ONNX Runtime would count the machine's."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

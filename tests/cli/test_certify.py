@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -284,16 +282,3 @@ def test_what_another_command_left_is_set_aside_and_said(pipeline, here):
     code, _, err = pipeline("certify", "model.onnx", *FAST, "--eps", "1/255", "--no-attack")
     assert code == 0
     assert "afresh" in err
-
-
-def test_two_processes_find_what_one_finds(pipeline, here):
-    argv = [*CLIMB[:4], "--eps", "1/255", "--method", "crown-ibp", "--max-samples", "300"]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pipeline"]
-    done = subprocess.run([*launch, *argv], capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("provably robust") == 1, "one process prints"
-    shared = read_here().result_sha256
-    assert not (here / "model.report.run").exists()
-    alone = subprocess.run([sys.executable, "-m", "pipeline", *argv], timeout=240, check=False)
-    assert alone.returncode == 0
-    assert read_here().result_sha256 == shared
