@@ -66,6 +66,14 @@ class Crew:
             raise fault
         return found  # type: ignore[return-value]
 
+    def each(self, work: Callable[[], T], *, first_alone: bool) -> T:
+        """What this process finds by ``work``; ``first_alone``: after the first has, so that what that one fetches is there."""
+        if not first_alone or self.world == 1:
+            return work()
+        found = [work()] if self.leads else []
+        self.share(None)
+        return found[0] if found else work()
+
     def any(self, mine: bool) -> bool:
         """Whether it is so for any process."""
         if self.world == 1:

@@ -13,7 +13,7 @@ import torch
 
 from pipeline.crew import Crew, gathered
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 
 
 def together(work: Callable[..., Any], world: int, folder: Path, *arguments: Any) -> list[Any]:

@@ -24,8 +24,16 @@ EXPLODED = 100.0
 def diagnosis(run: Run, batches: Iterable[tuple[Tensor, Tensor]], first: int) -> str:
     """A sentence on the first batch from ``first`` on whose loss or gradient is not finite, at the weights that it met.
 
-    ``run`` must not have stepped since then, which its optimiser sees to.
+    ``run`` must not have stepped since then, which its optimiser sees to. Each process of several looks at whole batches by
+    itself, for which a GPU may lack the memory.
     """
+    try:
+        return _first_failure(run, batches, first)
+    except torch.OutOfMemoryError:
+        return "There is not memory enough to say in which layer."
+
+
+def _first_failure(run: Run, batches: Iterable[tuple[Tensor, Tensor]], first: int) -> str:
     for i, (x, y) in itertools.islice(enumerate(batches), first, None):
         loss = run.terms(i, x, y).loss
         gradients = torch.autograd.grad(loss, run.parameters, allow_unused=True)

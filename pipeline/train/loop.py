@@ -134,6 +134,7 @@ def train(
     if state is None or not state["finished"]:
         run.deliver(None if best is None else best["model"])
         if recipe.population_bn:
+            # By each process alone: the layers of torch.nn take whole batches, and this is one pass in a whole run.
             population_statistics_(model, (x for x, _ in batches.epoch(epoch)))
         save(finished=True)
     trained = fold(model, keep=recipe.bn == "keep") if recipe.full_bn else copy.deepcopy(model).eval()

@@ -83,7 +83,7 @@ def _certify(
     for note in subject.imported.notes:
         yield Note(note)
     uri = settings.test_data or need_data(subject, settings)
-    dataset = test_part(uri, settings)
+    dataset = crew.each(lambda: test_part(uri, settings), first_alone=settings.download)
     if settings.eps is None:
         yield Note(f"no eps was given: the curve over {', '.join(map(str, settings.radii))}")
     journal = yield from _journal(RunFolder(folder), _key(subject, dataset, settings), crew)

@@ -81,7 +81,7 @@ def _retrain(
 
     subject = open_model(model, settings)
     uri = need_data(subject, settings)
-    training, testing, aside = _parts(uri, settings)
+    training, testing, aside = crew.each(lambda: _parts(uri, settings), first_alone=settings.download)
     if aside:
         yield Note(aside)
     images = to_inputs(training, subject, settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -42,7 +43,7 @@ def images(network: Network, n: int = 51) -> tuple[Tensor, Tensor]:
     return x, torch.randint(4, (n,), generator=generator)
 
 
-def first_steps(crew: Crew, name: str) -> dict[str, Any]:
+def first_steps(crew: Crew, name: str, *, compiled: bool = False) -> dict[str, Any]:
     """Two epochs of three steps, the second in the ramp: totals after each step, and all that a step changes."""
     asked = dict(RECIPES[name])
     network = residual_concat_net().to(torch.float64)
@@ -51,6 +52,8 @@ def first_steps(crew: Crew, name: str) -> dict[str, Any]:
     settings = recipe(asked.pop("recipe", name), input_shape=x.shape[1:], n_train=len(x), **(short | asked))
     batches = Loader(x, y, batch_size=BATCH, seed=0, augment=Augment(1, True))
     run = Run(prepare(network, batches, settings), len(batches), settings, EPS, 0.0, 1.0, crew=crew)
+    if compiled:
+        run.objective = torch.compile(run.objective, fullgraph=True, backend="aot_eager")
     totals = []
     for epoch in (1, 2):
         run.begin(epoch)
@@ -92,10 +95,24 @@ def test_several_processes_learn_what_one_learns(alone: dict[str, dict[str, Any]
                 assert all(torch.equal(other[name][part][k], first[part][k]) for k in first[part])
 
 
-def run(crew: Crew, checkpoint: Path, *, stop_after: int | None = None, batch_size: int = BATCH) -> Any:
+def compiled(crew: Crew) -> dict[str, Any]:
+    return first_steps(crew, "shi2021", compiled=True)
+
+
+@pytest.mark.slow
+def test_a_compiled_step_meets_the_others_within_one_graph(alone: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    for told in together(compiled, 2, tmp_path):
+        torch.testing.assert_close(told["totals"], alone["shi2021"]["totals"], rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(told["state"], alone["shi2021"]["state"], rtol=1e-6, atol=1e-8)
+
+
+def run(
+    crew: Crew, checkpoint: Path, *, stop_after: int | None = None, batch_size: int = BATCH, spoilt: bool = False
+) -> Any:
     """The end of a short run by ``crew``, one of whose processes, the last, is asked to stop after some batches."""
     network = conv_net().to(torch.float64)
     x, y = images(network)
+    x[7] = float("nan") if spoilt else x[7]
     settings = recipe(
         "fast",
         input_shape=x.shape[1:],
@@ -112,6 +129,15 @@ def run(crew: Crew, checkpoint: Path, *, stop_after: int | None = None, batch_si
     return {"state": dict(last.network.state_dict()), "loss": [r["loss"] for r in last.history]}
 
 
+def fetched(file: Path) -> int:
+    """What a download leaves, made where it is not there: the processes that have made it."""
+    if not file.exists():
+        time.sleep(0.2)
+        with file.open("a") as once:
+            once.write("made\n")
+    return len(file.read_text().splitlines())
+
+
 def failure(work: Callable[..., Any], *arguments: Any, **options: Any) -> str:
     """How it ends: the exit code, and why."""
     try:
@@ -123,7 +149,9 @@ def failure(work: Callable[..., Any], *arguments: Any, **options: Any) -> str:
 
 def endings(crew: Crew, folder: Path) -> dict[str, Any]:
     """A run that is stopped, goes on and ends; one that cannot begin; and what is left of the crew when one process goes."""
-    told: dict[str, Any] = {"too few": failure(run, crew, folder / "few", batch_size=2)}
+    told: dict[str, Any] = {"fetched": crew.each(lambda: fetched(folder / "once"), first_alone=True)}
+    told |= {"too few": failure(run, crew, folder / "few", batch_size=2)}
+    told["spoilt"] = failure(run, crew, folder / "spoilt", spoilt=True)
     told["stopped"] = failure(run, crew, folder / "many", stop_after=4)
     told |= run(crew, folder / "many")
     told["taken over"] = run(crew, folder / "one")
@@ -137,7 +165,10 @@ def test_a_run_ends_alike_for_all_and_goes_on_with_any_number_of_processes(tmp_p
     everyone = together(endings, 3, tmp_path, tmp_path)
     one = run(ALONE, tmp_path / "whole")
     for told in everyone:
+        assert told["fetched"] == 1, "by one process"
         assert told["too few"].startswith("2 each process needs a sample")
+        assert told["spoilt"].startswith("6 the loss of epoch 1 is not finite")
+        assert "mend the data" in told["spoilt"], "whichever process the sample is with"
         assert told["stopped"].startswith("75 training was stopped in epoch 2"), "asked of one process, done by all"
         for found in (told, told["taken over"]):
             assert found["loss"] == pytest.approx(one["loss"], rel=1e-8)
