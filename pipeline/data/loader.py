@@ -29,7 +29,8 @@ class Loader:
     """Images and labels on one device, served as shuffled batches of one static shape.
 
     The last partial batch of an epoch is dropped when there is more than one batch. What an epoch contains depends
-    on (seed, epoch) alone: not on the device, on earlier epochs, or, for the augmentation, on the batch size.
+    on (seed, epoch) alone: not on the device, on earlier epochs, or, for the augmentation, on the batch size. Images that
+    were bytes divided by 255 are kept as bytes, a quarter of the memory, and divided as they are served.
 
     Raises Incomplete for no samples, UsageError for a batch size below one or an augmentation of flat inputs.
     """
@@ -45,7 +46,7 @@ class Loader:
         device: torch.device | str = "cpu",
         layout: Literal["NCHW", "NHWC", "flat"] = "NCHW",
     ) -> None:
-        self.images = torch.as_tensor(images, device=device)
+        self.images = kept(torch.as_tensor(images), torch.device(device))
         self.labels = torch.as_tensor(labels, device=device)
         if len(self.labels) == 0:
             raise Incomplete("There are no samples to train on. Check the data and its part.")
@@ -78,8 +79,28 @@ class Loader:
 
     def _images(self, rows: Tensor, shift: Tensor, flip: Tensor) -> Tensor:
         if not self.augment:
-            return self.images[rows]
-        return shifted(self.images, rows, shift, flip, layout=self.layout)
+            return served(self.images[rows])
+        return served(shifted(self.images, rows, shift, flip, layout=self.layout))
+
+
+def kept(images: Tensor, device: torch.device) -> Tensor:
+    """Images on the device: as bytes where `served` gives each back to the last bit, else as they are."""
+    if images.dtype != torch.float32:
+        return images.to(device)
+    packed = torch.empty(images.shape, dtype=torch.uint8, device=device)
+    for some, into in zip(images.split(1024), packed.split(1024), strict=True):
+        pixels = some.to(device)
+        into.copy_((pixels * 255).round_().clamp_(0, 255))
+        if not torch.equal(served(into), pixels):
+            return images.to(device)
+    return packed
+
+
+def served(images: Tensor) -> Tensor:
+    """Bytes as fractions of 255, anything else as it is; by a tensor, since CUDA multiplies by the inverse of a number."""
+    if images.dtype != torch.uint8:
+        return images
+    return images.to(torch.float32).div_(torch.full((), 255.0, device=images.device))
 
 
 def shifted(images: Tensor, rows: Tensor, shift: Tensor, flip: Tensor, *, layout: str) -> Tensor:

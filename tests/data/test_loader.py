@@ -42,6 +42,23 @@ def test_an_epoch_depends_on_seed_and_number_alone(device: str) -> None:
     assert not torch.equal(third[1], gather(loader, 4)[1])
 
 
+@pytest.mark.parametrize("augment", [BOTH, Augment()])
+@pytest.mark.parametrize("device", DEVICES)
+def test_bytes_are_kept_as_bytes_and_served_to_the_last_bit(device: str, augment: Augment) -> None:
+    pixels = np.arange(256, dtype=np.uint8).repeat(6).reshape(-1, 2, 4, 6).astype(np.float32) / np.float32(255)
+    nearly = pixels.copy()
+    nearly[-1, 0, 0, 0] = np.nextafter(nearly[-1, 0, 0, 0], 2, dtype=np.float32)
+    labels, given = np.arange(len(pixels)), []
+    for images in (pixels, nearly):
+        given.append(Loader(images, labels, batch_size=8, seed=7, augment=augment, device=device))
+    packed, plain = given
+    assert packed.images.dtype == torch.uint8
+    assert plain.images.dtype == torch.float32
+    plain.images = torch.from_numpy(pixels).to(device)
+    for (x, _), (wanted, _) in zip(packed.epoch(1), plain.epoch(1), strict=True):
+        assert torch.equal(x, wanted)
+
+
 def test_full_batches_only_and_no_sample_twice() -> None:
     batches = list(make().epoch(0))
     assert [len(y) for _, y in batches] == [5] * 4
