@@ -125,10 +125,16 @@ def gathered() -> Iterator[Crew]:
             backend = "cpu:gloo,cuda:nccl"
     with meeting():
         dist.init_process_group(backend, timeout=PATIENCE)
+    apart = False
     try:
         yield Crew(dist.get_rank(), dist.get_world_size())
+    except Exception:
+        # NCCL would wait for the others, who wait for us: the end of this process tells them.
+        apart = backend != "gloo"
+        raise
     finally:
-        dist.destroy_process_group()
+        if not apart:
+            dist.destroy_process_group()
 
 
 @contextmanager
