@@ -38,7 +38,7 @@ def several(devices: int) -> bool:
 
 
 def launch(ending: Ending, devices: int) -> int:
-    """Run this very command in ``devices`` processes, hand signals on to them, and return the exit code of their run.
+    """Run the same command in ``devices`` processes, hand signals on to them, and return the exit code of their run.
 
     The first process writes, prints and says how it ended; where it could not, or the cause is another's, that is said here.
     """
@@ -47,7 +47,7 @@ def launch(ending: Ending, devices: int) -> int:
         common = _environment(devices)
         with _signals() as asked, _all_ended([]) as workers:
             for rank, path in enumerate(said):
-                workers.append(_start(rank, common, path))
+                workers.append(_start(ending.argv, rank, common, path))
             codes = _codes(workers, asked)
         code, rank = _verdict(codes, asked)
         own = codes[rank] or 0
@@ -71,10 +71,10 @@ def _await_end() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _start(rank: int, common: Mapping[str, str], path: Path | None) -> subprocess.Popen[bytes]:
+def _start(argv: Sequence[str], rank: int, common: Mapping[str, str], path: Path | None) -> subprocess.Popen[bytes]:
     """The process of one rank, in a session of its own: a terminal's Ctrl-C reaches it once, by way of us."""
     settings = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank), WORKER: "1"}
-    command = [sys.executable, "-m", "pipeline", *sys.argv[1:]]
+    command = [sys.executable, "-m", "pipeline", *argv]
     if path is None:
         return subprocess.Popen(command, env=settings, stdin=subprocess.PIPE, start_new_session=True)
     with open(path, "wb") as said:

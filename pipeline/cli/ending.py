@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +19,9 @@ def leads() -> bool:
 
 @dataclass
 class Ending:
-    """What is known of a command's end; ``folder`` is None as long as the command has none."""
+    """A command line and what is known of its end; ``folder`` is None as long as it has none."""
 
+    argv: Sequence[str] = ()
     command: str = ""
     folder: Path | None = None
     make: bool = False

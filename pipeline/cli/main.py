@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code; errors go to standard error in one paragraph."""
-    ending = Ending()
+    ending = Ending(sys.argv[1:] if argv is None else argv)
     code, message = _ended(argv, ending)
     if message:
         click.echo(f"pipeline: {message}", err=True)
