@@ -7,6 +7,14 @@ import os
 import pytest
 import torch
 
+from tests.reports import (  # noqa: F401
+    hostile_name,
+    hostile_report,
+    make_report,
+    make_result,
+    make_samples,
+)
+
 # Small tensors gain nothing from threads, and lose much by them wherever cores are shared. Processes that tests start
 # inherit the same, so that they compute the same bits.
 os.environ["OMP_NUM_THREADS"] = "1"

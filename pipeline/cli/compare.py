@@ -31,7 +31,8 @@ def command(before: Path, after: Path, style: str) -> int:
     from rich.text import Text
 
     from pipeline.cli.watch import consoles
-    from pipeline.report import clean, compare, dump
+    from pipeline.report import clean, dump
+    from pipeline.review import compare
 
     found = compare(before, after)
     if style == "json":

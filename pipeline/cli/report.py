@@ -27,17 +27,18 @@ def command(report: Path, html: Path | None, md: Path | None, junit: Path | None
 
     Everything is drawn from report.json alone, whose digest is checked first (exit 5). FILE may be - for standard output.
     """
-    from pipeline import report as reports
+    from pipeline import render as draws
     from pipeline.atomic import replace_atomically
     from pipeline.cli.watch import consoles
+    from pipeline.report import read
 
-    found = reports.read(report)
-    asked = ((html, reports.render), (md, reports.markdown), (junit, reports.junit), (intoto, reports.statement))
+    found = read(report)
+    asked = ((html, draws.render), (md, draws.markdown), (junit, draws.junit), (intoto, draws.statement))
     files = [(path, draw) for path, draw in asked if path is not None]
     if sum(str(path) == "-" for path, _ in files) > 1:
         raise UsageError("- is standard output, and takes one rendering; name files for the others.")
     if not files:
-        consoles()[0].print(reports.panel(found))
+        consoles()[0].print(draws.panel(found))
     # Each is drawn before any is written.
     for path, text in [(path, draw(found)) for path, draw in files]:
         if str(path) == "-":
@@ -46,5 +47,5 @@ def command(report: Path, html: Path | None, md: Path | None, junit: Path | None
             replace_atomically(path, text.encode("utf-8"))
     if intoto is not None:
         name = "statement.json" if str(intoto) == "-" else str(intoto)
-        click.echo(f"note: to sign it: {reports.signing(name)}", err=True)
+        click.echo(f"note: to sign it: {draws.signing(name)}", err=True)
     return 0

@@ -24,6 +24,6 @@ def append(text: str) -> None:
 def failed(message: str, code: int) -> None:
     """Say on the job's page why there is no report."""
     if os.environ.get(VARIABLE):
-        from pipeline.report import prose
+        from pipeline.render import prose
 
         append(f"### pipeline ended with exit code {code}\n\n{prose(message, 2000)}\n")

@@ -40,7 +40,7 @@ def command(report: Path, style: str, **given: Any) -> int:
     """
     from pipeline.cli.watch import Watch, consoles
     from pipeline.report import clean
-    from pipeline.report.findings import Findings
+    from pipeline.review.findings import Findings
     from pipeline.workflow import verify
 
     out, errors = consoles()

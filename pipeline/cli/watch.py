@@ -19,9 +19,11 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from pipeline import certify, report, train
+from pipeline import certify, train
 from pipeline.cli import summary
 from pipeline.cli.ending import leads
+from pipeline.render import before_after, markdown, panel
+from pipeline.report import clean, dump
 from pipeline.workflow import Done, Note
 
 COLUMNS = f"{'epoch':^9}{'eps':>9}{'natural':>9}{'robust':>9}{'tight':>8}{'balance':>8}{'held-out':>11}{'certified':>11}{'s':>8}"
@@ -73,7 +75,7 @@ class Watch:
         """One event: a note is a line, progress moves a bar."""
         if isinstance(event, Note):
             self.errors.print(
-                f"{'warning' if event.warning else 'note'}: {report.clean(event.text)}", markup=False, highlight=False
+                f"{'warning' if event.warning else 'note'}: {clean(event.text)}", markup=False, highlight=False
             )
         elif isinstance(event, certify.Progress):
             self._advance(event)
@@ -128,11 +130,11 @@ def present(done: Done, style: str, out: Console) -> int:
     """Print the result, as JSON alone or as a panel, and return the exit code; of several processes, one prints."""
     if not done.leads:
         return done.exit_code
-    summary.append(report.markdown(done.report))
+    summary.append(markdown(done.report))
     if style == "json":
-        sys.stdout.write(report.dump(done.report))
+        sys.stdout.write(dump(done.report))
         return done.exit_code
     if done.report.kind == "retraining":
-        out.print(report.before_after(done.report))
-    out.print(report.panel(done.report, folder=done.folder))
+        out.print(before_after(done.report))
+    out.print(panel(done.report, folder=done.folder))
     return done.exit_code

@@ -1,16 +1,12 @@
-"""What was found, in one type, and how it is judged, kept and shown.
+"""What was found, in one type: its laws, its schema, the counts that follow from verdicts per sample, and its files.
 
 samples = Samples(eps=("8/255",), index=..., label=..., predicted=..., verdict=..., margin_lower=..., survived=...)
-outcomes = evaluate([parse_gate("certified@8/255=0.30")], levels(samples), per_class(samples))
-report = Report.of("certification", Result(levels=levels(samples), gates=outcomes, ...), run)
-write(report, samples, Path("model.report"))
+report = Report.of("certification", Result(levels=levels(samples), per_class=per_class(samples), ...), run)
+write(report, samples, Path("model.report"), page=render(report))
 """
 
 from __future__ import annotations
 
-from pipeline.report.advice import headline, next_step
-from pipeline.report.comparison import Comparison, compare
-from pipeline.report.demands import Demands, share
 from pipeline.report.facts import (
     Attack,
     Caution,
@@ -26,16 +22,9 @@ from pipeline.report.facts import (
     Threat,
     Tool,
 )
-from pipeline.report.gates import EXIT_CODES, Gate, check_gates, evaluate, parse_gate, verdict
-from pipeline.report.html import render
-from pipeline.report.intoto import signing, statement
-from pipeline.report.junit import junit
 from pipeline.report.level import ClassRow, Layer, Level, Margin, RoundingCost, Rung, Verdicts
-from pipeline.report.markdown import markdown, prose
 from pipeline.report.outcome import Baseline, GateOutcome
-from pipeline.report.pairing import Setup
 from pipeline.report.rate import Rate
-from pipeline.report.regression import Reference, read_reference
 from pipeline.report.result import (
     Accuracies,
     LargestEps,
@@ -58,14 +47,12 @@ from pipeline.report.samples import (
     read_samples,
 )
 from pipeline.report.summarise import Looked, largest_eps, levels, per_class
-from pipeline.report.terminal import before_after, panel
 from pipeline.report.text import clean
 from pipeline.report.write import dump, read, write
 
 __all__ = [
     "CERTIFIED",
     "DECIDERS",
-    "EXIT_CODES",
     "FALSIFIED",
     "MISCLASSIFIED",
     "UNKNOWN",
@@ -75,12 +62,9 @@ __all__ = [
     "Baseline",
     "Caution",
     "ClassRow",
-    "Comparison",
     "Counterexamples",
     "Data",
-    "Demands",
     "FileDigest",
-    "Gate",
     "GateOutcome",
     "Input",
     "LargestEps",
@@ -94,7 +78,6 @@ __all__ = [
     "Parity",
     "Preprocessing",
     "Rate",
-    "Reference",
     "Report",
     "Result",
     "RoundingCost",
@@ -103,35 +86,17 @@ __all__ = [
     "Samples",
     "SamplesFile",
     "Selection",
-    "Setup",
     "Threat",
     "Tool",
     "Training",
     "Verdicts",
-    "before_after",
-    "check_gates",
     "clean",
-    "compare",
     "dump",
-    "evaluate",
-    "headline",
-    "junit",
     "largest_eps",
     "levels",
-    "markdown",
-    "next_step",
-    "panel",
-    "parse_gate",
     "per_class",
-    "prose",
     "read",
-    "read_reference",
     "read_samples",
-    "render",
     "schema",
-    "share",
-    "signing",
-    "statement",
-    "verdict",
     "write",
 ]

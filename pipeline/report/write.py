@@ -12,7 +12,6 @@ from pydantic import BaseModel, ValidationError
 from pipeline.atomic import replace_atomically
 from pipeline.errors import Contradiction, EnvironmentFailure, InputRejected, UsageError
 from pipeline.report.canonical import digest
-from pipeline.report.html import render
 from pipeline.report.result import Report
 from pipeline.report.samples import COUNTEREXAMPLES_NAME, FILE_NAME, Samples
 
@@ -20,11 +19,11 @@ JSON_NAME, HTML_NAME = "report.json", "report.html"
 MAX_BYTES = 256 * 2**20
 
 
-def write(report: Report, samples: Samples | None, folder: Path) -> Path:
-    """Write `report.json`, `report.html`, `samples.npz` and any counterexamples into `folder`; the path of the page.
+def write(report: Report, samples: Samples | None, folder: Path, *, page: str) -> Path:
+    """Write `report.json`, `samples.npz`, any counterexamples and the `page` drawn of them into `folder`; the path of the page.
 
-    Everything is rendered before anything is written; report.json comes last, so that it never describes files that
-    are not there. Raises EnvironmentFailure where the disk refuses; no file is then left half written.
+    report.json comes last, so that it never describes files that are not there. Raises EnvironmentFailure where the disk
+    refuses; no file is then left half written.
     """
     described = report.result.samples
     if samples is not None and (described is None or described.sha256 != samples.described.sha256):
@@ -33,7 +32,7 @@ def write(report: Report, samples: Samples | None, folder: Path) -> Path:
     contents = {COUNTEREXAMPLES_NAME: None if found is None else found.content}
     if samples is not None:
         contents[FILE_NAME] = samples.content
-    put(folder, {**contents, HTML_NAME: render(report).encode("utf-8"), JSON_NAME: dump(report).encode("utf-8")})
+    put(folder, {**contents, HTML_NAME: page.encode("utf-8"), JSON_NAME: dump(report).encode("utf-8")})
     return folder / HTML_NAME
 
 

@@ -20,7 +20,10 @@ from pipeline.certify import PGD, Certification, Journal, Work
 from pipeline.crew import Crew, gathered
 from pipeline.data import Dataset, Fitted
 from pipeline.errors import InputRejected
+from pipeline.gates import Demands, Setup
+from pipeline.gates import verdict as decided
 from pipeline.graph.digest import digests
+from pipeline.render import render
 from pipeline.settings import Settings, settle
 from pipeline.threat import BALLS, Ball
 from pipeline.workflow import facts, places
@@ -30,7 +33,7 @@ from pipeline.workflow.kernels import Kernels, measured
 from pipeline.workflow.runs import RunFolder
 from pipeline.workflow.subject import Subject, chosen, device_of, metadata, need_data, open_model, test_part, to_inputs
 
-NONE = reports.Demands()
+NONE = Demands()
 SOFTMAX = "the file ends in a Softmax, which keeps the order of its inputs: margins are taken of those"
 
 
@@ -95,7 +98,7 @@ def _certify(
         "certification", result, facts.run(started, argv, device_of(settings), evidence.timings, stopped_by)
     )
     if crew.leads:
-        reports.write(described, evidence.samples, folder)
+        reports.write(described, evidence.samples, folder, page=render(described))
         journal.remove()
     yield Done(described, folder, leads=crew.leads)
 
@@ -105,7 +108,7 @@ def examine(
     dataset: Dataset,
     settings: Settings,
     source: dict[str, str],
-    gates: reports.Demands = NONE,
+    gates: Demands = NONE,
     work: Work | None = None,
 ) -> Generator[Event, None, Evidence]:
     """Certify an opened file on one part of a data set."""
@@ -149,7 +152,7 @@ def examine(
     return Evidence(samples, fields, time.monotonic() - began, result.seconds, result.cut)
 
 
-def conclude(evidence: Evidence, gates: reports.Demands, training: reports.Training | None = None) -> reports.Result:
+def conclude(evidence: Evidence, gates: Demands, training: reports.Training | None = None) -> reports.Result:
     """The result with its gates decided; incomplete too where nothing was checked that they, or the run, are about.
 
     A floor of zero is met by samples that nobody looked at: only gates on natural accuracy and parity pass without a proof or
@@ -157,7 +160,7 @@ def conclude(evidence: Evidence, gates: reports.Demands, training: reports.Train
     """
     known = evidence.fields
     outcomes = gates.outcomes(known["levels"], known["per_class"], evidence.samples, known["parity"])
-    verdict = reports.verdict(outcomes)
+    verdict = decided(outcomes)
     about_robustness = not outcomes or any(gate.metric in ("attacked", "certified") for gate in outcomes)
     if verdict == "pass" and about_robustness and not _anything_checked(known):
         verdict = "incomplete"
@@ -178,14 +181,12 @@ def _anything_checked(known: Mapping[str, Any]) -> bool:
     return levels[0].natural.k == 0 or any(rung.examined for rung in rungs)
 
 
-def _comparable(
-    gates: reports.Demands, told: Mapping[str, Any], indices: np.ndarray, labels: np.ndarray
-) -> tuple[str, ...]:
+def _comparable(gates: Demands, told: Mapping[str, Any], indices: np.ndarray, labels: np.ndarray) -> tuple[str, ...]:
     """Sentences on how a baseline was made otherwise. Raises InputRejected (3) where samples cannot be compared with it."""
     if gates.reference is None:
         return ()
     about = {name: told[name] for name in ("data", "threat", "preprocessing", "method")}
-    return gates.reference.require_same(reports.Setup(**about, index=indices, label=labels))
+    return gates.reference.require_same(Setup(**about, index=indices, label=labels))
 
 
 def _how(subject: Subject, settings: Settings, pgd: PGD | None, kernels: Kernels) -> verdicts.Settings:

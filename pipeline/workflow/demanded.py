@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline import report as reports
 from pipeline.errors import UsageError
-from pipeline.report.demands import LOOSEST
+from pipeline.gates import Demands, parse_gate, read_reference, share
+from pipeline.gates.demands import LOOSEST
 from pipeline.settings import Settings
 
 GATES = {"fail_under", "gate_on", "baseline", "max_regression", "significance", "require_parity"}
 """The settings that are about gates: no verdict depends on them."""
 
 
-def demands(settings: Settings, folder: Path) -> reports.Demands:
+def demands(settings: Settings, folder: Path) -> Demands:
     """What a run that writes its report to ``folder`` is held to, checked as far as that can be before any work.
 
     Raises UsageError (2) for gates that mean nothing or contradict each other, InputRejected (3) for a baseline that is no report
@@ -28,15 +28,15 @@ def demands(settings: Settings, folder: Path) -> reports.Demands:
                 f"--baseline {settings.baseline} lies where this run's report goes, so that every run would be held against the "
                 "one before; copy it to another folder, or name another --report."
             )
-        reference = reports.read_reference(path)
+        reference = read_reference(path)
     level = settings.significance
     if settings.require_parity is not None:
-        reports.share(settings.require_parity, "require-parity", below=LOOSEST)
-    found = reports.Demands(
-        tuple(reports.parse_gate(text, on=settings.gate_on or "value") for text in settings.fail_under),
-        tuple(reports.parse_gate(text, kind="max-regression") for text in settings.max_regression),
+        share(settings.require_parity, "require-parity", below=LOOSEST)
+    found = Demands(
+        tuple(parse_gate(text, on=settings.gate_on or "value") for text in settings.fail_under),
+        tuple(parse_gate(text, kind="max-regression") for text in settings.max_regression),
         reference,
-        None if level is None else reports.share(level, "significance"),
+        None if level is None else share(level, "significance"),
         settings.require_parity,
     )
     found.check(eps=settings.radii, attacked=settings.attack, arithmetic=settings.arithmetic)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.certify import Progress
-from pipeline.report import EXIT_CODES, Report
+from pipeline.gates import EXIT_CODES
+from pipeline.report import Report
 
 
 @dataclass(frozen=True)

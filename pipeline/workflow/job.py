@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import UsageError
-from pipeline.report import check_gates, parse_gate
+from pipeline.gates import check_gates, parse_gate
 from pipeline.settings import TOML, settle
 
 PLACES = {"github": Path(".github/workflows/robustness.yml"), "gitlab": Path(".gitlab-ci.yml")}

@@ -20,6 +20,7 @@ from pipeline.errors import EnvironmentFailure, UsageError
 from pipeline.graph.digest import digests
 from pipeline.graph.write_back import write_back
 from pipeline.preprocess import without_normalisation
+from pipeline.render import render
 from pipeline.settings import Settings, metadata_of, settle
 from pipeline.train import Recipe
 from pipeline.workflow import accounts, facts, places
@@ -148,7 +149,7 @@ def _retrain(
         ),
     )
     if crew.leads:
-        reports.write(described, after.samples, folder)
+        reports.write(described, after.samples, folder, page=render(described))
     yield Done(described, folder, out, finished.changes, crew.leads)
 
 

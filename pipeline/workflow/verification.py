@@ -14,9 +14,9 @@ from pipeline.data import Dataset
 from pipeline.errors import Contradiction, InputRejected, UsageError
 from pipeline.graph.digest import digests
 from pipeline.report import CERTIFIED, DECIDERS, FALSIFIED, Report, Result, Samples
-from pipeline.report.audit import audit
-from pipeline.report.findings import Findings
 from pipeline.report.write import parse
+from pipeline.review.audit import audit
+from pipeline.review.findings import Findings
 from pipeline.threat import BALLS
 from pipeline.workflow import again
 from pipeline.workflow.kernels import measured

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 from pipeline.report import Counterexamples, Result, Samples
-from pipeline.report.findings import Findings
+from pipeline.review.findings import Findings
 from pipeline.threat import BALLS
 from pipeline.workflow.subject import Subject
 

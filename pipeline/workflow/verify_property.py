@@ -16,8 +16,8 @@ from pipeline.certify.witness import check
 from pipeline.errors import InputRejected
 from pipeline.graph import runtime
 from pipeline.graph.digest import digests
-from pipeline.report.audit import sealed
-from pipeline.report.findings import Findings
+from pipeline.review.audit import sealed
+from pipeline.review.findings import Findings
 from pipeline.vnnlib import counterexample, parse, read
 from pipeline.workflow import facts
 from pipeline.workflow.answer import Answer, PropertyReport

@@ -239,7 +239,7 @@ def test_a_lie_that_only_a_proof_uncovers(pipeline, folder):
             "gates": (),
         }
     )
-    write(Report.of("certification", result, report.run), forged, folder / "model.report")
+    write(Report.of("certification", result, report.run), forged, folder / "model.report", page="")
     assert pipeline("verify", "model.report", *ABOUT)[0] == 0
     code, out, _ = pipeline("verify", "model.report", *ABOUT, "--recheck", "40")
     assert code == 5

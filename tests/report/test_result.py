@@ -121,7 +121,7 @@ def test_the_samples_file_is_the_same_bytes_and_reads_back(make_samples: Callabl
 
 def test_a_report_reads_back_and_any_edit_of_its_result_is_tampering(make_report: Callable, tmp_path: Path) -> None:
     report = make_report(CURVE, gates=("certified@8/255=0.1",), retrained=True)
-    write(report, None, tmp_path)
+    write(report, None, tmp_path, page="")
     assert read(tmp_path) == report
     text = (tmp_path / "report.json").read_text()
     for old, new in (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipeline.render.svg import COLOURS, Drawing, draw
 from pipeline.report.level import Layer
-from pipeline.report.svg import COLOURS, Drawing, draw
 from pipeline.report.text import clean
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from fractions import Fraction
 from itertools import pairwise
 from pathlib import PurePath
 
-from pipeline.report.layers import lost
+from pipeline.render.layers import lost
+from pipeline.render.published import quoted
 from pipeline.report.level import Level
-from pipeline.report.published import quoted
 from pipeline.report.result import Report
 from pipeline.report.text import clean, percent
 

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool
 
-from pipeline.report.exact import sign_test
+from pipeline.gates.exact import sign_test
 from pipeline.report.facts import Data, Method, Preprocessing, Threat
 from pipeline.report.samples import CERTIFIED, Samples
 

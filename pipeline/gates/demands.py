@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from pipeline.errors import UsageError
-from pipeline.report.exact import shown
+from pipeline.gates.exact import shown
+from pipeline.gates.gate import Gate, check_gates, evaluate
+from pipeline.gates.regression import Reference, held_against
 from pipeline.report.facts import Parity
-from pipeline.report.gates import Gate, check_gates, evaluate
 from pipeline.report.level import ClassRow, Level
 from pipeline.report.outcome import GateOutcome
-from pipeline.report.regression import Reference, held_against
 from pipeline.report.samples import Samples
 
 NUMBER = re.compile(r"(?a:\d{1,12}(?:\.\d{0,20})?|\.\d{1,20})(?:[eE]-?\d{1,2})?|\d{1,12}/0*[1-9]\d{0,11}", re.ASCII)

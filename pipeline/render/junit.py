@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from pipeline.report.advice import headline
-from pipeline.report.checks import checks
+from pipeline.render.advice import headline
+from pipeline.render.checks import checks
 from pipeline.report.result import Report
 from pipeline.report.text import clean
 

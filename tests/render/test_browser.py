@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report import Report, headline, render
-from tests.report.browser import PROGRAM, Browser
+from pipeline.render import headline, render
+from pipeline.report import Report
+from tests.render.browser import PROGRAM, Browser
 
 pytestmark = pytest.mark.skipif(PROGRAM is None or os.name != "posix", reason="no Chromium")
 

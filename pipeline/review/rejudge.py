@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 from pipeline.errors import PipelineError
-from pipeline.report.demands import parity_gate
-from pipeline.report.exact import shown, sign_test
-from pipeline.report.gates import evaluate, parse_gate
+from pipeline.gates.demands import parity_gate
+from pipeline.gates.exact import shown, sign_test
+from pipeline.gates.gate import evaluate, parse_gate
+from pipeline.gates.regression import outcome
 from pipeline.report.outcome import GateOutcome
-from pipeline.report.regression import outcome
 from pipeline.report.result import Result
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import InputRejected
-from pipeline.report.exact import shown, sign_test
-from pipeline.report.gates import Gate
+from pipeline.gates.exact import shown, sign_test
+from pipeline.gates.gate import Gate
+from pipeline.gates.pairing import Flips, Metric, Setup, having, row_of
 from pipeline.report.outcome import Baseline, GateOutcome
-from pipeline.report.pairing import Flips, Metric, Setup, having, row_of
 from pipeline.report.rate import PLACES
 from pipeline.report.result import Report
 from pipeline.report.samples import Samples, read_samples

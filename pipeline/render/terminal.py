@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.report.advice import headline, next_step, strongest
+from pipeline.render.advice import headline, next_step, strongest
 from pipeline.report.level import Level
 from pipeline.report.outcome import GateOutcome
 from pipeline.report.rate import Rate

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.gates import evaluate, parse_gate, verdict
 from pipeline.report import (
     UNKNOWN,
     VERDICTS,
@@ -31,11 +32,8 @@ from pipeline.report import (
     Threat,
     Tool,
     Training,
-    evaluate,
     levels,
-    parse_gate,
     per_class,
-    verdict,
 )
 
 HOSTILE = "\x1b[31m<script>alert(1)</script>[red]::error::\u202e\r\n\x00" + "A" * 1_000_000

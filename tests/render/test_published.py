@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import pytest
 
-from pipeline.report.published import MNIST, TABLE, TINY, quoted
+from pipeline.render.published import MNIST, TABLE, TINY, quoted
 
 
 @pytest.mark.parametrize(

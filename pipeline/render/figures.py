@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from pipeline.report.layers import layer_states, looseness
+from pipeline.render.layers import layer_states, looseness
+from pipeline.render.svg import COLOURS, Drawing, draw
 from pipeline.report.level import ClassRow, Level, Margin
 from pipeline.report.result import Report
-from pipeline.report.svg import COLOURS, Drawing, draw
 from pipeline.report.text import clean, percent
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from typing import Literal
 import numpy as np
 
 from pipeline.errors import InputRejected
-from pipeline.report.exact import shown
+from pipeline.gates.exact import shown
+from pipeline.gates.pairing import METRICS, Flips, Metric, having, row_of
+from pipeline.gates.regression import Reference, read_reference
 from pipeline.report.facts import Name, Sha256
-from pipeline.report.pairing import METRICS, Flips, Metric, having, row_of
 from pipeline.report.rate import Frozen, Rate
-from pipeline.report.regression import Reference, read_reference
 
 LISTED = 100
 """Samples of one kind that are named; all are counted."""

@@ -9,8 +9,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from pipeline.report import Report, render
-from pipeline.report.svg import COLOURS
+from pipeline.render import render
+from pipeline.render.svg import COLOURS
+from pipeline.report import Report
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 

@@ -9,9 +9,10 @@ import pytest
 from scipy.stats import binomtest
 
 from pipeline.errors import UsageError
-from pipeline.report import Baseline, ClassRow, Level, Rate, Verdicts, check_gates, evaluate, parse_gate, verdict
-from pipeline.report.exact import lower_end_reaches, shown, sign_test
-from pipeline.report.regression import outcome
+from pipeline.gates import check_gates, evaluate, parse_gate, verdict
+from pipeline.gates.exact import lower_end_reaches, shown, sign_test
+from pipeline.gates.regression import outcome
+from pipeline.report import Baseline, ClassRow, Level, Rate, Verdicts
 
 
 def level(k: int, n: int, *, undecided: int = 0, eps: str = "8/255", attacked: bool = True) -> Level:

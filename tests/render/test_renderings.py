@@ -9,8 +9,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pipeline.report import Report, junit, markdown, signing, statement
-from pipeline.report.markdown import cell, prose
+from pipeline.render import junit, markdown, signing, statement
+from pipeline.render.markdown import cell, prose
+from pipeline.report import Report
 
 GATES = ("certified=0.3", "natural=0.99")
 NAMES = [

@@ -9,11 +9,11 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from pipeline.report.advice import headline, next_step, strongest
-from pipeline.report.figures import figures
+from pipeline.render.advice import headline, next_step, strongest
+from pipeline.render.figures import figures
+from pipeline.render.terminal import change, rates
 from pipeline.report.rate import Rate
 from pipeline.report.result import Report
-from pipeline.report.terminal import change, rates
 from pipeline.report.text import clean, count, percent
 
 LONGEST = 2000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.report.advice import nothing_checked
+from pipeline.render.advice import nothing_checked
 from pipeline.report.outcome import GateOutcome
 from pipeline.report.result import Report
 from pipeline.report.text import clean

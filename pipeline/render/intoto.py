@@ -6,7 +6,7 @@ import json
 import shlex
 from typing import Any
 
-from pipeline.report.checks import checks
+from pipeline.render.checks import checks
 from pipeline.report.result import Report
 from pipeline.report.text import clean
 

@@ -17,8 +17,6 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import Contradiction, InputRejected, PipelineError
 from pipeline.report.canonical import digest
-from pipeline.report.findings import Findings
-from pipeline.report.rejudge import rejudged
 from pipeline.report.result import Report, Result
 from pipeline.report.samples import (
     CERTIFIED,
@@ -31,6 +29,8 @@ from pipeline.report.samples import (
     read_samples,
 )
 from pipeline.report.summarise import Looked, largest_eps, levels, per_class
+from pipeline.review.findings import Findings
+from pipeline.review.rejudge import rejudged
 
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[^\s"]+')
 CLOSE = 1e-9

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from pipeline.report.advice import headline, next_step, nothing_checked, strongest
+from pipeline.render.advice import headline, next_step, nothing_checked, strongest
+from pipeline.render.terminal import change, rates
 from pipeline.report.level import Level
 from pipeline.report.rate import Rate
 from pipeline.report.result import Report
-from pipeline.report.terminal import change, rates
 from pipeline.report.text import clean, count, percent
 
 # What means something within a line; a colon and a point only where they would make a link.

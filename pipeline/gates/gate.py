@@ -9,10 +9,10 @@ from fractions import Fraction
 from typing import Literal
 
 from pipeline.errors import UsageError
-from pipeline.report.exact import lower_end_reaches
+from pipeline.gates.exact import lower_end_reaches
+from pipeline.gates.pairing import Metric
 from pipeline.report.level import ClassRow, Level
 from pipeline.report.outcome import GateOutcome, Kind
-from pipeline.report.pairing import Metric
 from pipeline.report.rate import Rate, decimal
 
 On = Literal["value", "lower-ci"]
