@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.certify.attack import PGD, Attacked, Predict, attack
 from pipeline.certify.ladder import certify
-from pipeline.certify.largest import TOLERANCE
+from pipeline.certify.largest import TOLERANCE, certified_at
 from pipeline.certify.resume import Journal
 from pipeline.certify.verdicts import (
     CHOICES,
@@ -39,5 +39,6 @@ __all__ = [
     "Verdict",
     "Work",
     "attack",
+    "certified_at",
     "certify",
 ]

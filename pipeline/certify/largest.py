@@ -1,4 +1,4 @@
-"""Each sample's largest certified eps, by search on a grid: the value found was itself certified."""
+"""Each sample's largest certified eps, by search on a grid: the value found was itself certified, and can be again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.certify.prover import Prover
 from pipeline.certify.table import Table
 from pipeline.certify.work import Progress, Work
 from pipeline.propagate.margins import Method
-from pipeline.threat import LinfBall
+from pipeline.threat import Ball, LinfBall
 
 TOLERANCE = Fraction(1, 4096)
 """The spacing of the grid, in units of the range."""
@@ -67,6 +67,21 @@ def largest_eps(
         if len(rows):
             yield Progress(f"largest eps, {method}", len(rows), len(rows))
     return np.where(table.correct, low * float(TOLERANCE), np.nan)
+
+
+def certified_at(
+    prover: Prover, balls: Sequence[Ball], methods: Sequence[Method], classes: int
+) -> Generator[Progress, None, np.ndarray]:
+    """Which of the prover's samples are certified, each in a ball of its own, by the cheapest method that can."""
+    proved = np.zeros(len(balls), bool)
+    for method in methods:
+        left, size = np.flatnonzero(~proved), prover.batch(method, classes)
+        for start in range(0, len(left), size):
+            rows = left[start : start + size]
+            margins = prover.margins(method, [balls[i] for i in rows], rows)
+            proved[rows] = np.isfinite(margins) & (margins > 0)
+            yield Progress(f"largest eps, {method}", start + len(rows), len(left))
+    return proved
 
 
 def _ends(prover: Prover, table: Table) -> np.ndarray:

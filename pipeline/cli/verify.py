@@ -14,7 +14,7 @@ import click
 @click.argument("report", type=click.Path(path_type=Path))
 @click.option("--model", type=click.Path(path_type=Path), metavar="FILE", help="The model that was certified.")
 @click.option("--data", metavar="URI", help="The data that it was certified on.")
-@click.option("--recheck", type=int, metavar="N", help="Certify N samples again; takes --model and --data.")
+@click.option("--recheck", type=int, metavar="N", help="Make N proofs again; takes --model, and --data or --property.")
 @click.option(
     "--property",
     "property_file",
@@ -33,10 +33,11 @@ def command(report: Path, style: str, **given: Any) -> int:
     \b
     pipeline verify model.report
     pipeline verify model.report --model model.onnx --data npz:test.npz --recheck 100
-    pipeline verify unsafe.report --model model.onnx --property unsafe.vnnlib
+    pipeline verify unsafe.report --model model.onnx --property unsafe.vnnlib --recheck 1
 
-    Digests, counts, laws and gates are computed again; counterexamples are run by ONNX Runtime. Exit 0 where everything
-    agrees, 5 with a sentence for each fault, 3 for what cannot be read.
+    Digests, counts, laws and gates are computed again; counterexamples are run by ONNX Runtime. --recheck certifies N samples
+    again, each at its largest eps too where the report states it; a property has one proof. Exit 0 where everything agrees,
+    5 with a sentence for each fault, 3 for what cannot be read.
     """
     from pipeline.cli.watch import Watch, consoles
     from pipeline.report import clean

@@ -44,6 +44,8 @@ class Answer(Frozen):
     tool: Tool
     model: dict[str, str | int]
     property: Asked
+    output: Name | None = None
+    """The one that was chosen, of several."""
     arithmetic: str
     provider: str
     statement: str

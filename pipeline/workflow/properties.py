@@ -88,6 +88,7 @@ def decide(
             conjunctions=sum(len(case.unsafe) for case in question.cases),
             vacuous=question.vacuous,
         ),
+        output=settings.output,
         arithmetic=settings.arithmetic,
         provider=settings.provider,
         statement=promise.PROPERTY[settings.arithmetic],

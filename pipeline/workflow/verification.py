@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from pipeline import certify as verdicts
-from pipeline.certify import PGD, Certification, Progress
+from pipeline.certify import Progress
 from pipeline.data import Dataset
-from pipeline.errors import Contradiction, InputRejected, UsageError
+from pipeline.errors import InputRejected, UsageError
 from pipeline.graph.digest import digests
-from pipeline.report import CERTIFIED, DECIDERS, FALSIFIED, Report, Result, Samples
+from pipeline.report import Result, Samples
 from pipeline.report.write import parse
 from pipeline.review.audit import audit
 from pipeline.review.findings import Findings
-from pipeline.threat import BALLS
 from pipeline.workflow import again
-from pipeline.workflow.kernels import measured
-from pipeline.workflow.subject import Subject, device_of
+from pipeline.workflow.events import Note
+from pipeline.workflow.subject import Subject
 from pipeline.workflow.verify_points import check_points
+from pipeline.workflow.verify_proofs import recheck as prove_again
 from pipeline.workflow.verify_property import verify_property
 
 ALONE = "digests say that nothing was changed, not who made it: sign report.json for that"
@@ -36,18 +35,20 @@ def verify(
     recheck: int | None = None,
     layout: str | None = None,
     download: bool = False,
-) -> Iterator[Progress | Findings]:
+) -> Iterator[Note | Progress | Findings]:
     """Check a report against itself, its model, its data, and by proving some samples again; the last event is ``Findings``.
 
     Raises UsageError (2) for options that do not belong to the report, InputRejected (3) for what cannot be read.
     """
     text, raw = parse(report)
     if raw.get("kind") == "property":
-        if data is not None or recheck is not None:
-            raise UsageError(
-                "--data and --recheck are about samples; this report is about a property: name --property."
-            )
-        yield verify_property(report, text, raw, model=model, property_file=property_file)
+        if data is not None:
+            raise UsageError("--data is about samples; this report is about a property: name --property.")
+        if recheck is not None and (model is None or property_file is None or recheck < 1):
+            raise UsageError("--recheck decides a property again, at least once, and needs --model and --property.")
+        yield from verify_property(
+            report, text, raw, model=model, property_file=property_file, recheck=recheck is not None
+        )
         return
     if property_file is not None:
         raise UsageError("--property belongs to the report of a property; this one is about samples: name --data.")
@@ -67,7 +68,7 @@ def verify(
     if recheck is None or pixels is None or subject is None:
         found.skip("the proofs: --recheck N with --model and --data makes N of them again")
     else:
-        yield from _recheck(made, samples, pixels, subject, recheck, found)
+        yield from prove_again(made, samples, pixels, subject, recheck, found)
     if any(gate.baseline for gate in result.gates):
         found.skip("the baseline that a gate compared with: `pipeline compare` reads both")
     found.skip(f"report.html and whatever else was rendered from report.json; {ALONE}")
@@ -132,61 +133,3 @@ def _other_model(result: Result, model: Path) -> Iterator[str]:
     for name in ("structure_sha256", "weights_sha256"):
         if getattr(stated, name) not in (None, getattr(is_now, name)):
             yield f"{model.name}: its {name} is {getattr(is_now, name)[:12]}, the report says another."
-
-
-def _recheck(
-    made: Report, samples: Samples, pixels: np.ndarray, subject: Subject, count: int, found: Findings
-) -> Generator[Progress, None, None]:
-    """Certify some samples again, drawn by the result's own digest, by the dearest method that decided one of them."""
-    result = made.result
-    if result.method.arithmetic == "none":
-        found.skip("the proofs: arithmetic `none` has none")
-        return
-    draw = np.random.default_rng(int(made.result_sha256[:16], 16))
-    rows = np.sort(draw.permutation(len(samples))[:count])
-    settings = again.settings(result)
-    about, balls = result.method.attack, [BALLS[settings.norm](e, *result.threat.range) for e in settings.radii]
-    how = verdicts.Settings(
-        settings.arithmetic,
-        None
-        if about is None
-        else PGD(about.steps, about.restarts, again.step_of(about.step_size), about.seed, about.loss),
-        device_of(settings),
-        1 if subject.network.inputs[0].shape[0] is not None else None,
-        method=_method(result, samples, rows),
-        kernels=measured(subject, settings).errors,
-    )
-    events = verdicts.certify(
-        subject.network, subject.predict, pixels[rows], samples.label[rows], balls, how, indices=samples.index[rows]
-    )
-    try:
-        for event in events:
-            if isinstance(event, Certification):
-                what = f"{len(rows)} samples certified again by {how.method}: no verdict is contradicted"
-                found.weigh(what, _contradicted(samples, rows, event))
-            else:
-                yield event
-    except Contradiction as error:
-        found.faults.append(f"certifying again: {error}")
-
-
-def _method(result: Result, samples: Samples, rows: np.ndarray) -> verdicts.Choice:
-    if samples.decided_by is None:
-        return result.method.bounds[-1]  # type: ignore[return-value]
-    proved = samples.decided_by[:, rows][samples.verdict[:, rows] == CERTIFIED]
-    return DECIDERS[int(proved.max())] if proved.size else "ibp"  # type: ignore[return-value]
-
-
-def _contradicted(samples: Samples, rows: np.ndarray, now: Certification) -> Iterator[str]:
-    index = samples.index[rows]
-    if (bad := now.predicted != samples.predicted[rows]).any():
-        yield f"the file gives {int(bad.sum())} samples another label than stated; the first is {index[bad.argmax()]}."
-        return
-    for level, row in zip(now.levels, range(len(samples.eps)), strict=True):
-        was, certified = samples.verdict[row, rows], level.verdicts == verdicts.Verdict.CERTIFIED
-        for bad, what in (
-            ((was == CERTIFIED) & ~certified, "stated as certified, and cannot be certified again"),
-            ((was == FALSIFIED) & certified, "stated as falsified, and are certified"),
-        ):
-            if bad.any():
-                yield f"{int(bad.sum())} samples at eps {samples.eps[row]} are {what}; the first is {index[bad.argmax()]}."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from pipeline.certify import Progress
 from pipeline.certify.witness import check
 from pipeline.errors import InputRejected
 from pipeline.graph import runtime
@@ -20,18 +21,27 @@ from pipeline.review.audit import sealed
 from pipeline.review.findings import Findings
 from pipeline.vnnlib import counterexample, parse, read
 from pipeline.workflow import facts
-from pipeline.workflow.answer import Answer, PropertyReport
+from pipeline.workflow.answer import Answer, Decided, PropertyReport
+from pipeline.workflow.events import Note
+from pipeline.workflow.properties import decide
 
 NUMBER = re.compile(r"-?(\d{1,1200}(\.\d{1,1200})?([eE][-+]?\d{1,4})?|\d{1,1200}/[1-9]\d{0,1200})", re.ASCII)
 
 
 def verify_property(
-    report: Path, text: str, raw: dict[str, Any], *, model: Path | None, property_file: Path | None
-) -> Findings:
-    """Check the report of a property. Raises InputRejected (3) for what cannot be read."""
+    report: Path,
+    text: str,
+    raw: dict[str, Any],
+    *,
+    model: Path | None,
+    property_file: Path | None,
+    recheck: bool = False,
+) -> Iterator[Note | Progress | Findings]:
+    """Check the report of a property; the last event is ``Findings``. Raises InputRejected (3) for what cannot be read."""
     found = Findings()
     if not found.weigh("the digest of the result, and the spelling of report.json", sealed(text, raw)):
-        return found
+        yield found
+        return
     try:
         result = PropertyReport.model_validate(raw).result
     except ValidationError as error:
@@ -48,15 +58,50 @@ def verify_property(
             found.weigh(f"the digest of the {what}", _other(file, what, same))
     if property_file is not None and not found.faults:
         found.weigh("what the property holds once it is read again", _asked(result, property_file))
-    if result.witness is None:
-        found.skip(f"the verdict {result.verdict}: `pipeline certify --property` decides it again")
-    elif model is None or property_file is None:
+    if result.witness is not None and (model is None or property_file is None):
         found.skip("the witness: that takes --model and --property")
-    elif not found.faults:
-        found.weigh(
-            "ONNX Runtime and the judge find the witness in the unsafe set", _refused(result, model, property_file)
-        )
-    return found
+    elif found.faults:
+        found.skip(f"the verdict {result.verdict}: what it is about is not what the report says")
+    elif result.witness is not None and model is not None and property_file is not None:
+        what = "ONNX Runtime and the judge find the witness in the unsafe set"
+        found.weigh(what, _refused(result, model, property_file))
+    elif result.verdict != "holds":
+        found.skip(f"the verdict {result.verdict}: it claims nothing")
+    elif not recheck or model is None or property_file is None:
+        found.skip("the proof: --recheck 1 with --model and --property makes it again")
+    else:
+        yield from _decided_again(result, model, property_file, found)
+    yield found
+
+
+def _decided_again(
+    result: Answer, model: Path, property_file: Path, found: Findings
+) -> Generator[Note | Progress, None, None]:
+    """Look for a counterexample and for the proof as ``certify --property`` did, by the methods that the report names."""
+    flags: dict[str, Any] = {
+        "method": result.methods[-1],
+        "arithmetic": result.arithmetic,
+        "provider": result.provider,
+        "attack": result.attack is not None,
+    }
+    if result.output is not None:
+        flags["output"] = result.output
+    for event in decide(model, property_file, flags, keep=False):
+        if not isinstance(event, Decided):
+            yield event
+            continue
+        now = event.report.result
+        if now.verdict == "timeout":
+            found.skip("the proof: the time budget of pipeline.toml ended it")
+        else:
+            found.weigh("the property, decided again: it holds", _otherwise(now))
+
+
+def _otherwise(now: Answer) -> Iterator[str]:
+    if now.verdict == "violated":
+        yield "the verdict is holds, and a counterexample was found."
+    elif now.verdict != "holds":
+        yield f"the verdict is holds, and {now.boxes_open} of {now.property.boxes} boxes cannot be refuted again."
 
 
 def _laws(result: Answer, folder: Path) -> Iterator[str]:
@@ -103,10 +148,8 @@ def _refused(result: Answer, model: Path, property_file: Path) -> Iterator[str]:
     def run(point: np.ndarray) -> np.ndarray:
         cuts = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
         xs = [part.reshape(shape) for part, shape in zip(np.split(point, cuts), shapes, strict=True)]
-        ys = [y.reshape(-1) for y in session(*xs)]
-        # Of several outputs, the property may be about the one that was chosen with --output.
-        one = [y for y in ys if len(y) == result.property.outputs]
-        return one[0] if len(one) == 1 else np.concatenate(ys)
+        chosen = None if result.output is None else [result.output]
+        return np.concatenate([y.reshape(-1) for y in session(*xs, outputs=chosen)])
 
     judged = check(read(property_file), _exact(witness.x), run)
     if judged.refused is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -13,9 +14,9 @@ import pytest
 from pipeline.certify.ladder import certify as climb
 from pipeline.cli.main import run
 from pipeline.data import load
-from pipeline.report import CERTIFIED, FALSIFIED, Report, Samples, dump, read, read_samples, write
+from pipeline.report import CERTIFIED, FALSIFIED, Report, Samples, dump, largest_eps, read, read_samples, write
 from pipeline.report.canonical import digest
-from pipeline.workflow import verification
+from pipeline.workflow import verify_proofs
 
 ROOT = Path(__file__).resolve().parents[2]
 CERTIFY = ("--data", "npz:data.npz", "--eps", "1/1000,1/20", "--method", "crown-ibp")
@@ -319,7 +320,7 @@ def test_the_report_of_a_property_is_verified_to_its_witness(pipeline, folder):
             flipped(path, start + at, bit)
             assert pipeline("verify", "p.report", *about)[0] in (3, 5), (name, at, bit)
             path.write_bytes(whole)
-    assert pipeline("verify", "p.report", "--recheck", "3")[0] == 2
+    assert pipeline("verify", "p.report", "--recheck", "1")[0] == 2
     raw = json.loads((folder / "p.report" / "report.json").read_text())
     raw["result"]["witness"]["x"] = ["0"] * 64
     raw["result_sha256"] = digest(raw["result"])
@@ -329,6 +330,70 @@ def test_the_report_of_a_property_is_verified_to_its_witness(pipeline, folder):
     raw["result_sha256"] = digest(raw["result"])
     (folder / "p.report" / "report.json").write_text(json.dumps(raw, ensure_ascii=False))
     assert pipeline("verify", "p.report")[0] == 3
+
+
+HOLDS = VIOLATED.replace("(assert (>= Y_0 Y_1))", "(assert (>= Y_0 1000))")
+
+
+def test_the_proof_of_a_property_is_made_again(pipeline, folder):
+    (folder / "p.vnnlib").write_text(HOLDS)
+    assert pipeline("certify", "model.onnx", "--property", "p.vnnlib", "--method", "crown-ibp")[0] == 0
+    about = ("--model", "model.onnx", "--property", "p.vnnlib")
+    code, out, _ = pipeline("verify", "p.report", *about)
+    assert code == 0
+    assert "not checked  the proof" in out
+    code, out, err = pipeline("verify", "p.report", *about, "--recheck", "1")
+    assert code == 0, out + err
+    assert "ok           the property, decided again: it holds" in out
+
+
+@pytest.mark.parametrize(
+    ("unsafe", "says"),
+    [("(>= Y_0 Y_1)", "a counterexample was found"), ("(>= Y_0 60)", "1 of 1 boxes cannot be refuted again")],
+)
+def test_a_property_that_does_not_hold_is_uncovered_by_the_proof_alone(pipeline, folder, unsafe, says):
+    """The report of another property, in which everything but the proof fits."""
+    (folder / "p.vnnlib").write_text(HOLDS)
+    assert pipeline("certify", "model.onnx", "--property", "p.vnnlib", "--method", "ibp")[0] == 0
+    (folder / "p.vnnlib").write_text(VIOLATED.replace("(>= Y_0 Y_1)", unsafe))
+    path = folder / "p.report" / "report.json"
+    raw = json.loads(path.read_text())
+    raw["result"]["property"]["sha256"] = hashlib.sha256((folder / "p.vnnlib").read_bytes()).hexdigest()
+    raw["result_sha256"] = digest(raw["result"])
+    path.write_text(json.dumps(raw, ensure_ascii=False))
+    about = ("--model", "model.onnx", "--property", "p.vnnlib")
+    assert pipeline("verify", "p.report", *about)[0] == 0
+    code, out, err = pipeline("verify", "p.report", *about, "--recheck", "1")
+    assert code == 5, out + err
+    assert says in out
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_largest_eps_that_only_a_proof_uncovers(pipeline, folder, norm):
+    asked = (*CERTIFY[:2], "--eps", "1/1000", "--norm", norm, "--method", "crown-ibp", "--largest-eps")
+    assert pipeline("certify", "model.onnx", *asked)[0] == 0
+    recheck = ("verify", "model.report", *ABOUT, "--recheck", "40")
+    code, out, err = pipeline(*recheck)
+    assert code == 0, out + err
+    assert "the largest eps of 40 samples, certified again" in out
+    samples = read_samples(folder / "model.report" / "samples.npz", None)
+    lie = int(np.nanargmax(samples.largest_eps))
+    for value, says in (
+        (samples.largest_eps[lie] + 2 / 4096, f"at their largest eps; the first is {samples.index[lie]}"),
+        (np.nan, "a number of at least 0"),
+    ):
+        largest = samples.largest_eps.copy()
+        largest[lie] = value
+        known = {name: getattr(samples, name) for name in samples.__dataclass_fields__} | {"largest_eps": largest}
+        forged = Samples(**known)
+        (folder / "model.report" / "samples.npz").write_bytes(forged.content)
+        quantiles = largest_eps(forged, tolerance="1/4096").model_dump(mode="json")
+        sha = forged.described.sha256
+        rewritten(folder, lambda r, q=quantiles, s=sha: r.update(largest_eps=q) or r["samples"].update(sha256=s))
+        assert pipeline("verify", "model.report", *ABOUT)[0] == 0
+        code, out, err = pipeline(*recheck)
+        assert code == 5, out + err
+        assert says in out
 
 
 def test_compare_says_what_flipped(pipeline, folder):
@@ -390,8 +455,8 @@ def test_a_contradiction_found_on_the_way_is_a_fault(pipeline, folder, monkeypat
         yield from ()
         raise Contradiction("certified and attacked")
 
-    assert verification.verdicts.certify is climb
-    monkeypatch.setattr(verification.verdicts, "certify", refuted)
+    assert verify_proofs.verdicts.certify is climb
+    monkeypatch.setattr(verify_proofs.verdicts, "certify", refuted)
     code, out, _ = pipeline("verify", "model.report", *ABOUT, "--recheck", "3")
     assert code == 5
     assert "certified and attacked" in out
