@@ -65,6 +65,7 @@ class Settings(BaseModel):
     significance: str | None = None
     require_parity: str | None = None
     download: bool = False
+    thumbnails: bool = True
     retrain: dict[str, Any] = Field(default_factory=dict)
     """Settings of the recipe, under the names that ``Recipe`` gives them."""
 

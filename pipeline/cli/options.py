@@ -94,6 +94,12 @@ gate_options = _apply(
     click.option("--require-parity", metavar="T", help="Exit 1 where import and runtime differ by more, such as 1e-5."),
     click.option("--report", type=click.Path(path_type=Path), metavar="DIR", help="Where the report goes."),
     click.option(
+        "--no-thumbnails",
+        is_flag=True,
+        default=None,
+        help="Leave pictures of samples out of report.html: private data.",
+    ),
+    click.option(
         "--format", "style", type=click.Choice(["text", "json"]), default="text", help="What standard output gets."
     ),
 )
@@ -111,6 +117,7 @@ devices_option = click.option(
 def flags_of(given: dict[str, Any]) -> dict[str, Any]:
     """Click's parameters as settings: ``--no-attack`` says ``attack=False``, what was not given is left out."""
     flags = {k: v for k, v in given.items() if v is not None and v != ()}
-    if flags.pop("no_attack", False):
-        flags["attack"] = False
+    for name in ("attack", "thumbnails"):
+        if flags.pop(f"no_{name}", False):
+            flags[name] = False
     return flags

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
@@ -18,14 +19,25 @@ FILE = click.Path(path_type=Path, allow_dash=True)
 @click.option("--md", type=FILE, metavar="FILE", help="Markdown, for the page of a job or a merge request.")
 @click.option("--junit", type=FILE, metavar="FILE", help="JUnit XML: a test case a gate, one for contradictions.")
 @click.option("--intoto", type=FILE, metavar="FILE", help="An in-toto statement, test-result v0.1, ready to be signed.")
-def command(report: Path, html: Path | None, md: Path | None, junit: Path | None, intoto: Path | None) -> int:
+@click.option("--data", metavar="URI", help="The data that it was certified on: --html then shows samples.")
+@click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="As it was said to certify.")
+def command(
+    report: Path,
+    html: Path | None,
+    md: Path | None,
+    junit: Path | None,
+    intoto: Path | None,
+    data: str | None,
+    layout: str | None,
+) -> int:
     """Show a REPORT, a report.json or its folder, again: in the terminal, or as the files asked for.
 
     \b
     pipeline report model.report
     pipeline report model.report --md - --junit gates.xml --intoto statement.json
 
-    Everything is drawn from report.json alone, whose digest is checked first (exit 5). FILE may be - for standard output.
+    Everything is drawn from report.json alone, whose digest is checked first (exit 5); it holds no pixel, so that pictures of
+    samples take --data. FILE may be - for standard output.
     """
     from pipeline import render as draws
     from pipeline.atomic import replace_atomically
@@ -33,7 +45,19 @@ def command(report: Path, html: Path | None, md: Path | None, junit: Path | None
     from pipeline.report import read
 
     found = read(report)
-    asked = ((html, draws.render), (md, draws.markdown), (junit, draws.junit), (intoto, draws.statement))
+    if html is None and (data is not None or layout is not None):
+        raise UsageError("--data and --layout give --html its pictures of samples; name the page with --html FILE.")
+    shown: draws.Pictures = {}
+    if data is not None:
+        from pipeline.workflow.pictures import pictures
+
+        shown = pictures(report, data, layout=layout)
+    asked = (
+        (html, partial(draws.render, pictures=shown)),
+        (md, draws.markdown),
+        (junit, draws.junit),
+        (intoto, draws.statement),
+    )
     files = [(path, draw) for path, draw in asked if path is not None]
     if sum(str(path) == "-" for path, _ in files) > 1:
         raise UsageError("- is standard output, and takes one rendering; name files for the others.")

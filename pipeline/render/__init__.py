@@ -1,6 +1,7 @@
 """A report shown: in the terminal, as a page, in Markdown, for those who count tests or sign statements.
 
-Everything is drawn from a report alone; nothing here measures, judges or writes a file.
+Everything is drawn from a report alone, but for pictures of samples, which it does not hold; nothing here measures, judges or
+writes a file.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from pipeline.render.intoto import signing, statement
 from pipeline.render.junit import junit
 from pipeline.render.markdown import markdown, prose
 from pipeline.render.terminal import before_after, panel
+from pipeline.render.thumbnails import Pictures, thumbnails
 
 __all__ = [
+    "Pictures",
     "before_after",
     "headline",
     "junit",
@@ -23,4 +26,5 @@ __all__ = [
     "render",
     "signing",
     "statement",
+    "thumbnails",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from markupsafe import Markup
 from pipeline.render.advice import headline, next_step, strongest
 from pipeline.render.figures import figures
 from pipeline.render.terminal import change, rates
+from pipeline.render.thumbnails import Pictures
 from pipeline.report.rate import Rate
 from pipeline.report.result import Report
 from pipeline.report.text import clean, count, percent
@@ -19,8 +21,11 @@ from pipeline.report.text import clean, count, percent
 LONGEST = 2000
 
 
-def render(report: Report) -> str:
-    """The page. Every value is escaped, stripped of control characters and cut; a name is cut at 200 characters."""
+def render(report: Report, *, pictures: Pictures | None = None) -> str:
+    """The page, with pictures of the samples that it names, where there are any.
+
+    Every value is escaped, stripped of control characters and cut; a name is cut at 200 characters.
+    """
     level = strongest(report)
     sentence, command = next_step(report)
     return _template().render(
@@ -31,6 +36,7 @@ def render(report: Report) -> str:
         figures=figures(report, level),
         next_sentence=sentence,
         next_command=command,
+        pictures=pictures or {},
         style=Markup(_beside("report.css")),
     )
 
@@ -47,6 +53,7 @@ def _template() -> Template:
         "shape": _shape,
         "bar": _bar,
         "g": _general,
+        "png": _png,
     }
     environment.globals |= {"rates": rates, "change": change}
     return environment.from_string(_beside("report.html"))
@@ -63,6 +70,10 @@ def _beside(name: str) -> str:
 
 def _shape(shape: tuple[int | str | None, ...]) -> str:
     return " × ".join("?" if size is None else clean(size, 20) for size in shape)
+
+
+def _png(content: bytes) -> Markup:
+    return Markup(f"data:image/png;base64,{b64encode(content).decode()}")
 
 
 def _general(value: float) -> str:

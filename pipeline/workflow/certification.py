@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from pipeline.errors import InputRejected
 from pipeline.gates import Demands, Setup
 from pipeline.gates import verdict as decided
 from pipeline.graph.digest import digests
-from pipeline.render import render
+from pipeline.render import Pictures, render, thumbnails
 from pipeline.settings import Settings, settle
 from pipeline.threat import BALLS, Ball
 from pipeline.workflow import facts, places
@@ -49,6 +49,8 @@ class Evidence:
     """Seconds of each rung, by its name and eps."""
     cut: bool
     """Whether a budget left samples undecided."""
+    pictures: Pictures = field(default_factory=dict)
+    """Of samples, for the page: a report holds no pixel."""
 
 
 def certify(
@@ -98,7 +100,7 @@ def _certify(
         "certification", result, facts.run(started, argv, device_of(settings), evidence.timings, stopped_by)
     )
     if crew.leads:
-        reports.write(described, evidence.samples, folder, page=render(described))
+        reports.write(described, evidence.samples, folder, page=render(described, pictures=evidence.pictures))
         journal.remove()
     yield Done(described, folder, leads=crew.leads)
 
@@ -141,15 +143,19 @@ def examine(
         yield Note(note, warning=True)
     result = yield from _verdicts(subject, fitted, balls, how, indices, work)
     samples = facts.samples(result, fitted.labels, indices)
+    levels = reports.levels(samples, looked=facts.looked(result))
     fields = told | {
-        "levels": reports.levels(samples, looked=facts.looked(result)),
+        "levels": levels,
         "per_class": reports.per_class(samples),
         "samples": samples.described,
         "counterexamples": samples.counterexamples.described if samples.counterexamples else None,
         "largest_eps": reports.largest_eps(samples, tolerance=str(verdicts.TOLERANCE)),
         "warnings": tuple(reports.Caution(message=note) for note in (*subject.imported.notes, *softmax, *differs)),
     }
-    return Evidence(samples, fields, time.monotonic() - began, result.seconds, result.cut)
+    pictures = thumbnails(levels, indices, fitted.images, value_range=fitted.value_range, layout=fitted.layout)
+    return Evidence(
+        samples, fields, time.monotonic() - began, result.seconds, result.cut, pictures if settings.thumbnails else {}
+    )
 
 
 def conclude(evidence: Evidence, gates: Demands, training: reports.Training | None = None) -> reports.Result:
@@ -223,7 +229,7 @@ def _verdicts(
 
 def _key(subject: Subject, dataset: Dataset, settings: Settings) -> str:
     """The digest of everything that a verdict depends on; gates, and how long one may look, are not among it."""
-    asked = settings.model_dump(mode="json", exclude=GATES | {"time_budget", "download", "retrain"})
+    asked = settings.model_dump(mode="json", exclude=GATES | {"time_budget", "download", "thumbnails", "retrain"})
     parts = {
         "model": digests(subject.path).sha256,
         "beside": [f.sha256 for f in facts.model(subject).external_data],

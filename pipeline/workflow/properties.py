@@ -41,7 +41,7 @@ ATTACK_SHARE = 0.3
 LONGER = 6
 """How many times as many starts the second search has."""
 ABOUT_DATA = {"data", "test_data", "download", "range", "mean", "std", "layout", "label_offset", "max_samples"}
-ABOUT_DATA |= {"eps", "norm", "largest_eps"} | GATES
+ABOUT_DATA |= {"eps", "norm", "largest_eps", "thumbnails"} | GATES
 
 
 def decide(

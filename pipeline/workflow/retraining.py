@@ -149,7 +149,7 @@ def _retrain(
         ),
     )
     if crew.leads:
-        reports.write(described, after.samples, folder, page=render(described))
+        reports.write(described, after.samples, folder, page=render(described, pictures=after.pictures))
     yield Done(described, folder, out, finished.changes, crew.leads)
 
 

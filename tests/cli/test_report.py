@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from xml.etree import ElementTree
 
+import numpy as np
+
 FAST = ("certify", "model.onnx", "--data", "digits", "--max-samples", "40", "--method", "ibp", "--eps", "1/1000")
 
 
 def test_renderings_are_drawn_from_the_report_alone(pipeline, here):
-    pipeline(*FAST, "--fail-under", "certified=0.1")
+    pipeline(*FAST, "--fail-under", "certified=0.1", "--no-thumbnails")
     page = (here / "model.report" / "report.html").read_bytes()
     alone = (here / "model.report" / "report.json").rename(here / "alone.json")
     for file in ("report.html", "samples.npz"):
@@ -28,8 +30,25 @@ def test_renderings_are_drawn_from_the_report_alone(pipeline, here):
     assert "certified" in out
 
 
+def test_the_page_shows_samples_where_the_data_are_at_hand(pipeline, here):
+    assert pipeline(*FAST)[0] == 0
+    page = (here / "model.report" / "report.html").read_bytes()
+    assert page.count(b"<img") == 10
+    assert pipeline("report", "model.report", "--html", "again.html", "--data", "digits")[0] == 0
+    assert (here / "again.html").read_bytes() == page
+    (here / "pipeline.toml").write_text("thumbnails = false\n")
+    assert pipeline(*FAST, "--report", "private")[0] == 0
+    assert b"<img" not in (here / "private" / "report.html").read_bytes()
+    one, two = ((here / name / "report.json").read_bytes() for name in ("model.report", "private"))
+    assert one[: one.index(b'"run"')] == two[: two.index(b'"run"')], "a report holds no pixel"
+
+
 def test_what_is_refused(pipeline, here):
     pipeline(*FAST)
+    assert pipeline("report", "model.report", "--data", "digits")[0] == 2
+    np.savez(here / "other.npz", x=np.zeros((40, 8, 8), np.float32), y=np.zeros(40, int))
+    code, _, err = pipeline("report", "model.report", "--html", "-", "--data", "npz:other.npz")
+    assert (code, "other data" in err) == (3, True)
     assert pipeline("report", "model.report", "--md", "-", "--html", "-")[0] == 2
     assert pipeline("report", "nowhere")[0] == 2
     code, _, err = pipeline("report", "model.report", "--md", "no/such/folder.md")

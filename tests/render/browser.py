@@ -104,6 +104,6 @@ class Browser:
                 self.complaints.append(params["entry"]["text"])
             case "Runtime.consoleAPICalled" | "Runtime.exceptionThrown":
                 self.complaints.append(json.dumps(params)[:500])
-            case "Network.requestWillBeSent" if not params["request"]["url"].startswith(("file:", "about:")):
+            case "Network.requestWillBeSent" if not params["request"]["url"].startswith(("file:", "about:", "data:")):
                 self.complaints.append(f"asks for {params['request']['url'][:200]}")
         return told

@@ -6,9 +6,10 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from pipeline.render import headline, render
+from pipeline.render import Pictures, headline, render, thumbnails
 from pipeline.report import Report
 from tests.render.browser import PROGRAM, Browser
 
@@ -19,6 +20,7 @@ OVERFLOW = "[...document.querySelectorAll('body *')].filter(e => !e.closest('.sc
 e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName + '.' + e.className)"
 DRAWN = "[...document.querySelectorAll('figure svg')].filter(s => s.getBoundingClientRect().height > 60 && \
 s.querySelectorAll('path, use').length > 3).length"
+LOADED = "[...document.images].filter(i => i.naturalWidth === 96 && i.getBoundingClientRect().width > 60).length"
 # The contrast of WCAG 2.2, 1.4.3, of every element with text of its own, against the page.
 CONTRAST = """(() => {
   const light = c => c.map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
@@ -39,6 +41,13 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     opened.close()
 
 
+def pictures(report: Report) -> Pictures:
+    """Of all samples, in colours that no page has."""
+    index = np.arange(report.result.data.n_total)
+    images = np.random.default_rng(0).random((len(index), 3, 20, 32), np.float32)
+    return thumbnails(report.result.levels, index, images, value_range=(0.0, 1.0), layout="NCHW")
+
+
 @pytest.fixture(params=["curve", "retrained", "hostile"])
 def page(request: pytest.FixtureRequest, make_report: Callable, tmp_path: Path) -> tuple[Report, Path]:
     report = {
@@ -47,7 +56,7 @@ def page(request: pytest.FixtureRequest, make_report: Callable, tmp_path: Path) 
         "hostile": lambda: request.getfixturevalue("hostile_report"),
     }[request.param]()
     path = tmp_path / "report.html"
-    path.write_text(render(report), encoding="utf-8")
+    path.write_text(render(report, pictures=pictures(report)), encoding="utf-8")
     return report, path
 
 
@@ -57,6 +66,7 @@ def test_the_page_is_silent_whole_and_fits(browser: Browser, page: tuple[Report,
     report, path = page
     browser.open(path, width=width, dark=dark)
     assert browser.complaints == []
+    assert browser.value(LOADED) == len(report.result.levels[-1].edge)
     figures = browser.value("document.querySelectorAll('figure').length")
     assert browser.value(DRAWN) == figures >= 3
     assert browser.value("document.documentElement.scrollWidth") <= width
