@@ -81,6 +81,8 @@ ONLY_IN = {
     "matplotlib": ("render/",),
     "jinja2": ("render/",),
     "torchvision": ("data/",),
+    "datasets": ("data/hub.py",),
+    "huggingface_hub": ("data/hub.py",),
 }
 
 

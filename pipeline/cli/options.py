@@ -26,13 +26,17 @@ def _apply(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:
 
 
 data_options = _apply(
-    click.option("--data", metavar="URI", help="npz:FILE, dir:FOLDER, torchvision:NAME[?root=DIR], or digits."),
+    click.option(
+        "--data",
+        metavar="URI",
+        help="npz:FILE, dir:FOLDER, torchvision:NAME, hf:NAME[?split=..], or digits.",
+    ),
     click.option("--mean", metavar="M[,M...]", help="Mean subtracted outside the graph, one a channel."),
     click.option("--std", metavar="S[,S...]", help="Standard deviation divided by outside the graph."),
     click.option("--range", metavar="LOW,HIGH", help="Valid range of a pixel; eps is a fraction of it.  [0,1]"),
     click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Axis order, where shapes leave it open."),
     click.option("--label-offset", type=int, help="Added to every label, such as -1 for labels from 1."),
-    click.option("--download", is_flag=True, default=None, help="Allow torchvision to download its data set."),
+    click.option("--download", is_flag=True, default=None, help="Allow torchvision: and hf: data to be downloaded."),
 )
 
 threat_options = _apply(

@@ -23,7 +23,7 @@ import click
     help="The property, where the report is about one.",
 )
 @click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="As it was said to certify.")
-@click.option("--download", is_flag=True, help="Allow torchvision to download its data set.")
+@click.option("--download", is_flag=True, help="Allow torchvision: and hf: data to be downloaded.")
 @click.option(
     "--format", "style", type=click.Choice(["text", "json"]), default="text", help="What standard output gets."
 )

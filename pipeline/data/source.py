@@ -1,4 +1,4 @@
-"""The grammar of data URIs: npz:PATH, dir:PATH, torchvision:NAME[?root=DIR], digits.
+"""The grammar of data URIs: npz:PATH, dir:PATH, torchvision:NAME[?root=DIR], hf:NAME[?split=..&revision=..], digits.
 
 A bare path is guessed, and the guess is a note of the data set.
 """
@@ -13,13 +13,13 @@ from zipfile import ZipInfo
 
 import numpy as np
 
-from pipeline.data import digits, folder, npz, vision
+from pipeline.data import digits, folder, hub, npz, vision
 from pipeline.data.dataset import Dataset, make
 from pipeline.errors import InputRejected, UsageError
 
 Part = Literal["train", "test"]
 PARTS: tuple[Part, Part] = ("train", "test")
-SCHEMES = ("npz", "dir", "torchvision", "digits")
+SCHEMES = ("npz", "dir", "torchvision", "hf", "digits")
 
 
 def load(uri: str, *, part: Part | None, download: bool = False) -> Dataset:
@@ -37,6 +37,10 @@ def load(uri: str, *, part: Part | None, download: bool = False) -> Dataset:
         dataset = _load_npz(Path(rest), part, uri)
     elif scheme == "dir":
         dataset = _load_folder(Path(rest), part, uri)
+    elif scheme == "hf":
+        source = hub.parse(rest)
+        splits = [source.split] if source.split else [part] if part else PARTS
+        dataset = _join([hub.read(source, split, download=download, uri=uri) for split in splits])
     else:
         name, root = _vision_name(rest)
         wanted = [part] if part else PARTS
@@ -51,7 +55,7 @@ def has_part(uri: str, part: Part) -> bool:
         return npz.has_pair(npz.members(Path(rest)), part)
     if scheme == "dir":
         return part in folder.parts(Path(rest))
-    return True
+    return scheme != "hf" or hub.parse(rest).split is None
 
 
 def parse(uri: str) -> tuple[str, str, tuple[str, ...]]:
@@ -71,7 +75,7 @@ def parse(uri: str) -> tuple[str, str, tuple[str, ...]]:
     what = "a file that is not .npz" if path.is_file() else "no file or folder of that name"
     raise UsageError(
         f"{uri!r} names no data: {what}. "
-        f"Use npz:PATH, dir:PATH, torchvision:NAME ({', '.join(vision.NAMES)}) or digits."
+        f"Use npz:PATH, dir:PATH, torchvision:NAME ({', '.join(vision.NAMES)}), hf:NAME or digits."
     )
 
 
@@ -80,6 +84,9 @@ def without_folders(uri: str) -> str:
     scheme, rest, _ = parse(uri)
     if scheme == "torchvision":
         return f"torchvision:{rest.partition('?')[0]}"
+    if scheme == "hf":
+        name, mark, query = rest.partition("?")
+        return f"hf:{Path(name).resolve().name if Path(name).is_dir() else name}{mark}{query}"
     return f"{scheme}:{Path(rest).resolve().name}" if rest else scheme
 
 
