@@ -52,9 +52,11 @@ def next_step(report: Report, *, here: bool = False) -> tuple[str, str | None]:
     """(sentence, command or None): the one thing to do next; `here` with the paths of this run's own command line."""
     result, level = report.result, strongest(report)
     model, data = _as_given(report) if here else (result.model.file, result.data.uri)
-    given = f"{shlex.quote(clean(model))} --data {shlex.quote(clean(data))}"
+    model, data, pixels = shlex.quote(clean(model)), shlex.quote(clean(data)), _preprocessing(report)
+    # Without a part for training, the data are those that a model is tested on.
+    training = f"--data {data}" if result.data.part != "all" else f"--data TRAINING_DATA --test-data {data}"
     norm = " --norm l2" if result.threat.norm == "l2" else ""
-    command = f"{given}{norm} --eps {level.eps}"
+    command = f"{model} --data {data}{pixels}{norm} --eps {level.eps}"
     failed = next((gate for gate in result.gates if gate.passed is False), None)
     if nothing_checked(report):
         return (
@@ -68,12 +70,14 @@ def next_step(report: Report, *, here: bool = False) -> tuple[str, str | None]:
     if level.certified.k == 0 and result.method.arithmetic == "none":
         return "Certify with rounding taken into account.", f"pipeline certify {command}"
     if level.certified.k * RARE < level.certified.n and report.kind == "certification":
+        if 2 * level.natural.k < level.natural.n and result.preprocessing.mean is None:
+            return _too_often_wrong(level), f"pipeline inspect {model}"
         middle = result.levels[len(result.levels) // 2].eps
-        return _expected(report, level, middle), f"pipeline retrain {given} --eps {middle}"
+        return _expected(report, level, middle), f"pipeline retrain {model} {training}{pixels} --eps {middle}"
     if failed is not None and failed.metric == "natural":
         return "The natural accuracy misses its gate before any attack: check data and preprocessing.", None
     if failed is not None and report.kind == "certification":
-        return "A gate failed: retrain at its eps.", f"pipeline retrain {given} --eps {failed.eps}"
+        return "A gate failed: retrain at its eps.", f"pipeline retrain {model} {training}{pixels} --eps {failed.eps}"
     if failed is not None:
         return "A gate failed: train longer, or give the model more width.", None
     if report.kind == "retraining" and level.certified.k * RARE < level.certified.n:
@@ -106,6 +110,23 @@ def _expected(report: Report, level: Level, eps: str) -> str:
         quoted(report.result.model.input.shape[1:], Fraction(eps)) if report.result.threat.norm == "linf" else None
     )
     return " ".join([*said, published] if published else said)
+
+
+def _too_often_wrong(level: Level) -> str:
+    return (
+        f"The file gives {percent(level.natural.value)} of the samples their label, before any change. If it should be more, the "
+        "deployment normalises pixels outside the file: say --mean and --std as it does. If not, retrain the model."
+    )
+
+
+def _preprocessing(report: Report) -> str:
+    """What flags said of it, to be said again."""
+    prepared, said = report.result.preprocessing, []
+    if "flag" in prepared.source:
+        ends = prepared.range if prepared.range != (0.0, 1.0) else None
+        for name, values in (("mean", prepared.mean), ("std", prepared.std), ("range", ends)):
+            said += [] if values is None else [f" --{name}={','.join(f'{v:.9g}' for v in values)}"]
+    return "".join(said)
 
 
 def _as_given(report: Report) -> tuple[str, str]:

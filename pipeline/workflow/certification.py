@@ -127,6 +127,8 @@ def examine(
     for note in (*fitted.notes, *softmax, *([kernels.note] if kernels.note else [])):
         yield Note(note)
     parity = subject.parity_on(fitted.images[:32])
+    if subject.normalise is None and (doubt := subject.often_wrong(fitted.images, fitted.labels)):
+        yield Note(doubt, warning=True)
     pgd = PGD(settings.attack_steps, settings.restarts, seed=settings.seed) if settings.attack else None
     how = _how(subject, settings, pgd, kernels)
     told = {

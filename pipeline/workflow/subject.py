@@ -19,6 +19,9 @@ from pipeline.preprocess import Normalise
 from pipeline.rules import require
 from pipeline.settings import CURVE_SAMPLES, Settings
 
+LOOKED_AT = 64
+"""Samples of which a first look tells how often the file is right."""
+
 
 @dataclass(frozen=True, eq=False)
 class Subject:
@@ -45,6 +48,17 @@ class Subject:
         measured = parity.compare(self.session, self.imported.network, xs)
         parity.require(self.session, self.imported.model, self.imported.network, xs, measured)
         return measured
+
+    def often_wrong(self, images: np.ndarray, labels: np.ndarray) -> str | None:
+        """What a first look says, before minutes are spent, where the file is wrong so often that its inputs may be at fault."""
+        rows = np.unique(np.linspace(0, len(images) - 1, LOOKED_AT).astype(int))
+        right = int((self.predict(images[rows]).argmax(1) == labels[rows]).sum())
+        if 2 * right >= len(rows):
+            return None
+        return (
+            f"the file is right on {right} of {len(rows)} samples; if that should be more: does the deployment normalise pixels "
+            "(--mean, --std), or take another range (--range) or order of channels?"
+        )
 
 
 def metadata(path: Path) -> Mapping[str, str]:

@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from pipeline.render import before_after, headline, next_step, panel
-from pipeline.report import Report
+from pipeline.report import Rate, Report, Verdicts
 
 
 def printed(*renderables: object, width: int = 80) -> str:
@@ -52,6 +52,28 @@ def test_nothing_certified_is_expected_of_an_ordinary_model(make_report: Callabl
     elsewhere = report.model_copy(update={"run": report.run.model_copy(update={"argv": argv})})
     assert next_step(elsewhere)[1] == command, "a page that is passed on tells no folders"
     assert next_step(elsewhere, here=True)[1] == "pipeline retrain 'a b/digits.onnx' --data npz:far/x.npz --eps 8/255"
+
+
+def test_advice_does_not_train_on_what_is_tested_and_says_the_preprocessing_again(make_report: Callable) -> None:
+    base = make_report(trained=False)
+    data = base.result.data.model_copy(update={"uri": "npz:test.npz", "part": "all"})
+    prepared = base.result.preprocessing.model_copy(update={"source": "flag", "mean": (0.5, 0.25), "std": (0.1, 1 / 3)})
+    report = make_report(trained=False, data=data, preprocessing=prepared)
+    assert next_step(report)[1] == (
+        "pipeline retrain digits.onnx --data TRAINING_DATA --test-data npz:test.npz --mean=0.5,0.25 --std=0.1,0.333333333 "
+        "--eps 8/255"
+    )
+
+
+def test_a_file_that_is_often_wrong_may_be_fed_the_wrong_pixels(make_report: Callable) -> None:
+    level = make_report(trained=False).result.levels[0]
+    poor = level.model_copy(update={"natural": Rate.of(150, 400), "attacked": Rate.of(9, 400)})
+    poor = poor.model_copy(update={"verdicts": Verdicts(certified=0, falsified=141, misclassified=250, unknown=9)})
+    report = make_report(trained=False, levels=(poor,), per_class=())
+    sentence, command = next_step(report)
+    assert "37.50 %" in sentence
+    assert "--mean" in sentence
+    assert command == "pipeline inspect digits.onnx"
 
 
 def test_before_and_after(make_report: Callable) -> None:
