@@ -154,10 +154,15 @@ def examine(
         "largest_eps": reports.largest_eps(samples, tolerance=str(verdicts.TOLERANCE)),
         "warnings": tuple(reports.Caution(message=note) for note in (*subject.imported.notes, *softmax, *differs)),
     }
-    pictures = thumbnails(levels, indices, fitted.images, value_range=fitted.value_range, layout=fitted.layout)
-    return Evidence(
-        samples, fields, time.monotonic() - began, result.seconds, result.cut, pictures if settings.thumbnails else {}
-    )
+    pictures = _pictures(levels, indices, fitted) if settings.thumbnails else {}
+    return Evidence(samples, fields, time.monotonic() - began, result.seconds, result.cut, pictures)
+
+
+def _pictures(levels: Sequence[reports.Level], indices: np.ndarray, fitted: Fitted) -> Pictures:
+    """Of the samples whose margins are nearest to zero."""
+    rows = np.flatnonzero(np.isin(indices, [edge.index for level in levels for edge in level.edge]))
+    images = fitted.images[rows]
+    return thumbnails(levels, indices[rows], images, value_range=fitted.value_range, layout=fitted.layout)
 
 
 def conclude(evidence: Evidence, gates: Demands, training: reports.Training | None = None) -> reports.Result:

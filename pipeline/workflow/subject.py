@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.data import Dataset, Fitted, fit, has_part, load, select
+from pipeline.data import Dataset, Fitted, Pixels, fit, has_part, load, select
 from pipeline.errors import EnvironmentFailure, InputRejected, UsageError
 from pipeline.graph import guard, importer, parity, runtime
 from pipeline.graph.names import shown
@@ -49,7 +49,7 @@ class Subject:
         parity.require(self.session, self.imported.model, self.imported.network, xs, measured)
         return measured
 
-    def often_wrong(self, images: np.ndarray, labels: np.ndarray) -> str | None:
+    def often_wrong(self, images: Pixels, labels: np.ndarray) -> str | None:
         """What a first look says, before minutes are spent, where the file is wrong so often that its inputs may be at fault."""
         rows = np.unique(np.linspace(0, len(images) - 1, LOOKED_AT).astype(int))
         right = int((self.predict(images[rows]).argmax(1) == labels[rows]).sum())

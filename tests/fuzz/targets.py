@@ -30,12 +30,13 @@ from pipeline.api import certify
 from pipeline.data.source import load as load_data
 from pipeline.errors import PipelineError
 from pipeline.graph.importer import load as load_model
-from pipeline.report import comparison, html
+from pipeline.render import html
+from pipeline.render.intoto import statement
+from pipeline.render.junit import junit
+from pipeline.render.markdown import markdown
 from pipeline.report.canonical import digest
-from pipeline.report.intoto import statement
-from pipeline.report.junit import junit
-from pipeline.report.markdown import markdown
 from pipeline.report.write import read as read_report
+from pipeline.review import comparison
 from pipeline.settings import settle
 from pipeline.vnnlib import parser, source
 from pipeline.workflow.verification import verify
