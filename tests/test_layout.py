@@ -28,6 +28,7 @@ MAY_IMPORT = {
         *(
             "errors",
             "atomic",
+            "allocator",
             "crew",
             "bounds",
             "arithmetic",

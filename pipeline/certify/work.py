@@ -7,7 +7,9 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
+from pipeline.allocator import out_of_memory
 from pipeline.certify.clock import Clock, OutOfTime
 from pipeline.certify.resume import Arrays, Journal
 from pipeline.crew import ALONE, Crew
@@ -22,6 +24,29 @@ class Progress:
     done: int
     total: int
     seconds: float | None = None
+
+
+def in_parts(compute: Callable[[np.ndarray], Arrays], rows: np.ndarray) -> Arrays:
+    """``compute(rows)``; where there is too little memory for that many, the halves of it one after the other, and so on.
+
+    Raises EnvironmentFailure (74) where a single sample is too many.
+    """
+    try:
+        return compute(rows)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        if len(rows) == 1:
+            raise EnvironmentFailure(
+                f"there is too little memory for one sample: {str(error).splitlines()[0][:200]}. Free some, take a smaller "
+                "--memory-budget or a cheaper --method."
+            ) from None
+    # Behind the handler, where the error no longer keeps alive what did not fit.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    middle = len(rows) // 2
+    first, second = in_parts(compute, rows[:middle]), in_parts(compute, rows[middle:])
+    return {name: np.concatenate([a, second[name]]) if a.ndim else a for name, a in first.items()}
 
 
 @dataclass
@@ -77,7 +102,7 @@ class Work:
             if self.should_stop() or (self.over and not always):
                 break
             try:
-                mine[i] = compute(cuts[i])
+                mine[i] = in_parts(compute, cuts[i])
             except OutOfTime:
                 break
             except Exception as error:  # told to the others first, who would wait for us

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from pipeline.allocator import keep_large_blocks
+from pipeline.allocator import keep_large_blocks, out_of_memory
 from pipeline.cli import summary
 from pipeline.cli.ending import Ending, leads
 from pipeline.errors import PipelineError
@@ -105,12 +105,17 @@ def _ended(argv: list[str] | None, ending: Ending) -> tuple[int, str]:
         ending.reason = "standard output was closed before everything was written"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 74, ""
-    except (MemoryError, OSError) as error:
-        return 74, f"the machine did not provide what was needed: {error or 'out of memory'}"
+    except OSError as error:
+        return 74, f"the machine did not provide what was needed: {error}"
     except Exception as error:  # the boundary: nothing but our own fault is left
-        if type(error).__name__ == "OutOfMemoryError":
-            return 74, f"the device ran out of memory: {str(error).splitlines()[0]}; use --device cpu."
         told = (str(error).splitlines() or [""])[0][:300]
+        if out_of_memory(error):
+            return (
+                74,
+                f"there is too little memory ({told}): take a smaller --memory-budget, --batch-size or --micro-batch.",
+            )
+        if type(error).__name__ == "AcceleratorError":
+            return 74, f"the device failed ({told}): what was done until then is kept, so run the same command again."
         return 70, f"this is a fault of ours: {type(error).__name__}: {told}\nPlease report it with {_save()}."
 
 

@@ -6,11 +6,13 @@ from itertools import count
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.certify import Journal, Verdict, Work
 from pipeline.certify.clock import Clock, OutOfTime
+from pipeline.certify.work import in_parts
 from pipeline.crew import Crew
-from pipeline.errors import Preempted
+from pipeline.errors import EnvironmentFailure, Preempted
 from tests.climbing import climb, lively, same
 
 EPS = ("1/200", "1/40")
@@ -120,3 +122,27 @@ class _Alone(Crew):
 
 def _drain(events):
     yield from events
+
+
+@pytest.mark.parametrize("fit", [1, 3, 100])
+def test_where_memory_is_short_a_batch_is_done_in_parts(fit):
+    """The allocator itself refuses what no machine has."""
+    asked = []
+
+    def compute(rows):
+        asked.append(len(rows))
+        torch.empty(len(rows), 2**46 if len(rows) > fit else 1, dtype=torch.uint8)
+        return {"rows": rows, "even": rows[rows % 2 == 0], "classes": np.array(10)}
+
+    found = in_parts(compute, np.arange(10))
+    assert found["rows"].tolist() == list(range(10))
+    assert found["even"].tolist() == [0, 2, 4, 6, 8]
+    assert found["classes"] == 10
+    assert max(n for n in asked if n <= fit) <= fit
+
+
+def test_where_one_sample_is_too_many_the_end_is_a_sentence_and_other_faults_are_left_alone():
+    with pytest.raises(EnvironmentFailure, match=r"one sample.*--memory-budget"):
+        in_parts(lambda rows: {"x": torch.empty(2**47, dtype=torch.uint8).numpy()}, np.arange(4))
+    with pytest.raises(ZeroDivisionError):
+        in_parts(lambda rows: {"x": np.array(1 // 0)}, np.arange(4))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 Pipes = tuple[tuple[int, int], tuple[int, int]]
-MODULES = ("certification", "retraining", "verification")
+MODULES = ("pipeline.workflow.certification", "pipeline.workflow.retraining", "onnxruntime", "onnx2torch")
 ROOM = 1 << 20
 """Bytes that a command may say on each of standard output and standard error."""
 
@@ -65,6 +65,12 @@ class Nursery:
         self.start(folder, *argv, kill_after=kill_after, **limits)
         return self.end()
 
+    @property
+    def bytes(self) -> int:
+        """The address space that a command has before it does anything."""
+        pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()[0]
+        return int(pages) * resource.getpagesize()
+
     def close(self) -> None:
         """No more commands."""
         assert self._process.stdin is not None
@@ -83,7 +89,7 @@ def serve() -> None:
     from pipeline.cli.main import run
 
     for name in MODULES:
-        importlib.import_module(f"pipeline.workflow.{name}")
+        importlib.import_module(name)
     torch.set_num_threads(1)
     print("ready", flush=True)
     for line in sys.stdin:

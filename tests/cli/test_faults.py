@@ -176,6 +176,18 @@ def test_a_disk_without_room_or_without_leave_to_write(
     assert outcome(small_disk, report) == undisturbed[name][:2]
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="the size of a process is read there")
+@pytest.mark.parametrize("name", COMMANDS)
+def test_too_little_memory_is_said(name: str, nursery: Nursery, undisturbed, tmp_path: Path) -> None:
+    argv, report = COMMANDS[name]
+    folder = model_in(tmp_path)
+    ended = nursery.run(folder, *argv, AS=nursery.bytes + 2**24)
+    assert ended.code == 74, ended.err
+    assert "memory" in ended.err
+    assert nursery.run(folder, *argv).code == 0
+    assert outcome(folder, report) == undisturbed[name][:2]
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_two_runs_in_one_place(name: str, nursery: Nursery, pipeline, here: Path) -> None:
     """The second is refused at once and disturbs nothing."""
