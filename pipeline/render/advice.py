@@ -132,5 +132,5 @@ def _preprocessing(report: Report) -> str:
 def _as_given(report: Report) -> tuple[str, str]:
     argv, result = report.run.argv, report.result
     model = next((word for word in argv if PurePath(word).name == result.model.file), result.model.file)
-    data = next((value for flag, value in pairwise(argv) if flag == "--data"), result.data.uri)
-    return model, data
+    said = dict(pairwise(argv))
+    return model, said.get("--test-data", said.get("--data", result.data.uri))

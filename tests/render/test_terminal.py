@@ -54,6 +54,13 @@ def test_nothing_certified_is_expected_of_an_ordinary_model(make_report: Callabl
     assert next_step(elsewhere, here=True)[1] == "pipeline retrain 'a b/digits.onnx' --data npz:far/x.npz --eps 8/255"
 
 
+def test_what_was_retrained_is_certified_on_what_it_was_tested_on(make_report: Callable) -> None:
+    argv = ("pipeline", "retrain", "a.onnx", "--data", "npz:train.npz", "--test-data", "npz:test.npz")
+    report = make_report(retrained=True)
+    report = report.model_copy(update={"run": report.run.model_copy(update={"argv": argv})})
+    assert next_step(report, here=True)[1] == "pipeline certify digits.onnx --data npz:test.npz --eps 8/255"
+
+
 def test_advice_does_not_train_on_what_is_tested_and_says_the_preprocessing_again(make_report: Callable) -> None:
     base = make_report(trained=False)
     data = base.result.data.model_copy(update={"uri": "npz:test.npz", "part": "all"})
