@@ -13,7 +13,7 @@ import torch
 
 from pipeline.crew import Crew, gathered
 
-PATIENCE = 300.0
+PATIENCE = 600.0
 
 
 def together(work: Callable[..., Any], world: int, folder: Path, *arguments: Any) -> list[Any]:
