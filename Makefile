@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all fuzz mutants lint clean
 
 demo: $(READY)
 	$(BIN)/pipeline demo --out demo
@@ -14,6 +14,16 @@ test: $(READY)
 
 test-all: $(READY)
 	$(BIN)/python -m pytest -m ""
+
+# Minutes of random graphs and of hostile files, from another seed each time; FUZZ_SECONDS=3600 for an hour of both.
+FUZZ_SECONDS ?= 600
+
+fuzz: $(READY)
+	$(BIN)/python -m tests.fuzz graphs --seconds $$(($(FUZZ_SECONDS) / 2))
+	$(BIN)/python -m tests.fuzz bytes --seconds $$(($(FUZZ_SECONDS) / 2))
+
+mutants: $(READY)
+	$(BIN)/python scripts/mutants.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -161,7 +161,7 @@ def settle(model: Path, flags: Mapping[str, Any], metadata: Mapping[str, str]) -
         return Settings(**said), source
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "setting"
+        key = ".".join(str(part) for part in first["loc"])[:80] or "setting"
         known = f"; the settings are {', '.join(Settings.model_fields)}" if first["type"] == "extra_forbidden" else ""
         raise UsageError(
             f"{source.get(str(first['loc'][0]) if first['loc'] else '', 'a setting')}: {key} is refused: "
@@ -207,6 +207,6 @@ def _from_toml(model: Path) -> list[tuple[str, dict[str, Any]]]:
             continue
         try:
             return [(TOML, tomllib.loads(path.read_text("utf-8")))]
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, UnicodeDecodeError, RecursionError, tomllib.TOMLDecodeError) as error:
             raise UsageError(f"{TOML} cannot be read: {str(error)[:200]}; mend it or move it away.") from None
     return []

@@ -9,14 +9,24 @@ fault survives, 2 if its text is not found exactly once.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+# Imported once, and shared with every run of the tests: they take longer than most tests do.
+import hypothesis  # noqa: F401
+import onnx2torch  # noqa: F401
+import onnxruntime  # noqa: F401
+import pytest
+import scipy.stats  # noqa: F401
+import torch
+
+torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 600
 COPIED = ("pipeline", "tests", "models", "scripts", "pyproject.toml", "README.md")
@@ -25,7 +35,6 @@ LAWS, CURVES, SEVERAL = "tests/rules/test_laws.py", "tests/rules/test_curves.py"
 SOUND, HIDDEN = "tests/propagate/test_soundness.py", "tests/propagate/test_hidden.py"
 ROUNDING, RATIONAL = "tests/propagate/test_rounding.py", "tests/propagate/test_rational.py"
 ORDERS, PARTS = "tests/propagate/test_any_order.py", "tests/propagate/test_mutations.py"
-GRAPHS = "tests/fuzz/test_graphs.py"
 TABLE, LADDER, LARGEST = "tests/certify/test_table.py", "tests/certify/test_ladder.py", "tests/certify/test_largest.py"
 WORK, BALLS = "tests/certify/test_work.py", "tests/certify/test_balls.py"
 GATES, SCHEDULE = "tests/report/test_gates.py", "tests/train/test_schedule.py"
@@ -53,15 +62,15 @@ RULES: list[Fault] = [
     ("rules/relu.py", "torch.where(lower >= 0, 1.0, torch.where(upper <= 0, 0.0, torch.nan))",
      "torch.where(lower >= 0, 0.0, torch.where(upper <= 0, 1.0, torch.nan))", f"{LAWS} -k ReLU"),
     ("rules/relu.py", "torch.where(upper <= 0, 0.0, torch.nan)",
-     "torch.where(upper <= 0, 0.0, 0.0)", f"{SOUND} tests/rules"),
+     "torch.where(upper <= 0, 0.0, 0.0)", f"{LAWS} {SOUND} -k nan"),
     ("rules/relu.py", "offset = torch.where(open_, offset, 0)",
      "offset = torch.where(open_, 0.5 * offset, 0)", f"{LAWS} -k ReLU"),
-    ("rules/relu.py", "slope = torch.where(open_, upper / width, fixed)",
-     "slope = torch.where(open_, -lower / width, fixed)", f"{HIDDEN} {LAWS} {SOUND}"),
+    ("rules/relu.py", "Line(torch.where(open_, alpha[0], fixed))",
+     "Line(alpha[0])", f"{LAWS} -k ReLU"),
     ("rules/arithmetic.py", "else radii[0] + radii[1]",
      "else radii[0] - radii[1]", f"{LAWS} -k Add"),
     ("rules/arithmetic.py", "-1.0 if isinstance(op, ops.Sub) else 1.0",
-     "1.0", f"{LAWS} {SOUND} {GRAPHS}"),
+     "1.0", f"{SOUND} -k difference"),
     ("rules/arithmetic.py", "return 2 if carried == 0 else carried + SLACK + 2",
      "return 2", ORDERS),
     ("rules/batchnorm.py", "return carried + SLACK + 1",
@@ -87,7 +96,7 @@ RULES: list[Fault] = [
     ("rules/activations.py", "-0.7517915246935645",
      "-0.85", f"{LAWS} {CURVES} -k GELU"),
     ("rules/elementwise.py", "inside = lower.isfinite() & upper.isfinite()",
-     "inside = lower == lower", f"{CURVES} {SOUND}"),
+     "inside = lower == lower", f"{SOUND} -k overflow"),
     ("rules/elementwise.py", "inside = inside & (lower > 0)\n",
      "inside = inside & (upper > 0)\n", CURVES),
     ("rules/softmax.py", "return s, torch.maximum(low - s * least, high - s * most)",
@@ -136,11 +145,11 @@ ACCOUNT: list[Fault] = [
     ("propagate/crown.py", "(upper, -ends[rows:].T)",
      "(upper, ends[rows:].T)", SOUND),
     ("propagate/crown.py", "crossed = torch.where(lower <= upper, 0.0, torch.nan)",
-     "crossed = torch.zeros_like(lower)", "tests/propagate"),
+     "crossed = torch.zeros_like(lower)", f"{SOUND} -k cross"),
     ("propagate/alpha.py", "slopes.data.clamp_(0, 1)",
-     "slopes.data.clamp_(-2, 3)", f"{SOUND} {HIDDEN}"),
+     "slopes.data.clamp_(-2, 3)", f"{SOUND} -k every_method"),
     ("propagate/alpha.py", "return torch.fmax(least, bounds.lower(forms, alpha=best))",
-     "return torch.fmax(least, highest)", f"{ORDERS} {HIDDEN}"),
+     "return torch.fmax(least, highest)", f"{ORDERS} {HIDDEN} -k alpha"),
     ("propagate/walk.py", "if index not in pending else merge(index, pending[index], part)",
      "if index not in pending else part", SOUND),
     ("threat.py", "torch.where(box.radius > 0, box.radius + slack, box.radius) if radius else box.radius",
@@ -259,16 +268,30 @@ FAULTS = [*RULES, *ACCOUNT, *VERDICTS, *REPORTS, *TRAINING]
 
 def passes(copy: Path, tests: str) -> bool | None:
     """Whether pytest passes there; None where it ran too long. Raises SystemExit where it could not run."""
-    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *_arguments(tests)]
-    try:
-        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=SECONDS)
-    except subprocess.TimeoutExpired:
+    child = multiprocessing.get_context("fork").Process(target=_pytest, args=(copy, tests))
+    child.start()
+    child.join(SECONDS)
+    if child.is_alive():
+        child.kill()
         return None
-    # 2: a module that no longer imports is as dead as a failing test.
-    if done.returncode not in (0, 1, 2):
-        raise SystemExit(f"pytest could not run {tests}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return done.returncode == 0
+    # 2: a module that no longer imports is as dead as a failing test; a negative code is a crash.
+    if child.exitcode not in (0, 1, 2) and (child.exitcode or 0) >= 0:
+        raise SystemExit(f"pytest could not run {tests}: exit {child.exitcode}")
+    return child.exitcode == 0
+
+
+def _pytest(copy: Path, tests: str) -> None:
+    """Run pytest in a child that shares what was imported so far: nothing of the project itself."""
+    assert not any(name.split(".")[0] in ("pipeline", "tests") for name in sys.modules)
+    os.chdir(copy)
+    sys.path.insert(0, str(copy))
+    sys.dont_write_bytecode = True
+    os.environ |= {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        code = pytest.main(
+            ["-x", "-q", "-p", "no:cacheprovider", "-o", "addopts=", "-m", "not slow", *_arguments(tests)]
+        )
+    os._exit(int(code))
 
 
 def _arguments(tests: str) -> list[str]:
@@ -289,9 +312,11 @@ def mutated(copy: Path, fault: Fault) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="faults whose file or text contains this")
+    parser.add_argument("--skip", type=int, default=0, help="leave the first so many out")
+    parser.add_argument("--quick", action="store_true", help="do not run the tests on the copy as it is first")
     parser.add_argument("--list", action="store_true", help="check that every text is there, and run nothing")
     asked = parser.parse_args()
-    chosen = [f for f in FAULTS if asked.only in f[0] or asked.only in f[1]]
+    chosen = [f for f in FAULTS if asked.only in f[0] or asked.only in f[1]][asked.skip :]
     survivors, killed, healthy = [], 0, {}
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         copy = Path(folder)
@@ -307,7 +332,7 @@ def main() -> int:
             name, old, new, tests = fault
             started, path = time.monotonic(), copy / "pipeline" / name
             if tests not in healthy:
-                healthy[tests] = passes(copy, tests)
+                healthy[tests] = asked.quick or passes(copy, tests)
             if not healthy[tests]:
                 raise SystemExit(f"these tests must pass before they can kill anything: {tests}")
             honest = path.read_text("utf-8")

@@ -61,7 +61,7 @@ def make(
     """
     images, image_notes = _plain_images(np.asarray(images), uri)
     labels, label_notes = _plain_labels(np.asarray(labels), uri)
-    if images.ndim < 2 or len(images) != len(labels):
+    if images.ndim < 2 or labels.ndim != 1 or len(images) != len(labels):
         raise InputRejected(
             f"{uri!r}: images and labels must have one row each per sample; found images of shape {images.shape} "
             f"and labels of shape {labels.shape}. Store them as (N, ...) and (N,)."
@@ -127,7 +127,7 @@ def _plain_labels(labels: np.ndarray, uri: str) -> tuple[np.ndarray, tuple[str, 
                 "Store one class number per sample."
             )
         labels, notes = labels.argmax(axis=1), (f"one-hot labels of {labels.shape[1]} columns taken by their one",)
-    elif labels.ndim == 2:
+    elif labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels.reshape(len(labels))
     if labels.dtype.kind == "f" and not (np.isfinite(labels).all() and (labels == np.round(labels)).all()):
         raise InputRejected(f"{uri!r}: labels of {labels.dtype} are not whole numbers. Store class numbers.")

@@ -98,7 +98,7 @@ def check_values(model: onnx.ModelProto) -> None:
     for tensor in external.tensors(model):
         try:
             array = numpy_helper.to_array(tensor)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, KeyError) as error:  # KeyError: an element type that there is not
             raise InputRejected(
                 f"A tensor holds as many values as its shape says; '{shown(tensor.name)}' of shape {list(tensor.dims)}"
                 f" does not ({shown(str(error))}). Export the model again."

@@ -17,7 +17,8 @@ def _encodable(value: object) -> object:
 Name = Annotated[str, BeforeValidator(_encodable)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 # A fraction or decimal that a reader may take as it is, neither 1/0 nor 1e999999999.
-Exact = Annotated[str, Field(pattern=r"^(\d{1,60}(/0{0,60}[1-9]\d{0,60})?|\d{0,60}\.\d{1,60})$")]
+EXACT = r"(\d{1,60}(/0{0,60}[1-9]\d{0,60})?|\d{0,60}\.\d{1,60})"
+Exact = Annotated[str, Field(pattern=f"^{EXACT}$")]
 Dimension = int | str | None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import zipfile
 from dataclasses import dataclass, fields
 from fractions import Fraction
@@ -14,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt8
 
 from pipeline.errors import Contradiction, InputRejected, UsageError
+from pipeline.report.facts import EXACT
 from pipeline.report.result import SamplesFile
 
 DECIDERS = ("nothing", "prediction", "pgd", "ibp", "crown-ibp", "long pgd", "crown", "alpha-crown")
@@ -143,7 +145,11 @@ def read_samples(path: Path, expected: SamplesFile | None) -> Samples:
     arrays = _arrays(path, expected)
     try:
         columns = {name: array for name, array in arrays.items() if name in COLUMNS}
-        return Samples(**{**columns, "eps": tuple(map(str, arrays["eps"]))})  # type: ignore[arg-type]
+        eps, n = _exact(columns.pop("eps")), columns["index"].size
+        for name, array in columns.items():
+            alone = name in ("index", "label", "predicted", "largest_eps")
+            _require(name, array, (n,) if alone else (len(eps), n))
+        return Samples(eps, **columns)  # type: ignore[arg-type]
     except (ValueError, KeyError, TypeError) as error:
         raise InputRejected(f"{path.name!r} is no samples file: {error}. Certify again.") from error
 
@@ -152,9 +158,29 @@ def read_counterexamples(path: Path, expected: SamplesFile | None) -> Counterexa
     """The points of a counterexamples file. Raises as `read_samples` does."""
     arrays = _arrays(path, expected)
     try:
-        return Counterexamples(**{field.name: arrays[field.name] for field in fields(Counterexamples)})
+        columns = {field.name: arrays[field.name] for field in fields(Counterexamples)}
+        n = len(_exact(columns["eps"]))
+        for name in ("index", "image", "predicted"):
+            _require(name, columns[name], (n, *columns[name].shape[1:]) if name == "image" else (n,))
+        return Counterexamples(**columns)
     except (ValueError, KeyError, TypeError) as error:
         raise InputRejected(f"{path.name!r} is no counterexamples file: {error}. Certify again.") from error
+
+
+def _exact(eps: np.ndarray) -> tuple[str, ...]:
+    """A column of radii, each an exact number that costs nothing to read. Raises ValueError."""
+    written = tuple(map(str, eps)) if eps.ndim == 1 and eps.dtype.kind == "U" else ("",)
+    if wrong := [e for e in written if not re.fullmatch(EXACT, e)]:
+        raise ValueError(f"eps holds {wrong[0][:40]!r}, which is no exact number")
+    return written
+
+
+def _require(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless a column is of the type that its name stands for, and of this shape."""
+    types = {"verdict": "u1", "decided_by": "u1", "survived": "b1", "undecided": "b1"}
+    real = name in ("margin_lower", "largest_eps", "image")
+    if array.dtype.str[1:] not in (("f4", "f8") if real else (types.get(name, "i8"),)) or array.shape != shape:
+        raise ValueError(f"{name} holds {array.dtype} of shape {array.shape}, where the others want {shape}")
 
 
 def _arrays(path: Path, expected: SamplesFile | None) -> dict[str, np.ndarray]:

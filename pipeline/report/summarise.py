@@ -120,12 +120,15 @@ def _rungs(samples: Samples, row: int, looked: Looked) -> tuple[Rung, ...]:
 
 
 def _margin(lower: np.ndarray, certified: np.ndarray) -> Margin | None:
-    finite = lower[np.isfinite(lower)].astype(np.float64)
+    # Beyond 1e300 differences would overflow.
+    finite = lower[np.isfinite(lower)].astype(np.float64).clip(-1e300, 1e300)
     if len(finite) == 0:
         return None
     p01, p05, p50, p95, p99 = np.quantile(finite, [0.01, 0.05, 0.5, 0.95, 0.99])
-    # A few absurd bounds must not flatten the picture of the rest: they go into the outermost bins.
-    start, end = (p01, p99) if p99 > p01 else (p01 - 0.5, p01 + 0.5)
+    # A few absurd bounds must not flatten the picture of the rest: they go into the outermost bins. Margins that differ by
+    # rounding alone have no range to be cut into bins.
+    size = max(abs(p01), abs(p99))
+    start, end = (p01, p99) if p99 - p01 > 1e-9 * size + 1e-300 else (p01 - 0.5 - 1e-6 * size, p01 + 0.5 + 1e-6 * size)
     counts, edges = np.histogram(np.clip(finite, start, end), bins=BINS, range=(start, end))
     return Margin(
         p05=float(p05),

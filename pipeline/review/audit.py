@@ -21,6 +21,7 @@ from pipeline.report.result import Report, Result
 from pipeline.report.samples import (
     CERTIFIED,
     COUNTEREXAMPLES_NAME,
+    DECIDERS,
     FALSIFIED,
     FILE_NAME,
     Counterexamples,
@@ -130,6 +131,9 @@ def _counts(result: Result, samples: Samples) -> Iterator[str]:
         return
     if not len(samples) or len(set(samples.index.tolist())) != len(samples):
         yield f"{FILE_NAME}: it names a sample twice, or none."
+        return
+    if unknown := {r.name for x in result.levels for r in x.rungs} - set(DECIDERS):
+        yield f"report.json: it names a rung that there is not: {sorted(unknown)[0][:40]!r}."
         return
     looked = [Looked(x.layers, x.rounding, tuple((r.name, r.examined) for r in x.rungs)) for x in result.levels]
     tolerance = result.largest_eps.tolerance if result.largest_eps else ""

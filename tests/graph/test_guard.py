@@ -42,6 +42,14 @@ def test_a_file_that_is_not_a_model(content: bytes, message: str, tmp_path: Path
     refused(path, message)
 
 
+def test_an_element_type_that_there_is_not(tmp_path: Path) -> None:
+    made = mlp()
+    made.graph.initializer[0].data_type = 256
+    path = tmp_path / "m.onnx"
+    path.write_bytes(made.SerializeToString())
+    refused(path, "as its shape says")
+
+
 def test_no_file(tmp_path: Path) -> None:
     refused(tmp_path / "none.onnx", "there is none")
 

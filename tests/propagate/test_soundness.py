@@ -142,6 +142,30 @@ def test_there_is_nothing_to_search_for_where_a_walk_stops_before_the_first_slop
     assert torch.equal(crown, alpha)
 
 
+def test_windows_of_a_difference_of_convolutions_keep_its_sign():
+    d = nets.Drawing(35)
+    x = d.input(2, 12, 12)
+    x = d(nn.ReLU(), d(ops.Sub(), d(nn.Conv2d(2, 4, 3, padding=1), x), d(nn.Conv2d(2, 4, 3, padding=1), x)))
+    x = d(nn.Flatten(), d(nn.ReLU(), d(nn.Conv2d(4, 3, 3, stride=2), x)))
+    network = d.finish(d(nn.Linear(75, 5), x), shapes=((None, 5),)).in_float64()
+    _, box = region(network, "8/255", seed=36)
+    known = LinearWalk(network, REAL, tighten=True).over([Box(box)])
+    for (point,) in laws.points(network, [box], seed=37):
+        values = walk.forward(known.plan, [point], lambda step, *xs: step.op(*xs), keep=walk.EVERYTHING)
+        for step in known.plan.steps:
+            assert laws.violation(known.box(step.index), values[step.index]) <= 1e-9
+
+
+def test_bounds_that_cross_prove_a_fault_and_certify_nothing():
+    network = nets.mlp(seed=38).in_float64()
+    _, box = region(network, "8/255", seed=39)
+    bounds = LinearWalk(network, REAL).over([Box(box)])
+    here = Interval(torch.zeros(1, 3, dtype=torch.float64), torch.ones(1, 3, dtype=torch.float64))
+    lower, upper = (torch.tensor([v], dtype=torch.float64) for v in ([-0.5, 0.2, 2.0], [0.5, 0.1, 3.0]))
+    met = bounds._met(here, lower, upper)
+    assert met.radius.isnan().tolist() == [[False, True, True]]
+
+
 def test_memory_changes_no_bound():
     network = nets.residual_concat_net(seed=27).in_float64()
     _, box = region(network, "8/255", seed=28)
@@ -292,6 +316,23 @@ def test_possible_float32_overflow_certifies_nothing():
     labels = network(box.center).argmax(1)
     assert bool((MarginBounds(network, REAL).bounds(box, labels) > 0).all())
     assert not bool((MarginBounds(network, FLOAT32).bounds(box, labels) > 0).any())
+
+
+@pytest.mark.parametrize("op", [ops.Clip(-1.0, 1.0), nn.Hardsigmoid(), ops.Sign(), nn.Sigmoid(), nn.Tanh()], ids=str)
+def test_possible_float32_overflow_before_a_bounded_function_certifies_nothing(op):
+    """``inf - inf`` is NaN in the file, whatever function of it could be bounded."""
+    d = nets.Drawing(40)
+    x = d(op, d(nn.Linear(2, 1, bias=False), d.input(2)))
+    network = d.finish(d(nn.Linear(1, 2), x), shapes=((None, 2),)).in_float64()
+    with torch.no_grad():
+        first, last = (m for m in network.modules() if isinstance(m, nn.Linear))
+        first.weight.copy_(torch.tensor([[3e38, -3e38]]))
+        last.weight.zero_()
+        last.bias.copy_(torch.tensor([5.0, 0.0]))
+    box = Interval(torch.full((1, 2), 2.0).double(), torch.zeros(1, 2).double())
+    rounding = Outward(deployed=True, kernels=laws.Measured())
+    for method in METHODS:
+        assert not bool((MarginBounds(network, rounding, method=method).bounds(box, torch.tensor([0])) > 0).any())
 
 
 def test_sigmoid_is_refused_by_name_in_float32_and_bounded_in_real():

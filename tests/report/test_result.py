@@ -86,6 +86,31 @@ def changed(samples: Samples, **columns: np.ndarray) -> Samples:
     return Samples(**{**{name: getattr(samples, name) for name in samples.__dataclass_fields__}, **columns})
 
 
+@pytest.mark.parametrize(
+    "margins",
+    [
+        [1.0, 1.0 + 2**-52],
+        [1e20, 1e20 * (1 + 1e-12)],
+        [-1e308, 1e308],
+        [5e-324, 0.0],
+        [7.0, 7.0],
+    ],
+    ids=str,
+)
+def test_margins_that_differ_by_rounding_alone_or_by_more_than_numbers_hold_have_a_histogram(margins: list) -> None:
+    samples = Samples(
+        ("0.1",),
+        np.arange(2),
+        np.zeros(2, np.int64),
+        np.ones(2, np.int64),
+        np.full((1, 2), 2, np.uint8),
+        np.array([margins]),
+    )
+    (level,) = levels(samples)
+    assert level.margin is not None
+    assert sum(level.margin.histogram.counts) == 2
+
+
 def test_verdicts_that_contradict_the_attack_or_the_margin_are_an_alarm(make_samples: Callable) -> None:
     samples = make_samples(("1/255", "8/255"))
     first = int(np.flatnonzero(samples.verdict[1] == 0)[0])

@@ -1,0 +1,92 @@
+"""Readers of strangers' files: valid ones are taken, hostile ones end in a sentence. `make fuzz` tries many more."""
+
+from __future__ import annotations
+
+import io
+import json
+from random import Random
+
+import numpy as np
+import pytest
+
+from tests.fuzz import targets
+from tests.fuzz.targets import TARGETS, execute, mutant
+
+TRIED = {"report": 6, "samples": 6, "counterexamples": 6, "model": 12}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_valid_file_is_taken(name):
+    assert any(execute(name, seed) for seed in TARGETS[name].seeds()[:3])
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_its_hostile_neighbours_are_taken_or_refused_by_a_sentence(name):
+    rng = Random(0)
+    for _ in range(TRIED.get(name, 40)):
+        execute(name, mutant(name, rng))
+
+
+def arrays(name: str) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(targets._report_files()[f"{name}.npz"])) as stored:
+        return dict(stored)
+
+
+def stored(**columns: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **columns)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("content", [b"eps = " + b"[" * 5000, b"[" + b"A" * 5000 + b"]\nx = 1"], ids=["deep", "long"])
+def test_settings_that_were_found(content):
+    assert not execute("toml", content)
+
+
+@pytest.mark.parametrize("labels", [np.array(3), np.zeros((1, 0)), np.zeros((6, 1, 1), np.int64)], ids=str)
+def test_labels_that_were_found(labels):
+    assert not execute("npz", stored(x=np.zeros((6, 1, 4, 4), np.float32), y=labels))
+
+
+@pytest.mark.parametrize(
+    ("file", "column", "value"),
+    [
+        ("samples", "label", lambda a: a.astype("c8")),
+        ("samples", "label", lambda a: a.astype("M8[s]")),
+        ("samples", "label", lambda a: np.array(1)),
+        ("samples", "index", lambda a: a[:1]),
+        ("samples", "verdict", lambda a: a[:, :1]),
+        ("samples", "verdict", lambda a: a.astype("i8")),
+        ("samples", "survived", lambda a: a[:1]),
+        ("samples", "decided_by", lambda a: a.reshape(-1)),
+        ("samples", "eps", lambda a: a[:, None]),
+        ("samples", "eps", lambda a: np.array(["1e999999999", "2"])),
+        ("samples", "eps", lambda a: np.array(["1/0", "2"])),
+        ("counterexamples", "image", lambda a: np.array(0.5)),
+        ("counterexamples", "predicted", lambda a: np.array(1)),
+        ("counterexamples", "eps", lambda a: a[:, None]),
+        ("counterexamples", "index", lambda a: a.astype("f8")),
+    ],
+)
+def test_columns_that_were_found(file, column, value, tmp_path):
+    """Forged with the digests that belong to them: the columns themselves must be judged before anything is counted."""
+    columns = arrays(file)
+    content = stored(**{**columns, column: value(columns[column])})
+    execute(file, content)
+    files = {**targets._report_files(), f"{file}.npz": content}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "report.json").write_bytes(targets._sealed(files["report.json"], **{file: content}))
+    *_, found = targets.verify(tmp_path)
+    assert any(file in fault and "holds" in fault for fault in found.faults), found.faults
+
+
+def test_a_rung_that_there_is_not(tmp_path):
+    raw = json.loads(targets._report_files()["report.json"])
+    raw["result"]["levels"][0]["rungs"][0]["name"] = "magic"
+    content = json.dumps(raw).encode()
+    execute("report", content)
+    for name, data in {**targets._report_files(), "report.json": targets._sealed(content)}.items():
+        (tmp_path / name).write_bytes(data)
+    *_, found = targets.verify(tmp_path)
+    assert any("'magic'" in fault for fault in found.faults)
