@@ -11,7 +11,7 @@ from torch import nn
 
 from pipeline.arithmetic import rounding_of
 from pipeline.certify.clock import Clock
-from pipeline.certify.constraints import scaled
+from pipeline.certify.constraints import Forms, scaled
 from pipeline.certify.counterexample import Descent, Falsifier
 from pipeline.certify.property import Refuter
 from pipeline.certify.witness import check
@@ -39,6 +39,15 @@ def prove(network, question, method="alpha-crown", *, mode="float32-any-order", 
 
 def box(n, *unsafe, low=-1, high=1):
     return Case((Q(low),) * n, (Q(high),) * n, unsafe)
+
+
+def test_the_bound_of_a_constraint_is_rounded_down_on_its_way_into_a_form():
+    """``c.y - t`` must not gain by rounding ``t``: half of these would."""
+    bounds = [sign * Q(k, 10) for k in range(1, 10) for sign in (-1, 1)]
+    forms = Forms(Property(1, 1, (box(1, tuple(at_most(b, (0, 1)) for b in bounds)),)))
+    _, const, _ = forms._read(0)
+    assert all(Q(float(c)) <= -b for c, b in zip(const, bounds, strict=True))
+    assert any(Q(float(-b)) > -b for b in bounds), "nothing is rounded up: too easy a test"
 
 
 def absolute_value():

@@ -182,3 +182,19 @@ def test_undecided_samples_leave_a_drop_open_only_where_they_could_undo_it() -> 
     assert dropped(11, 0, lacked=1) is None
     assert dropped(10, 0, had=1, gate="attacked=0.01") is None
     assert dropped(10, 0, had=1, gate="natural=0.01") is True
+
+
+@pytest.mark.parametrize(("lost", "passed"), [(4, True), (5, True), (6, False)])
+def test_a_drop_of_exactly_what_is_allowed_passes(lost: int, passed: bool) -> None:
+    gate = parse_gate("certified=0.05", kind="max-regression")
+    baseline = Baseline(result_sha256="0" * 64, model_sha256="0" * 64, k=50, lost=lost, gained=0, p_value="1")
+    assert outcome(gate, "0.1", baseline, 100).passed is passed
+
+
+@pytest.mark.parametrize(("significance", "passed"), [("1/33", True), ("1/32", False), ("1/31", False)])
+def test_a_drop_whose_p_value_is_exactly_the_significance_fails(significance: str, passed: bool) -> None:
+    """Six lost and none regained: ``p = 2/2^6``."""
+    gate = parse_gate("certified=0.05", kind="max-regression")
+    counted = {"k": 50, "lost": 6, "gained": 0, "p_value": "0.0313", "significance": significance}
+    baseline = Baseline(result_sha256="0" * 64, model_sha256="0" * 64, **counted)
+    assert outcome(gate, "0.1", baseline, 100).passed is passed
