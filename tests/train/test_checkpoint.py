@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from pipeline.errors import EnvironmentFailure, UsageError
 from pipeline.train import checkpoint
@@ -61,3 +62,12 @@ def test_a_disk_that_refuses_is_the_environments_failure(tmp_path: Path) -> None
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(EnvironmentFailure):
         checkpoint.save(tmp_path / "file" / "checkpoint.pt", {})
+
+
+def test_random_numbers_go_on_where_they_were() -> None:
+    model = nn.Linear(2, 2)
+    optimiser = torch.optim.Adam(model.parameters())
+    state = checkpoint.snapshot(model, optimiser)
+    drawn = torch.rand(4)
+    checkpoint.restore(state, model, optimiser)
+    assert torch.equal(torch.rand(4), drawn)
