@@ -17,8 +17,8 @@ from pipeline.errors import Contradiction, EnvironmentFailure, UsageError
 from pipeline.graph import runtime
 from pipeline.graph.digest import digests
 from pipeline.graph.importer import load
-from pipeline.graph.write_back import write_back
-from pipeline.network import Network
+from pipeline.graph.write_back import undone, write_back
+from pipeline.network import Network, Weight
 from tests.graph.files import FIXTURES, IMPORTABLE, mlp, model, node, saved, weights
 
 
@@ -312,3 +312,10 @@ def test_a_folder_that_is_not_there_is_the_environments_fault(tmp_path: Path) ->
     path = saved(tmp_path, mlp())
     with pytest.raises(EnvironmentFailure, match="must be writable"):
         write_back(path, load(path).network, tmp_path / "none" / "out.onnx", metadata={})
+
+
+def test_the_way_back_of_a_scaled_and_turned_weight() -> None:
+    """Transposed, halved, flattened: the steps are taken in order."""
+    weight = Weight("w", (("transpose", (1, 0)), ("scale", 0.5), ("reshape", (6,))))
+    ours = np.arange(6, dtype=np.float32).reshape(2, 3)
+    np.testing.assert_array_equal(undone(ours, weight, np.dtype(np.float64)), [0, 1.5, 0.5, 2, 1, 2.5])
