@@ -15,7 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pipeline.arithmetic import Mode
 from pipeline.certify import Choice
 from pipeline.errors import UsageError
-from pipeline.threat import parse_eps
+from pipeline.limits import NAMES as LIMITS
+from pipeline.limits import Limits
+from pipeline.threat import exact, parse_eps
 
 CURVE = tuple(Fraction(k) / 255 for k in (Fraction(1, 2), 1, 2, 4, 8, 16))
 CURVE_SAMPLES = 200
@@ -66,6 +68,8 @@ class Settings(BaseModel):
     require_parity: str | None = None
     download: bool = False
     thumbnails: bool = True
+    limits: Limits = Limits()
+    """How much a stranger's file may ask for."""
     retrain: dict[str, Any] = Field(default_factory=dict)
     """Settings of the recipe, under the names that ``Recipe`` gives them."""
 
@@ -96,6 +100,20 @@ class Settings(BaseModel):
         amount = _amount(value, BYTES, "800MB or 4GB")
         return amount if amount is None else int(amount)
 
+    @field_validator("limits", mode="before")
+    @classmethod
+    def _limits(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        if unknown := value.keys() - set(LIMITS):
+            raise UsageError(
+                f"[limits] has no {sorted(map(str, unknown))[0][:40]!r}; the limits are {', '.join(LIMITS)}."
+            )
+        given = {k: int(_amount(v, BYTES, "800MB or 4GB")) if isinstance(v, str) else v for k, v in value.items()}
+        if any(type(v) is not int or v < 1 for v in given.values()):
+            raise UsageError("[limits] holds whole numbers from 1, or sizes such as 800MB or 4GB; mend it.")
+        return Limits(**given)
+
     @field_validator("range", "mean", "std", mode="before")
     @classmethod
     def _numbers(cls, value: Any) -> Any:
@@ -114,12 +132,8 @@ class Settings(BaseModel):
 
 def _euclidean(text: str) -> Fraction:
     """A Euclidean radius in units of the pixel range; many pixels together may move further than one of them can."""
-    try:
-        top, _, bottom = text[:41].strip().partition("/")
-        eps = Fraction(top) / Fraction(bottom or "1")
-    except (ValueError, ZeroDivisionError):
-        eps = Fraction(-1)
-    if not 0 <= eps <= 1000:
+    eps = exact(text)
+    if eps is None or not 0 <= eps <= 1000:
         raise UsageError(
             f"a Euclidean eps is a number in units of the pixel range, such as 0.5 or 128/255; received {text[:40]!r}."
         )
@@ -157,8 +171,13 @@ def settle(model: Path, flags: Mapping[str, Any], metadata: Mapping[str, str]) -
         source |= dict.fromkeys(values, name)
         if retrain:
             said["retrain"] = retrain
+    return settled(said, source), source
+
+
+def settled(said: Mapping[str, Any], source: Mapping[str, str]) -> Settings:
+    """Settings of values, each with what said it. Raises UsageError."""
     try:
-        return Settings(**said), source
+        return Settings(**said)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])[:80] or "setting"
@@ -167,6 +186,12 @@ def settle(model: Path, flags: Mapping[str, Any], metadata: Mapping[str, str]) -
             f"{source.get(str(first['loc'][0]) if first['loc'] else '', 'a setting')}: {key} is refused: "
             f"{first['msg']}; received {str(first['input'])[:80]!r}{known}."
         ) from None
+
+
+def limits_beside(model: Path) -> Limits:
+    """Those that ``pipeline.toml`` sets, else the defaults: what must be known before the file is opened. Raises UsageError."""
+    told = dict(_from_toml(model)).get(TOML, {})
+    return settled({"limits": told.get("limits", {})}, {"limits": TOML}).limits
 
 
 def metadata_of(settings: Settings) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,23 +17,30 @@ from pipeline.arithmetic import Rounding
 from pipeline.bounds import Interval, LinearForm
 from pipeline.errors import UsageError
 
+# Few digits, and an exponent of two: the exact fraction of "1e999999999" would take hours to write down.
+_NUMBER = re.compile(r"[-+]?(?:\d{1,20}(?:\.\d{0,30})?|\.\d{1,30})(?:[eE][-+]?\d{1,2})?", re.ASCII)
+
+
+def exact(text: str) -> Fraction | None:
+    """``"8/255"``, ``"0.1"`` or ``"1e-3"`` as an exact fraction; None for anything else, however long."""
+    numerator, slash, denominator = text[:200].strip().partition("/")
+    parts = (numerator.strip(), denominator.strip() if slash else "1")
+    if len(text) > 200 or not all(map(_NUMBER.fullmatch, parts)):
+        return None
+    top, bottom = map(Fraction, parts)
+    return top / bottom if bottom else None
+
 
 def parse_eps(text: str) -> Fraction:
     """``"8/255"`` or ``"0.1"`` as an exact fraction, in units of the pixel range [0, 1]; UsageError (2) for anything else."""
-    try:
-        if len(text) > 40:
-            raise ValueError
-        numerator, _, denominator = text.strip().partition("/")
-        eps = Fraction(numerator) / Fraction(denominator or "1")
-    except (ValueError, ZeroDivisionError):
-        raise UsageError(
-            f"eps is a fraction of the pixel range such as 8/255 or 0.1; received {text[:40]!r}."
-        ) from None
+    eps = exact(text)
+    if eps is None:
+        raise UsageError(f"eps is a fraction of the pixel range such as 8/255 or 0.1; received {text[:40]!r}.")
     if eps < 0:
         raise UsageError(f"eps is a radius and cannot be negative; received {text!r}.")
     if eps > 1:
         likely = f": did you mean {text.strip()}/255?" if eps.denominator == 1 and eps < 256 else "."
-        raise UsageError(f"eps is in units of the pixel range, at most 1; received {text!r}{likely}")
+        raise UsageError(f"eps is in units of the pixel range, at most 1; received {text[:40]!r}{likely}")
     return eps
 
 

@@ -16,19 +16,35 @@ from pipeline.cli.options import flags_of, model_argument
 @model_argument
 @click.option("--output", metavar="NAME", help="Look at one output of several.")
 @click.option(
+    "--freeze",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a copy in which no caller can override weights, the data beside the file taken in.",
+)
+@click.option(
     "--format", "style", type=click.Choice(["text", "json"]), default="text", help="What standard output gets."
 )
-def command(model: Path, style: str, **given: Any) -> int:
+def command(model: Path, style: str, freeze: Path | None, **given: Any) -> int:
     """Show a MODEL's nodes, which of them bounds support, where weights come from, and where BatchNorm would go.
 
-    Exit 0 for every file that can be imported, whatever bounds support.
+    Exit 0 for every file that can be imported, whatever bounds support. A certificate is of one file's bytes: certify
+    the copy that --freeze writes, not the original.
     """
     from pipeline.cli.watch import consoles
     from pipeline.workflow import inspect
+    from pipeline.workflow.inspection import write_frozen
 
     found = inspect(model, flags_of(given))
+    if freeze is not None:
+        names = write_frozen(model, freeze)
+        _, errors = consoles()
+        told = f"note: {len(names)} weights that were inputs are fixed in {freeze}; deliver and certify that file"
+        errors.print(told, markup=False, highlight=False, soft_wrap=True)
     if style == "json":
-        click.echo(json.dumps(dataclasses.asdict(found) | {"supported": found.supported}, indent=2, default=str))
+        from pipeline.report import quoted
+
+        whole = dataclasses.asdict(found) | {"supported": found.supported}
+        click.echo(quoted(json.dumps(whole, indent=2, default=str)))
         return 0
     out, _ = consoles()
     _show(found, out)

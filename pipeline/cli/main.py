@@ -80,6 +80,10 @@ def run(argv: list[str] | None = None) -> int:
     ending = Ending(sys.argv[1:] if argv is None else argv)
     code, message = _ended(argv, ending)
     if message:
+        from pipeline.report import clean
+
+        # A message may name what a stranger named.
+        message = "\n".join(clean(line, 4000) for line in message.split("\n"))
         click.echo(f"pipeline: {message}", err=True)
         if leads():
             summary.failed(message, code)

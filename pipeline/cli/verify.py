@@ -40,7 +40,7 @@ def command(report: Path, style: str, **given: Any) -> int:
     5 with a sentence for each fault, 3 for what cannot be read.
     """
     from pipeline.cli.watch import Watch, consoles
-    from pipeline.report import clean
+    from pipeline.report import clean, quoted
     from pipeline.review.findings import Findings
     from pipeline.workflow import verify
 
@@ -53,7 +53,7 @@ def command(report: Path, style: str, **given: Any) -> int:
             else:
                 watch.show(event)
     if style == "json":
-        click.echo(json.dumps(dataclasses.asdict(found), indent=2, ensure_ascii=False))
+        click.echo(quoted(json.dumps(dataclasses.asdict(found), indent=2)))
         return found.exit_code
     for word, sentences in (("ok", found.checked), ("not checked", found.unchecked), ("FAULT", found.faults)):
         for sentence in sentences:

@@ -72,7 +72,9 @@ def fit(
     Raises InputRejected for data that do not fit, UsageError for settings that mean nothing, Incomplete for no samples.
     """
     if len(dataset) == 0:
-        raise Incomplete(f"{dataset.uri!r} ({dataset.part}) holds no samples, so that nothing can be checked.")
+        raise Incomplete(
+            f"{dataset.uri!r} ({dataset.part}) holds no samples, so that nothing can be checked. Check the data."
+        )
     if value_range is not None and not (np.isfinite(value_range).all() and value_range[0] < value_range[1]):
         raise UsageError(f"--range must be LOW,HIGH with LOW < HIGH, both finite; received {value_range}.")
     images, layout_notes = arrange(dataset.images, input_shape, layout, uri=dataset.uri)

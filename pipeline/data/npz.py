@@ -14,9 +14,9 @@ import numpy as np
 from numpy.lib import format as npy
 
 from pipeline.errors import InputRejected, UsageError
+from pipeline.limits import limits, raised
 
-MAX_BYTES = 16 * 2**30
-BOMB_RATIO, BOMB_BYTES = 200, 64 * 2**20
+BOMB_BYTES = 64 * 2**20
 
 ALIASES = {"images": ("x", "images", "data"), "labels": ("y", "labels", "targets")}
 
@@ -61,11 +61,12 @@ def read(path: Path, name: str) -> np.ndarray:
     """
     entry = members(path)[name]
     where = f"{path.name!r}, member {name!r}"
-    if entry.file_size > MAX_BYTES:
-        raise InputRejected(f"{where}: {entry.file_size} bytes, more than the {MAX_BYTES} allowed. Split the data.")
-    if entry.file_size > BOMB_BYTES and entry.file_size > BOMB_RATIO * max(entry.compress_size, 1):
+    most, ratio = limits().data_bytes, limits().archive_ratio
+    if entry.file_size > most:
+        raise InputRejected(f"{where}: {entry.file_size} bytes, more than the {most} allowed. {raised('data_bytes')}")
+    if entry.file_size > BOMB_BYTES and entry.file_size > ratio * max(entry.compress_size, 1):
         raise InputRejected(
-            f"{where}: {entry.compress_size} bytes expand to {entry.file_size}, more than {BOMB_RATIO}-fold; refused "
+            f"{where}: {entry.compress_size} bytes expand to {entry.file_size}, more than {ratio}-fold; refused "
             "as an archive bomb. If the data are really so uniform, store them with numpy.savez (uncompressed)."
         )
     try:
@@ -86,12 +87,14 @@ def _check_header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, where: str) 
         shape, _, dtype = read_header(stream)
         stored = entry.file_size - stream.tell()
     if dtype.hasobject:
-        raise InputRejected(f"{where}: contains pickled objects; refused, since unpickling can run code.")
+        raise InputRejected(
+            f"{where}: contains pickled objects; refused, since unpickling can run code. Store plain arrays of numbers."
+        )
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
         raise InputRejected(f"{where}: dtype {dtype} is no image or label. Store uint8, float32 or integers.")
     declared = math.prod(shape) * dtype.itemsize
     if min(shape, default=0) < 0 or declared != stored:
         raise InputRejected(
             f"{where}: the header declares shape {shape} of {dtype}, {declared} bytes, "
-            f"but {stored} are stored. The file is damaged or forged."
+            f"but {stored} are stored. The file is damaged or forged; write it again with numpy.savez."
         )

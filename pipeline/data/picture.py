@@ -11,8 +11,10 @@ import numpy as np
 from PIL import Image
 
 from pipeline.errors import InputRejected
+from pipeline.limits import limits, raised
 
-MAX_BYTES = 16 * 2**30
+# By content, not by name: other formats that Pillow knows run a program (Ghostscript, for one) to be read.
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 BOMB = (Image.DecompressionBombWarning, Image.DecompressionBombError)
 File = Path | bytes
 """Where a picture lies, or what is in its file."""
@@ -28,8 +30,11 @@ def stack(files: Sequence[tuple[File, str]], *, of: str) -> np.ndarray:
     for index, (file, name) in enumerate(files):
         pixels = _read(file, name, "L" if grey else "RGB")
         if index == 0:
-            if len(files) * pixels.nbytes > MAX_BYTES:
-                raise InputRejected(f"{of!r}: {len(files)} images of {pixels.nbytes} bytes exceed {MAX_BYTES}.")
+            if len(files) * pixels.nbytes > limits().data_bytes:
+                raise InputRejected(
+                    f"{of!r}: {len(files)} images of {pixels.nbytes} bytes exceed {limits().data_bytes} bytes."
+                    f" {raised('data_bytes')}"
+                )
             images = np.empty((len(files), *pixels.shape), np.uint8)
         if pixels.shape != images.shape[1:]:
             raise InputRejected(
@@ -40,15 +45,21 @@ def stack(files: Sequence[tuple[File, str]], *, of: str) -> np.ndarray:
     return images
 
 
-def _open(file: File) -> Image.Image:
+def _open(file: File, name: str) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+        image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS)
+    width, height = image.size
+    if width * height > limits().pixels:
+        raise InputRejected(
+            f"A picture has at most {limits().pixels} pixels; {name!r} declares {width} x {height}. {raised('pixels')}"
+        )
+    return image
 
 
 def _is_grey(file: File, name: str) -> bool:
     try:
-        with _open(file) as image:
+        with _open(file, name) as image:
             return image.mode in ("1", "L")
     except (OSError, ValueError, SyntaxError, *BOMB) as error:
         raise _damaged(name, error) from error
@@ -56,7 +67,7 @@ def _is_grey(file: File, name: str) -> bool:
 
 def _read(file: File, name: str, mode: str) -> np.ndarray:
     try:
-        with _open(file) as image:
+        with _open(file, name) as image:
             if image.mode.startswith(("I", "F")):
                 raise InputRejected(f"{name!r} has mode {image.mode}, not 8 bits a channel. Convert it to 8 bits.")
             return np.asarray(image.convert(mode))
@@ -65,4 +76,8 @@ def _read(file: File, name: str, mode: str) -> np.ndarray:
 
 
 def _damaged(name: str, error: Exception) -> InputRejected:
+    if isinstance(error, BOMB):
+        return InputRejected(
+            f"A picture has at most {limits().pixels} pixels; {name!r} declares more. {raised('pixels')}"
+        )
     return InputRejected(f"{name!r} is not a readable image: {error}. Repair it or take it out.")

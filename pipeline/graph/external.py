@@ -42,6 +42,11 @@ def item_size(data_type: int) -> int | float:
         return 0
 
 
+def size(tensor: onnx.TensorProto) -> int:
+    """Bytes that a tensor of its shape takes, whatever it holds."""
+    return math.ceil(math.prod(tensor.dims) * item_size(tensor.data_type))
+
+
 def load(model: onnx.ModelProto, folder: Path) -> None:
     """Brings every external tensor of a model into the message. Raises InputRejected before reading what breaks a rule."""
     for tensor in tensors(model):
@@ -56,7 +61,7 @@ def location(tensor: onnx.TensorProto) -> tuple[str, int, int]:
     """Where a tensor's bytes lie: file name, offset, length. Raises InputRejected if the entry contradicts the shape."""
     entries = {e.key: e.value for e in tensor.external_data}
     name = entries.get("location", "")
-    needed = math.ceil(math.prod(tensor.dims) * item_size(tensor.data_type))
+    needed = size(tensor)
     try:
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", needed))
     except ValueError:

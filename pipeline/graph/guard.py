@@ -12,15 +12,13 @@ from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
 from pipeline.errors import InputRejected
-from pipeline.graph import external
+from pipeline.graph import external, operators
 from pipeline.graph.names import listed, shown
+from pipeline.limits import limits, raised
 
-OPSETS = range(7, 24)
-MAX_BYTES = 2 * 1024**3
-MAX_ELEMENTS = 2**29
-MAX_NODES = 100_000
-_CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
-_RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+DEPTH = 32
+"""Graphs within graphs: protobuf reads 100 messages within each other, and a graph in a node's attribute is three."""
+NEWEST_IR = onnx.IR_VERSION
 _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
 
 
@@ -55,15 +53,23 @@ def parse(path: Path) -> onnx.ModelProto:
         raise InputRejected(
             f"A model file holds a model; '{shown(path.name)}' is empty (0 bytes). Copy or export it again."
         )
-    if size > MAX_BYTES:
-        raise InputRejected(f"A model file has at most {MAX_BYTES} bytes; '{shown(path.name)}' has {size}.")
+    if size > limits().model_bytes:
+        raise InputRejected(
+            f"A model file has at most {limits().model_bytes} bytes; '{shown(path.name)}' has {size}."
+            f" {raised('model_bytes')}"
+        )
     data = path.read_bytes()
     if data.startswith(b"version https://git-lfs"):
         raise InputRejected(f"'{shown(path.name)}' is a Git LFS pointer, not the model; run `git lfs pull`.")
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
-    except DecodeError:
+    except DecodeError as error:
+        if "depth" in str(error).lower():
+            raise InputRejected(
+                f"Graphs nest at most {DEPTH} deep, and control flow is not supported; those of '{shown(path.name)}' nest"
+                " deeper. Export the network with fixed control flow."
+            ) from None
         raise InputRejected(
             f"'{shown(path.name)}' ({size} bytes) is truncated, corrupt or not ONNX; copy or export it again."
         ) from None
@@ -77,17 +83,40 @@ def parse(path: Path) -> onnx.ModelProto:
 
 def check_structure(model: onnx.ModelProto) -> None:
     """What can be refused without touching a tensor: versions, operators, names, declared sizes. Raises InputRejected."""
-    _check_opset(model)
-    _check_operators(model)
-    _check_names(model)
+    if model.ir_version > NEWEST_IR:
+        raise InputRejected(
+            f"A file's IR version is at most {NEWEST_IR}; this one says {model.ir_version}. Export it with an older onnx, or"
+            " update this one."
+        )
+    graph = model.graph
+    if max(len(graph.node), len(graph.initializer)) > limits().nodes:
+        raise InputRejected(
+            f"A graph has at most {limits().nodes} nodes, and as many initialisers; this one has {len(graph.node)} and"
+            f" {len(graph.initializer)}. {raised('nodes')}"
+        )
+    if graph.sparse_initializer:
+        raise InputRejected("Sparse initialisers are not supported; save the weights as dense tensors.")
+    operators.check(model)
+    _check_names(graph)
+    total = 0
     for tensor in external.tensors(model):
         _check_dims(tensor)
+        total += external.size(tensor)
+    if total > limits().weights_bytes:
+        raise InputRejected(
+            f"All tensors together take at most {limits().weights_bytes} bytes; those of this file declare {total}."
+            f" {raised('weights_bytes')}"
+        )
+    _check_order(graph)
     for port in model.graph.input:
         dims = [d.dim_value for d in port.type.tensor_type.shape.dim]
         if not port.type.HasField("tensor_type"):
             raise InputRejected(f"An input is a tensor; input '{shown(port.name)}' is not. Export the network alone.")
-        if math.prod(max(d, 1) for d in dims) > MAX_ELEMENTS:
-            raise InputRejected(f"An input has at most {MAX_ELEMENTS} elements; '{shown(port.name)}' declares {dims}.")
+        if math.prod(max(d, 1) for d in dims) > limits().tensor_elements:
+            raise InputRejected(
+                f"An input has at most {limits().tensor_elements} elements; '{shown(port.name)}' declares {dims[:8]}."
+                f" {raised('tensor_elements')}"
+            )
 
 
 def check_values(model: onnx.ModelProto) -> None:
@@ -113,65 +142,7 @@ def check_values(model: onnx.ModelProto) -> None:
                 )
 
 
-def _check_opset(model: onnx.ModelProto) -> None:
-    versions = [e.version for e in model.opset_import if e.domain in ("", "ai.onnx")]
-    if len(versions) != 1 or versions[0] not in OPSETS:
-        raise InputRejected(
-            f"One opset between {OPSETS.start} and {OPSETS.stop - 1} is supported; the file says"
-            f" {versions or 'none'}. Export it again at opset 17."
-        )
-
-
-def _check_operators(model: onnx.ModelProto) -> None:
-    graph = model.graph
-    if len(graph.node) > MAX_NODES:
-        raise InputRejected(f"A graph has at most {MAX_NODES} nodes; this one has {len(graph.node)}.")
-    if model.functions:
-        raise InputRejected(
-            f"Model-local functions are not supported; the file has {len(model.functions)}: inline them with"
-            " onnx.inliner.inline_local_functions and save the result."
-        )
-    if graph.sparse_initializer:
-        raise InputRejected("Sparse initialisers are not supported; save the weights as dense tensors.")
-    nested = Counter(
-        n.op_type
-        for n in graph.node
-        if n.op_type in _CONTROL_FLOW or any(a.HasField("g") or a.graphs for a in n.attribute)
-    )
-    if nested:
-        raise InputRejected(
-            f"Control flow is not supported (a branch must never be ignored); found {_counted(nested)}."
-            " Export the network with fixed control flow."
-        )
-    foreign = Counter(f"{n.domain}::{n.op_type}" for n in graph.node if n.domain not in ("", "ai.onnx"))
-    if foreign:
-        raise InputRejected(
-            f"Only the operators of ONNX itself are supported; found {_counted(foreign)}. Export without custom operators or"
-            " runtime-specific optimisation."
-        )
-    random = Counter(n.op_type for n in graph.node if n.op_type in _RANDOM)
-    random.update(n.op_type + " in training mode" for n in graph.node if _trains(n, graph))
-    if random:
-        raise InputRejected(
-            f"A model gives the same answer twice; found nondeterministic {_counted(random)}. Export it in eval mode."
-        )
-
-
-def _trains(node: onnx.NodeProto, graph: onnx.GraphProto) -> bool:
-    if node.op_type == "BatchNormalization":
-        return any(a.name == "training_mode" and a.i for a in node.attribute)
-    if node.op_type != "Dropout" or len(node.input) < 3 or not node.input[2]:
-        return False
-    held = {i.name: i for i in graph.initializer}
-    held.update(
-        {n.output[0]: a.t for n in graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"}
-    )
-    flag = held.get(node.input[2])
-    return flag is None or bool(numpy_helper.to_array(flag).any())
-
-
-def _check_names(model: onnx.ModelProto) -> None:
-    graph = model.graph
+def _check_names(graph: onnx.GraphProto) -> None:
     counts = Counter(i.name for i in graph.initializer)
     counts.update(v for n in graph.node for v in n.output if v)
     initialised = {i.name for i in graph.initializer}
@@ -185,20 +156,32 @@ def _check_names(model: onnx.ModelProto) -> None:
         raise InputRejected("Every initialiser has a name; one has none. Export the model again.")
 
 
+def _check_order(graph: onnx.GraphProto) -> None:
+    known = {"", *(p.name for p in graph.input), *(t.name for t in graph.initializer)}
+    for index, node in enumerate(graph.node):
+        if not known.issuperset(node.input):
+            value = next(v for v in node.input if v not in known)
+            raise InputRejected(
+                f"A node reads what comes before it; node {index} ({shown(node.op_type)}) reads '{shown(value)}', which no"
+                " earlier node, initialiser or input gives: the graph has a cycle, is out of order or incomplete. Export the"
+                " model again."
+            )
+        known.update(node.output)
+    missing = [o.name for o in graph.output if o.name not in known]
+    if missing:
+        raise InputRejected(f"Every output is computed; these are not: {listed(missing)}. Export the model again.")
+
+
 def _check_dims(tensor: onnx.TensorProto) -> None:
     dims = list(tensor.dims)
-    if any(d < 0 for d in dims) or math.prod(dims) > MAX_ELEMENTS:
+    if any(d < 0 for d in dims) or math.prod(dims) > limits().tensor_elements:
         raise InputRejected(
-            f"A tensor has dimensions >= 0 and at most {MAX_ELEMENTS} elements; '{shown(tensor.name)}' declares {dims[:8]}."
+            f"A tensor has dimensions >= 0 and at most {limits().tensor_elements} elements; '{shown(tensor.name)}' declares"
+            f" {dims[:8]}: the file is damaged or hostile. Export the model again."
         )
-    inline = tensor.data_location != onnx.TensorProto.EXTERNAL
-    width = external.item_size(tensor.data_type)
-    if inline and tensor.HasField("raw_data") and width and len(tensor.raw_data) != math.ceil(math.prod(dims) * width):
+    raw, needed = tensor.HasField("raw_data") and not external.is_external(tensor), external.size(tensor)
+    if raw and external.item_size(tensor.data_type) and len(tensor.raw_data) != needed:
         raise InputRejected(
             f"A tensor holds as many bytes as its shape says; '{shown(tensor.name)}' of shape {dims} needs"
-            f" {math.ceil(math.prod(dims) * width)} and holds {len(tensor.raw_data)}. Export the model again."
+            f" {needed} and holds {len(tensor.raw_data)}. Export the model again."
         )
-
-
-def _counted(counts: Counter[str]) -> str:
-    return ", ".join(f"{shown(name)} ({count})" for name, count in sorted(counts.items()))

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import InputRejected
-from pipeline.graph import guard, lower_layers, lower_pools, lower_shapes, parity, runtime
+from pipeline.graph import freeze, guard, lower_layers, lower_pools, lower_shapes, parity, runtime
 from pipeline.graph.builder import Builder
 from pipeline.graph.draft import Node
 from pipeline.graph.lower import LOWERINGS, Item, Unsupported, lower
@@ -50,12 +50,14 @@ def load(path: Path | str, *, output: str | None = None, real_inputs: np.ndarray
     imported (the first node that differs is named), UsageError for an output that the file does not have.
     """
     model = guard.read(path)
-    check_bombs(model)  # before ONNX Runtime sees the file: it folds constants while loading
+    check_bombs(model)
+    # Before ONNX Runtime loads the file itself, and folds its constants: here it runs under a limit of memory.
+    normal = normalise(model, output=output)
     session = runtime.session(Path(path))
-    freed = _attempt(model, session, output, real_inputs, free=True)
+    freed = _attempt(model, session, normal, output, real_inputs)
     if isinstance(freed, Imported) and freed.parity.holds:
         return freed
-    fixed = _attempt(model, session, output, real_inputs, free=False)
+    fixed = _attempt(model, session, normalise(model, output=output, free_batch=False), output, real_inputs)
     if isinstance(fixed, Exception):
         raise fixed
     xs = parity.points(fixed.network, real_inputs)
@@ -64,10 +66,9 @@ def load(path: Path | str, *, output: str | None = None, real_inputs: np.ndarray
 
 
 def _attempt(
-    model: onnx.ModelProto, session: runtime.Session, output: str | None, real: np.ndarray | None, *, free: bool
+    model: onnx.ModelProto, session: runtime.Session, normal: Normalised, output: str | None, real: np.ndarray | None
 ) -> Imported | InputRejected:
     """One import, with the batch made free or as the file has it; what fails for a free batch may hold without."""
-    normal = normalise(model, output=output, free_batch=free)
     # Modules draw initial weights before they get the file's: a seed set by the caller must mean the same afterwards.
     with torch.random.fork_rng(devices=[]):
         network = convert(normal, model, output)
@@ -78,8 +79,7 @@ def _attempt(
             f"The imported network must run; it fails with: {shown(str(error), 300)}. Export the model at opset 17."
         )
     notes = list(normal.notes)
-    held = {t.name for t in model.graph.initializer}
-    if model.ir_version >= 4 and (shared := [i.name for i in model.graph.input if i.name in held]):
+    if shared := freeze.overridable(model):
         notes.append(
             f"a caller may override weights that are inputs too: {listed(shared, 3)}; the file's own were imported"
         )

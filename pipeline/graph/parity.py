@@ -6,6 +6,7 @@ output over the points compared, and equal argmax wherever the top two differ by
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,9 @@ from torch import Tensor
 from pipeline import ops
 from pipeline.errors import InputRejected
 from pipeline.graph import runtime
+from pipeline.graph.names import shown
 from pipeline.graph.probe import exposed
+from pipeline.limits import limits
 from pipeline.network import Network
 
 TOLERANCE = 1e-4
@@ -81,6 +84,11 @@ def points(network: Network, real: np.ndarray | None = None, *, seed: int = 0, s
     result = []
     for port in network.inputs:
         shape = [size if d is None else d for d in (port.shape[1:] if batch_axis(network) else port.shape)]
+        if 12 * math.prod(shape) > limits().tensor_elements:
+            raise InputRejected(
+                f"Twelve samples of an input have at most {limits().tensor_elements} elements; '{shown(port.name)}', its free"
+                f" sizes taken as {size}, has samples of shape {shape}. Export the model at the size it is used with."
+            )
         dtype = torch.empty(0, dtype=port.dtype).numpy().dtype
         if dtype.kind != "f":
             result.append(rng.integers(0, 2, [12, *shape]).astype(dtype))

@@ -6,6 +6,7 @@ not changing, or by how they change, from probe to probe.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -15,8 +16,10 @@ from onnx import helper
 
 from pipeline.errors import InputRejected
 from pipeline.graph import runtime
+from pipeline.graph.names import shown
+from pipeline.limits import limits, raised
 
-_MAX_BYTES = 256 * 1024**2
+_WRITTEN_OUT = 1 << 12
 _FREE_SIZES = (32, 28, 64, 224, 8, 16, 1)
 _GENERATORS = {"ConstantOfShape", "Expand", "Tile", "Range", "Resize", "Upsample", "Pad", "OneHot", "EyeLike"}
 _DTYPES = {
@@ -46,7 +49,7 @@ def probe(model: onnx.ModelProto) -> Probes:
     Free dimensions other than the batch take a size at which the model runs, and a second one to see what depends on them.
     Raises InputRejected if no size works.
     """
-    run = runtime.session(exposed(model).SerializeToString())
+    run = runtime.session(exposed(model).SerializeToString(), limited=True)
     free = all(_dims(p)[:1] == [None] for p in model.graph.input)
     others = any(d is None for p in model.graph.input for d in (_dims(p)[1:] if free else _dims(p)))
     reason: InputRejected | None = None
@@ -81,28 +84,52 @@ def exposed(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def check_bombs(model: onnx.ModelProto) -> None:
-    """Refuses a graph with a value that needs absurd memory at batch 1, before it is run. Raises InputRejected."""
-    try:
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except Exception:  # inference failing is no verdict: the run decides
-        return
+def check_bombs(model: onnx.ModelProto, batch: int = 1, size: int = 1) -> None:
+    """Refuses a graph with a value that needs absurd memory at this size, before it is run. Raises InputRejected."""
+    concrete = onnx.ModelProto()
+    concrete.CopyFrom(model)
+    for port in concrete.graph.input:
+        for axis, dim in enumerate(port.type.tensor_type.shape.dim):
+            if dim.dim_value <= 0:
+                dim.dim_value = batch if axis == 0 else size
+        _check_value(port, "an input")
+    # What the file says of its own shapes must not keep them from being computed.
+    del concrete.graph.value_info[:]
+    for port in concrete.graph.output:
+        port.type.tensor_type.ClearField("shape")
     producers = {v: n.op_type for n in model.graph.node for v in n.output}
-    for info in inferred.graph.value_info:
-        made_by = producers.get(info.name, "node")
-        size = 4
-        for dim in info.type.tensor_type.shape.dim:
-            size *= max(1, dim.dim_value)
-        if size > _MAX_BYTES * 16:
-            raise InputRejected(
-                f"A value takes at most {_MAX_BYTES * 16} bytes a sample; one of a {made_by} would take {size}. The file is"
-                " hostile or holds a wrong shape."
-            )
-        if made_by in _GENERATORS and size > _MAX_BYTES:
-            raise InputRejected(
-                f"A node makes at most {_MAX_BYTES} bytes out of nothing; a {made_by} would make {size}."
-                " The file is hostile or holds a wrong shape."
-            )
+    for propagate in (False, True):
+        try:
+            inferred = onnx.shape_inference.infer_shapes(concrete, data_prop=propagate).graph
+        except Exception:  # inference failing is no verdict: the run decides, and has a limit of its own
+            return
+        known = (*inferred.value_info, *inferred.output)
+        for info in known:
+            _check_value(info, producers.get(info.name, "an input"))
+        if not all(map(_short, known)) or len(known) < len(producers):
+            return
+
+
+def _short(info: onnx.ValueInfoProto) -> bool:
+    """Whether onnx may compute it while it infers shapes: it writes vectors of whole numbers out, however long."""
+    kind = info.type.tensor_type
+    if kind.elem_type not in (onnx.TensorProto.INT64, onnx.TensorProto.INT32) or len(kind.shape.dim) != 1:
+        return kind.HasField("shape")
+    return 0 <= kind.shape.dim[0].dim_value <= _WRITTEN_OUT and kind.shape.dim[0].HasField("dim_value")
+
+
+def _check_value(info: onnx.ValueInfoProto, made_by: str) -> None:
+    size = 4 * math.prod(max(1, dim.dim_value) for dim in info.type.tensor_type.shape.dim)
+    if size > limits().value_bytes:
+        raise InputRejected(
+            f"A value takes at most {limits().value_bytes} bytes; '{shown(info.name)}', made by {made_by}, would take {size}."
+            f" The file is hostile or holds a wrong shape. {raised('value_bytes')}"
+        )
+    if made_by in _GENERATORS and size > limits().generated_bytes:
+        raise InputRejected(
+            f"A node makes at most {limits().generated_bytes} bytes out of nothing; '{shown(info.name)}', made by {made_by},"
+            f" would take {size}. The file is hostile or holds a wrong shape. {raised('generated_bytes')}"
+        )
 
 
 def _dims(port: onnx.ValueInfoProto) -> list[int | None]:
@@ -110,6 +137,7 @@ def _dims(port: onnx.ValueInfoProto) -> list[int | None]:
 
 
 def _run(run: runtime.Session, model: onnx.ModelProto, batch: int, size: int) -> dict[str, np.ndarray]:
+    check_bombs(model, batch, size)
     rng = np.random.default_rng(0)
     xs = []
     for port in model.graph.input:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from pipeline.errors import EnvironmentFailure, InputRejected
 from pipeline.graph.names import shown
+from pipeline.limits import limits
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # TF32 is on by default on CUDA, and no certificate holds for it.
@@ -30,8 +32,8 @@ _DTYPES = {
 class Session:
     """A loaded model: ``inputs`` and ``outputs`` by name, and the batch it insists on, if any."""
 
-    def __init__(self, inference: Any, provider: str):
-        self._inference = inference
+    def __init__(self, inference: Any, provider: str, options: Any = None):
+        self._inference, self._options = inference, options
         self.provider = provider
         self.inputs = tuple(i.name for i in inference.get_inputs())
         self.outputs = tuple(o.name for o in inference.get_outputs())
@@ -50,7 +52,7 @@ class Session:
             for name, x, dtype in zip(self.inputs, xs, self._dtypes, strict=True)
         }
         try:
-            return list(self._inference.run(list(outputs) if outputs is not None else None, feed))
+            return list(self._inference.run(list(outputs) if outputs is not None else None, feed, self._options))
         except Exception as error:  # ONNX Runtime raises its own kinds, without a common base
             raise InputRejected(
                 f"ONNX Runtime must be able to run the model; it says: {shown(str(error), 500)}"
@@ -73,9 +75,10 @@ class Session:
         return np.concatenate(parts)
 
 
-def session(source: Path | str | bytes, *, provider: str = "cpu") -> Session:
+def session(source: Path | str | bytes, *, provider: str = "cpu", limited: bool = False) -> Session:
     """ONNX Runtime on a file (with its external data) or on bytes, on as many threads as this process may use.
 
+    ``limited``: on the CPU, in no more memory than ``Limits.runtime_bytes``; what needs more fails as a model that cannot run.
     Raises EnvironmentFailure if the provider is not there (ONNX Runtime itself would fall back in silence), InputRejected if
     the model cannot be loaded.
     """
@@ -92,6 +95,9 @@ def session(source: Path | str | bytes, *, provider: str = "cpu") -> Session:
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if limited:
+        _limit_memory()
+        options.add_session_config_entry("session.use_env_allocators", "1")
     target = source if isinstance(source, bytes) else str(source)
     try:
         inference = ort.InferenceSession(target, options, providers=[(wanted, _OPTIONS[provider])])
@@ -102,7 +108,26 @@ def session(source: Path | str | bytes, *, provider: str = "cpu") -> Session:
             f"Provider '{provider}' was asked for, but ONNX Runtime fell back to {inference.get_providers()[0]};"
             " check the CUDA and cuDNN libraries, or ask for provider 'cpu'."
         )
-    return Session(inference, provider)
+    return Session(inference, provider, _shrinking() if limited else None)
+
+
+def _shrinking() -> Any:
+    """Options of a run after which a shared arena gives back what it holds."""
+    import onnxruntime as ort
+
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
+
+
+@cache
+def _limit_memory() -> None:
+    """Registers, once a process, the arena that limited sessions share."""
+    import onnxruntime as ort
+
+    most = limits().runtime_bytes
+    info = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(info, ort.OrtArenaCfg({"max_mem": most, "arena_extend_strategy": 1}))
 
 
 def threads() -> int:

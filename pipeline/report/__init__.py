@@ -47,7 +47,7 @@ from pipeline.report.samples import (
     read_samples,
 )
 from pipeline.report.summarise import Looked, largest_eps, levels, per_class
-from pipeline.report.text import clean
+from pipeline.report.text import clean, quoted
 from pipeline.report.write import dump, read, write
 
 __all__ = [
@@ -95,6 +95,7 @@ __all__ = [
     "largest_eps",
     "levels",
     "per_class",
+    "quoted",
     "read",
     "read_samples",
     "schema",

@@ -11,12 +11,13 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.atomic import replace_atomically
 from pipeline.errors import Contradiction, EnvironmentFailure, InputRejected, UsageError
+from pipeline.limits import limits
 from pipeline.report.canonical import digest
 from pipeline.report.result import Report
 from pipeline.report.samples import COUNTEREXAMPLES_NAME, FILE_NAME, Samples
+from pipeline.report.text import quoted
 
 JSON_NAME, HTML_NAME = "report.json", "report.html"
-MAX_BYTES = 256 * 2**20
 
 
 def write(report: Report, samples: Samples | None, folder: Path, *, page: str) -> Path:
@@ -53,8 +54,8 @@ def put(folder: Path, contents: Mapping[str, bytes | None]) -> None:
 
 
 def dump(report: BaseModel) -> str:
-    """The report as JSON, indented, without NaN or infinity."""
-    return json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """The report as JSON, indented, without NaN or infinity, and harmless to whatever shows it."""
+    return quoted(json.dumps(report.model_dump(mode="json"), indent=2, allow_nan=False)) + "\n"
 
 
 def read(path: Path) -> Report:
@@ -80,8 +81,8 @@ def parse(path: Path) -> tuple[str, dict[str, Any]]:
     """
     file = path / JSON_NAME if path.is_dir() else path
     try:
-        if file.stat().st_size > MAX_BYTES:
-            raise InputRejected(f"{file.name!r} has more than {MAX_BYTES} bytes: no report of ours.")
+        if file.stat().st_size > limits().report_bytes:
+            raise InputRejected(f"{file.name!r} has more than {limits().report_bytes} bytes: no report of ours.")
         text = file.read_bytes().decode("utf-8")
         raw = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_repeats)
     except OSError as error:

@@ -30,6 +30,7 @@ from pipeline.report.samples import (
     read_samples,
 )
 from pipeline.report.summarise import Looked, largest_eps, levels, per_class
+from pipeline.report.text import quoted
 from pipeline.review.findings import Findings
 from pipeline.review.rejudge import rejudged
 
@@ -45,8 +46,12 @@ def sealed(text: str, raw: dict[str, Any]) -> Iterator[str]:
     """
     if raw.get("result_sha256") != digest(raw.get("result")):
         yield "report.json: the result is not the one of its digest, result_sha256: one of the two was changed."
-    spelled = json.dumps(raw, ensure_ascii=False, separators=(",", ":"))
-    if "".join(TOKEN.findall(text)) != spelled:
+    # Earlier versions wrote other letters than those of ASCII as they are.
+    spelled = [
+        quoted(json.dumps(raw, separators=(",", ":"))),
+        json.dumps(raw, ensure_ascii=False, separators=(",", ":")),
+    ]
+    if "".join(TOKEN.findall(text)) not in spelled:
         yield "report.json: something is spelled otherwise than the program writes it, though it means the same."
 
 

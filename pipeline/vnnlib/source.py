@@ -7,24 +7,24 @@ import zlib
 from pathlib import Path
 
 from pipeline.errors import InputRejected
-
-MAX_BYTES = 64 * 2**20
+from pipeline.limits import limits
 
 
 def read(path: Path) -> str:
-    """The text of a ``.vnnlib`` or ``.vnnlib.gz`` file, at most 64 MiB of it. Raises InputRejected (3)."""
+    """The text of a ``.vnnlib`` or ``.vnnlib.gz`` file of a size that can be read. Raises InputRejected (3)."""
+    most = limits().property_bytes
     try:
         with path.open("rb") as plain:
             zipped = plain.read(2) == b"\x1f\x8b"
         with gzip.open(path, "rb") if zipped else path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+            content = file.read(most + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise InputRejected(
             f"A property is a VNN-LIB file; {path.name!r} cannot be read: {str(error)[:200]}."
         ) from None
-    if len(content) > MAX_BYTES:
+    if len(content) > most:
         raise InputRejected(
-            f"A property has at most {MAX_BYTES} bytes of text; {path.name!r} has more. Split its disjuncts over files."
+            f"A property has at most {most} bytes of text; {path.name!r} has more. Split its disjuncts over files."
         )
     try:
         return content.decode("utf-8")

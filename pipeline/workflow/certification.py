@@ -137,7 +137,7 @@ def examine(
         "preprocessing": facts.preprocessing(subject, fitted, source),
         "data": facts.data(dataset, len(indices), limit, settings.seed, fitted.notes),
         "threat": reports.Threat(norm=settings.norm, range=fitted.value_range),
-        "method": facts.method(settings, how, kernels.assumptions),
+        "method": facts.method(settings, how, (*kernels.assumptions, *subject.assumptions)),
         "parity": facts.parity(parity),
     }
     differs = _comparable(gates, told, indices, fitted.labels)

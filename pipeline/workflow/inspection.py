@@ -10,11 +10,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from pipeline import ops
-from pipeline.errors import PipelineError
-from pipeline.graph import importer
+from pipeline.errors import EnvironmentFailure, PipelineError, UsageError
+from pipeline.graph import freeze, importer
 from pipeline.graph.names import shown
 from pipeline.graph.parity import Parity
 from pipeline.network import Network, Port
+from pipeline.report.write import replace_atomically
 from pipeline.rules import Unsupported, unsupported
 from pipeline.settings import settle
 from pipeline.train.full_bn import Placement, placements
@@ -86,6 +87,21 @@ def inspect(model: Path, flags: Mapping[str, Any]) -> Inspection:
         preprocessing=_preprocessing(network, told),
         cost=_cost(network),
     )
+
+
+def write_frozen(model: Path, out: Path) -> tuple[str, ...]:
+    """Write the file with its overridable weights fixed, and return their names.
+
+    Raises InputRejected (3) for a file that cannot be, UsageError (2) where ``out`` is the file itself, EnvironmentFailure (74).
+    """
+    if out.exists() and out.samefile(model):
+        raise UsageError(f"a fixed copy is another file; --freeze names the model itself, {shown(str(out))}.")
+    content, names = freeze.frozen(model)
+    try:
+        replace_atomically(out, content)
+    except OSError as error:
+        raise EnvironmentFailure(f"{shown(str(out))} cannot be written: {error.strerror or error}.") from None
+    return names
 
 
 PIXELWISE = (ops.Add, ops.Sub, ops.Mul, ops.Div)

@@ -92,7 +92,7 @@ def decide(
         arithmetic=settings.arithmetic,
         provider=settings.provider,
         statement=promise.PROPERTY[settings.arithmetic],
-        assumptions=(*promise.ASSUMPTIONS[settings.arithmetic], *kernels.assumptions),
+        assumptions=(*promise.ASSUMPTIONS[settings.arithmetic], *kernels.assumptions, *subject.assumptions),
         verdict=_verdict(outcome, witness, settings),
         methods=METHODS[: METHODS.index(method) + 1],
         decided_by=_by(outcome, witness),

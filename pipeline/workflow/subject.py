@@ -12,12 +12,13 @@ import torch
 
 from pipeline.data import Dataset, Fitted, Pixels, fit, has_part, load, select
 from pipeline.errors import EnvironmentFailure, InputRejected, UsageError
-from pipeline.graph import guard, importer, parity, runtime
+from pipeline.graph import freeze, guard, importer, parity, runtime
 from pipeline.graph.names import shown
+from pipeline.limits import hold
 from pipeline.network import Network
 from pipeline.preprocess import Normalise
 from pipeline.rules import require
-from pipeline.settings import CURVE_SAMPLES, Settings
+from pipeline.settings import CURVE_SAMPLES, Settings, limits_beside
 
 LOOKED_AT = 64
 """Samples of which a first look tells how often the file is right."""
@@ -35,6 +36,12 @@ class Subject:
     normalise: Normalise | None
     sample_shape: tuple[int, ...]
     classes: int
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What any statement about this file takes for granted."""
+        said = freeze.assumption(self.imported.model)
+        return () if said is None else (said,)
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """The delivered bytes on float32 pixels: logits (n, classes), by ONNX Runtime."""
@@ -62,7 +69,11 @@ class Subject:
 
 
 def metadata(path: Path) -> Mapping[str, str]:
-    """The ``metadata_props`` of a file, read without trusting anything else in it. Raises InputRejected for no ONNX file."""
+    """The ``metadata_props`` of a file, read without trusting anything else in it; from here on the settings' limits hold.
+
+    Raises InputRejected for no ONNX file.
+    """
+    hold(limits_beside(path))
     return {p.key: p.value for p in guard.parse(path).metadata_props}
 
 

@@ -101,7 +101,7 @@ BAD = {
     "huge": (_huge, r"declares \[1099511627776, 1073741824\]"),
     "negative": (_negative, r"dimensions >= 0"),
     "branch": (_branch, r"Control flow .* If \(1\)"),
-    "foreign": (_foreign, r"com.microsoft::Fused \(2\), custom::Quant\\x1b\[31m \(1\)"),
+    "foreign": (_foreign, r"Fused of com.microsoft \(2\), Quant\\x1b\[31m of custom \(1\)"),
     "too old": (lambda m: _opset(m, 6), "between 7 and 23"),
     "too new": (lambda m: _opset(m, 99), r"says \[99\]"),
     "random": (lambda m: m.graph.node.append(node("RandomNormalLike", ["x"], ["z"])), r"RandomNormalLike \(1\)"),
@@ -111,7 +111,7 @@ BAD = {
         lambda m: m.graph.input[0].type.tensor_type.shape.dim.add(dim_value=2**50),
         "input has at most",
     ),
-    "cycle": (lambda m: m.graph.node[0].input.__setitem__(0, "h5"), "ONNX checker"),
+    "cycle": (lambda m: m.graph.node[0].input.__setitem__(0, "h5"), "a cycle"),
     "functions": (lambda m: m.functions.add(name="f", domain="d"), "inline them"),
 }
 

@@ -8,6 +8,7 @@ from fractions import Fraction as Q
 import pytest
 
 from pipeline.errors import InputRejected
+from pipeline.limits import Limits
 from pipeline.vnnlib import Constraint, parse, read, source
 
 
@@ -170,7 +171,7 @@ def test_files_plain_gzipped_and_hostile(tmp_path, monkeypatch):
         read(plain)
     with pytest.raises(InputRejected, match="cannot be read"):
         read(tmp_path / "absent")
-    monkeypatch.setattr(source, "MAX_BYTES", 1000)
+    monkeypatch.setattr(source, "limits", lambda: Limits(property_bytes=1000))
     zipped.write_bytes(gzip.compress(b" " * 100_000))
     with pytest.raises(InputRejected, match="at most 1000 bytes"):
         read(zipped)
