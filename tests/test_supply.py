@@ -1,0 +1,48 @@
+"""What is installed: pinned by hash, from nowhere in particular, and within the bounds that the project states."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCK = (ROOT / "requirements.lock").read_text("utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+PYTHONS = ("3.11", "3.12", "3.13")
+
+
+def pinned() -> list[tuple[Requirement, list[str]]]:
+    """Each requirement of the lock with its hashes."""
+    logical = re.sub(r"(?m)^\s*#.*\n", "", LOCK).replace("\\\n", " ").strip().split("\n")
+    parts = [line.split("--hash=") for line in logical]
+    return [(Requirement(first), [h.strip() for h in hashes]) for first, *hashes in parts]
+
+
+def test_every_package_is_pinned_by_version_and_hash():
+    for requirement, hashes in pinned():
+        assert [s.operator for s in requirement.specifier] == ["=="], requirement
+        assert hashes, requirement
+        assert all(re.fullmatch("sha256:[0-9a-f]{64}", h) for h in hashes), requirement
+
+
+def test_the_lock_names_no_place_to_load_from():
+    assert not re.search(r"://|index-url|find-links|^-", LOCK, re.MULTILINE)
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_every_dependency_is_locked_within_its_bounds(python):
+    here = {
+        "python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux", "platform_machine": "x86_64",
+        "platform_system": "Linux", "implementation_name": "cpython", "platform_python_implementation": "CPython", "extra": "",
+    }  # fmt: skip
+    applies = [r for r, _ in pinned() if r.marker is None or r.marker.evaluate(here)]
+    locked = {r.name: next(iter(r.specifier)).version for r in applies}
+    assert len(locked) == len(applies), "one version each"
+    for text in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]):
+        wanted = Requirement(text)
+        if wanted.marker is None or wanted.marker.evaluate(here):
+            assert wanted.specifier.contains(locked[wanted.name]), text
