@@ -92,13 +92,13 @@ class Settings(BaseModel):
     @field_validator("time_budget", mode="before")
     @classmethod
     def _seconds(cls, value: Any) -> Any:
-        return _amount(value, SECONDS, "90, 90s, 10m or 1.5h")
+        return amount(value, SECONDS, "90, 90s, 10m or 1.5h")
 
     @field_validator("memory_budget", mode="before")
     @classmethod
     def _bytes(cls, value: Any) -> Any:
-        amount = _amount(value, BYTES, "800MB or 4GB")
-        return amount if amount is None else int(amount)
+        size = amount(value, BYTES, "800MB or 4GB")
+        return size if size is None else int(size)
 
     @field_validator("limits", mode="before")
     @classmethod
@@ -109,7 +109,7 @@ class Settings(BaseModel):
             raise UsageError(
                 f"[limits] has no {sorted(map(str, unknown))[0][:40]!r}; the limits are {', '.join(LIMITS)}."
             )
-        given = {k: int(_amount(v, BYTES, "800MB or 4GB")) if isinstance(v, str) else v for k, v in value.items()}
+        given = {k: int(amount(v, BYTES, "800MB or 4GB")) if isinstance(v, str) else v for k, v in value.items()}
         if any(type(v) is not int or v < 1 for v in given.values()):
             raise UsageError("[limits] holds whole numbers from 1, or sizes such as 800MB or 4GB; mend it.")
         return Limits(**given)
@@ -140,7 +140,7 @@ def _euclidean(text: str) -> Fraction:
     return eps
 
 
-def _amount(value: Any, units: Mapping[str, float], example: str) -> Any:
+def amount(value: Any, units: Mapping[str, float], example: str) -> Any:
     """A number with a unit, in the smallest one's measure; numbers that are none already are left to the field."""
     if value is None or isinstance(value, bool):
         return value

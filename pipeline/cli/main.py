@@ -7,15 +7,16 @@ import os
 import sys
 import tempfile
 import traceback
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import click
 
 from pipeline.allocator import keep_large_blocks, out_of_memory
-from pipeline.cli import summary
+from pipeline.cli import isolate, summary
 from pipeline.cli.ending import Ending, leads
-from pipeline.errors import PipelineError
+from pipeline.errors import EnvironmentFailure, PipelineError
 
 COMMANDS = {
     "certify": "Prove, sample by sample, that no perturbation inside a box changes the label.",
@@ -30,6 +31,9 @@ COMMANDS = {
     "schema": "Print the JSON Schema of a report.",
     "verify": "Check a report against its samples, its model and its data.",
 }
+
+
+SMALLER = "allow bounds less of it by --memory-budget, such as 256MB, or training by --micro-batch or --batch-size."
 
 
 class Lazy(click.Group):
@@ -57,7 +61,14 @@ def _version() -> str:
 
 @click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(_version(), prog_name="pipeline")
-def group() -> None:
+@click.option(
+    "--isolate/--no-isolate",
+    default=None,
+    help="Run in a child under limits of memory and time.  [on where CI is set; not on Windows]",
+)
+@click.option("--isolate-memory", metavar="SIZE", help="Of the child, such as 8GB.  [9/10 of the machine's]")
+@click.option("--isolate-time", metavar="TIME", help="Of the child, such as 30m.  [6h]")
+def group(isolate: bool | None, isolate_memory: str | None, isolate_time: str | None) -> None:
     """How robust is an ONNX classifier, provably, and can it be made so?
 
     \b
@@ -72,22 +83,53 @@ def group() -> None:
 def main(argv: list[str] | None = None) -> None:
     """Run a command in this process and exit with its code."""
     keep_large_blocks()
-    sys.exit(run(argv))
+    sys.exit(_apart(sys.argv[1:] if argv is None else argv))
+
+
+def _apart(argv: list[str]) -> int:
+    """Run a command here, or as a child where that is wanted."""
+    asked = group.make_context("pipeline", list(argv), resilient_parsing=True).params
+    if not isolate.wanted(asked["isolate"], os.environ):
+        return run(argv)
+    code, message = 0, ""
+    try:
+        code = isolate.run(argv, _walls(asked["isolate_memory"], asked["isolate_time"]))
+    except PipelineError as error:
+        code, message = error.exit_code, str(error)
+    return _told(code, message)
+
+
+def _walls(memory: str | None, seconds: str | None) -> isolate.Walls:
+    from pipeline.settings import BYTES, amount
+    from pipeline.settings import SECONDS as UNITS
+
+    if not isolate.supported():
+        raise EnvironmentFailure("--isolate needs limits that this system lacks; use a container or a virtual machine.")
+    return isolate.Walls(
+        int(amount(memory, BYTES, "800MB or 8GB") or isolate.MEMORY_SHARE * isolate.machine_memory()),
+        float(amount(seconds, UNITS, "90s, 30m or 6h") or isolate.SECONDS),
+    )
 
 
 def run(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code; errors go to standard error in one paragraph."""
     ending = Ending(sys.argv[1:] if argv is None else argv)
     code, message = _ended(argv, ending)
-    if message:
-        from pipeline.report import clean
+    return ending.close(_told(code, message), message)
 
-        # A message may name what a stranger named.
-        message = "\n".join(clean(line, 4000) for line in message.split("\n"))
+
+def _told(code: int, message: str) -> int:
+    """The code, once the message is on standard error and on the page of a job."""
+    if message:
+        # A message may name what a stranger named. Where memory ran out, it is ours, and nothing can be imported.
+        with suppress(MemoryError):
+            from pipeline.report import clean
+
+            message = "\n".join(clean(line, 4000) for line in message.split("\n"))
         click.echo(f"pipeline: {message}", err=True)
         if leads():
             summary.failed(message, code)
-    return ending.close(code, message)
+    return code
 
 
 def _ended(argv: list[str] | None, ending: Ending) -> tuple[int, str]:
@@ -115,12 +157,19 @@ def _ended(argv: list[str] | None, ending: Ending) -> tuple[int, str]:
         told = (str(error).splitlines() or [""])[0][:300]
         if out_of_memory(error):
             return (
-                74,
-                f"there is too little memory ({told}): take a smaller --memory-budget, --batch-size or --micro-batch.",
+                (3, _over())
+                if isolate.INSIDE in os.environ
+                else (74, f"there is too little memory ({told}): {SMALLER}")
             )
         if type(error).__name__ == "AcceleratorError":
             return 74, f"the device failed ({told}): what was done until then is kept, so run the same command again."
         return 70, f"this is a fault of ours: {type(error).__name__}: {told}\nPlease report it with {_save()}."
+
+
+def _over() -> str:
+    """Why an isolated run without memory ends as it does."""
+    most = os.environ[isolate.INSIDE]
+    return f"An isolated run takes at most {most} bytes of memory; this file asked for more. Allow more with --isolate-memory."
 
 
 def _save() -> str:
