@@ -37,7 +37,7 @@ ROUNDING, RATIONAL = "tests/propagate/test_rounding.py", "tests/propagate/test_r
 ORDERS, PARTS = "tests/propagate/test_any_order.py", "tests/propagate/test_mutations.py"
 TABLE, LADDER, LARGEST = "tests/certify/test_table.py", "tests/certify/test_ladder.py", "tests/certify/test_largest.py"
 WORK, BALLS = "tests/certify/test_work.py", "tests/certify/test_balls.py"
-GATES, SCHEDULE = "tests/report/test_gates.py", "tests/train/test_schedule.py"
+GATES, SCHEDULE = "tests/gates/test_gates.py", "tests/train/test_schedule.py"
 OBJECTIVE, CLOSED = "tests/train/test_objective.py", "tests/train/test_closed_forms.py"
 DRAW, FULL_BN, STORE = "tests/train/test_initialise.py", "tests/train/test_full_bn.py", "tests/train/test_checkpoint.py"
 LOOP, WRITTEN, IMPORT = "tests/train/test_loop.py", "tests/graph/test_write_back.py", "tests/graph/test_importer.py"
@@ -200,21 +200,21 @@ VERDICTS: list[Fault] = [
 ]
 
 REPORTS: list[Fault] = [
-    ("report/gates.py", "else Fraction(k, n) >= gate.threshold",
+    ("gates/gate.py", "else Fraction(k, n) >= gate.threshold",
      "else Fraction(k, n) > gate.threshold", GATES),
-    ("report/gates.py", "best = k + undecided if",
+    ("gates/gate.py", "best = k + undecided if",
      "best = k if", GATES),
-    ("report/gates.py", "worst = k - undecided if",
+    ("gates/gate.py", "worst = k - undecided if",
      "worst = k if", GATES),
-    ("report/gates.py", '"incomplete" if None in states else "pass"',
+    ("gates/gate.py", '"incomplete" if None in states else "pass"',
      '"pass"', GATES),
-    ("report/gates.py", "passed=True if reaches(worst) else",
+    ("gates/gate.py", "passed=True if reaches(worst) else",
      "passed=True if reaches(best) else", GATES),
-    ("report/regression.py", "Fraction(lost - gained, n) > gate.threshold",
+    ("gates/regression.py", "Fraction(lost - gained, n) > gate.threshold",
      "Fraction(lost - gained, n) >= gate.threshold", f"{GATES} -k drop"),
-    ("report/regression.py", "sign_test(lost, gained) <= level",
+    ("gates/regression.py", "sign_test(lost, gained) <= level",
      "sign_test(lost, gained) < level", f"{GATES} -k drop"),
-    ("report/exact.py", "return Fraction(tail, whole**n) <= TAIL",
+    ("gates/exact.py", "return Fraction(tail, whole**n) <= TAIL",
      "return Fraction(tail, whole**n) <= 2 * TAIL", GATES),
 ]
 
@@ -233,7 +233,7 @@ TRAINING: list[Fault] = [
      "mean, has_mean = _ratio(on, off)", f"{OBJECTIVE} {CLOSED}"),
     ("train/regularise.py", "return torch.minimum(q, 1 / q.clamp(min=TINY)), there",
      "return q, there", f"{OBJECTIVE} {CLOSED}"),
-    ("train/regularise.py", ".add_(slope).sub_(slope.mean())",
+    ("train/regularise.py", ".add_(slope).sub_(across(slope.mean()))",
      ".add_(slope)", CLOSED),
     ("train/initialise.py", "deviation = math.sqrt(2 * math.pi) / n",
      "deviation = math.sqrt(2 * math.pi / n)", DRAW),
