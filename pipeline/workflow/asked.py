@@ -17,7 +17,7 @@ from pipeline.propagate import walk
 from pipeline.rules import require, rule_for
 from pipeline.settings import Settings
 from pipeline.vnnlib import Property, nearest32
-from pipeline.workflow.certification import refuse_unpromised
+from pipeline.workflow.promise import refuse_unpromised
 from pipeline.workflow.subject import Subject
 
 BATCH_BYTES = 1 << 26

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,6 @@ from pipeline import report as reports
 from pipeline.certify import PGD, Certification, Journal, Work
 from pipeline.crew import Crew, gathered
 from pipeline.data import Dataset, Fitted
-from pipeline.errors import InputRejected
 from pipeline.gates import Demands, Setup
 from pipeline.gates import verdict as decided
 from pipeline.graph.digest import digests
@@ -260,19 +258,3 @@ def _journal(run: RunFolder, key: str, crew: Crew) -> Generator[Event, None, Jou
     # Nobody may write before everybody has read.
     crew.share(None)
     return journal
-
-
-def refuse_unpromised(subject: Subject, settings: Settings) -> None:
-    """Raise InputRejected where nothing makes the promise of the mode true of this file on the provider asked for."""
-    convolutions = sum(node.op_type == "Conv" for node in subject.imported.model.graph.node)
-    if settings.arithmetic == "float32-any-order" and settings.provider == "cuda" and convolutions:
-        raise InputRejected(
-            "on CUDA, no option of ONNX Runtime 1.20 or newer rules out transform convolutions, and this model has "
-            f"{convolutions} Conv nodes: float32-any-order cannot be promised there. Use `--arithmetic real` or `--provider cpu`."
-        )
-    factors = [f for w in subject.network.provenance.weights.values() for step, f in w.steps if step == "scale"]
-    if settings.arithmetic == "real" and any(abs(math.frexp(f)[0]) != 0.5 for f in factors):
-        raise InputRejected(
-            "a Gemm's alpha or beta was multiplied into its weights in float32, which exact arithmetic does not allow for; "
-            "the default `--arithmetic float32-any-order` covers it."
-        )

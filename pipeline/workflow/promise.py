@@ -1,8 +1,13 @@
-"""What a verdict promises, in words: a statement by mode of arithmetic, and the assumptions that it rests on."""
+"""What a verdict promises: a statement by mode of arithmetic, the assumptions that it rests on, and what it cannot be made of."""
 
 from __future__ import annotations
 
+import math
+
 from pipeline.arithmetic import Mode
+from pipeline.errors import InputRejected
+from pipeline.settings import Settings
+from pipeline.workflow.subject import Subject
 
 SAMPLES: dict[Mode, str] = {
     "float32-any-order": (
@@ -46,3 +51,19 @@ ASSUMPTIONS: dict[Mode, tuple[str, ...]] = {
     "none": (),
 }
 """Of both, beside those about measured kernels."""
+
+
+def refuse_unpromised(subject: Subject, settings: Settings) -> None:
+    """Raise InputRejected where nothing makes the promise of the mode true of this file on the provider asked for."""
+    convolutions = sum(node.op_type == "Conv" for node in subject.imported.model.graph.node)
+    if settings.arithmetic == "float32-any-order" and settings.provider == "cuda" and convolutions:
+        raise InputRejected(
+            "on CUDA, no option of ONNX Runtime 1.20 or newer rules out transform convolutions, and this model has "
+            f"{convolutions} Conv nodes: float32-any-order cannot be promised there. Use `--arithmetic real` or `--provider cpu`."
+        )
+    factors = [f for w in subject.network.provenance.weights.values() for step, f in w.steps if step == "scale"]
+    if settings.arithmetic == "real" and any(abs(math.frexp(f)[0]) != 0.5 for f in factors):
+        raise InputRejected(
+            "a Gemm's alpha or beta was multiplied into its weights in float32, which exact arithmetic does not allow for; "
+            "the default `--arithmetic float32-any-order` covers it."
+        )
