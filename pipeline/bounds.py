@@ -19,21 +19,21 @@ class Interval:
     products instead of four), and a radius far below the spacing of floats around the center survives.
     """
 
-    center: Float[Tensor, "*shape"]
-    radius: Float[Tensor, "*shape"]
+    center: Float[Tensor, " *shape"]
+    radius: Float[Tensor, " *shape"]
 
     @property
-    def lower(self) -> Float[Tensor, "*shape"]:
+    def lower(self) -> Float[Tensor, " *shape"]:
         """The lower end ``c - r``, rounded outward: at most the real one."""
         return torch.nextafter(self.center - self.radius, torch.full_like(self.center, -torch.inf))
 
     @property
-    def upper(self) -> Float[Tensor, "*shape"]:
+    def upper(self) -> Float[Tensor, " *shape"]:
         """The upper end ``c + r``, rounded outward: at least the real one."""
         return torch.nextafter(self.center + self.radius, torch.full_like(self.center, torch.inf))
 
     @property
-    def magnitude(self) -> Float[Tensor, "*shape"]:
+    def magnitude(self) -> Float[Tensor, " *shape"]:
         """``|c| + r``, the largest absolute value in the box (round to nearest)."""
         return self.center.abs() + self.radius
 
@@ -46,9 +46,9 @@ class Interval:
 class Lockstep:
     """One value of the training walk: the clean activation beside the box, so that batch statistics come from the former."""
 
-    clean: Float[Tensor, "*shape"]
-    center: Float[Tensor, "*shape"]
-    radius: Float[Tensor, "*shape"]
+    clean: Float[Tensor, " *shape"]
+    center: Float[Tensor, " *shape"]
+    radius: Float[Tensor, " *shape"]
 
     @property
     def box(self) -> Interval:

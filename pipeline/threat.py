@@ -45,7 +45,7 @@ def parse_eps(text: str) -> Fraction:
 
 
 def clipped_box(
-    x: Float[Tensor, "batch *features"], eps: Tensor | float, low: float = 0.0, high: float = 1.0
+    x: Float[Tensor, " batch *features"], eps: Tensor | float, low: float = 0.0, high: float = 1.0
 ) -> Interval:
     """The box ``[x - eps, x + eps]`` clipped to the valid range ``[low, high]``, as center and radius.
 
@@ -89,7 +89,7 @@ class Box:
 class EuclideanBall:
     """All points of ``box`` within ``radius`` of ``center`` in the Euclidean norm."""
 
-    center: Float[Tensor, "batch *features"]
+    center: Float[Tensor, " batch *features"]
     radius: float
     box: Interval
 
@@ -145,14 +145,14 @@ class Ball(ABC):
         return self.eps * (Fraction(self.high) - Fraction(self.low))
 
     @abstractmethod
-    def region(self, x: Float[Tensor, "batch *features"]) -> Region:
+    def region(self, x: Float[Tensor, " batch *features"]) -> Region:
         """The region of each sample, containing every real point of its ball."""
 
 
 class LinfBall(Ball):
     """Within ``eps`` in every pixel."""
 
-    def box(self, x: Float[Tensor, "batch *features"]) -> Interval:
+    def box(self, x: Float[Tensor, " batch *features"]) -> Interval:
         """The region of each sample as an Interval, widened to contain every real point of it."""
         unit = torch.finfo(x.dtype).eps / 2
         radius = float(self.radius) * (1 + 4 * unit)
@@ -162,14 +162,14 @@ class LinfBall(Ball):
             box.center, torch.where(box.radius > 0, box.radius + slack, box.radius) if radius else box.radius
         )
 
-    def region(self, x: Float[Tensor, "batch *features"]) -> Box:
+    def region(self, x: Float[Tensor, " batch *features"]) -> Box:
         return Box(self.box(x))
 
 
 class L2Ball(Ball):
     """Within ``eps`` in the Euclidean distance."""
 
-    def region(self, x: Float[Tensor, "batch *features"]) -> EuclideanBall:
+    def region(self, x: Float[Tensor, " batch *features"]) -> EuclideanBall:
         """``|d|_inf <= |d|_2``, so that the clipped box of the same radius contains the ball."""
         around = LinfBall(self.eps, self.low, self.high).box(x)
         return EuclideanBall(x, float(self.radius) * (1 + 8 * torch.finfo(x.dtype).eps), around)

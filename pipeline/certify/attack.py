@@ -49,7 +49,7 @@ class Attacked(NamedTuple):
 def attack(
     network: Network,
     predict: Predict,
-    x: Float[Tensor, "batch *features"],
+    x: Float[Tensor, " batch *features"],
     labels: Int[Tensor, " batch"],
     indices: np.ndarray,
     ball: Ball,

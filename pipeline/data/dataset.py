@@ -11,7 +11,7 @@ from jaxtyping import Float32, Int64, UInt8
 
 from pipeline.errors import Incomplete, InputRejected, UsageError
 
-Images = UInt8[np.ndarray, "n *sample"] | Float32[np.ndarray, "n *sample"]
+Images = UInt8[np.ndarray, " n *sample"] | Float32[np.ndarray, " n *sample"]
 EXACT_IN_FLOAT32 = 2**24
 
 

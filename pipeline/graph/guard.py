@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 from onnx import numpy_helper
 
 from pipeline.errors import InputRejected
@@ -73,12 +74,33 @@ def parse(path: Path) -> onnx.ModelProto:
         raise InputRejected(
             f"'{shown(path.name)}' ({size} bytes) is truncated, corrupt or not ONNX; copy or export it again."
         ) from None
+    _check_text(model)
     if not model.graph.node or not model.opset_import:
         raise InputRejected(
             f"A model has nodes and an opset; '{shown(path.name)}' ({size} bytes) has {len(model.graph.node)} nodes"
             f" and {len(model.opset_import)} opset entries: truncated, or not ONNX. Export it again."
         )
     return model
+
+
+def _check_text(message: Message) -> None:
+    """Names are text: of bytes that are no UTF-8 protobuf hands out bytes, which nothing behind here expects."""
+    # Of a tensor the values are not looked at: listing its fields would copy them.
+    known = message.DESCRIPTOR.fields_by_name
+    tensor = isinstance(message, onnx.TensorProto)
+    fields = map(known.get, ("name", "doc_string", "external_data")) if tensor else (f for f, _ in message.ListFields())
+    for field in fields:
+        if field.type not in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_MESSAGE):
+            continue
+        value = getattr(message, field.name)
+        for part in (value,) if isinstance(value, str | bytes | Message) else value:
+            if isinstance(part, Message):
+                _check_text(part)
+            elif isinstance(part, bytes):
+                raise InputRejected(
+                    f"Text in a model is UTF-8; {message.DESCRIPTOR.name}.{field.name} is {part[:40]!r}. Copy or export"
+                    " the file again."
+                )
 
 
 def check_structure(model: onnx.ModelProto) -> None:

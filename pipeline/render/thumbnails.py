@@ -21,7 +21,7 @@ CHANNELS = (1, 3)
 def thumbnails(
     levels: Sequence[Level],
     index: Int64[np.ndarray, " n"],
-    images: Float[np.ndarray, "n *input"],
+    images: Float[np.ndarray, " n *input"],
     *,
     value_range: tuple[float, float],
     layout: str | None,

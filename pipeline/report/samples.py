@@ -33,7 +33,7 @@ class Counterexamples:
 
     index: Int64[np.ndarray, " k"]
     eps: np.ndarray
-    image: Float[np.ndarray, "k *features"]
+    image: Float[np.ndarray, " k *features"]
     predicted: Int64[np.ndarray, " k"]
 
     def __len__(self) -> int:

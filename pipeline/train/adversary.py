@@ -15,7 +15,7 @@ from pipeline.spread import drawn
 
 def attacked(
     top: Head, box: Interval, y: Int[Tensor, " batch"], *, steps: int, step: float, generator: torch.Generator
-) -> Float[Tensor, "batch *features"]:
+) -> Float[Tensor, " batch *features"]:
     """``x <- clip(x + step r sign(grad CE(f(x), y)))`` within the box ``c ± r``, from a uniformly drawn point of it.
 
     Madry et al., arXiv 1706.06083; with one step of 10 half widths every pixel goes to an end of its interval. ``top`` is the

@@ -48,7 +48,7 @@ class Batches(Protocol):
 def train(
     network: Network,
     batches: Batches,
-    held: tuple[Float[Tensor, "n *features"], Int[Tensor, " n"]] | None = None,
+    held: tuple[Float[Tensor, " n *features"], Int[Tensor, " n"]] | None = None,
     *,
     recipe: Recipe,
     eps: Fraction,

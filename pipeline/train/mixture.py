@@ -42,7 +42,7 @@ class Mixture:
     def __call__(
         self,
         top: Head,
-        x: Float[Tensor, "batch *features"],
+        x: Float[Tensor, " batch *features"],
         y: Int[Tensor, " batch"],
         eps: Float[Tensor, ""],
         weight: Float[Tensor, ""],

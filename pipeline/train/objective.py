@@ -49,7 +49,7 @@ class Terms:
 
 def objective(
     top: Head,
-    x: Float[Tensor, "batch *features"],
+    x: Float[Tensor, " batch *features"],
     y: Int[Tensor, " batch"],
     eps: Float[Tensor, ""],
     weight: Float[Tensor, ""],

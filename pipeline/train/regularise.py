@@ -59,7 +59,7 @@ def unbalanced(on: Tensor, off: Tensor, on_squares: Tensor, off_squares: Tensor,
 
 
 def balance(
-    center: Float[Tensor, "batch *shape"], radius: Float[Tensor, "batch *shape"], *, tau: float
+    center: Float[Tensor, " batch *shape"], radius: Float[Tensor, " batch *shape"], *, tau: float
 ) -> Float[Tensor, ""]:
     """``[relu(tau - rho(mean)) + relu(tau - rho(variance))] / tau``, over the neurons that are surely on or surely off.
 

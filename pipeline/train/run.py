@@ -109,7 +109,7 @@ class Run:
             ):
                 module.eval()
 
-    def step(self, i: int, x: Float[Tensor, "batch *features"], y: Int[Tensor, " batch"]) -> None:
+    def step(self, i: int, x: Float[Tensor, " batch *features"], y: Int[Tensor, " batch"]) -> None:
         """Batch ``i`` of the epoch, from zero."""
         self.optimiser.zero_grad(set_to_none=True)
         part = Part(len(y), self.crew)
@@ -139,7 +139,7 @@ class Run:
             self.crew.add_([told])
         return told
 
-    def terms(self, i: int, x: Float[Tensor, "batch *features"], y: Int[Tensor, " batch"]) -> Terms:
+    def terms(self, i: int, x: Float[Tensor, " batch *features"], y: Int[Tensor, " batch"]) -> Terms:
         """The loss of batch ``i`` and its parts."""
         radius, weight = self.radii[i], self._lambdas[i]
         top, phase, low, high = self.bounds.top, self.phase, self.low, self.high

@@ -28,6 +28,7 @@ from pipeline.workflow import facts, places
 from pipeline.workflow.demanded import GATES, demands
 from pipeline.workflow.events import Done, Event, Note
 from pipeline.workflow.kernels import Kernels, measured
+from pipeline.workflow.promise import refuse_unpromised
 from pipeline.workflow.runs import RunFolder
 from pipeline.workflow.subject import Subject, chosen, device_of, metadata, need_data, open_model, test_part, to_inputs
 

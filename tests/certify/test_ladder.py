@@ -143,3 +143,21 @@ def test_an_attack_depends_on_the_sample_and_not_on_its_neighbours():
     pick = np.array([3, 11, 17])
     alone, *_ = attack(network, predict, images[pick], labels[pick], pick, ball, PGD())
     assert (alone == broken[pick]).all()
+
+
+def test_a_point_counts_only_where_the_file_says_another_label():
+    """The network may be fooled as it likes: a file that keeps its label is not broken."""
+    network = nets.conv_net(seed=2)
+    images = torch.rand(12, 2, 8, 8, generator=torch.Generator().manual_seed(2)).numpy()
+    x, labels = torch.from_numpy(images), torch.from_numpy(deployed(network)(images).argmax(1))
+    ball, asked = LinfBall(Fraction(1, 2)), []
+
+    def steadfast(points: np.ndarray) -> np.ndarray:
+        asked.append(len(points))
+        nearest = np.abs(points[:, None] - images[None]).reshape(len(points), len(images), -1).sum(2).argmin(1)
+        return np.eye(5)[labels.numpy()[nearest]]
+
+    assert attack(network, deployed(network), x, labels, np.arange(12), ball, PGD()).broken.any()
+    found = attack(network, steadfast, x, labels, np.arange(12), ball, PGD())
+    assert asked
+    assert not (found.broken & (found.labels == labels.numpy())).any()

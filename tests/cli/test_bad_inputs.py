@@ -45,6 +45,7 @@ TABLE = {
     "2 a Git LFS pointer": Bad(models.written(b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n")),
     "3 a truncated file": Bad(models.written(mlp().SerializeToString()[:200])),
     "3 no ONNX at all": Bad(models.written(b"\x00\x01 not a model")),
+    "3 a name that is no text": Bad(models.written(mlp().SerializeToString().replace(b"Relu", b"R\xffl\xff"))),
     "4 external data above the folder": Bad(models.beside(location="../m.data")),
     "4 external data at an absolute path": Bad(models.beside(location="/etc/passwd")),
     "5 external data behind a symbolic link": Bad(models.beside(models.linked)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -228,3 +229,31 @@ def test_constants_joined_in_are_summed_with_rounding(op):
     charged = float((coeff.reshape(-1).abs() * relaxation.slack.expand(1, coeff.shape[-1]).reshape(-1)).sum())
     assert charged >= gamma(coeff.shape[-1], W) * float(constants @ coeff.reshape(-1).abs())
     assert form.const.shape == (1, 1)
+
+
+def test_a_form_is_minimised_whatever_the_order_of_its_products(monkeypatch):
+    """One by one behind a large one, small products are lost: the bound must allow for that, though PyTorch rarely does it."""
+    n = 4000
+    form = LinearForm(torch.ones(1, 1, n, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64))
+    center = torch.full((1, n), -0.99 * W, dtype=torch.float64)
+    center[0, 0] = -1
+    true = sum((Fraction(v) for v in center[0].tolist()), Fraction(0))
+
+    def in_order(coeff, value):
+        total = torch.zeros(coeff.shape[:2], dtype=torch.float64)
+        for i in range(n):
+            total = total + coeff[..., i] * value[:, i]
+        return total
+
+    monkeypatch.setattr(arithmetic, "dot", in_order)
+    bound = REAL.minimum(form, Interval(center, torch.zeros_like(center)))
+    assert Fraction(in_order(form.coeff, center).item()) > true
+    assert Fraction(bound.item()) <= true
+
+
+@pytest.mark.parametrize("center", [1.0, -1.0, 3.0e300, 0.0])
+def test_the_ends_of_an_interval_are_outside_it(center):
+    box = Interval(*(torch.tensor([v], dtype=torch.float64) for v in (center, 2.0**-60 * max(abs(center), 1))))
+    c, r = Fraction(box.center.item()), Fraction(box.radius.item())
+    assert Fraction(box.lower.item()) <= c - r
+    assert Fraction(box.upper.item()) >= c + r
