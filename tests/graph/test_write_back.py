@@ -298,6 +298,20 @@ def test_a_changed_frozen_parameter_is_refused(tmp_path: Path) -> None:
         write_back(path, network, tmp_path / "out.onnx", metadata={})
 
 
+def test_one_initialiser_cannot_hold_two_values(tmp_path: Path) -> None:
+    """Tied parameters share a tensor; one that was given another of its own is refused, not written over the first."""
+    chain = [node("MatMul", ["x", "w"], ["a"]), node("Relu", ["a"], ["b"]), node("MatMul", ["b", "w"], ["y"])]
+    path = saved(tmp_path, model(chain, ("batch", 4), {"w": weights(4, 4)}))
+    network = load(path).network
+    first, second = (network.graph.get_submodule(name.removesuffix(".weight")) for name in network.provenance.weights)
+    assert first.weight is second.weight
+    with torch.no_grad():
+        first.weight.add_(1)
+        second.weight = nn.Parameter(first.weight + 1)
+    with pytest.raises(Contradiction, match="Tied parameters stay equal"):
+        write_back(path, network, tmp_path / "out.onnx", metadata={})
+
+
 def test_a_network_that_computes_something_else_is_a_contradiction_and_nothing_is_written(tmp_path: Path) -> None:
     path = saved(tmp_path, mlp())
     network = load(path).network
