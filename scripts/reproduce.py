@@ -45,7 +45,7 @@ class Setting:
     eps: str
     rows: dict[str, tuple[str, ...]]
     options: tuple[str, ...] = ()
-    net: tuple[str, ...] = ("small_cnn", "--input", "1,28,28")
+    net: tuple[str, ...] = ("small_cnn", "--input", "1,28,28", "--no-bn")
     seeds: int = 3
 
 
@@ -55,7 +55,7 @@ def ramp(epochs: int, warmup: int) -> tuple[str, ...]:
 
 
 NARROW = ("cnn7", "--input", "1,28,28", "--width", "4", "--no-bn")
-SMALL = ("small_cnn", "--input", "3,32,32")
+SMALL = ("small_cnn", "--input", "3,32,32", "--no-bn")
 TABLES: dict[str, tuple[Setting, ...]] = {
     # On a CPU, minutes a run.
     "mnist": tuple(Setting("10 epochs, ramp 3", eps, RECIPES, ramp(10, 3)) for eps in ("0.3", "0.1")),
@@ -179,8 +179,9 @@ def lines(settings: tuple[Setting, ...], runs: list[Run], work: Path) -> Iterato
             found = [f for f in (report(r, work) for r in runs if (r.setting, r.row) == (setting, row)) if f]
             if found:
                 cells = [spread([f[name] for f in found if name in f]) for name in COLUMNS]
-                seconds = statistics.median(s for f in found for s in f["seconds"])
-                yield f"| {row} | {len(found)} | {' | '.join(cells)} | {seconds:.1f} |"
+                seconds = [s for f in found for s in f["seconds"]]
+                took = f"{statistics.median(seconds):.1f}" if seconds else "–"
+                yield f"| {row} | {len(found)} | {' | '.join(cells)} | {took} |"
 
 
 def report(run: Run, work: Path) -> dict | None:
