@@ -32,6 +32,14 @@ class Histogram(Frozen):
     edges: tuple[float, ...]
     counts: tuple[int, ...]
 
+    @model_validator(mode="after")
+    def _laws(self) -> Histogram:
+        law(
+            len(self.edges) == len(self.counts) + 1,
+            f"a histogram of {len(self.counts)} bins has {len(self.edges)} edges",
+        )
+        return self
+
 
 class Margin(Frozen):
     """The lower bounds of the smallest margin `min over j of y_label - y_j`, over all samples where finite.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from fractions import Fraction
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -12,6 +13,7 @@ from pipeline.errors import Contradiction, Incomplete
 
 PLACES = 4
 ALPHA = 0.05
+DECIMAL = re.compile(r"[01]\.\d{4}")
 
 
 class Frozen(BaseModel):
@@ -35,6 +37,8 @@ class Rate(Frozen):
     def _consistent(self) -> Rate:
         if not 0 <= self.k <= self.n or self.value != decimal(Fraction(self.k, max(self.n, 1))):
             raise Contradiction(f"A rate must be k of n with its own value; received {self.k}/{self.n} = {self.value}.")
+        if not all(DECIMAL.fullmatch(end) for end in self.ci95) or not self.ci95[0] <= self.value <= self.ci95[1]:
+            raise Contradiction(f"An interval must hold its rate, {self.value}; received {str(self.ci95)[:80]}.")
         return self
 
     @property

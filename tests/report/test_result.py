@@ -62,6 +62,9 @@ LAWS = [
     ("samples evaluated", lambda d: d["data"].update(n_evaluated=7)),
     ("no proof, no certificate", lambda d: d["method"].update(arithmetic="none")),
     ("verdict without gate", lambda d: d.update(verdict="fail")),
+    ("interval of words", lambda d: d["levels"][0]["natural"].update(ci95=["../../etc/passwd", "1.0000"])),
+    ("interval beside its rate", lambda d: d["levels"][0]["natural"].update(ci95=["0.0000", "0.0001"])),
+    ("histogram without a bin", lambda d: d["levels"][0]["margin"]["histogram"]["counts"].pop()),
     ("undecided above unknown", lambda d: d["levels"][0].update(undecided=9999)),
     (
         "certified rising with eps",
