@@ -58,28 +58,29 @@ def logits(d: nets.Drawing, spike, far, width: int):
     return d(fixed(nn.Linear(1 + width, 2), w, torch.tensor([1.0, 0.0])), d(ops.Concat(1), spike, far))
 
 
-def dense(place: Tensor) -> Network:
-    """``relu(1 - k sum_i |x_i - a_i|)``, ``|t| = relu(t) + relu(-t)``."""
-    n = place.numel()
-    d, eye = nets.Drawing(0), torch.eye(n)
+def spiked(d: nets.Drawing, place: Tensor):
+    """``relu(1 - k sum_i |x_i - a_i|)`` and its parts, ``|t| = relu(t) + relu(-t)``."""
+    n, eye = place.numel(), torch.eye(place.numel())
     x = d(nn.Flatten(), d.input(*place.shape))
     parts = fixed(nn.Linear(n, 2 * n), torch.cat([eye, -eye]), torch.cat([-place.flatten(), place.flatten()]))
     far = d(nn.ReLU(), d(parts, x))
-    spike = d(nn.ReLU(), d(fixed(nn.Linear(2 * n, 1), torch.full((1, 2 * n), -STEEP), torch.ones(1)), far))
-    return finished(d, logits(d, spike, far, 2 * n), 2)
+    return d(nn.ReLU(), d(fixed(nn.Linear(2 * n, 1), torch.full((1, 2 * n), -STEEP), torch.ones(1)), far)), far
+
+
+def dense(place: Tensor) -> Network:
+    """The spike in three layers."""
+    d = nets.Drawing(0)
+    spike, far = spiked(d, place)
+    return finished(d, logits(d, spike, far, 2 * place.numel()), 2)
 
 
 def deep(place: Tensor) -> Network:
     """The same, the spike led through four more layers of positive weights, which ReLUs let pass."""
-    n = place.numel()
-    d, eye = nets.Drawing(1), torch.eye(n)
-    x = d(nn.Flatten(), d.input(*place.shape))
-    parts = fixed(nn.Linear(n, 2 * n), torch.cat([eye, -eye]), torch.cat([-place.flatten(), place.flatten()]))
-    far = d(nn.ReLU(), d(parts, x))
-    spike = d(nn.ReLU(), d(fixed(nn.Linear(2 * n, 1), torch.full((1, 2 * n), -STEEP), torch.ones(1)), far))
+    d = nets.Drawing(1)
+    spike, far = spiked(d, place)
     for a, b in ((1, 6), (6, 6), (6, 6), (6, 1)):
         spike = d(nn.ReLU(), d(fixed(nn.Linear(a, b), torch.full((b, a), 1.0 / a)), spike))
-    return finished(d, logits(d, spike, far, 2 * n), 2)
+    return finished(d, logits(d, spike, far, 2 * place.numel()), 2)
 
 
 def highest(place: Tensor) -> Network:
