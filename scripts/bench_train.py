@@ -2,16 +2,17 @@
 
     python scripts/bench_train.py [AUTO_LIRPA] [--batch 32] [--threads 1] [--rounds 9] [--no-compile]
 
-CNN-7 (models/cnn7.py, 3x32x32, random data), forward, backward, clipping and fused Adam; ours is the step of ``shi2021`` with
-both regularisers, half way up the ramp. On a CPU: process time, all variants by turns in one process, medians of ``--rounds``
-and quartiles of the ratio to the natural step; the peak of a process that trains at batch 96, of a process each. AUTO_LIRPA is a
-checkout of its source (torch 2.8; an environment of its own): its step is the same one, from the same weights. On a GPU:
-seconds an epoch of 50,000 images, and seconds to evaluate and certify 10,000 by IBP. What it found, and where:
+CNN-7 (models/cnn7.py, 3x32x32, random data), forward, backward, clipping and fused Adam; ours are the steps of ``shi2021`` and
+``fast`` with both regularisers, half way up the ramp. On a CPU: process time, all variants by turns in one process, medians of
+``--rounds`` and quartiles of the ratio to the natural step; the peak of a process that trains at batch 96, of a process each.
+AUTO_LIRPA is a checkout of its source (torch 2.8; an environment of its own): its step is that of ``shi2021``, from the same
+weights. On a GPU: seconds an epoch of 50,000 images, and seconds to evaluate and certify 10,000 by IBP. What it found, and where:
 docs/results.md.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import subprocess
@@ -46,12 +47,17 @@ Step = Callable[[Tensor, Tensor], object]
 SHAPE, EPS, IMAGES, MEMORY_BATCH = (3, 32, 32), Fraction(8, 255), 50_000, 96
 ON_THE_RAMP, BEHIND_IT = 41, 120
 """Epochs of the recipe: with both regularisers, and without."""
+EAGER, COMPILED = Execution(), Execution(compiled=True)
+LOW, LOW_COMPILED = (Execution("bf16", compiled=c, channels_last=True) for c in (False, True))
 CPU = {
-    "ours": (Execution(), ON_THE_RAMP),
-    "ours, behind the warmup": (Execution(), BEHIND_IT),
-    "ours, bf16, channels last": (Execution("bf16", channels_last=True), ON_THE_RAMP),
-    "ours, compiled": (Execution(compiled=True), ON_THE_RAMP),
-    "ours, bf16, channels last, compiled": (Execution("bf16", compiled=True, channels_last=True), ON_THE_RAMP),
+    "shi2021": ("shi2021", EAGER, ON_THE_RAMP),
+    "shi2021, behind the warmup": ("shi2021", EAGER, BEHIND_IT),
+    "shi2021, bf16, channels last": ("shi2021", LOW, ON_THE_RAMP),
+    "shi2021, compiled": ("shi2021", COMPILED, ON_THE_RAMP),
+    "shi2021, bf16, channels last, compiled": ("shi2021", LOW_COMPILED, ON_THE_RAMP),
+    "fast": ("fast", EAGER, ON_THE_RAMP),
+    "fast, compiled": ("fast", COMPILED, ON_THE_RAMP),
+    "fast, bf16, channels last, compiled": ("fast", LOW_COMPILED, ON_THE_RAMP),
 }
 
 
@@ -63,17 +69,19 @@ def network() -> Network:
     return Network(graph, *ports, Provenance(weights={name: Weight(name) for name, _ in graph.named_parameters()}))
 
 
-def run(batch: int, execution: Execution, epoch: int, device: str = "cpu") -> Run:
+def run(
+    batch: int, name: str = "shi2021", execution: Execution = EAGER, epoch: int = ON_THE_RAMP, device: str = "cpu"
+) -> Run:
     model = insert(network())
     reinitialise_(model, ibp=True, generator=torch.Generator().manual_seed(0))
-    made = recipe("shi2021", input_shape=SHAPE, n_train=IMAGES, batch_size=batch)
+    made = recipe(name, input_shape=SHAPE, n_train=IMAGES, batch_size=batch)
     one = Run(model.to(device), IMAGES // batch, made, EPS, 0.0, 1.0, execution=execution)
     one.begin(epoch)
     return one
 
 
-def ours(batch: int, execution: Execution, epoch: int) -> Step:
-    one = run(batch, execution, epoch)
+def ours(batch: int, name: str, execution: Execution, epoch: int) -> Step:
+    one = run(batch, name, execution, epoch)
     return lambda x, y: one.step(0, x, y)
 
 
@@ -98,19 +106,19 @@ def natural() -> Step:
 
 def plain() -> CNN7:
     """The torch module with the weights that ours starts from."""
-    model, start = CNN7().train(), run(1, Execution(), 1).model
+    model, start = CNN7().train(), run(1).model
     with torch.no_grad():
         for mine, theirs in zip(model.parameters(), start.parameters(), strict=True):
             mine.copy_(theirs)
     return model
 
 
-def lirpa(batch: int, epoch: int = ON_THE_RAMP) -> Step:
+def lirpa(batch: int) -> Step:
     """The same loss by auto_LiRPA, as the paper's authors compute it: ends instead of centers, a row of margins a sample."""
     from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
     from auto_LiRPA.bound_ops import BoundRelu
 
-    settings = run(batch, Execution(), epoch)
+    settings = run(batch)
     eps, weight, tau = settings.eps[0], settings.weights[0], settings.recipe.tau
     model = BoundedModule(plain(), torch.zeros(2, *SHAPE), bound_opts={"verbosity": 0}, device="cpu")
     model.train()
@@ -162,7 +170,7 @@ def main(checkout: Path | None, batch: int, threads: int, rounds: int, compiled:
         raise click.UsageError(f"no auto_LiRPA in {checkout}")
     if checkout is not None:
         sys.path.insert(0, str(checkout))
-    chosen = {name: how for name, how in CPU.items() if compiled or not how[0].compiled}
+    chosen = {name: how for name, how in CPU.items() if compiled or not how[1].compiled}
     if measure:
         click.echo(json.dumps(peak(measure)))
         return
@@ -173,7 +181,7 @@ def main(checkout: Path | None, batch: int, threads: int, rounds: int, compiled:
     variants = {"natural": natural()} | {name: ours(batch, *how) for name, how in chosen.items()}
     if checkout is not None:
         variants["auto_LiRPA"] = lirpa(batch)
-        mine, theirs = run(batch, Execution(), ON_THE_RAMP), lirpa(batch)
+        mine, theirs = run(batch), lirpa(batch)
         mine.step(0, *data(batch))
         click.echo(
             f"loss of the first batch: ours {float(mine.totals[0]):.7g}, theirs {float(theirs(*data(batch))):.7g}\n"
@@ -223,18 +231,17 @@ def in_a_process_of_its_own(name: str) -> float:
 
 def gpu(rounds: int, compiled: bool) -> None:
     """Seconds an epoch with every precision, augmentation included, and seconds to certify."""
-    click.echo(f"{torch.cuda.get_device_name()}\n\n| batch | precision | compiled | s an epoch |\n|---|---|---|---|")
+    headings = "recipe | batch | precision | compiled | s an epoch"
+    click.echo(f"{torch.cuda.get_device_name()}\n\n| {headings} |\n|---|---|---|---|---|")
     images, labels = data(IMAGES, "cuda")
-    for batch in (128, 256):
+    fused = (False, True) if compiled else (False,)
+    for name, batch, precision, whole in itertools.product(("shi2021", "fast"), (128, 256), PRECISIONS, fused):
         loader = Loader(images, labels, batch_size=batch, seed=0, augment=Augment(crop=2, flip=True), device="cuda")
-        for precision in PRECISIONS:
-            for fused in (False, True) if compiled else (False,):
-                execution = Execution(precision, compiled=fused, channels_last=True)
-                one = run(batch, execution, ON_THE_RAMP, "cuda")
-                seconds = statistics.median(epochs(one, loader, rounds))
-                click.echo(f"| {batch} | {precision} | {'yes' if fused else 'no'} | {seconds:.2f} |")
+        one = run(batch, name, Execution(precision, compiled=whole, channels_last=True), device="cuda")
+        seconds = statistics.median(epochs(one, loader, rounds))
+        click.echo(f"| {name} | {batch} | {precision} | {'yes' if whole else 'no'} | {seconds:.2f} |")
     click.echo("\n| 10,000 images evaluated and certified by IBP | s |\n|---|---|")
-    single = run(128, Execution(), ON_THE_RAMP, "cuda").model.eval()
+    single = run(128, device="cuda").model.eval()
     for name, model, rounding in (
         ("float32, no promise", single, EXACT),
         ("float64, float32-any-order", single.in_float64(), Outward(deployed=True)),

@@ -6,7 +6,6 @@ backwards. Gradients flow through its weights into the statistics, and through t
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -81,10 +80,10 @@ def batch_network(plan: Plan, x: Tensor) -> BatchNetwork:
     return BatchNetwork(_with(plan, layers), layers, logits.value if isinstance(logits, _Clean) else logits)
 
 
-def layer_with(like: Layer, weight: Tensor, bias: Tensor | None) -> Layer:
+def layer_with(like: Layer, weight: Tensor, bias: Tensor | None, **sizes: int) -> Layer:
     """A layer of the same kind that computes with tensors that belong to others."""
-    layer = copy.copy(like)
-    layer._parameters = {}
+    layer = type(like).__new__(type(like))  # torch.compile follows neither copy.copy nor a constructor
+    layer.__dict__.update(like.__dict__, _parameters={}, **sizes)
     layer.weight, layer.bias = weight, bias  # type: ignore[assignment]
     return layer
 
@@ -94,15 +93,17 @@ def _scaled(layer: Layer, scale: Tensor, shift: Tensor) -> Layer:
     return layer_with(layer, weight, shift if layer.bias is None else shift + scale * layer.bias)
 
 
+_POINTWISE = (nn.Linear(1, 1), nn.Conv1d(1, 1, 1), nn.Conv2d(1, 1, 1), nn.Conv3d(1, 1, 1))
+"""By how many dimensions come after the channels."""
+
+
 def _alone(before: Tensor, scale: Tensor, shift: Tensor) -> Layer:
     """A BatchNorm as a layer: a diagonal one over features, one of a single pixel for each channel over images."""
     channels, rank = before.shape[1], before.dim() - 2
     if rank == 0:
-        return layer_with(nn.Linear(channels, channels, device="meta"), torch.diag(scale), shift)
-    kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1]
-    return layer_with(
-        kind(channels, channels, 1, groups=channels, device="meta"), scale.reshape(-1, 1, *[1] * rank), shift
-    )
+        return layer_with(_POINTWISE[0], torch.diag(scale), shift, in_features=channels, out_features=channels)
+    sizes = {"in_channels": channels, "out_channels": channels, "groups": channels}
+    return layer_with(_POINTWISE[rank], scale.reshape(-1, 1, *[1] * rank), shift, **sizes)
 
 
 def _with(plan: Plan, layers: Mapping[int, Layer]) -> Plan:

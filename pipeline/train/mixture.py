@@ -33,11 +33,8 @@ class Mixture:
     samples (De Palma et al., MTL-IBP, arXiv 2305.13991, eq. 7). Before the ramp the loss is the natural one.
     """
 
-    def __init__(self, network: Network, recipe: Recipe, device: torch.device | str = "cpu"):
+    def __init__(self, network: Network, recipe: Recipe):
         self.network, self.recipe = network, recipe
-        self.crown = True
-        """Whether the epoch at hand asks for margins of CROWN-IBP."""
-        self.draws = torch.Generator(device)
 
     def __call__(
         self,
@@ -47,12 +44,13 @@ class Mixture:
         eps: Float[Tensor, ""],
         weight: Float[Tensor, ""],
         shares: Float[Tensor, "2"],
+        draw: Float[Tensor, " batch *features"],
         *,
         phase: Phase,
         low: float = 0.0,
         high: float = 1.0,
     ) -> Terms:
-        """The terms of one batch; ``shares`` are kappa and beta at its eps. The random start of the attack is from ``draws``."""
+        """The terms of one batch; ``shares`` are kappa and beta at its eps, ``draw`` in [0, 1] where the attack begins."""
         clean = batch_network(top.plan, x)
         natural, zero = F.cross_entropy(clean.logits.flatten(1), y), torch.zeros((), dtype=x.dtype, device=x.device)
         correct = (clean.logits.detach().flatten(1).argmax(1) == y).sum().to(x.dtype)
@@ -62,7 +60,7 @@ class Mixture:
         points, kappa = x, shares[0] if phase.robust else torch.ones_like(zero)
         if phase.robust and self.recipe.alpha < 1:
             steps, step = self.recipe.adversary_steps, self.recipe.adversary_step
-            points = attacked(here, box, y, steps=steps, step=step, generator=self.draws)
+            points = attacked(here, box, y, draw, steps=steps, step=step)
 
         def part(plan_top: Head, rows: slice) -> Part:
             return self.part(plan_top, points[rows], box[rows], y[rows], shares[1], phase)
@@ -110,7 +108,7 @@ class Mixture:
         worst, certified = zero, zero
         if alpha > 0:
             margins = lockstep_margins(top, values, y)
-            if self.crown:
+            if phase.crown:
                 margins = (1 - beta) * margins + beta * self.crown_margins(top, values, box, y)
             worst = alpha * torch.logsumexp(F.pad(-margins, (0, 0, 1, 0)), 0).sum()
             certified = (margins.detach() > 0).all(0).sum().to(points.dtype)

@@ -28,6 +28,8 @@ class Phase:
     tightness: bool = False
     balance: bool = False
     tau: float = 0.5
+    crown: bool = False
+    """Whether margins of CROWN-IBP are mixed in."""
 
     @property
     def regularised(self) -> bool:

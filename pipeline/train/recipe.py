@@ -97,6 +97,11 @@ class Recipe(BaseModel):
         return self.alpha == 1 and not any(others) and self.micro_batch is None
 
     @property
+    def one_graph(self) -> bool:
+        """Whether torch.compile takes the loss whole: neither parts of a batch nor a linear walk."""
+        return self.micro_batch is None and self.crown_start == self.crown_end == 0
+
+    @property
     def warmup_end(self) -> int:
         """The last epoch of the ramp: from the next one on eps is whole and the regulariser is gone."""
         return self.warmup_start + self.warmup_length - 1

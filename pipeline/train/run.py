@@ -17,7 +17,7 @@ from pipeline.errors import Diverged, InputRejected
 from pipeline.network import Network
 from pipeline.ops import BatchNorm
 from pipeline.propagate.margins import MarginBounds
-from pipeline.spread import Part, spread
+from pipeline.spread import Part, drawn, spread
 from pipeline.threat import clipped_box
 from pipeline.train.average import Average
 from pipeline.train.execution import PLAIN, Execution
@@ -72,9 +72,9 @@ class Run:
         named = dict(model.graph.named_parameters())
         self.masks = [(named[name], mask.to(named[name])) for name, mask in (masks or {}).items()]
         self.average = Average(model, recipe.ema) if recipe.ema else None
-        self.mixture = None if recipe.plain else Mixture(model, recipe, self.device)
         self.bounds = MarginBounds(model)
-        self.objective = execution.compile(objective, self.device)
+        self.objective = execution.compile(objective if recipe.plain else Mixture(model, recipe).__call__, self.device)
+        self.draws = torch.Generator(self.device)
         self.totals = torch.zeros(len(TERMS) + 2, dtype=torch.float64, device=self.device)
 
     def begin(self, epoch: int) -> None:
@@ -84,7 +84,6 @@ class Run:
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate
         warm = r.regularised and epoch <= r.warmup_end and final > 0
-        self.phase = Phase(epoch >= r.warmup_start and final > 0, warm and r.tightness, warm and r.balance, r.tau)
         start, end = (r.warmup_start - 1) * n, r.warmup_end * n
         steps = range((epoch - 1) * n + 1, epoch * n + 1)
         self.eps = [smoothed(s, start=start, end=end, final=final, beta=r.beta, mid=r.mid) for s in steps]
@@ -97,8 +96,8 @@ class Run:
             [start + (end - start) * (e / final if final else 1) for e in self.eps]
             for start, end in ((r.natural_start, r.natural_end), (r.crown_start, r.crown_end))
         ]
-        if self.mixture is not None:
-            self.mixture.crown = max(shares[1]) > 0
+        robust = epoch >= r.warmup_start and final > 0
+        self.phase = Phase(robust, warm and r.tightness, warm and r.balance, r.tau, crown=max(shares[1]) > 0)
         numbers = torch.tensor([radii, self.weights, *shares], dtype=self.parameters[0].dtype, device=self.device)
         self.radii, self._lambdas, self._shares = numbers[0], numbers[1], numbers[2:].T
         self.model.train()
@@ -141,15 +140,14 @@ class Run:
 
     def terms(self, i: int, x: Float[Tensor, " batch *features"], y: Int[Tensor, " batch"]) -> Terms:
         """The loss of batch ``i`` and its parts."""
-        radius, weight = self.radii[i], self._lambdas[i]
-        top, phase, low, high = self.bounds.top, self.phase, self.low, self.high
-        if self.mixture is None:
-            terms = self.objective(top, x, y, radius, weight, phase=phase, low=low, high=high)
-        else:
+        more: list[Tensor] = []
+        if not self.recipe.plain:
             # A function of the seed and the step alone: an interrupted run draws what an uninterrupted one would.
             position = self.epoch * self.steps_per_epoch + i
-            self.mixture.draws.manual_seed((self.recipe.seed * 0x9E3779B97F4A7C15 + position) % (1 << 63))
-            terms = self.mixture(top, x, y, radius, weight, self._shares[i], phase=phase, low=low, high=high)
+            self.draws.manual_seed((self.recipe.seed * 0x9E3779B97F4A7C15 + position) % (1 << 63))
+            more = [self._shares[i], drawn(x.shape, self.draws, x)]
+        numbers = (self.radii[i], self._lambdas[i], *more)
+        terms = self.objective(self.bounds.top, x, y, *numbers, phase=self.phase, low=self.low, high=self.high)
         if not self.penalised:
             return terms
         return replace(

@@ -104,7 +104,7 @@ def _retrain(
         def stop() -> bool:
             return time.monotonic() >= deadline or should_stop()
 
-        execution = execution.tried(device_of(settings), whole=recipe.plain)
+        execution = execution.tried(device_of(settings), whole=recipe.one_graph)
         yield Note(execution.describe())
         trained = yield from trained_network(subject, images, recipe, settings, run, key, stop, execution, crew)
         told = accounts.left_in_file(subject, recipe, settings, aside)

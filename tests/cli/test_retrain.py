@@ -102,7 +102,8 @@ def test_normalisation_outside_the_graph_is_trained_with_and_stays_outside(pipel
 
 
 def test_the_precision_of_training_is_said_kept_in_the_report_and_no_part_of_the_certificate(pipeline, here):
-    code, _, err = pipeline("retrain", "model.onnx", *SHORT, "--no-attack", "--precision", "bf16", "--compile")
+    asked = ("--recipe", "crown-ibp", "--precision", "bf16", "--compile")
+    code, _, err = pipeline("retrain", "model.onnx", *SHORT, "--no-attack", *asked)
     assert code == 0, err
     said = "products of training in bfloat16"
     assert f"{said}, steps not compiled, channels last (the loss of this recipe is not one graph)" in " ".join(

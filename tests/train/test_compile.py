@@ -9,23 +9,32 @@ from pathlib import Path
 import pytest
 
 SCRIPT = """
+import sys
 import torch
 from pipeline.propagate.margins import head
-from pipeline.train import insert
+from pipeline.train import insert, recipe
+from pipeline.train.mixture import Mixture
 from pipeline.train.objective import Phase, objective
 from tests.nets import residual_concat_net
+from tests.train.test_mixture import preactivated
 
 torch.set_num_threads(1)
-model = insert(residual_concat_net()).train()
-top, x, y = head(model.plan()), torch.rand(6, 3, 6, 6), torch.tensor([0, 1, 2, 3, 0, 1])
-steps = {True: torch.compile(objective, fullgraph=True, backend="aot_eager"), False: objective}
+model = insert(residual_concat_net()) if sys.argv[1] == "shi2021" else preactivated()
+model.train()
+x, y = torch.rand(6, *model.inputs[0].shape[1:]), torch.tensor([0, 1, 2, 3, 0, 1])
+top, made = head(model.plan()), recipe(sys.argv[1], input_shape=x.shape[1:], n_train=60)
+assert made.one_graph
+loss, more = objective, ()
+if not made.plain:
+    loss, more = Mixture(model, made).__call__, (torch.tensor([0.2, 0.0]), torch.rand(x.shape))
+steps = {True: torch.compile(loss, fullgraph=True, backend="aot_eager"), False: loss}
 phase, state, got = Phase(robust=True, tightness=True, balance=True), model.state_dict(), {}
 state = {k: v.clone() for k, v in state.items()}
 for compiled, step in steps.items():
     for eps in (0.05, 0.1):
         model.load_state_dict(state)
         model.zero_grad()
-        terms = step(top, x, y, torch.tensor(eps), torch.tensor(0.3), phase=phase)
+        terms = step(top, x, y, torch.tensor(eps), torch.tensor(0.3), *more, phase=phase)
         terms.loss.backward()
         grads = [p.grad.clone() for p in model.parameters()]
         got[compiled] = [terms.loss.detach(), terms.correct, *grads, *(b.clone() for b in model.buffers())]
@@ -43,18 +52,21 @@ from tests.train.test_execution import alike
 execution = Execution.of("cpu", sys.argv[1], True).tried("cpu")
 print(execution.describe())
 if execution.compiled:
-    alike("cpu", execution, 0.999, 0.02)
+    alike("cpu", execution, 0.999, 0.02, sys.argv[2])
 """
 
 
-def test_a_step_with_a_sum_and_a_join_compiles_without_a_break() -> None:
-    alone(SCRIPT)
+@pytest.mark.parametrize("name", ["shi2021", "fast"])
+def test_a_step_with_a_sum_and_a_join_compiles_without_a_break(name: str) -> None:
+    """With every BatchNorm beside a layer, and, attacked, with one alone."""
+    alone(SCRIPT, name)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["shi2021", "fast"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_compiled_steps_learn_much_the_same(precision: str) -> None:
-    told = alone(LEARNS, precision)
+def test_compiled_steps_learn_much_the_same(precision: str, name: str) -> None:
+    told = alone(LEARNS, precision, name)
     if "not compiled" in told:
         pytest.skip(told)
 

@@ -86,11 +86,12 @@ def test_the_layout_changes_nothing_but_rounding() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_on_a_gpu(precision: str, compiled: bool) -> None:
+@pytest.mark.parametrize("name", ["shi2021", "fast"])
+def test_on_a_gpu(precision: str, compiled: bool, name: str) -> None:
     execution = Execution.of("cuda", precision, compiled).tried("cuda")
     assert execution.compiled == compiled, execution.note
-    alike("cuda", execution, 0.999, 0.02)
-    one = run(execution, "cuda")
+    alike("cuda", execution, 0.999, 0.02, name)
+    one = run(execution, "cuda", name)
     with torch.cuda.device(0):
         one.step(0, *batch("cuda"))  # compiles, and may wait for the device
         torch.cuda.set_sync_debug_mode("error")

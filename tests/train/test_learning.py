@@ -45,8 +45,8 @@ def learnt(name: str, eps: Fraction = EPS, **settings: object) -> Finished:
 
 def attacked_accuracy(last: Finished, eps: Fraction) -> float:
     x, y = digits("test")
-    box, draws = clipped_box(x, float(eps)), torch.Generator().manual_seed(0)
-    point = attacked(head(last.network.plan()), box, y, steps=20, step=0.25, generator=draws)
+    box, draw = clipped_box(x, float(eps)), torch.rand(x.shape, generator=torch.Generator().manual_seed(0))
+    point = attacked(head(last.network.plan()), box, y, draw, steps=20, step=0.25)
     return float((last.network(point).argmax(1) == y).double().mean())
 
 

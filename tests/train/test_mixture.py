@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -61,9 +62,9 @@ def mixture(network: Network, **settings: Any) -> Mixture:
 
 
 def terms(loss: Mixture, x: Tensor, y: Tensor, *, phase: Phase = FULL, kappa: float = 0.3, beta: float = 0.6) -> Terms:
-    loss.draws.manual_seed(7)
     eps, weight, shares = (torch.tensor(v, dtype=x.dtype) for v in (EPS, WEIGHT, (kappa, beta)))
-    return loss(head(loss.network.plan()), x, y, eps, weight, shares, phase=phase)
+    draw = torch.rand(x.shape, generator=torch.Generator().manual_seed(7), dtype=x.dtype)
+    return loss(head(loss.network.plan()), x, y, eps, weight, shares, draw, phase=replace(phase, crown=True))
 
 
 def effective(network: Network, x: Tensor) -> Layers:
@@ -290,9 +291,10 @@ def test_the_attack_stays_in_the_box_and_gains(steps: int, step: float) -> None:
     x, y = batch(network, 64, classes=5)
     x = x.float()
     box, top = clipped_box(x, 0.1), head(network.plan())
+    draw = torch.rand(x.shape, generator=torch.Generator().manual_seed(0))
 
     def attack(count: int) -> Tensor:
-        return attacked(top, box, y, steps=count, step=step, generator=torch.Generator().manual_seed(0))
+        return attacked(top, box, y, draw, steps=count, step=step)
 
     point = attack(steps)
     slack = 1e-6
