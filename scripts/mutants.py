@@ -253,7 +253,7 @@ TRAINING: list[Fault] = [
      "array = array.reshape(array.transpose(setting).shape)", WRITTEN),
     ("graph/write_back.py", "array = array * array.dtype.type(setting)",
      "array = array / array.dtype.type(setting)", WRITTEN),
-    ("graph/write_back.py", '    if not measured.holds:\n        raise Contradiction(\n            "A written',
+    ("graph/deliver.py", '    if not measured.holds:\n        raise Contradiction(\n            "A written',
      '    if False:\n        raise Contradiction(\n            "A written', WRITTEN),
     ("graph/write_back.py", "if not np.array_equal(written[weight.initializer], array):",
      "if False:", WRITTEN),

@@ -1,13 +1,8 @@
-"""Trained weights -> the file they came from: the same nodes under the same names, with other values in the initialisers.
-
-A new file is written beside, checked, imported again and compared with the network before it takes its place.
-"""
+"""Trained weights -> the file they came from: the same nodes under the same names, with other values in the initialisers."""
 
 from __future__ import annotations
 
 import copy
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +12,9 @@ import onnx
 import torch
 from torch import nn
 
-from pipeline.errors import Contradiction, EnvironmentFailure, InputRejected, PipelineError, UsageError
-from pipeline.graph import external, guard, importer, parity, runtime
+from pipeline.errors import Contradiction, PipelineError, UsageError
+from pipeline.graph import guard, importer
+from pipeline.graph.deliver import deliver, parts
 from pipeline.graph.draft import filled
 from pipeline.graph.names import shown
 from pipeline.graph.parity import Parity
@@ -42,7 +38,11 @@ def write_back(source: Path | str, network: Network, out: Path | str, *, metadat
     compute it, EnvironmentFailure if it cannot be written; ``out`` is then as it was.
     """
     source, out = Path(source), Path(out)
-    _check_target(source, out)
+    kept = parts(source)
+    if any(out.resolve() == k.resolve() or (out.exists() and out.samefile(k)) for k in kept):
+        raise UsageError(
+            f"The file that was given is never written over; '{shown(str(out))}' is part of it. Name another output."
+        )
     network = copy.deepcopy(network).cpu().eval()
     whole = {p.name for p in network.outputs}
     model = guard.parse(source)
@@ -59,7 +59,8 @@ def write_back(source: Path | str, network: Network, out: Path | str, *, metadat
             network.provenance.nodes[producer].output, {f: t.detach().numpy() for f, t in tensors.items()}, bn.eps
         )
     patch.set_metadata(metadata)
-    return _deliver(source, out, patch, network)
+    measured = deliver(source, out, patch, network)
+    return WriteBack(tuple(patch.changes), measured)
 
 
 def _values(patch: Patch, network: Network, reference: Network, model: onnx.ModelProto) -> None:
@@ -143,97 +144,3 @@ def _tensor(network: Network, name: str) -> torch.Tensor:
     tensor = getattr(module, field)
     assert isinstance(tensor, torch.Tensor)
     return tensor.detach()
-
-
-def _check_target(source: Path, out: Path) -> None:
-    beside = out.with_name(out.name + ".data")
-    taken = [source, *external.files(guard.parse(source), source.parent)]
-    for target in (out, beside):
-        if any(target.resolve() == t.resolve() or (target.exists() and target.samefile(t)) for t in taken):
-            raise UsageError(
-                f"The file that was given is never written over; '{shown(str(target))}' is part of it."
-                " Name another output."
-            )
-
-
-def _deliver(source: Path, out: Path, patch: Patch, network: Network) -> WriteBack:
-    """Writes into a folder beside ``out``, judges what lies there, and only then moves it into place, data first."""
-    try:
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name[:32]}.") as folder:
-            written = Path(folder) / out.name
-            _sidecar(source, written, patch)
-            _write(written, patch.model.SerializeToString())
-            measured = _judged(written, network)
-            data = written.with_name(written.name + ".data")
-            if data.exists():
-                os.replace(data, out.with_name(out.name + ".data"))
-            os.replace(written, out)
-            _sync_folder(out.parent)
-    except OSError as error:
-        raise EnvironmentFailure(
-            f"The folder of '{shown(str(out))}' must be writable and have room: {error.strerror}."
-        ) from None
-    return WriteBack(tuple(patch.changes), measured)
-
-
-def _sidecar(source: Path, written: Path, patch: Patch) -> None:
-    """External tensors stay external: in one file, at the offsets they had where that file was one before."""
-    tensors = [t for t in external.tensors(patch.model) if external.is_external(t)]
-    if not tensors:
-        return
-    entries = {t.name: {e.key: e.value for e in t.external_data} for t in tensors}
-    one_file = len({e["location"] for e in entries.values()}) == 1
-    data, name = bytearray(), written.name + ".data"
-
-    def grown(tensor: onnx.TensorProto) -> bool:
-        length = entries[tensor.name].get("length")
-        return length is not None and int(length) < len(patch.external.get(tensor.name, b""))
-
-    # What grew no longer fits where it was, and goes to the end.
-    for tensor in sorted(tensors, key=grown):
-        content = patch.external.get(tensor.name)
-        if content is None:
-            content = external.read(tensor, source.parent)
-        kept = one_file and not grown(tensor)
-        offset = int(entries[tensor.name].get("offset", 0)) if kept else -(-len(data) // 64) * 64
-        data.extend(b"\0" * max(0, offset + len(content) - len(data)))
-        data[offset : offset + len(content)] = content
-        del tensor.external_data[:]
-        for key, value in (("location", name), ("offset", str(offset)), ("length", str(len(content)))):
-            tensor.external_data.add(key=key, value=value)
-    patch.changes.append(f"external data moved to '{shown(name)}'")
-    _write(written.with_name(name), bytes(data))
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    if hasattr(os, "O_DIRECTORY"):
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _judged(written: Path, network: Network) -> Parity:
-    """Imports the written file and compares what it computes with the network. Raises Contradiction."""
-    try:
-        onnx.checker.check_model(str(written))
-        single = len(network.outputs) == 1
-        importer.load(written, output=network.outputs[0].name if single else None)
-        measured = parity.compare(runtime.session(written), network, parity.points(network))
-    except (InputRejected, onnx.checker.ValidationError) as error:
-        raise Contradiction(f"A written file must import again; it does not: {shown(str(error), 500)}") from None
-    if not measured.holds:
-        raise Contradiction(
-            "A written file must compute what the trained network computes; the largest difference is"
-            f" {measured.max_abs_difference:.3g} on outputs up to {measured.scale:.3g}, with"
-            f" {measured.argmax_disagreements} different decisions at {measured.points} points. Nothing was written."
-        )
-    return measured

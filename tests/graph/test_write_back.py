@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 
@@ -231,8 +232,9 @@ def test_external_data_stays_external_at_its_offsets(tmp_path: Path) -> None:
     path = FIXTURES / "mlp_external.onnx"
     out = tmp_path / "out.onnx"
     changes = write_back(path, trained(load(path).network), out, metadata={}).changes
-    assert (tmp_path / "out.onnx.data").stat().st_size == (FIXTURES / "mlp_external.onnx.data").stat().st_size
-    assert "external data moved to 'out.onnx.data'" in changes
+    (data,) = tmp_path.glob("out.onnx.*.data")
+    assert data.stat().st_size == (FIXTURES / "mlp_external.onnx.data").stat().st_size
+    assert f"external data moved to '{data.name}'" in changes
 
     def layout(file: Path) -> list[tuple[str, str]]:
         tensors = onnx.load(file, load_external_data=False).graph.initializer
@@ -240,6 +242,30 @@ def test_external_data_stays_external_at_its_offsets(tmp_path: Path) -> None:
 
     assert layout(path) == layout(out)
     assert digests(out).sha256 != digests(path).sha256
+
+
+@pytest.mark.parametrize("moved", [0, 1, 2])
+def test_a_file_and_its_data_are_replaced_together(moved: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever has been moved into place when the machine stops, the name stands for one whole model, old or new."""
+    path, out = FIXTURES / "mlp_external.onnx", tmp_path / "out.onnx"
+    old, new = load(path).network, trained(load(path).network)
+    write_back(path, old, out, metadata={})
+    replaced = []
+
+    def replace(source: Path, target: Path) -> None:
+        if len(replaced) == moved:
+            raise OSError(5, "the machine stops")
+        replaced.append(shutil.move(source, target))
+
+    monkeypatch.setattr(os, "replace", replace)
+    if moved < 2:
+        with pytest.raises(EnvironmentFailure, match="the machine stops"):
+            write_back(path, new, out, metadata={})
+    else:
+        write_back(path, new, out, metadata={})
+        assert len(list(tmp_path.iterdir())) == 2, "data that no file reads are gone"
+    want = (old if moved < 2 else new).state_dict()
+    assert all(torch.equal(tensor, want[name]) for name, tensor in load(out).network.state_dict().items())
 
 
 def test_copies_of_a_merged_tensor_keep_their_value_when_it_is_trained(tmp_path: Path) -> None:
