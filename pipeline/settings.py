@@ -21,7 +21,9 @@ from pipeline.threat import exact, parse_eps
 
 CURVE = tuple(Fraction(k) / 255 for k in (Fraction(1, 2), 1, 2, 4, 8, 16))
 CURVE_SAMPLES = 200
-TOML = "pipeline.toml"
+TOML, METADATA = "pipeline.toml", "the file's metadata"
+FITTING = ("range", "mean", "std", "layout")
+"""How data become inputs."""
 SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 BYTES = {"": 2.0**20, "mb": 2.0**20, "gb": 2.0**30}
 AMOUNT = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*([a-z]*)")
@@ -158,7 +160,7 @@ def settle(model: Path, flags: Mapping[str, Any], metadata: Mapping[str, str]) -
     said: dict[str, Any] = {}
     source: dict[str, str] = {}
     for name, values in (
-        ("the file's metadata", _from_metadata(metadata)),
+        (METADATA, _from_metadata(metadata)),
         *_from_toml(model),
         ("flag", {k: v for k, v in flags.items() if v is not None and v != ()}),
     ):
@@ -196,9 +198,7 @@ def limits_beside(model: Path) -> Limits:
 
 def metadata_of(settings: Settings) -> dict[str, str]:
     """What a later ``certify`` of the written file needs, as values of ``metadata_props``."""
-    preprocessing = {
-        k: getattr(settings, k) for k in ("range", "mean", "std", "layout") if getattr(settings, k) is not None
-    }
+    preprocessing = {k: getattr(settings, k) for k in FITTING if getattr(settings, k) is not None}
     left = {"pipeline.eps": ",".join(str(e) for e in settings.eps or ())}
     if settings.test_data or settings.data:
         left["pipeline.data"] = settings.test_data or settings.data or ""
@@ -216,7 +216,7 @@ def _from_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
         preprocessing = json.loads(metadata.get("pipeline.preprocessing", "{}"))
     except ValueError:
         preprocessing = None
-    if not isinstance(preprocessing, dict) or not preprocessing.keys() <= {"range", "mean", "std", "layout"}:
+    if not isinstance(preprocessing, dict) or not preprocessing.keys() <= set(FITTING):
         raise UsageError(
             "the file's metadata `pipeline.preprocessing` is not what `retrain` writes; "
             "state --mean, --std, --range and --layout yourself, or remove the entry."

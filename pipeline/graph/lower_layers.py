@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,10 @@ def _layer(item: Item) -> fx.Node:
     module = item.module()
     if type(module).__module__.startswith("onnx2torch"):
         raise Unsupported("its weights are computed, not constant")
+    if item.node.op_type == "InstanceNormalization" and math.prod(item.shape()[2:]) == 1:
+        raise Unsupported(
+            "each channel has a single place, of which normalising leaves nothing: the output is its bias"
+        )
     return item.build.emit(module, item.arg(), weights=item.weights())
 
 

@@ -25,7 +25,7 @@ from pipeline.render import Pictures, render, thumbnails
 from pipeline.settings import Settings, settle
 from pipeline.threat import BALLS, Ball
 from pipeline.workflow import facts, places
-from pipeline.workflow.demanded import GATES, demands
+from pipeline.workflow.demanded import GATES, demands, left_to_the_model
 from pipeline.workflow.events import Done, Event, Note
 from pipeline.workflow.kernels import Kernels, measured
 from pipeline.workflow.promise import refuse_unpromised
@@ -139,8 +139,8 @@ def examine(
         "method": facts.method(settings, how, (*kernels.assumptions, *subject.assumptions)),
         "parity": facts.parity(parity),
     }
-    differs = _comparable(gates, told, indices, fitted.labels)
-    for note in differs:
+    doubts = (*_comparable(gates, told, indices, fitted.labels), *left_to_the_model(gates, source))
+    for note in doubts:
         yield Note(note, warning=True)
     result = yield from _verdicts(subject, fitted, balls, how, indices, work)
     samples = facts.samples(result, fitted.labels, indices)
@@ -151,7 +151,7 @@ def examine(
         "samples": samples.described,
         "counterexamples": samples.counterexamples.described if samples.counterexamples else None,
         "largest_eps": reports.largest_eps(samples, tolerance=str(verdicts.TOLERANCE)),
-        "warnings": tuple(reports.Caution(message=note) for note in (*subject.imported.notes, *softmax, *differs)),
+        "warnings": tuple(reports.Caution(message=note) for note in (*subject.imported.notes, *softmax, *doubts)),
     }
     pictures = _pictures(levels, indices, fitted) if settings.thumbnails else {}
     return Evidence(samples, fields, time.monotonic() - began, result.seconds, result.cut, pictures)

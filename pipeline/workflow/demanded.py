@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.errors import UsageError
 from pipeline.gates import Demands, parse_gate, read_reference, share
 from pipeline.gates.demands import LOOSEST
-from pipeline.settings import Settings
+from pipeline.settings import FITTING, METADATA, Settings
 
 GATES = {"fail_under", "gate_on", "baseline", "max_regression", "significance", "require_parity"}
 """The settings that are about gates: no verdict depends on them."""
@@ -41,6 +42,17 @@ def demands(settings: Settings, folder: Path) -> Demands:
     )
     found.check(eps=settings.radii, attacked=settings.attack, arithmetic=settings.arithmetic)
     return found
+
+
+def left_to_the_model(gates: Demands, source: Mapping[str, str]) -> list[str]:
+    """A sentence where gates are judged by what the model's own metadata states and nobody else does, or none."""
+    judged = [*gates.floors, *gates.drops]
+    rest_on = {*FITTING} | (set() if "test_data" in source else {"data"}) if judged else set()
+    if any(gate.eps is None and gate.metric != "natural" for gate in judged):
+        rest_on.add("eps")
+    names = sorted(name for name in rest_on if source.get(name) == METADATA)
+    flags = ", ".join(f"--{name}" for name in names)
+    return [f"gates are judged by what the model's own metadata says of {flags}: state it yourself"] if names else []
 
 
 def _refuse_halves(settings: Settings) -> None:

@@ -66,6 +66,27 @@ def test_gates_decide_the_exit_code(pipeline, gate, code):
     assert got == code, err
 
 
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        (("--fail-under", "certified=0"), "--data, --eps:"),
+        (("--fail-under", "certified@1/1000=0"), "--data:"),
+        (("--fail-under", "natural=0", "--data", "digits"), ""),
+        (("--fail-under", "certified=0", "--data", "digits", "--eps", "1/1000"), ""),
+        ((), ""),
+    ],
+)
+def test_a_gate_that_rests_on_what_the_model_says_of_itself_is_warned_about(pipeline, here, flags, names):
+    model = onnx.load(here / "model.onnx")
+    onnx.helper.set_model_props(model, {"pipeline.eps": "1/1000", "pipeline.data": "digits"})
+    onnx.save(model, here / "own.onnx")
+    code, out, err = pipeline("certify", "own.onnx", "--max-samples", "20", *flags, "--format", "json")
+    assert code == 0, err
+    warnings = [w["message"] for w in json.loads(out)["result"]["warnings"]]
+    assert ("own metadata" in err) == bool(names)
+    assert [f"own metadata says of {names} state it yourself" in w for w in warnings] == [True] * bool(names)
+
+
 def test_a_gate_on_an_attack_that_does_not_run_is_a_usage_error(pipeline):
     code, _, err = pipeline(
         "certify", "model.onnx", *FAST, "--eps", "0.1", "--no-attack", "--fail-under", "attacked=0.1"

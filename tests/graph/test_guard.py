@@ -160,6 +160,11 @@ def test_all_unsupported_operators_are_named_with_counts(tmp_path: Path) -> None
     refused(saved(tmp_path, made), r"CumSum \(1\), Det \(1\), Trilu \(2?1?\)")
 
 
+def test_a_normalisation_that_leaves_nothing_is_named(tmp_path: Path) -> None:
+    normal = node("InstanceNormalization", ["x", "s", "b"], ["y"])
+    refused(saved(tmp_path, model([normal], ["batch", 3, 1, 1], {"s": weights(3), "b": weights(3)})), "a single place")
+
+
 def test_hostile_names_in_messages_are_escaped_and_cut(tmp_path: Path) -> None:
     made = mlp()
     made.graph.initializer[0].name = "\x1b[2J<script>" + "a" * 1_000_000
