@@ -161,7 +161,8 @@ def _ended(argv: list[str] | None, ending: Ending) -> tuple[int, str]:
                 if isolate.INSIDE in os.environ
                 else (74, f"there is too little memory ({told}): {SMALLER}")
             )
-        if type(error).__name__ == "AcceleratorError":
+        # An error of its own since PyTorch 2.8.
+        if type(error).__name__ == "AcceleratorError" or "CUDA error: " in told:
             return 74, f"the device failed ({told}): what was done until then is kept, so run the same command again."
         return 70, f"this is a fault of ours: {type(error).__name__}: {told}\nPlease report it with {_save()}."
 
