@@ -10,7 +10,7 @@ from pipeline.ops import AffineBN, Layer
 from pipeline.rules import Affine, rule_for
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-"""``Layer`` as a tuple: the dynamo of torch 2.6 cannot trace isinstance with a union."""
+"""``Layer`` as a tuple: the dynamo of torch 2.7 cannot trace isinstance with a union."""
 
 
 def layer_of(op: nn.Module) -> Layer | None:
