@@ -32,6 +32,7 @@ IDEAS = {
     "minus regularisers": ("--recipe", "shi2021", "--no-tightness", "--no-balance"),
     "vanilla-ibp": ("--recipe", "vanilla-ibp"),
 }
+FAST = RECIPES["fast"]
 BEST = {name: RECIPES[name] for name in ("shi2021", "fast")}
 CIFAR = ("--mean", "0.4914,0.4822,0.4465", "--std", "0.2470,0.2435,0.2616")
 TINY = ("--mean", "0.4802,0.4481,0.3975", "--std", "0.2302,0.2265,0.2262")
@@ -59,6 +60,9 @@ SMALL = ("small_cnn", "--input", "3,32,32", "--no-bn")
 TABLES: dict[str, tuple[Setting, ...]] = {
     # On a CPU, minutes a run.
     "mnist": tuple(Setting("10 epochs, ramp 3", eps, RECIPES, ramp(10, 3)) for eps in ("0.3", "0.1")),
+    "mnist-bf16": (
+        Setting("10 epochs, ramp 3", "0.3", {"fast": FAST, "fast, bf16": (*FAST, "--precision", "bf16")}, ramp(10, 3)),
+    ),
     "mnist-ideas": (
         Setting("10 epochs, ramp 3", "0.3", IDEAS, ramp(10, 3)),
         Setting("30 epochs, ramp 10", "0.3", IDEAS | BEST, ramp(30, 10)),
