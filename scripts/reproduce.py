@@ -108,6 +108,7 @@ class Run:
 @click.option("--work", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
 @click.option("--jobs", default=1, show_default=True, help="Runs side by side, each with its share of the cores.")
 @click.option("--device", default=None, help="As retrain's.")
+@click.option("--time-budget", default=None, help="As retrain's, for each run; the same command goes on from there.")
 @click.option("--only", default="", help="Only runs whose name contains this.")
 @click.option("--method", default="auto", show_default=True, help="As retrain's: how far the ladder is climbed.")
 @click.option("--seeds", default=None, type=int, help="At most so many.")
@@ -118,6 +119,7 @@ def main(
     work: Path,
     jobs: int,
     device: str | None,
+    time_budget: str | None,
     only: str,
     method: str,
     seeds: int | None,
@@ -127,7 +129,8 @@ def main(
     work.mkdir(parents=True, exist_ok=True)
     runs = [run for run in planned(TABLES[table], seeds) if only in run.name]
     if not show:
-        more = ["--method", method, *(["--device", device] if device else [])]
+        asked = {"--method": method, "--device": device, "--time-budget": time_budget}
+        more = [word for flag, value in asked.items() if value for word in (flag, value)]
         for net in {run.setting.net for run in runs}:
             untrained(net, work)
         threads = str(max(1, len(os.sched_getaffinity(0)) // jobs))
