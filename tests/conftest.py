@@ -7,18 +7,20 @@ import os
 import pytest
 import torch
 
+from tests.reports import (  # noqa: F401
+    hostile_name,
+    hostile_report,
+    make_report,
+    make_result,
+    make_samples,
+)
+
 # Small tensors gain nothing from threads, and lose much by them wherever cores are shared. Processes that tests start
 # inherit the same, so that they compute the same bits.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 # In CI commands run as children under limits, which has tests of its own; here processes are looked for by their parents.
 os.environ.pop("CI", None)
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_configure(config: pytest.Config) -> None:
-    """The fixtures of reports, imported only once whatever they import has its shapes checked."""
-    config.pluginmanager.import_plugin("tests.reports")
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
