@@ -6,6 +6,8 @@ backwards. Gradients flow through its weights into the statistics, and through t
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -13,9 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.network import Plan, Step
-from pipeline.ops import AffineBN, BatchNorm, Layer
+from pipeline.ops import AffineBN, Layer
 from pipeline.propagate import walk
 from pipeline.rules.batchnorm import batch_statistics, scale_shift
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+"""``BatchNorm`` as a tuple, for the reason of ``layers.LAYERS``."""
+Shells = Mapping[int, tuple[Layer, ...]]
+"""By the index of each BatchNorm, the layer that it becomes, its weights still to be set; of one alone, the layers by how many
+dimensions come after the channels. torch.compile sets weights, and follows no making of layers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,24 +59,28 @@ class _Clean:
     value: Tensor
 
 
-def batch_network(plan: Plan, x: Tensor) -> BatchNetwork:
-    """One pass of the clean batch, which also moves the running statistics as torch.nn does.
+def batch_network(plan: Plan, x: Tensor, shells: Shells | None = None) -> BatchNetwork:
+    """One pass of the clean batch, which also moves the running statistics as torch.nn does; into ``shells`` where given.
 
     With ``s = gamma / sqrt(var + eps)``: a layer with its BatchNorm becomes the layer ``s W, s (b - mean) + beta``, a BatchNorm
     alone the layer ``s, beta - s mean`` of each channel. BatchNorms in eval mode stay as they are.
     """
     layers: dict[int, Layer] = {}
+    shells = shells or shells_of(plan)
 
     def apply(step: Step, *xs: _Clean | Tensor) -> _Clean:
         values = [v.value if isinstance(v, _Clean) else v for v in xs]
         op = step.op
         bn = op.bn if isinstance(op, AffineBN) else op
-        if not isinstance(bn, BatchNorm) or not bn.training:
+        if not isinstance(bn, NORMS) or not bn.training:
             return _Clean(op(*values))
         before = op.affine(*values) if isinstance(op, AffineBN) else values[0]
         scale, shift = scale_shift(bn, *batch_statistics(bn, before))
+        shell = shells[step.index]
         layers[step.index] = (
-            _scaled(op.affine, scale, shift) if isinstance(op, AffineBN) else _alone(before, scale, shift)
+            _scaled(shell[0], op.affine, scale, shift)
+            if isinstance(op, AffineBN)
+            else _alone(shell, before, scale, shift)
         )
         rows = (1, -1, *[1] * (before.dim() - 2))
         # Layers may compute in bfloat16, statistics never do.
@@ -80,30 +92,50 @@ def batch_network(plan: Plan, x: Tensor) -> BatchNetwork:
     return BatchNetwork(_with(plan, layers), layers, logits.value if isinstance(logits, _Clean) else logits)
 
 
-def layer_with(like: Layer, weight: Tensor, bias: Tensor | None, **sizes: int) -> Layer:
+def shells_of(plan: Plan) -> Shells:
+    """What the BatchNorms of a plan turn into, without weights."""
+    found: dict[int, tuple[Layer, ...]] = {}
+    for step in plan.steps:
+        if isinstance(step.op, AffineBN):
+            found[step.index] = (_shell(step.op.affine),)
+        elif isinstance(step.op, NORMS):
+            n = step.op.num_features
+            pixels = (kind(n, n, 1, groups=n, device="meta") for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+            found[step.index] = tuple(map(_shell, (nn.Linear(n, n, device="meta"), *pixels)))
+    return found
+
+
+def emptied(shells: Shells) -> None:
+    """Without weights again: what is left in them at the end of a compiled step would be an output of it."""
+    for layer in itertools.chain.from_iterable(shells.values()):
+        _filled(layer, None, None)
+
+
+def layer_with(like: Layer, weight: Tensor, bias: Tensor | None) -> Layer:
     """A layer of the same kind that computes with tensors that belong to others."""
-    layer = type(like).__new__(type(like))  # torch.compile follows neither copy.copy nor a constructor
-    layer.__dict__.update(like.__dict__, _parameters={}, **sizes)
-    layer.weight, layer.bias = weight, bias  # type: ignore[assignment]
-    return layer
+    return _filled(_shell(like), weight, bias)
 
 
-def _scaled(layer: Layer, scale: Tensor, shift: Tensor) -> Layer:
+def _shell(like: Layer) -> Layer:
+    layer = copy.copy(like)
+    layer._parameters = {}
+    return _filled(layer, None, None)
+
+
+def _filled(shell: Layer, weight: Tensor | None, bias: Tensor | None) -> Layer:
+    shell.weight, shell.bias = weight, bias  # type: ignore[assignment]
+    return shell
+
+
+def _scaled(shell: Layer, layer: Layer, scale: Tensor, shift: Tensor) -> Layer:
     weight = layer.weight * scale.reshape(-1, *[1] * (layer.weight.dim() - 1))
-    return layer_with(layer, weight, shift if layer.bias is None else shift + scale * layer.bias)
+    return _filled(shell, weight, shift if layer.bias is None else shift + scale * layer.bias)
 
 
-_POINTWISE = (nn.Linear(1, 1), nn.Conv1d(1, 1, 1), nn.Conv2d(1, 1, 1), nn.Conv3d(1, 1, 1))
-"""By how many dimensions come after the channels."""
-
-
-def _alone(before: Tensor, scale: Tensor, shift: Tensor) -> Layer:
+def _alone(shells: tuple[Layer, ...], before: Tensor, scale: Tensor, shift: Tensor) -> Layer:
     """A BatchNorm as a layer: a diagonal one over features, one of a single pixel for each channel over images."""
-    channels, rank = before.shape[1], before.dim() - 2
-    if rank == 0:
-        return layer_with(_POINTWISE[0], torch.diag(scale), shift, in_features=channels, out_features=channels)
-    sizes = {"in_channels": channels, "out_channels": channels, "groups": channels}
-    return layer_with(_POINTWISE[rank], scale.reshape(-1, 1, *[1] * rank), shift, **sizes)
+    rank = before.dim() - 2
+    return _filled(shells[rank], scale.reshape(-1, 1, *[1] * rank) if rank else torch.diag(scale), shift)
 
 
 def _with(plan: Plan, layers: Mapping[int, Layer]) -> Plan:
