@@ -40,6 +40,7 @@ WORK, BALLS = "tests/certify/test_work.py", "tests/certify/test_balls.py"
 GATES, SCHEDULE = "tests/gates/test_gates.py", "tests/train/test_schedule.py"
 OBJECTIVE, CLOSED = "tests/train/test_objective.py", "tests/train/test_closed_forms.py"
 DRAW, FULL_BN, STORE = "tests/train/test_initialise.py", "tests/train/test_full_bn.py", "tests/train/test_checkpoint.py"
+MIXED = "tests/train/test_mixture.py"
 LOOP, WRITTEN, IMPORT = "tests/train/test_loop.py", "tests/graph/test_write_back.py", "tests/graph/test_importer.py"
 
 Fault = tuple[str, str, str, str]
@@ -259,6 +260,12 @@ TRAINING: list[Fault] = [
      "if False:", WRITTEN),
     ("graph/write_back.py", "        if reason is not None:\n",
      "        if False:\n", WRITTEN),
+    ("graph/deliver.py", "for part in reversed(files):",
+     "for part in files:", f"{WRITTEN} -k together"),
+    ("train/adversary.py", "slope(point).sign()",
+     "-slope(point).sign()", MIXED),
+    ("workflow/demanded.py", 'rest_on.add("eps")',
+     "pass", "tests/cli/test_certify.py -k rests"),
 ]
 
 # fmt: on
