@@ -6,6 +6,7 @@ No object array is ever unpickled. An archive that expands absurdly is refused f
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -17,6 +18,11 @@ from pipeline.errors import InputRejected, UsageError
 from pipeline.limits import limits, raised
 
 BOMB_BYTES = 64 * 2**20
+# What zipfile and numpy raise for a damaged member; numpy reads its header as Python reads a literal.
+DAMAGED = (
+    *(ValueError, TypeError, EOFError, RuntimeError, OSError, SyntaxError, tokenize.TokenError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 ALIASES = {"images": ("x", "images", "data"), "labels": ("y", "labels", "targets")}
 
@@ -33,7 +39,8 @@ def members(path: Path) -> dict[str, zipfile.ZipInfo]:
             entries = archive.infolist()
     # NotImplementedError is how zipfile says that it lacks a compression or an encryption.
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
-        raise InputRejected(f"{path.name!r} is no readable npz archive: {error}. Write it with numpy.savez.") from error
+        said = str(error)[:200]
+        raise InputRejected(f"{path.name!r} is no readable npz archive: {said}. Write it with numpy.savez.") from error
     found = {entry.filename.removesuffix(".npy"): entry for entry in entries}
     if len(found) != len(entries):
         raise InputRejected(f"{path.name!r} names a member twice. Write it again with numpy.savez.")
@@ -74,8 +81,9 @@ def read(path: Path, name: str) -> np.ndarray:
             _check_header(archive, entry, where)
             with archive.open(entry) as stream:
                 return npy.read_array(stream, allow_pickle=False)  # type: ignore[arg-type]
-    except (ValueError, EOFError, RuntimeError, NotImplementedError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputRejected(f"{where}: damaged or not an array: {error}. Write it again with numpy.savez.") from error
+    except DAMAGED as error:
+        said = str(error)[:200]
+        raise InputRejected(f"{where}: damaged or not an array: {said}. Write it again with numpy.savez.") from error
 
 
 def _check_header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, where: str) -> None:

@@ -80,4 +80,4 @@ def _damaged(name: str, error: Exception) -> InputRejected:
         return InputRejected(
             f"A picture has at most {limits().pixels} pixels; {name!r} declares more. {raised('pixels')}"
         )
-    return InputRejected(f"{name!r} is not a readable image: {error}. Repair it or take it out.")
+    return InputRejected(f"{name!r} is not a readable image: {str(error)[:200]}. Repair it or take it out.")

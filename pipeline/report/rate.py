@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from scipy.special import betaincinv
 
 from pipeline.errors import Contradiction, Incomplete
+from pipeline.report.text import clean
 
 PLACES = 4
 ALPHA = 0.05
@@ -36,7 +37,8 @@ class Rate(Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> Rate:
         if not 0 <= self.k <= self.n or self.value != decimal(Fraction(self.k, max(self.n, 1))):
-            raise Contradiction(f"A rate must be k of n with its own value; received {self.k}/{self.n} = {self.value}.")
+            said = clean(f"{self.k}/{self.n} = {self.value}", 80)
+            raise Contradiction(f"A rate must be k of n with its own value; received {said}.")
         if not all(DECIMAL.fullmatch(end) for end in self.ci95) or not self.ci95[0] <= self.value <= self.ci95[1]:
             raise Contradiction(f"An interval must hold its rate, {self.value}; received {str(self.ci95)[:80]}.")
         return self

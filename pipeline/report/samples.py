@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import tokenize
 import zipfile
 from dataclasses import dataclass, fields
 from fractions import Fraction
@@ -17,10 +18,16 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from pipeline.errors import Contradiction, InputRejected, UsageError
 from pipeline.report.facts import EXACT
 from pipeline.report.result import SamplesFile
+from pipeline.report.text import clean
 
 DECIDERS = ("nothing", "prediction", "pgd", "ibp", "crown-ibp", "long pgd", "crown", "alpha-crown")
 VERDICTS = ("certified", "falsified", "misclassified", "unknown")
 CERTIFIED, FALSIFIED, MISCLASSIFIED, UNKNOWN = range(4)
+# What zipfile and numpy raise for a damaged archive; numpy reads a member's header as Python reads a literal.
+DAMAGED = (
+    *(ValueError, KeyError, TypeError, EOFError, MemoryError, RuntimeError, SyntaxError, tokenize.TokenError),
+    zipfile.BadZipFile,
+)
 FILE_NAME, COUNTEREXAMPLES_NAME = "samples.npz", "counterexamples.npz"
 
 
@@ -151,7 +158,7 @@ def read_samples(path: Path, expected: SamplesFile | None) -> Samples:
             _require(name, array, (n,) if alone else (len(eps), n))
         return Samples(eps, **columns)  # type: ignore[arg-type]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputRejected(f"{path.name!r} is no samples file: {error}. Certify again.") from error
+        raise InputRejected(f"{path.name!r} is no samples file: {clean(error)}. Certify again.") from error
 
 
 def read_counterexamples(path: Path, expected: SamplesFile | None) -> Counterexamples:
@@ -164,7 +171,7 @@ def read_counterexamples(path: Path, expected: SamplesFile | None) -> Counterexa
             _require(name, columns[name], (n, *columns[name].shape[1:]) if name == "image" else (n,))
         return Counterexamples(**columns)
     except (ValueError, KeyError, TypeError) as error:
-        raise InputRejected(f"{path.name!r} is no counterexamples file: {error}. Certify again.") from error
+        raise InputRejected(f"{path.name!r} is no counterexamples file: {clean(error)}. Certify again.") from error
 
 
 def _exact(eps: np.ndarray) -> tuple[str, ...]:
@@ -196,5 +203,5 @@ def _arrays(path: Path, expected: SamplesFile | None) -> dict[str, np.ndarray]:
                 raise ValueError("its members are compressed, as ours never are")
         with np.load(io.BytesIO(content), allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
-    except (ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-        raise InputRejected(f"{path.name!r} is no file of ours: {error}. Certify again.") from error
+    except DAMAGED as error:
+        raise InputRejected(f"{path.name!r} is no file of ours: {clean(error)}. Certify again.") from error

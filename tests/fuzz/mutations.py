@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import zipfile
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -180,6 +181,27 @@ def _leaf(model: onnx.ModelProto, name: str, old: Any, rng: Random) -> Any:
 
 
 OPERATORS = tuple(sorted({s.name for s in onnx.defs.get_all_schemas()}))
+
+
+def of_archive(content: bytes, rng: Random) -> bytes:
+    """Bytes of one member changed, under the checksum that they have now."""
+    found = members(content)
+    name = rng.choice(sorted(found))
+    return packed(found | {name: flipped(found[name], rng)})
+
+
+def members(archive: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+        return {name: opened.read(name) for name in opened.namelist()}
+
+
+def packed(found: dict[str, bytes]) -> bytes:
+    """As numpy stores arrays: uncompressed."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        for name, content in found.items():
+            archive.writestr(name, content)
+    return made.getvalue()
 
 
 def of_arrays(content: bytes, rng: Random) -> bytes:

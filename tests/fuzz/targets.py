@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import resource
 import signal
 import sys
@@ -25,26 +24,18 @@ from random import Random
 import numpy as np
 from PIL import Image
 
-import pipeline.data
-from pipeline.api import certify
 from pipeline.data.source import load as load_data
 from pipeline.errors import PipelineError
 from pipeline.graph.importer import load as load_model
-from pipeline.render import html
-from pipeline.render.intoto import statement
-from pipeline.render.junit import junit
-from pipeline.render.markdown import markdown
-from pipeline.report.canonical import digest
-from pipeline.report.write import read as read_report
-from pipeline.review import comparison
 from pipeline.settings import settle
 from pipeline.vnnlib import parser, source
-from pipeline.workflow.verification import verify
+from tests.fuzz import reports
 from tests.fuzz.graphs import graph_of
+from tests.fuzz.judge import judge
 from tests.fuzz.moves import MOVES
-from tests.fuzz.mutations import Mutator, flipped, of_arrays, of_json, of_model, of_text
+from tests.fuzz.mutations import Mutator, flipped, of_archive, of_arrays, of_json, of_model, of_text
+from tests.fuzz.reports import cases
 
-FILES = ("report.json", "samples.npz", "counterexamples.npz")
 SECONDS, MIB = 30, 1024
 """Of processor time, and of memory beyond what the process had."""
 
@@ -156,92 +147,24 @@ def _images() -> list[bytes]:
     return made
 
 
-@cache
-def _report_files() -> dict[str, bytes]:
-    """The files of a report that ``verify`` finds in order."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        digits = Path(pipeline.data.__file__).parent / "digits.onnx"
-        certify(digits, "digits", eps=("0.02", "0.1"), report=folder, max_samples=16, method="ibp")
-        return {f.name: f.read_bytes() for f in folder.iterdir() if f.name in FILES}
-
-
-def _sealed(report: bytes, **files: bytes) -> bytes:
-    """The report with the digests that its forger would put into it, as far as it is still one."""
-    try:
-        raw = json.loads(report)
-        for key, content in files.items():
-            raw["result"][key]["sha256"] = hashlib.sha256(content).hexdigest()
-        raw["result_sha256"] = digest(raw.get("result"))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return report
-    return json.dumps(raw).encode("utf-8", "replace")
-
-
-def _read_folder(folder: Path, files: dict[str, bytes]) -> None:
-    """All that reads a report reads this one; each may refuse it."""
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    honest = folder / "honest"
-    honest.mkdir(exist_ok=True)
-    for name, content in _report_files().items():
-        (honest / name).write_bytes(content)
-
-    refusals: list[PipelineError] = []
-
-    def attempt(what: Callable[[], object]) -> None:
-        try:
-            what()
-        except PipelineError as error:
-            refusals.append(error)
-
-    def draw() -> None:
-        report = read_report(folder)
-        for rendering in (html.render, markdown, junit, statement):
-            rendering(report)
-
-    attempt(lambda: list(verify(folder)))
-    attempt(lambda: comparison.compare(folder, honest))
-    attempt(lambda: comparison.compare(honest, folder))
-    attempt(draw)
-    for error in refusals:
-        _judge(error)
-
-
-def _report(content: bytes, folder: Path) -> None:
-    _read_folder(folder, {**_report_files(), "report.json": _sealed(content)})
-
-
-def _beside(key: str) -> Callable[[bytes, Path], None]:
-    """A file beside the report, with the digest of what it became."""
-
-    def read(content: bytes, folder: Path) -> None:
-        files = {**_report_files(), f"{key}.npz": content}
-        _read_folder(folder, {**files, "report.json": _sealed(files["report.json"], **{key: content})})
-
-    return read
-
-
 TARGETS: dict[str, Target] = {
     "model": Target(_model, _models, (flipped, of_model, of_model, of_model)),
     "vnnlib": Target(_vnnlib, _vnnlibs, (flipped, of_text, of_text)),
     "toml": Target(_toml, _tomls, (flipped, of_text, of_text)),
-    "npz": Target(_npz, _npzs, (flipped, of_arrays)),
+    "npz": Target(_npz, _npzs, (flipped, of_archive, of_arrays)),
     "image": Target(_image, _images, (flipped,)),
-    "report": Target(_report, lambda: [_report_files()["report.json"]], (flipped, of_json, of_json, of_json)),
-    "samples": Target(_beside("samples"), lambda: [_report_files()["samples.npz"]], (flipped, of_arrays, of_arrays)),
+    "report": Target(
+        reports.read_report, lambda: [c.files["report.json"] for c in cases()], (flipped, of_json, of_json, of_json)
+    ),
+    "samples": Target(
+        reports.read_samples, lambda: [cases()[0].files["samples.npz"]], (flipped, of_archive, of_arrays)
+    ),
     "counterexamples": Target(
-        _beside("counterexamples"), lambda: [_report_files()["counterexamples.npz"]], (flipped, of_arrays, of_arrays)
+        reports.read_counterexamples,
+        lambda: [cases()[0].files["counterexamples.npz"]],
+        (flipped, of_archive, of_arrays),
     ),
 }
-
-
-def _judge(error: PipelineError) -> None:
-    """A refusal is a sentence about the file, and no fault of ours."""
-    assert error.exit_code != PipelineError.exit_code, f"a fault of ours: {error!r}"
-    assert len(str(error)) > 20, f"no sentence: {error!r}"
-    assert len(str(error)) < 4000, "a sentence that nobody reads to its end"
-    assert str(error).isprintable() or "\n" in str(error), f"control characters: {error!r}"
 
 
 def execute(name: str, content: bytes) -> bool:
@@ -252,7 +175,7 @@ def execute(name: str, content: bytes) -> bool:
             TARGETS[name].read(content, Path(folder))
             taken = True
         except PipelineError as error:
-            _judge(error)
+            judge(error)
             taken = False
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10
     assert grown <= MIB, f"{grown} MiB of memory"

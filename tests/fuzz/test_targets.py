@@ -9,7 +9,9 @@ from random import Random
 import numpy as np
 import pytest
 
-from tests.fuzz import targets
+from pipeline.workflow.verification import verify
+from tests.fuzz.mutations import members, packed
+from tests.fuzz.reports import cases, sealed
 from tests.fuzz.targets import TARGETS, execute, mutant
 
 TRIED = {"report": 6, "samples": 6, "counterexamples": 6, "model": 12}
@@ -28,7 +30,7 @@ def test_its_hostile_neighbours_are_taken_or_refused_by_a_sentence(name):
 
 
 def arrays(name: str) -> dict[str, np.ndarray]:
-    with np.load(io.BytesIO(targets._report_files()[f"{name}.npz"])) as stored:
+    with np.load(io.BytesIO(cases()[0].files[f"{name}.npz"])) as stored:
         return dict(stored)
 
 
@@ -46,6 +48,32 @@ def test_settings_that_were_found(content):
 @pytest.mark.parametrize("labels", [np.array(3), np.zeros((1, 0)), np.zeros((6, 1, 1), np.int64)], ids=str)
 def test_labels_that_were_found(labels):
     assert not execute("npz", stored(x=np.zeros((6, 1, 4, 4), np.float32), y=labels))
+
+
+def header_that_never_ends(archive: bytes) -> bytes:
+    """numpy reads a header as Python reads a literal, and tokenize gives up in its own way."""
+    return packed({name: data.replace(b", }", b",  ") for name, data in members(archive).items()})
+
+
+def names_that_differ(archive: bytes) -> bytes:
+    """zipfile quotes the name in the member's own header, of any length."""
+    first = bytearray(archive)
+    first[26:28] = (1500).to_bytes(2, "little")
+    return bytes(first)
+
+
+def encrypted(archive: bytes) -> bytes:
+    """The flag alone, in the directory and in the members' headers."""
+    for mark, at in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        parts = archive.split(mark)
+        archive = mark.join([parts[0], *(p[: at - 4] + b"\1" + p[at - 3 :] for p in parts[1:])])
+    return archive
+
+
+@pytest.mark.parametrize("broken", [header_that_never_ends, names_that_differ, encrypted])
+@pytest.mark.parametrize("name", ["npz", "samples", "counterexamples"])
+def test_archives_that_were_found(name, broken):
+    execute(name, broken(TARGETS[name].seeds()[0]))
 
 
 @pytest.mark.parametrize(
@@ -73,20 +101,24 @@ def test_columns_that_were_found(file, column, value, tmp_path):
     columns = arrays(file)
     content = stored(**{**columns, column: value(columns[column])})
     execute(file, content)
-    files = {**targets._report_files(), f"{file}.npz": content}
-    for name, data in files.items():
-        (tmp_path / name).write_bytes(data)
-    (tmp_path / "report.json").write_bytes(targets._sealed(files["report.json"], **{file: content}))
-    *_, found = targets.verify(tmp_path)
+    forged = sealed(cases()[0].files["report.json"], **{file: content})
+    cases()[0].write(tmp_path, **{f"{file}.npz": content, "report.json": forged})
+    *_, found = verify(tmp_path)
     assert any(file in fault and "holds" in fault for fault in found.faults), found.faults
 
 
+@pytest.mark.parametrize("value", ["\x1b[31m", "9" * 5000])
+def test_a_rate_that_would_paint_the_terminal(value):
+    raw = json.loads(cases()[0].files["report.json"])
+    raw["result"]["levels"][0]["certified"]["value"] = value
+    execute("report", json.dumps(raw).encode())
+
+
 def test_a_rung_that_there_is_not(tmp_path):
-    raw = json.loads(targets._report_files()["report.json"])
+    raw = json.loads(cases()[0].files["report.json"])
     raw["result"]["levels"][0]["rungs"][0]["name"] = "magic"
     content = json.dumps(raw).encode()
     execute("report", content)
-    for name, data in {**targets._report_files(), "report.json": targets._sealed(content)}.items():
-        (tmp_path / name).write_bytes(data)
-    *_, found = targets.verify(tmp_path)
+    cases()[0].write(tmp_path, **{"report.json": sealed(content)})
+    *_, found = verify(tmp_path)
     assert any("'magic'" in fault for fault in found.faults)
