@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt8
+from numpy.lib import format as npy
 
 from pipeline.errors import Contradiction, InputRejected, UsageError
 from pipeline.report.facts import EXACT
@@ -201,7 +202,8 @@ def _arrays(path: Path, expected: SamplesFile | None) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise ValueError("its members are compressed, as ours never are")
-        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
+            stored = {name.removesuffix(".npy"): io.BytesIO(archive.read(name)) for name in archive.namelist()}
+        # Not numpy.load, which gives the bytes of a member that is no array.
+        return {name: npy.read_array(member, allow_pickle=False) for name, member in stored.items()}
     except DAMAGED as error:
         raise InputRejected(f"{path.name!r} is no file of ours: {clean(error)}. Certify again.") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data import Dataset, fit, hold_out, load
-from pipeline.errors import InputRejected
+from pipeline.errors import Contradiction, InputRejected
 from pipeline.report import Result, Samples
 from pipeline.settings import Settings
 from pipeline.workflow.retraining import ASIDE
@@ -61,7 +61,15 @@ def require_same(found: Dataset, result: Result) -> None:
 
 
 def images(found: Dataset, result: Result, samples: Samples, layout: str | None = None) -> np.ndarray:
-    """The samples of a report, in its order, read and arranged as ``certify`` did: float32 (n, *input)."""
+    """The samples of a report, in its order, read and arranged as ``certify`` did: float32 (n, *input).
+
+    Raises Contradiction (5) for a sample that the data do not hold.
+    """
+    if (absent := (samples.index < 0) | (samples.index >= len(found))).any():
+        raise Contradiction(
+            f"The samples of a report are some of its data, which hold {len(found)}; samples.npz names number "
+            f"{samples.index[absent.argmax()]}. Certify again."
+        )
     taken = dataclasses.replace(found.take(samples.index), labels=samples.label)
     shape = tuple(int(d) for d in result.model.input.shape[1:] if isinstance(d, int))
     known = {"input_shape": shape, "classes": result.model.output.classes, "value_range": result.preprocessing.range}

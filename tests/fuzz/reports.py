@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +106,23 @@ def read_report(content: bytes, folder: Path) -> None:
     _read(case, folder, about)
 
 
-def read_beside(key: str, content: bytes, folder: Path) -> None:
-    """A file beside a certification's report, which has the digest of what became of it. No drawing depends on such a file."""
+def read_samples(content: bytes, folder: Path) -> None:
+    """The samples of a certification, forged. No drawing depends on them but pictures."""
     case = cases()[0]
-    about = case.write(folder, **{f"{key}.npz": content, JSON: sealed(case.files[JSON], **{key: content})})
+    about = case.write(folder, **_beside("samples", content))
     _attempt(lambda: pictures(folder, "digits"))
     _read(case, folder, about)
+
+
+def read_counterexamples(content: bytes, folder: Path) -> None:
+    """The points of a certification, forged. Only verification reads them, and no proof depends on them."""
+    about = cases()[0].write(folder, **_beside("counterexamples", content))
+    list(verify(folder, **(about | {"recheck": None})))
+
+
+def _beside(key: str, content: bytes) -> dict[str, bytes]:
+    """A file beside a report, and the report with the digest of what became of it."""
+    return {f"{key}.npz": content, JSON: sealed(cases()[0].files[JSON], **{key: content})}
 
 
 def _read(case: Case, folder: Path, about: dict[str, Any]) -> None:
@@ -129,6 +140,3 @@ def _attempt(what: Callable[[], object]) -> None:
         what()
     except PipelineError as error:
         judge(error)
-
-
-read_samples, read_counterexamples = (partial(read_beside, key) for key in ("samples", "counterexamples"))

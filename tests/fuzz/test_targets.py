@@ -9,6 +9,8 @@ from random import Random
 import numpy as np
 import pytest
 
+from pipeline.errors import Contradiction
+from pipeline.workflow.pictures import pictures
 from pipeline.workflow.verification import verify
 from tests.fuzz.mutations import members, packed
 from tests.fuzz.reports import cases, sealed
@@ -62,6 +64,11 @@ def names_that_differ(archive: bytes) -> bytes:
     return bytes(first)
 
 
+def member_that_is_no_array(archive: bytes) -> bytes:
+    """numpy.load gives such a one as bytes."""
+    return packed(dict.fromkeys(members(archive), b"label"))
+
+
 def encrypted(archive: bytes) -> bytes:
     """The flag alone, in the directory and in the members' headers."""
     for mark, at in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
@@ -70,7 +77,7 @@ def encrypted(archive: bytes) -> bytes:
     return archive
 
 
-@pytest.mark.parametrize("broken", [header_that_never_ends, names_that_differ, encrypted])
+@pytest.mark.parametrize("broken", [header_that_never_ends, member_that_is_no_array, names_that_differ, encrypted])
 @pytest.mark.parametrize("name", ["npz", "samples", "counterexamples"])
 def test_archives_that_were_found(name, broken):
     execute(name, broken(TARGETS[name].seeds()[0]))
@@ -105,6 +112,18 @@ def test_columns_that_were_found(file, column, value, tmp_path):
     cases()[0].write(tmp_path, **{f"{file}.npz": content, "report.json": forged})
     *_, found = verify(tmp_path)
     assert any(file in fault and "holds" in fault for fault in found.faults), found.faults
+
+
+@pytest.mark.parametrize("index", [-1, 360, 2**62])
+def test_a_sample_that_the_data_do_not_hold(index, tmp_path):
+    columns = arrays("samples")
+    columns["index"][0] = index
+    content = stored(**columns)
+    execute("samples", content)
+    forged = sealed(cases()[0].files["report.json"], samples=content)
+    cases()[0].write(tmp_path, **{"samples.npz": content, "report.json": forged})
+    with pytest.raises(Contradiction, match=rf"hold 360; samples.npz names number {index}\."):
+        pictures(tmp_path, "digits")
 
 
 @pytest.mark.parametrize("value", ["\x1b[31m", "9" * 5000])
