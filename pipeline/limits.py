@@ -36,6 +36,8 @@ class Limits:
     """Of the text of a VNN-LIB property."""
     report_bytes: int = 256 * MIB
     """Of a report.json that is read."""
+    attack_steps: int = 10_000
+    """Not bytes: of PGD over all its starts, as a report that is proved again states it."""
 
 
 NAMES = tuple(field.name for field in fields(Limits))

@@ -114,7 +114,7 @@ def build_result(
                 "Every sum and product is rounded to nearest, as IEEE 754 demands.",
                 "TF32, bfloat16 and Winograd convolutions are off.",
             ),
-            attack=Attack(name="pgd", steps=10, restarts=1, step_size="eps/4", loss="margin", seed=0)
+            attack=Attack(name="pgd", steps=10, restarts=1, step_size="0.25 eps", loss="margin", seed=0)
             if samples.survived is not None
             else None,
             provider="CPUExecutionProvider",

@@ -50,7 +50,7 @@ def _show(done: Any, out: Any) -> None:
     asked = result.property
     out.print(
         Text(f"{result.verdict}", style=colour).append(
-            f"   {clean(asked.file)} of {clean(result.model['file'])}", "bold"
+            f"   {clean(asked.file)} of {clean(result.model.file)}", "bold"
         )
     )
     boxes = f"{asked.boxes} boxes, {asked.conjunctions} conjunctions, {asked.inputs} inputs, {asked.outputs} outputs"

@@ -117,11 +117,11 @@ class Attack(Frozen):
     """An attack that every correctly classified sample, or those that cheap bounds left open, went through."""
 
     name: str
-    steps: int
-    restarts: int
-    step_size: str
+    steps: int = Field(ge=1)
+    restarts: int = Field(ge=1)
+    step_size: str = Field(pattern=r"^\d{0,9}\.?\d{1,12}(e-\d{1,2})? eps$")
     loss: str
-    seed: int
+    seed: int = Field(ge=0)
 
 
 class Method(Frozen):

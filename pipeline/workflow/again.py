@@ -9,30 +9,32 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data import Dataset, fit, hold_out, load
-from pipeline.errors import Contradiction, InputRejected
+from pipeline.errors import Contradiction, InputRejected, UsageError
 from pipeline.report import Result, Samples
-from pipeline.settings import Settings
+from pipeline.settings import Settings, settled
 from pipeline.workflow.retraining import ASIDE
 from pipeline.workflow.subject import Subject, open_model
 
 
 def settings(result: Result) -> Settings:
-    """The settings under which a report was made, as far as it states them."""
+    """The settings under which a report was made, as far as it states them. Raises InputRejected (3) for what are none."""
     prepared, method = result.preprocessing, result.method
-    return Settings.model_validate(
-        {
-            "norm": result.threat.norm,
-            "eps": tuple(level.exact for level in result.levels),
-            "range": prepared.range,
-            "mean": prepared.mean,
-            "std": prepared.std,
-            "layout": "NHWC" if prepared.layout == "NHWC" else None,
-            "output": result.model.output.name,
-            "arithmetic": method.arithmetic,
-            "attack": method.attack is not None,
-            "provider": method.provider,
-        }
-    )
+    said = {
+        "norm": result.threat.norm,
+        "eps": tuple(level.exact for level in result.levels),
+        "range": prepared.range,
+        "mean": prepared.mean,
+        "std": prepared.std,
+        "layout": "NHWC" if prepared.layout == "NHWC" else None,
+        "output": result.model.output.name,
+        "arithmetic": method.arithmetic,
+        "attack": method.attack is not None,
+        "provider": method.provider,
+    }
+    try:
+        return settled(said, dict.fromkeys(said, "report.json"))
+    except UsageError as error:
+        raise InputRejected(str(error)) from error
 
 
 def subject(model: Path, result: Result) -> Subject:

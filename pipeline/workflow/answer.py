@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from pipeline.report.facts import Name, Sha256, Tool
 from pipeline.report.rate import Frozen
 from pipeline.report.result import Run
@@ -26,6 +28,14 @@ class Found(Frozen):
     rounded: int
 
 
+class Delivered(Frozen):
+    """The model file, by its name without folders."""
+
+    file: Name
+    sha256: Sha256
+    bytes: int
+
+
 class Asked(Frozen):
     """The property file, and what it holds once its connectives are expanded."""
 
@@ -42,7 +52,7 @@ class Answer(Frozen):
     """What is known of a property: the verdict, what it means, and how it was reached."""
 
     tool: Tool
-    model: dict[str, str | int]
+    model: Delivered
     property: Asked
     output: Name | None = None
     """The one that was chosen, of several."""
@@ -51,7 +61,7 @@ class Answer(Frozen):
     statement: str
     assumptions: tuple[str, ...] = ()
     verdict: Verdict
-    methods: tuple[str, ...]
+    methods: tuple[str, ...] = Field(min_length=1)
     decided_by: str | None
     boxes_bounded: int
     boxes_open: int

@@ -29,7 +29,7 @@ from pipeline.report.canonical import digest
 from pipeline.settings import Settings, settle
 from pipeline.vnnlib import Case, Property, counterexample, exact, parse, read
 from pipeline.workflow import facts, places, promise
-from pipeline.workflow.answer import Answer, Asked, Decided, Found, PropertyReport, Verdict, write
+from pipeline.workflow.answer import Answer, Asked, Decided, Delivered, Found, PropertyReport, Verdict, write
 from pipeline.workflow.asked import batch_of, open_for, require_rules
 from pipeline.workflow.demanded import GATES
 from pipeline.workflow.events import Note
@@ -78,7 +78,7 @@ def decide(
     outcome, witness, kernels = yield from _decided(subject, question, falsifier, settings, method, clock)
     answer = Answer(
         tool=facts.tool(),
-        model={"file": model.name, "sha256": digests(model).sha256, "bytes": model.stat().st_size},
+        model=Delivered(file=model.name, sha256=digests(model).sha256, bytes=model.stat().st_size),
         property=Asked(
             file=property_file.name,
             sha256=facts.sha256_of(property_file),

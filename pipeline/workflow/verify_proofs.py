@@ -10,9 +10,10 @@ import numpy as np
 from pipeline import certify as verdicts
 from pipeline.certify import PGD, Certification, Progress, certified_at
 from pipeline.certify.prover import Prover
-from pipeline.errors import Contradiction
+from pipeline.errors import Contradiction, InputRejected
+from pipeline.limits import limits, raised
 from pipeline.propagate.margins import METHODS
-from pipeline.report import CERTIFIED, DECIDERS, FALSIFIED, Report, Result, Samples
+from pipeline.report import CERTIFIED, DECIDERS, FALSIFIED, Report, Result, Samples, clean
 from pipeline.review.findings import Findings
 from pipeline.threat import BALLS, Ball
 from pipeline.workflow import again
@@ -51,6 +52,12 @@ def recheck(
 
 def _how(result: Result, samples: Samples, rows: np.ndarray, subject: Subject) -> verdicts.Settings:
     settings, about = again.settings(result), result.method.attack
+    most = limits().attack_steps
+    if about is not None and about.steps * about.restarts > most:
+        raise InputRejected(
+            f"Proving again repeats the attack of a report, of at most {most} steps; this one states "
+            f"{clean(f'{about.steps} in each of {about.restarts} starts', 80)}. {raised('attack_steps')}"
+        )
     return verdicts.Settings(
         settings.arithmetic,
         None
@@ -69,9 +76,15 @@ def _ball(result: Result, eps: Fraction) -> Ball:
 
 def _method(result: Result, samples: Samples, rows: np.ndarray) -> verdicts.Choice:
     if samples.decided_by is None:
-        return result.method.bounds[-1]  # type: ignore[return-value]
-    proved = samples.decided_by[:, rows][samples.verdict[:, rows] == CERTIFIED]
-    return DECIDERS[int(proved.max())] if proved.size else "ibp"  # type: ignore[return-value]
+        name = result.method.bounds[-1] if result.method.bounds else "nothing"
+    else:
+        proved = samples.decided_by[:, rows][samples.verdict[:, rows] == CERTIFIED]
+        name = DECIDERS[int(proved.max())] if proved.size else "ibp"
+    if name not in METHODS:
+        raise InputRejected(
+            f"A sample is certified by one of {', '.join(METHODS)}; the report says {clean(name, 40)!r}."
+        )
+    return name  # type: ignore[return-value]
 
 
 def _contradicted(samples: Samples, rows: np.ndarray, now: Certification) -> Iterator[str]:

@@ -49,7 +49,7 @@ def verify_property(
     folder = report if report.is_dir() else report.parent
     found.weigh("verdict, boxes and witness agree", _laws(result, folder))
     for what, file, same in (
-        ("model", model, lambda path: digests(path).sha256 == result.model["sha256"]),
+        ("model", model, lambda path: digests(path).sha256 == result.model.sha256),
         ("property", property_file, lambda path: facts.sha256_of(path) == result.property.sha256),
     ):
         if file is None:

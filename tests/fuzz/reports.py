@@ -53,13 +53,13 @@ def cases() -> tuple[Case, ...]:
     """A certification with gates and a baseline, a retraining, a property with its witness."""
     digits = Path(pipeline.data.__file__).parent / "digits.onnx"
     how: dict[str, Any] = {"max_samples": 16, "method": "ibp"}
-    radii: dict[str, Any] = {"eps": ("0.02", "0.1"), "largest_eps": True, **how}
+    radii: dict[str, Any] = {"eps": ("0.002", "0.1"), "largest_eps": True, **how}
     with tempfile.TemporaryDirectory() as name, torch.random.fork_rng():
         folder = Path(name)
         zero, one, two, three = (folder / part for part in ("baseline", "certified", "retrained", "property"))
         two.mkdir(), three.mkdir()
         certify(digits, "digits", report=zero, **radii)
-        gates = {"fail_under": ("natural=0.4", "certified@0.02=0.3"), "max_regression": ("certified@0.02=0.01",)}
+        gates = {"fail_under": ("natural=0.4", "certified@0.002=0.3"), "max_regression": ("certified@0.002=0.01",)}
         certify(digits, "digits", report=one, baseline=str(zero), significance="0.05", **gates, **radii)
         retrain(digits, "digits", eps="0.1", out=two / "m.onnx", report=two, recipe="vanilla-ibp", epochs=2, **how)
         (three / "p.vnnlib").write_text(export_vnnlib(one, INDEX, eps="0.1"))

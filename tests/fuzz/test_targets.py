@@ -9,7 +9,8 @@ from random import Random
 import numpy as np
 import pytest
 
-from pipeline.errors import Contradiction
+from pipeline.errors import Contradiction, InputRejected
+from pipeline.report import CERTIFIED, DECIDERS
 from pipeline.workflow.pictures import pictures
 from pipeline.workflow.verification import verify
 from tests.fuzz.mutations import members, packed
@@ -124,6 +125,48 @@ def test_a_sample_that_the_data_do_not_hold(index, tmp_path):
     cases()[0].write(tmp_path, **{"samples.npz": content, "report.json": forged})
     with pytest.raises(Contradiction, match=rf"hold 360; samples.npz names number {index}\."):
         pictures(tmp_path, "digits")
+
+
+@pytest.mark.parametrize(
+    ("where", "what", "said"),
+    [
+        ("attack", {"steps": 2**31 - 1}, "attack of a report, of at most 10000 steps"),
+        ("attack", {"steps": -1}, "greater than or equal to 1"),
+        ("attack", {"seed": -1}, "greater than or equal to 0"),
+        ("attack", {"step_size": "1e999999999 eps"}, "should match pattern"),
+        (None, {"provider": "x"}, "report.json: provider is refused"),
+    ],
+)
+def test_a_method_that_cannot_be_repeated(where, what, said, tmp_path):
+    raw = json.loads(cases()[0].files["report.json"])
+    method = raw["result"]["method"]
+    (method[where] if where else method).update(what)
+    about = cases()[0].write(tmp_path, **{"report.json": sealed(json.dumps(raw).encode())})
+    with pytest.raises(InputRejected, match=said):
+        list(verify(tmp_path, **about))
+
+
+@pytest.mark.parametrize(("key", "value"), [("model", {"file": "m.onnx"}), ("methods", [])])
+def test_an_answer_without_its_parts(key, value, tmp_path):
+    raw = json.loads(cases()[2].files["report.json"])
+    raw["result"][key] = value
+    about = cases()[2].write(tmp_path, **{"report.json": sealed(json.dumps(raw).encode())})
+    with pytest.raises(InputRejected, match="This is no report"):
+        list(verify(tmp_path, **about))
+
+
+def test_a_proof_by_what_proves_nothing(tmp_path):
+    """The rungs of report.json are forged to agree."""
+    columns, raw = arrays("samples"), json.loads(cases()[0].files["report.json"])
+    columns["decided_by"][columns["verdict"] == CERTIFIED] = DECIDERS.index("pgd")
+    pgd, ibp = raw["result"]["levels"][0]["rungs"]
+    pgd.update(decided=ibp["decided"], certified=ibp["certified"])
+    ibp["decided"] = 0
+    content = stored(**columns)
+    forged = sealed(json.dumps(raw).encode(), samples=content)
+    about = cases()[0].write(tmp_path, **{"samples.npz": content, "report.json": forged})
+    with pytest.raises(InputRejected, match="the report says 'pgd'"):
+        list(verify(tmp_path, **(about | {"recheck": 16})))
 
 
 @pytest.mark.parametrize("value", ["\x1b[31m", "9" * 5000])
