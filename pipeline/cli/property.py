@@ -49,9 +49,7 @@ def _show(done: Any, out: Any) -> None:
     colour = {"holds": "bold green", "violated": "bold red"}.get(result.verdict, "bold yellow")
     asked = result.property
     out.print(
-        Text(f"{result.verdict}", style=colour).append(
-            f"   {clean(asked.file)} of {clean(result.model.file)}", "bold"
-        )
+        Text(f"{result.verdict}", style=colour).append(f"   {clean(asked.file)} of {clean(result.model.file)}", "bold")
     )
     boxes = f"{asked.boxes} boxes, {asked.conjunctions} conjunctions, {asked.inputs} inputs, {asked.outputs} outputs"
     lines = [f"unsafe set: {boxes}"]

@@ -38,6 +38,7 @@ class Histogram(Frozen):
             len(self.edges) == len(self.counts) + 1,
             f"a histogram of {len(self.counts)} bins has {len(self.edges)} edges",
         )
+        law(all(0 <= count < 2**53 for count in self.counts), "a bin of a histogram counts no number of samples")
         return self
 
 

@@ -26,8 +26,8 @@ VERDICTS = ("certified", "falsified", "misclassified", "unknown")
 CERTIFIED, FALSIFIED, MISCLASSIFIED, UNKNOWN = range(4)
 # What zipfile and numpy raise for a damaged archive; numpy reads a member's header as Python reads a literal.
 DAMAGED = (
-    *(ValueError, KeyError, TypeError, EOFError, MemoryError, RuntimeError, SyntaxError, tokenize.TokenError),
-    zipfile.BadZipFile,
+    *(ValueError, KeyError, TypeError, EOFError, MemoryError, RuntimeError, SyntaxError, OverflowError),
+    *(tokenize.TokenError, zipfile.BadZipFile),
 )
 FILE_NAME, COUNTEREXAMPLES_NAME = "samples.npz", "counterexamples.npz"
 

@@ -121,7 +121,10 @@ def _largest(
     contained = ~correct | (stated == 0)
     for level in now.levels:
         contained |= (level.verdicts == verdicts.Verdict.CERTIFIED) & (stated <= float(level.ball.eps))
-    ask = np.flatnonzero(~contained)
+    ask, what = np.flatnonzero(~contained), f"the largest eps of {len(rows)} samples, certified again"
+    if not len(ask):
+        found.checked.append(what)
+        return
     prover = Prover(subject.network, pixels[rows][ask], samples.label[rows][ask], how)
     balls = [_ball(result, Fraction(float(eps))) for eps in stated[ask]]
     methods = [method for method in METHODS if method in result.method.bounds]
@@ -132,4 +135,4 @@ def _largest(
             index = samples.index[rows][ask][~proved]
             yield f"{len(index)} samples cannot be certified again at their largest eps; the first is {index[0]}."
 
-    found.weigh(f"the largest eps of {len(rows)} samples, certified again", faults())
+    found.weigh(what, faults())

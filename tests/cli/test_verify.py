@@ -396,6 +396,17 @@ def test_a_largest_eps_that_only_a_proof_uncovers(pipeline, folder, norm):
         assert says in out
 
 
+def test_a_largest_eps_where_no_sample_is_correct(pipeline, folder):
+    digits = load("digits", part="test").take(np.arange(4))
+    np.savez(folder / "wrong.npz", x=digits.images, y=(digits.labels + 1) % 10)
+    about = ("--model", "model.onnx", "--data", "npz:wrong.npz")
+    code, _, err = pipeline("certify", *about[1:], "--eps", "1/1000", "--method", "ibp", "--largest-eps")
+    assert code == 0, err
+    code, out, err = pipeline("verify", "model.report", *about, "--recheck", "4")
+    assert code == 0, out + err
+    assert "the largest eps of 4 samples, certified again" in out
+
+
 def test_compare_says_what_flipped(pipeline, folder):
     code, out, err = pipeline("compare", "kept", "model.report", "--format", "json")
     assert code == 0, err

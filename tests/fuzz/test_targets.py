@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import Contradiction, InputRejected
-from pipeline.report import CERTIFIED, DECIDERS
+from pipeline.report import CERTIFIED, DECIDERS, read
 from pipeline.workflow.pictures import pictures
 from pipeline.workflow.verification import verify
 from tests.fuzz.mutations import members, packed
@@ -65,6 +65,11 @@ def names_that_differ(archive: bytes) -> bytes:
     return bytes(first)
 
 
+def header_of_more_than_there_is(archive: bytes) -> bytes:
+    old, new = b"(16,), }" + b" " * 20, b"(%d,), }" % 2**70  # of one length
+    return packed({name: data.replace(old, new) for name, data in members(archive).items()})
+
+
 def member_that_is_no_array(archive: bytes) -> bytes:
     """numpy.load gives such a one as bytes."""
     return packed(dict.fromkeys(members(archive), b"label"))
@@ -78,7 +83,10 @@ def encrypted(archive: bytes) -> bytes:
     return archive
 
 
-@pytest.mark.parametrize("broken", [header_that_never_ends, member_that_is_no_array, names_that_differ, encrypted])
+@pytest.mark.parametrize(
+    "broken",
+    [header_that_never_ends, header_of_more_than_there_is, member_that_is_no_array, names_that_differ, encrypted],
+)
 @pytest.mark.parametrize("name", ["npz", "samples", "counterexamples"])
 def test_archives_that_were_found(name, broken):
     execute(name, broken(TARGETS[name].seeds()[0]))
@@ -113,6 +121,14 @@ def test_columns_that_were_found(file, column, value, tmp_path):
     cases()[0].write(tmp_path, **{f"{file}.npz": content, "report.json": forged})
     *_, found = verify(tmp_path)
     assert any(file in fault and "holds" in fault for fault in found.faults), found.faults
+
+
+def test_a_histogram_that_cannot_be_drawn(tmp_path):
+    raw = json.loads(cases()[0].files["report.json"])
+    raw["result"]["levels"][-1]["margin"]["histogram"]["counts"][0] = 2**64
+    cases()[0].write(tmp_path, **{"report.json": sealed(json.dumps(raw).encode())})
+    with pytest.raises(Contradiction, match="counts no number of samples"):
+        read(tmp_path)
 
 
 @pytest.mark.parametrize("index", [-1, 360, 2**62])
