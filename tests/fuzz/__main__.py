@@ -1,12 +1,19 @@
-"""``python -m tests.fuzz graphs|bytes --seconds N [--seed S]``: fuzz for a while, print what was tried, exit 1 on a finding."""
+"""``python -m tests.fuzz graphs|bytes|coverage --seconds N [--seed S]``: fuzz for a while, exit 1 on a finding.
+
+Prints what was tried. ``--target report --target samples`` shares the time among these readers alone.
+"""
 
 from __future__ import annotations
 
 import argparse
+import re
+import subprocess
 import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import hypothesis
@@ -45,16 +52,44 @@ def random_graphs(seconds: float, seed: int) -> bool:
     return True
 
 
+def guided(seconds: float, seed: int, names: Sequence[str]) -> bool:
+    """Each reader under libFuzzer for its share of the time, in a process of its own. Whether nothing was found."""
+    if find_spec("atheris") is None:
+        print("guided by coverage: left out, since atheris is not installed (the extra [fuzz], on Linux and x86-64)")
+        return True
+    clean = True
+    for name in names:
+        share = max(1, round(seconds / len(names)))
+        command = [sys.executable, "-m", "tests.fuzz.coverage", name, f"-max_total_time={share}", f"-seed={seed}"]
+        ran = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        if ran.returncode:
+            print(f"{name}:\n{ran.stdout[-3000:]}{ran.stderr[-1000:]}", file=sys.stderr)
+        before, after = (re.findall(rf"#(\d+)\s+{mark}\s+cov: (\d+)", ran.stderr) for mark in ("INITED", r"\w+"))
+        if before:
+            print(
+                f"{name}: {after[-1][0]} executions, {before[0][1]} places of code reached at first, {after[-1][1]} at last"
+            )
+        clean &= not ran.returncode
+    return clean
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("what", choices=("graphs", "bytes"))
+    parser.add_argument("what", choices=("graphs", "bytes", "coverage"))
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument(
+        "--target", action="append", choices=targets.TARGETS, help="a reader of files; all, if none is named"
+    )
     asked = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    run = random_graphs if asked.what == "graphs" else targets.run
-    return 0 if run(asked.seconds, asked.seed) else 1
+    names = asked.target or tuple(targets.TARGETS)
+    if asked.what == "graphs":
+        clean = random_graphs(asked.seconds, asked.seed)
+    else:
+        clean = (targets.run if asked.what == "bytes" else guided)(asked.seconds, asked.seed, names)
+    return 0 if clean else 1
 
 
 if __name__ == "__main__":
