@@ -158,5 +158,6 @@ class ClassRow(Frozen):
     @model_validator(mode="after")
     def _laws(self) -> ClassRow:
         middle = self.natural if self.attacked is None else self.attacked
+        law(self.label >= 0, f"classes are numbered from 0; a row is of class {self.label}")
         law(0 <= self.certified <= middle <= self.natural <= self.n, f"class {self.label} at eps = {self.eps}: {self}")
         return self

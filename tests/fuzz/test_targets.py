@@ -131,6 +131,14 @@ def test_a_histogram_that_cannot_be_drawn(tmp_path):
         read(tmp_path)
 
 
+def test_a_class_that_none_can_be(tmp_path):
+    raw = json.loads(cases()[0].files["report.json"])
+    raw["result"]["per_class"][0]["label"] = -(2**31)
+    cases()[0].write(tmp_path, **{"report.json": sealed(json.dumps(raw).encode())})
+    with pytest.raises(Contradiction, match="numbered from 0"):
+        read(tmp_path)
+
+
 @pytest.mark.parametrize("index", [-1, 360, 2**62])
 def test_a_sample_that_the_data_do_not_hold(index, tmp_path):
     columns = arrays("samples")
