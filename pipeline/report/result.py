@@ -104,8 +104,12 @@ class Result(Frozen):
             sure = self.method.arithmetic != "none" or level.certified.k == 0
             law(sure, "arithmetic `none` never says certified")
             rows = [row for row in self.per_class if row.eps == level.eps]
-            sums = tuple(sum(getattr(row, name) for row in rows) for name in ("n", "natural", "certified"))
-            whole = (level.natural.n, level.natural.k, level.certified.k)
+            attacked = level.attacked is not None
+            law(all((row.attacked is not None) == attacked for row in rows), "classes are attacked as the level is")
+            names = ("n", "natural", "attacked", "certified", "undecided")
+            sums = tuple(sum(getattr(row, name) or 0 for row in rows) for name in names)
+            rates = (level.natural.n, level.natural.k, level.attacked.k if level.attacked else 0, level.certified.k)
+            whole = (*rates, level.undecided)
             law(not rows or sums == whole, f"classes sum to {sums}, the level has {whole}")
         for low, high in pairwise(self.levels):
             law(low.exact < high.exact, f"levels must ascend; eps = {low.eps} precedes {high.eps}")

@@ -131,11 +131,14 @@ def test_a_histogram_that_cannot_be_drawn(tmp_path):
         read(tmp_path)
 
 
-def test_a_class_that_none_can_be(tmp_path):
+@pytest.mark.parametrize(
+    ("what", "said"), [({"label": -(2**31)}, "numbered from 0"), ({"attacked": None}, "attacked as the level is")]
+)
+def test_a_class_that_none_can_be(what, said, tmp_path):
     raw = json.loads(cases()[0].files["report.json"])
-    raw["result"]["per_class"][0]["label"] = -(2**31)
+    raw["result"]["per_class"][-1].update(what)
     cases()[0].write(tmp_path, **{"report.json": sealed(json.dumps(raw).encode())})
-    with pytest.raises(Contradiction, match="numbered from 0"):
+    with pytest.raises(Contradiction, match=said):
         read(tmp_path)
 
 
