@@ -11,9 +11,10 @@ SIZES = (1 << 30, 1 << 25)
 
 REFUSALS = (
     *("can't allocate memory", "not enough memory", "could not create a primitive"),
-    *("Failed to allocate memory", "std::bad_alloc"),
+    *("Failed to allocate memory", "std::bad_alloc", "Cannot allocate memory"),
+    *("failed to map segment", "Failed to serialize proto"),
 )
-"""What PyTorch, oneDNN and ONNX Runtime say of a machine without memory, in errors that have no type of their own."""
+"""What PyTorch, oneDNN, ONNX Runtime, the loader and protobuf say where there is no memory, in errors without a type for it."""
 
 
 def keep_large_blocks() -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.allocator import out_of_memory
 from pipeline.errors import EnvironmentFailure, InputRejected
 from pipeline.graph.names import shown
 from pipeline.limits import limits
@@ -102,6 +103,8 @@ def session(source: Path | str | bytes, *, provider: str = "cpu", limited: bool 
     try:
         inference = ort.InferenceSession(target, options, providers=[(wanted, _OPTIONS[provider])])
     except Exception as error:  # ONNX Runtime raises its own kinds, without a common base
+        if out_of_memory(error):
+            raise
         raise InputRejected(f"ONNX Runtime must be able to load the model; it says: {shown(str(error), 500)}") from None
     if inference.get_providers()[0] != wanted:
         raise EnvironmentFailure(

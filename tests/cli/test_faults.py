@@ -179,11 +179,15 @@ def test_a_disk_without_room_or_without_leave_to_write(
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="the size of a process is read there")
 @pytest.mark.parametrize("name", COMMANDS)
 def test_too_little_memory_is_said(name: str, nursery: Nursery, undisturbed, tmp_path: Path) -> None:
-    argv, report = COMMANDS[name]
+    """With next to none, with enough to begin, with nearly enough. Compiled code of others may crash where it is refused some."""
+    (argv, report), ends = COMMANDS[name], set()
     folder = model_in(tmp_path)
-    ended = nursery.run(folder, *argv, AS=nursery.bytes + 2**24)
-    assert ended.code == 74, ended.err
-    assert "memory" in ended.err
+    for room in (2**22, 2**24, 2**26):
+        ended = nursery.run(folder, *argv, AS=nursery.bytes + room)
+        ends.add(ended.code)
+        assert ended.code == -signal.SIGSEGV or "memory" in ended.err, ended.err
+        assert not (folder / report / "report.json").exists()
+    assert 74 in ends <= {74, -signal.SIGSEGV}
     assert nursery.run(folder, *argv).code == 0
     assert outcome(folder, report) == undisturbed[name][:2]
 
