@@ -105,7 +105,7 @@ def shells_of(plan: Plan) -> Shells:
     return found
 
 
-def emptied(shells: Shells) -> None:
+def empty_(shells: Shells) -> None:
     """Without weights again: what is left in them at the end of a compiled step would be an output of it."""
     for layer in itertools.chain.from_iterable(shells.values()):
         _filled(layer, None, None)

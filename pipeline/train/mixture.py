@@ -18,7 +18,7 @@ from pipeline.propagate.margins import Head, lockstep_margins
 from pipeline.threat import Box, clipped_box, margin_form
 from pipeline.train.accumulate import Part, accumulated
 from pipeline.train.adversary import attacked, logits
-from pipeline.train.batch_network import batch_network, emptied, shells_of
+from pipeline.train.batch_network import batch_network, empty_, shells_of
 from pipeline.train.objective import Phase, Terms
 from pipeline.train.recipe import Recipe
 from pipeline.train.regularise import regularisers
@@ -56,7 +56,7 @@ class Mixture:
         natural, zero = F.cross_entropy(clean.logits.flatten(1), y), torch.zeros((), dtype=x.dtype, device=x.device)
         correct = (clean.logits.detach().flatten(1).argmax(1) == y).sum().to(x.dtype)
         if not (phase.robust or phase.regularised):
-            emptied(self.shells)
+            empty_(self.shells)
             return Terms(natural, natural.detach(), zero, zero, zero, correct, zero)
         here, box = replace(top, plan=clean.plan), clipped_box(x, eps, low, high)
         points, kappa = x, shares[0] if phase.robust else torch.ones_like(zero)
@@ -87,7 +87,7 @@ class Mixture:
                 phase=phase,
             )
             extra, worst, certified, tightness, balance = done
-        emptied(self.shells)
+        empty_(self.shells)
         return Terms(
             kappa * natural + extra,
             natural.detach(),
