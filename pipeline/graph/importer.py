@@ -17,6 +17,7 @@ import onnx
 import torch
 from torch import nn
 
+from pipeline.allocator import out_of_memory
 from pipeline.errors import InputRejected
 from pipeline.graph import freeze, guard, lower_layers, lower_pools, lower_shapes, parity, runtime
 from pipeline.graph.builder import Builder
@@ -75,6 +76,8 @@ def _attempt(
     try:
         measured = parity.compare(session, network, parity.points(network, real))
     except (RuntimeError, ValueError, IndexError) as error:
+        if out_of_memory(error):
+            raise
         return InputRejected(
             f"The imported network must run; it fails with: {shown(str(error), 300)}. Export the model at opset 17."
         )

@@ -46,7 +46,7 @@ class Session:
     def __call__(self, *xs: np.ndarray, outputs: Sequence[str] | None = None) -> list[np.ndarray]:
         """All outputs (or the named ones) for exactly these inputs, in one call.
 
-        Raises InputRejected if the model cannot be run on them.
+        Raises InputRejected if the model cannot be run on them, and what ONNX Runtime raises of a machine without memory.
         """
         feed = {
             name: np.ascontiguousarray(x, dtype=dtype)
@@ -55,6 +55,8 @@ class Session:
         try:
             return list(self._inference.run(list(outputs) if outputs is not None else None, feed, self._options))
         except Exception as error:  # ONNX Runtime raises its own kinds, without a common base
+            if out_of_memory(error):
+                raise
             raise InputRejected(
                 f"ONNX Runtime must be able to run the model; it says: {shown(str(error), 500)}"
             ) from None

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn, optim
 
+from pipeline.allocator import out_of_memory
 from pipeline.atomic import replace_atomically
 from pipeline.errors import EnvironmentFailure, UsageError
 from pipeline.train.average import Average
@@ -44,7 +45,9 @@ def load(path: Path, configuration: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     except OSError as error:
         raise EnvironmentFailure(f"the checkpoint {path} cannot be read: {error.strerror or error}.") from None
-    except Exception:  # what a damaged archive raises depends on where it is damaged
+    except Exception as error:  # what a damaged archive raises depends on where it is damaged
+        if out_of_memory(error):
+            raise
         raise UsageError(f"{path} is not a checkpoint of this program; move it away to start anew.") from None
     if not isinstance(state, dict) or state.get("version") != VERSION:
         raise UsageError(f"{path} is not a checkpoint of this version; move it away to start anew.")
