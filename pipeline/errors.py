@@ -58,3 +58,17 @@ class Preempted(PipelineError):
     """The run was asked to stop, and left a checkpoint from which the same command goes on."""
 
     exit_code = 75
+
+
+REFUSALS = (
+    *("can't allocate memory", "not enough memory", "could not create a primitive"),
+    *("Failed to allocate memory", "std::bad_alloc", "Cannot allocate memory"),
+    *("failed to map segment", "Failed to serialize proto"),
+)
+"""What PyTorch, oneDNN, ONNX Runtime, the loader and protobuf say where there is no memory, in errors without a type for it."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error is the machine's or a device's refusal of memory."""
+    named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
+    return named or any(words in str(error) for words in REFUSALS)

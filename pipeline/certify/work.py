@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from pipeline.allocator import out_of_memory
 from pipeline.certify.clock import Clock, OutOfTime
 from pipeline.certify.resume import Arrays, Journal
 from pipeline.crew import ALONE, Crew
-from pipeline.errors import EnvironmentFailure, Preempted
+from pipeline.errors import EnvironmentFailure, Preempted, out_of_memory
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from typing import Any
 
 import click
 
-from pipeline.allocator import keep_large_blocks, out_of_memory
+from pipeline.allocator import keep_large_blocks
 from pipeline.cli import isolate, summary
 from pipeline.cli.ending import Ending, leads
-from pipeline.errors import EnvironmentFailure, PipelineError
+from pipeline.errors import EnvironmentFailure, PipelineError, out_of_memory
 
 COMMANDS = {
     "certify": "Prove, sample by sample, that no perturbation inside a box changes the label.",

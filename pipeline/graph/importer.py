@@ -17,8 +17,7 @@ import onnx
 import torch
 from torch import nn
 
-from pipeline.allocator import out_of_memory
-from pipeline.errors import InputRejected
+from pipeline.errors import InputRejected, out_of_memory
 from pipeline.graph import freeze, guard, lower_layers, lower_pools, lower_shapes, parity, runtime
 from pipeline.graph.builder import Builder
 from pipeline.graph.draft import Node

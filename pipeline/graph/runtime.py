@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.allocator import out_of_memory
-from pipeline.errors import EnvironmentFailure, InputRejected
+from pipeline.errors import EnvironmentFailure, InputRejected, out_of_memory
 from pipeline.graph.names import shown
 from pipeline.limits import limits
 

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import nn, optim
 
-from pipeline.allocator import out_of_memory
 from pipeline.atomic import replace_atomically
-from pipeline.errors import EnvironmentFailure, UsageError
+from pipeline.errors import EnvironmentFailure, UsageError, out_of_memory
 from pipeline.train.average import Average
 
 VERSION = 1

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.bounds import Lockstep
+from pipeline.errors import out_of_memory
 from pipeline.propagate.interval import lockstep
 from pipeline.threat import clipped_box
 from pipeline.train.batch_network import batch_network
@@ -29,7 +30,9 @@ def diagnosis(run: Run, batches: Iterable[tuple[Tensor, Tensor]], first: int) ->
     """
     try:
         return _first_failure(run, batches, first)
-    except torch.OutOfMemoryError:
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
         return "There is not memory enough to say in which layer."
 
 
