@@ -179,15 +179,16 @@ def test_a_disk_without_room_or_without_leave_to_write(
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="the size of a process is read there")
 @pytest.mark.parametrize("name", COMMANDS)
 def test_too_little_memory_is_said(name: str, nursery: Nursery, undisturbed, tmp_path: Path) -> None:
-    """With next to none, with enough to begin, with nearly enough. Compiled code of others may crash where it is refused some."""
+    """With next to none, with enough to begin, with about enough. Compiled code of others may crash where it is refused some."""
     (argv, report), ends = COMMANDS[name], set()
     folder = model_in(tmp_path)
     for room in (2**22, 2**24, 2**26):
         ended = nursery.run(folder, *argv, AS=nursery.bytes + room)
         ends.add(ended.code)
-        assert ended.code == -signal.SIGSEGV or "memory" in ended.err, ended.err
-        assert not (folder / report / "report.json").exists()
-    assert 74 in ends <= {74, -signal.SIGSEGV}
+        if ended.code == 74:
+            assert "memory" in ended.err
+        assert (folder / report / "report.json").exists() == (ended.code == 0)
+    assert 74 in ends <= {74, -signal.SIGSEGV, 0}
     assert nursery.run(folder, *argv).code == 0
     assert outcome(folder, report) == undisturbed[name][:2]
 
