@@ -27,6 +27,8 @@ from pipeline.train.recipe import Recipe
 from pipeline.train.schedule import learning_rate, regulariser_weight, smoothed
 
 TERMS = ("loss", "natural", "robust", "tightness", "balance", "correct", "certified")
+FUSED = ("cpu", "cuda")
+"""Devices whose optimisers take a step in one kernel, or none at all, by a number that stays on the device."""
 
 
 class Run:
@@ -58,7 +60,7 @@ class Run:
             raise InputRejected("training needs a weight that trains; every parameter of this network is frozen.")
         self.device = self.parameters[0].device
         execution.place(model)
-        self.fused = self.device.type in ("cpu", "cuda")
+        self.fused = self.device.type in FUSED
         optimiser = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimiser]
         self.optimiser = optimiser(
             self.parameters, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=self.fused
