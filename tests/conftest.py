@@ -7,6 +7,7 @@ import os
 import pytest
 import torch
 
+from tests import elsewhere
 from tests.reports import (  # noqa: F401
     hostile_name,
     hostile_report,
@@ -21,6 +22,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 # In CI commands run as children under limits, which has tests of its own; here processes are looked for by their parents.
 os.environ.pop("CI", None)
+if elsewhere.AVAILABLE:
+    elsewhere.register()  # before anything is differentiated: autograd counts the kinds of devices once
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

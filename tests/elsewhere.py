@@ -141,12 +141,11 @@ class _Module(getattr(backend_registration, "_DummyBackendModule", object)):
 
 
 _registered: list[torch.library.Library] = []
+"""Kept, since a library takes with it what it registered."""
 
 
 def register() -> None:
-    """Make the device known to PyTorch, once and for the whole process."""
-    if _registered:
-        return
+    """Make the device known to PyTorch, for the whole process and before its first backward pass."""
     backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
     everything, aten = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
     _registered.extend((everything, aten))
@@ -171,7 +170,6 @@ def _made(op: Any, *args: Any, **kwargs: Any) -> Any:
 @contextmanager
 def usable() -> Iterator[str]:
     """The device, for the time of a test: what PyTorch makes past its dispatcher is made on the CPU and moved."""
-    register()
 
     def moved(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return lambda data, *, device=None, **more: (

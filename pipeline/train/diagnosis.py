@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.bounds import Lockstep
 from pipeline.errors import out_of_memory
@@ -14,7 +14,7 @@ from pipeline.propagate.interval import lockstep
 from pipeline.threat import clipped_box
 from pipeline.train.batch_network import batch_network
 from pipeline.train.layers import layers
-from pipeline.train.run import Run
+from pipeline.train.run import Run, shrinkage
 
 LARGE = 1e4
 """Weights beyond it are no initialisation's: a step that was too long made them."""
@@ -39,8 +39,8 @@ def diagnosis(run: Run, batches: Iterable[tuple[Tensor, Tensor]], first: int) ->
 def _first_failure(run: Run, batches: Iterable[tuple[Tensor, Tensor]], first: int) -> str:
     for i, (x, y) in itertools.islice(enumerate(batches), first, None):
         loss = run.terms(i, x, y).loss
-        gradients = torch.autograd.grad(loss, run.parameters, allow_unused=True)
-        if all(bool(t.isfinite().all()) for t in (loss, *gradients) if t is not None):
+        gradients = torch.autograd.grad(loss / shrinkage(loss.detach()), run.parameters, allow_unused=True)
+        if bool(torch.isfinite(loss + nn.utils.get_total_norm([g for g in gradients if g is not None]))):
             continue
         if not bool(x.isfinite().all()):
             return f"Batch {i + 1} of its data holds a value that is not finite: mend the data."

@@ -29,6 +29,18 @@ from pipeline.train.schedule import learning_rate, regulariser_weight, smoothed
 TERMS = ("loss", "natural", "robust", "tightness", "balance", "correct", "certified")
 FUSED = ("cpu", "cuda")
 """Devices whose optimisers take a step in one kernel, or none at all, by a number that stays on the device."""
+WHOLE = 20
+"""The binary exponent up to which a loss is differentiated as it is."""
+
+
+def shrinkage(loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """The power of two by which a loss is divided before its gradient is taken: 1 up to ``2^WHOLE``.
+
+    In nets of some fifty layers bounds begin beyond 1e18 and come down in the course of training; the squares of their gradients
+    would leave the range of float32 long before the gradients do.
+    """
+    _, exponent = torch.frexp(loss)
+    return torch.ldexp(torch.ones_like(loss), (exponent - WHOLE).clamp(min=0))
 
 
 class Run:
@@ -117,13 +129,16 @@ class Run:
         with spread(part), self.execution.arithmetic():
             with self.execution.products(self.device):
                 terms = self.terms(i, self.execution.arrange(x[part.rows]), y[part.rows])
-            terms.loss.backward(torch.full_like(terms.loss, part.share))
-        self.crew.add_([p.grad for p in self.parameters if p.grad is not None])
-        told = self.of_the_whole(terms, part)
+            told = self.of_the_whole(terms, part)
+            scale = shrinkage(told[0])
+            terms.loss.backward(part.share / scale)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        self.crew.add_(gradients)
         for parameter, mask in self.masks:
             if parameter.grad is not None:
                 parameter.grad.mul_(mask)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip_norm)
+        norm = nn.utils.get_total_norm(gradients)
+        torch._foreach_mul_(gradients, torch.minimum(self.recipe.clip_norm / (norm + 1e-6), scale))
         self.failed.copy_(torch.maximum(self.failed, (~torch.isfinite(norm + told[0])).to(self.failed)))
         self.optimiser.step()
         if self.average is not None and self.epoch > self.recipe.warmup_end:

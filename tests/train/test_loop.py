@@ -20,7 +20,8 @@ from pipeline.ops import AffineBN, BatchNorm
 from pipeline.propagate.margins import MarginBounds
 from pipeline.threat import clipped_box
 from pipeline.train import Batch, Epoch, Finished, Started, recipe, train
-from pipeline.train.run import Run
+from pipeline.train.loop import prepare
+from pipeline.train.run import Run, shrinkage
 from tests.nets import Drawing, conv_net, mlp
 
 DEVICES = [
@@ -252,6 +253,36 @@ def test_after_a_failure_the_weights_are_those_that_met_it() -> None:
     assert all(torch.equal(before[n], t) for n, t in network.state_dict().items())
     with pytest.raises(Diverged):
         run.check()
+
+
+def test_a_deep_net_whose_gradients_have_no_square_in_float32() -> None:
+    """Forty layers: at first bounds are of 1e25, and the norm of what the plain loss gives is infinite."""
+    network = mlp(12, *[64] * 40, 4)
+    x, y = data(network)
+    asked = recipe("shi2021", input_shape=(12,), n_train=96, epochs=12, batch_size=16, warmup_start=1, warmup_length=6)
+    loader = Loader(x, y, batch_size=16, seed=0)
+    one = Run(prepare(network, loader, asked), len(loader), asked, Fraction(1, 1000), 0.0, 1.0)
+    losses = []
+    for epoch in range(1, 13):
+        one.begin(epoch)
+        for i, (xs, ys) in enumerate(loader.epoch(epoch)):
+            if not losses:
+                plain = torch.autograd.grad(one.terms(i, xs, ys).loss, one.parameters)
+                assert all(bool(g.isfinite().all()) for g in plain)
+                assert nn.utils.get_total_norm(plain).isinf()
+            one.step(i, xs, ys)
+        losses.append(one.check()[0] / len(loader))
+        one.totals.zero_()
+    assert losses[0] > 1e20
+    assert losses[-1] < 10
+
+
+@pytest.mark.parametrize(
+    ("loss", "divisor"),
+    [(0.0, 1), (2.3, 1), (1e6, 1), (2.0**30, 2.0**11), (1e30, 2.0**80), (torch.inf, 1), (torch.nan, 1)],
+)
+def test_only_a_loss_beyond_measure_is_divided(loss: float, divisor: float) -> None:
+    assert float(shrinkage(torch.tensor(loss))) == divisor
 
 
 def test_the_held_out_part_chooses_the_epoch_that_is_delivered() -> None:
