@@ -67,7 +67,7 @@ TABLES: dict[str, tuple[Setting, ...]] = {
         Setting("10 epochs, ramp 3", "0.3", IDEAS, ramp(10, 3)),
         Setting("30 epochs, ramp 10", "0.3", IDEAS | BEST, ramp(30, 10)),
     ),
-    "mnist-deeper": (Setting("CNN-7 of width 4, 10 epochs, ramp 3", "0.3", IDEAS | BEST, ramp(10, 3), NARROW, 1),),
+    "mnist-deeper": (Setting("CNN-7 of width 4, 10 epochs, ramp 3", "0.3", IDEAS | BEST, ramp(10, 3), NARROW),),
     "cifar10-small": tuple(
         Setting("small CNN, 20 epochs, ramp 10", eps, BEST, (*ramp(20, 10), *CIFAR), SMALL, 1)
         for eps in ("8/255", "2/255")
