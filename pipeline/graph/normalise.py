@@ -1,7 +1,8 @@
 """ONNX -> ONNX: whatever a file's age and exporter, brought to the one form that onnx2torch reads.
 
 Neutral names, IR 8, opset 17, constants and shapes folded, Identity, Dropout and Cast to the same type dropped, explicit pads,
-MatMul by a constant to Gemm, the batch made free. Every value keeps its (neutral) name and every constant its way back.
+MatMul by a constant to Gemm, the batch made free and brought to the front. Every value that stays keeps its (neutral) name and
+every constant its way back.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import onnx
 
 from pipeline.errors import UsageError
 from pipeline.graph import batch, linear
+from pipeline.graph.batch_first import batch_first
 from pipeline.graph.draft import Draft, Node, Source, drafted, filled
 from pipeline.graph.names import listed, neutralise, shown
 from pipeline.graph.probe import Probes, dependence, probe
@@ -68,6 +70,7 @@ def normalise(model: onnx.ModelProto, *, output: str | None = None, free_batch: 
         batch.free(draft)
     draft.prune()
     linear.canonical(draft)
+    batch_first(draft, probes)
     draft.prune()
     return Normalised(
         model=draft.model(),

@@ -27,6 +27,8 @@ def test_every_export_of_every_network_imports(exporter: str, batch: str, tmp_pa
     spec.loader.exec_module(script)
     for name, network, shape in script.networks():
         for opset in (13, 14, 15, 16, 17, 18, 19, 20) if exporter == "legacy" else (18, 19, 20, 21, 22, 23):
+            if opset not in script.OPSETS.get(name, script.ALL):
+                continue
             path = tmp_path / f"{name}_{opset}.onnx"
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
