@@ -161,15 +161,11 @@ def _gather(r: Rewriting, node: Node) -> Laid:
 
 def _reduce(r: Rewriting, node: Node) -> Laid:
     x = r.settled(node.inputs[0], node)
-    axes = node.attributes.get("axes") or r.numbers(node.input(1))
-    axes = [a % len(x.axes) for a in axes]
+    axes = [a % len(x.axes) for a in node.attributes.get("axes") or r.numbers(node.input(1))]
     places = [x.place(a) for a in axes]
-    found = x
-    for place in places:
-        found = found.resized("", place, 1)
-    found = found if node.attributes.get("keepdims", 1) else x.without(axes)
-    given = node.input(1)
-    if given:
+    ones = tuple(1 if i in places else size for i, size in enumerate(x.sizes, 1))
+    found = replace(x, sizes=ones) if node.attributes.get("keepdims", 1) else x.without(axes)
+    if node.input(1):
         name = r.again(node, [x.name, r.draft.constant(np.array(places, np.int64))], found.sizes)
     else:
         name = r.again(node, [x.name], found.sizes, axes=places)
