@@ -21,8 +21,7 @@ from pipeline.graph.probe import Probes
 
 def batch_first(draft: Draft, probes: Probes) -> None:
     """Rewrites what stands between the batch's leaving the front and its return; nothing, where an operator is not known."""
-    runs = probes.values[:2] if probes.free else probes.values[:1]
-    rewriting = Rewriting(draft, [{n: np.shape(v) for n, v in run.items()} for run in runs])
+    rewriting = Rewriting(draft, probes.values[: 2 if probes.free else 1])
     try:
         nodes = list(rewriting.nodes(_REWRITES))
     except NotSaid:
@@ -56,7 +55,7 @@ def _reshape(r: Rewriting, node: Node) -> Laid:
     """The factors of the axes in their order, taken for the new axes one by one; one that fits no new axis whole is split.
 
     A batch of one that is written into the file goes to an axis of size one, or is taken for slower than the axis that follows
-    it, as heads are; with the last axis, which features fill, it never is.
+    it, as heads are; with the last axis, which features fill, it never is, unless that is the only one.
     """
     x, wanted = r.of(node.inputs[0]), r.dims(node.output)
     left = deque((a, x.sizes[a - 1] if a else 1) for group in x.axes for a in group)
@@ -68,7 +67,11 @@ def _reshape(r: Rewriting, node: Node) -> Laid:
         while left:
             axis, factor = left.popleft()
             if axis == BATCH and (
-                holds_batch or (holds_batch is None and (whole == 1 or (behind > 0 if size > 1 else behind == 1)))
+                holds_batch
+                or (
+                    holds_batch is None
+                    and (whole == 1 or len(wanted) == 1 or (behind > 0 if size > 1 else behind == 1))
+                )
             ):
                 group.append((BATCH, 0))
             elif axis != BATCH and factor == 1:
@@ -150,13 +153,30 @@ def _layer_norm(r: Rewriting, node: Node) -> Laid:
 
 
 def _gather(r: Rewriting, node: Node) -> Laid:
-    x, index = r.settled(node.inputs[0], node), r.constant(node.inputs[1])
-    axis = node.attributes.get("axis", 0) % len(x.axes)
+    x = r.settled(node.inputs[0], node)
+    if len(x.axes) == 1:
+        return _of_all_samples(r, node, x)
+    index, axis = r.constant(node.inputs[1]), node.attributes.get("axis", 0) % len(x.axes)
     place = x.place(axis)
     if index.ndim > 1:
         raise NotSaid
     found = x.without([axis]) if index.ndim == 0 else x.resized("", place, index.size)
     return replace(found, name=r.again(node, [x.name, node.inputs[1]], found.sizes, axis=place))
+
+
+def _of_all_samples(r: Rewriting, node: Node, x: Laid) -> Laid:
+    """Entries of the one row of all samples, the same of each: how PyTorch's default exporter writes a view by strides."""
+    seen = [r.draft.constants.get(node.inputs[1], run.get(node.inputs[1])) for run in r.runs]
+    length, first = math.prod(x.sizes), seen[0]
+    if x.axes[0][0] != BATCH or first is None or first.ndim < 2 or not 0 <= first[0].min() <= first[0].max() < length:
+        raise NotSaid
+    for samples, index in zip((2, 3) if len(r.runs) > 1 else (1,), seen, strict=True):
+        starts = length * np.arange(samples).reshape(-1, *[1] * (first.ndim - 1))
+        if index is None or not np.array_equal(index, starts + first[:1]):
+            raise NotSaid
+    sizes = first.shape[1:]
+    name = r.again(node, [x.name, r.draft.constant(first[0])], sizes, axis=1)
+    return Laid(name, sizes, tuple((i,) for i in range(first.ndim)))
 
 
 def _reduce(r: Rewriting, node: Node) -> Laid:

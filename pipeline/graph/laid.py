@@ -61,10 +61,11 @@ def permutation(node: Node, rank: int) -> Sequence[int]:
 
 
 class Rewriting:
-    """One way through the nodes of a draft; ``shapes`` are those of the file's values at two batch sizes, or at one of one."""
+    """One way through the nodes of a draft; ``runs`` are the file's values at batches of two and of three, or at one of one."""
 
-    def __init__(self, draft: Draft, shapes: Sequence[dict[str, tuple[int, ...]]]):
-        self.draft, self.shapes = draft, shapes
+    def __init__(self, draft: Draft, runs: Sequence[Mapping[str, np.ndarray]]):
+        self.draft, self.runs = draft, runs
+        self.shapes = [{name: np.shape(value) for name, value in run.items()} for run in runs]
         self.laid: dict[str, Laid] = {}
         self.same: dict[str, str] = {}
         self.made: list[Node] = []

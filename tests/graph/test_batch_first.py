@@ -32,6 +32,11 @@ CONSTANTS = {
     "end": np.array([-1, 4, 8], np.int64),
     "over": np.array([4, -1, 8], np.int64),
     "scale": weights(6, seed=5) ** 2,
+    "row": np.array([-1], np.int64),
+    "last": np.array([-1], np.int64),
+    "nought": np.array(0, np.int64),
+    "length": np.array(24, np.int64),
+    "places": np.array([[23, 0, 7]], np.int64),
 }
 ASIDE, BACK = "t = Transpose <perm = [1, 0, 2]> (x)", "y = Transpose <perm = [1, 0, 2]> (u)"
 GRAPHS = {
@@ -60,6 +65,10 @@ GRAPHS = {
     """,
     "heads beside the batch, and out of it": f"""
         {ASIDE} q = Reshape (t, heads) k = Transpose <perm = [1, 0, 2]> (q) y = Reshape (k, whole)
+    """,
+    "entries of one row of all samples": """
+        t = Reshape (x, row) n = Shape <start = 0, end = 1> (x) m = Squeeze (n) r = Range (nought, m, one) s = Mul (r, length)
+        c = Unsqueeze (s, last) i = Add (c, places) y = Gather <axis = 0> (t, i)
     """,
 }
 
@@ -91,6 +100,7 @@ def test_a_graph_that_moves_the_batch_aside(name: str, batch: str | int, tmp_pat
         f"{ASIDE} s = Softmax <axis = 1> (t) u = Relu (s) {BACK}",  # over the batch: samples depend on each other
         f"{ASIDE} y = Relu (t)",  # never back
         f"{ASIDE} u = ReduceMean <axes = [1]> (t) {BACK}",
+        "t = Reshape (x, row) y = Gather <axis = 0> (t, places)",  # always the first sample's
         f"{ASIDE} s = Transpose <perm = [0, 2, 1]> (t) u = MatMul (t, s) y = Transpose <perm = [1, 0, 2]> (u)",
     ],
 )
