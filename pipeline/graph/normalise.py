@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from pipeline.errors import UsageError
-from pipeline.graph import batch, linear
+from pipeline.graph import batch, einsum, linear
 from pipeline.graph.batch_first import batch_first
 from pipeline.graph.draft import Draft, Node, Source, drafted, filled
 from pipeline.graph.names import listed, neutralise, shown
@@ -69,6 +69,7 @@ def normalise(model: onnx.ModelProto, *, output: str | None = None, free_batch: 
     if freed and not probes.free:
         batch.free(draft)
     draft.prune()
+    einsum.lowered(draft)
     linear.canonical(draft)
     batch_first(draft, probes)
     draft.prune()

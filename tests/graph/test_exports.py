@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 import pytest
+import torch
 
+from pipeline import rules
 from pipeline.graph.importer import load
 from tests.graph.files import FIXTURES
 
@@ -35,6 +38,46 @@ def test_every_export_of_every_network_imports(exporter: str, batch: str, tmp_pa
                 script.export(network, shape, path, exporter, opset, batch)
             assert next(e.version for e in onnx.load(path).opset_import if not e.domain) == opset
             assert load(path).parity.holds
+
+
+def small() -> dict[str, Callable[[], torch.nn.Module]]:
+    """The vision transformers of torchvision, and what borrowed from them, at a size of tests."""
+    from torchvision.models import ConvNeXt, MaxVit, SwinTransformer, VisionTransformer
+    from torchvision.models.convnext import CNBlockConfig
+
+    blocks = [CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 1)]
+    swin = {"patch_size": [2, 2], "embed_dim": 8, "depths": [2, 2], "num_heads": [2, 4], "window_size": [4, 4]}
+    maxvit = {"stem_channels": 8, "partition_size": 2, "block_channels": [8, 16], "block_layers": [1, 1], "head_dim": 4}
+    calm = {"stochastic_depth_prob": 0.0, "num_classes": 10}
+    return {
+        "vit": lambda: VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=10),
+        "swin": lambda: SwinTransformer(**swin, **calm),
+        "convnext": lambda: ConvNeXt(blocks, num_classes=10),
+        "maxvit": lambda: MaxVit((32, 32), **maxvit, **calm),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", ["static", "dynamic"])
+@pytest.mark.parametrize("name", ["vit", "swin", "convnext", "maxvit"])
+def test_transformers_of_torchvision_are_read(name: str, batch: str, tmp_path: Path) -> None:
+    pytest.importorskip("torchvision")
+    torch.manual_seed(0)
+    free = None if batch == "static" else ({0: torch.export.Dim("batch")},)
+    images = torch.rand(1 if batch == "static" else 2, 3, 32, 32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            small()[name]().eval(),
+            (images,),
+            tmp_path / "model.onnx",
+            dynamo=True,
+            dynamic_shapes=free,
+            external_data=False,
+        )
+    imported = load(tmp_path / "model.onnx")
+    assert imported.parity.holds
+    rules.require(imported.network)
 
 
 def test_the_fixtures_cover_both_exporters_and_opsets_13_to_23() -> None:
