@@ -69,7 +69,7 @@ TABLES: dict[str, tuple[Setting, ...]] = {
     ),
     "mnist-deeper": (Setting("CNN-7 of width 4, 10 epochs, ramp 3", "0.3", IDEAS | BEST, ramp(10, 3), NARROW),),
     "cifar10-small": tuple(
-        Setting("small CNN, 20 epochs, ramp 10", eps, BEST, (*ramp(20, 10), *CIFAR), SMALL, 1)
+        Setting("small CNN, 20 epochs, ramp 10", eps, BEST, (*ramp(20, 10), *CIFAR), SMALL)
         for eps in ("8/255", "2/255")
     ),
     # For a GPU: the paper's networks and run lengths.
