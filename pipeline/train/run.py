@@ -138,7 +138,7 @@ class Run:
             if parameter.grad is not None:
                 parameter.grad.mul_(mask)
         norm = nn.utils.get_total_norm(gradients)
-        torch._foreach_mul_(gradients, torch.minimum(self.recipe.clip_norm / (norm + 1e-6), scale))
+        torch._foreach_mul_(gradients, torch.minimum(self.recipe.clip_norm / (norm + 1e-6 / scale), scale))
         self.failed.copy_(torch.maximum(self.failed, (~torch.isfinite(norm + told[0])).to(self.failed)))
         self.optimiser.step()
         if self.average is not None and self.epoch > self.recipe.warmup_end:

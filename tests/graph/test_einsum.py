@@ -43,6 +43,7 @@ def written(equation: str, path: Path, *, constant: int | None = None) -> Path:
         ("bhij,bhkj->bhik", None),
         ("bihj,bkhj->bhik", None),
         ("bhik,bkhj->bihj", None),
+        ("bhij,bhjk->bikh", None),
         ("bij, jk -> bik", 1),
         ("bij,kj->bki", 1),
         ("kj,bihj->bihk", 0),

@@ -285,6 +285,24 @@ def test_only_a_loss_beyond_measure_is_divided(loss: float, divisor: float) -> N
     assert float(shrinkage(torch.tensor(loss))) == divisor
 
 
+def test_what_was_divided_is_multiplied_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A constant added to the loss changes no step, whatever its size."""
+    network = mlp(12, 9, 4)
+    x, y = data(network, 16)
+    found = []
+    for more in (0.0, 2.0**24, 2.0**60):
+        run = Run(
+            copy.deepcopy(network), 3, recipe("vanilla-ibp", input_shape=(12,), n_train=16, epochs=1), EPS, 0.0, 1.0
+        )
+        run.begin(1)
+        terms = run.terms(0, x, y)
+        monkeypatch.setattr(run, "terms", lambda *_, t=terms, m=more: replace(t, loss=t.loss + m))
+        run.step(0, x, y)
+        found.append(torch.cat([p.grad.flatten() for p in run.parameters]))
+    assert found[0].norm() > 0.1
+    assert all(torch.equal(found[0], other) for other in found[1:])
+
+
 def test_the_held_out_part_chooses_the_epoch_that_is_delivered() -> None:
     network = conv_net(bn=True)
     settings = {"epochs": 8, "learning_rate": 2e-2, "warmup_length": 1, "select": "held-out"}
