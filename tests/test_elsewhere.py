@@ -196,7 +196,7 @@ def test_a_step_in_bfloat16_waits_for_nothing_and_learns_much_the_same(there: st
     method, more = STEPS[name]
     one, other = stepped(method, there, Execution("bf16", channels_last=True), **more), stepped(method, "cpu", **more)
     assert not elsewhere.waits
-    assert float(torch.cosine_similarity(gradient(one), gradient(other), dim=0)) > 0.98
+    assert float(torch.cosine_similarity(gradient(one), gradient(other), dim=0)) > 0.95
     assert torch.allclose(one.totals[:5].cpu(), other.totals[:5], rtol=0.02)
 
 
