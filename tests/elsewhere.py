@@ -139,6 +139,13 @@ class _Module(getattr(backend_registration, "_DummyBackendModule", object)):
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16]
 
+    def get_rng_state(self, device: Any = None) -> Tensor:
+        """Of numbers of its own, which it has none of: it draws on the CPU."""
+        return torch.zeros(0, dtype=torch.uint8)
+
+    def set_rng_state(self, state: Tensor, device: Any = None) -> None:
+        assert not len(state)
+
 
 _registered: list[torch.library.Library] = []
 """Kept, since a library takes with it what it registered."""

@@ -143,7 +143,7 @@ def test_every_method(there: str, name: str) -> None:
 
 def test_verdicts(there: str) -> None:
     network = conv_net(seed=5)
-    whole, moved_ = (test_ladder.run(network, n=9, settings=Settings(device=d)) for d in ("cpu", there))
+    whole, moved_ = (test_ladder.run(network, n=6, settings=Settings(device=d)) for d in ("cpu", there))
     for a, b in zip(whole.levels, moved_.levels, strict=True):
         assert (a.verdicts == b.verdicts).all()
         assert (a.survived == b.survived).all()
@@ -269,6 +269,7 @@ def everywhere(there: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
 
 def test_commands(everywhere: Callable[[str], None], there: str, pipeline: Any, here: Path) -> None:  # noqa: F811
     data_, certify = ("--data", "digits", "--eps", "0.05"), ("--method", "ibp", "--format", "json")
+    few = ("--max-samples", "8")
     box = "".join(f"(declare-const X_{i} Real)(assert (>= X_{i} 0.4))(assert (<= X_{i} 0.401))" for i in range(64))
     outputs = "".join(f"(declare-const Y_{i} Real)" for i in range(10))
     (here / "p.vnnlib").write_text(outputs + box + "(assert (>= Y_0 100))")
@@ -277,9 +278,9 @@ def test_commands(everywhere: Callable[[str], None], there: str, pipeline: Any, 
         everywhere(device)
         elsewhere.waits.clear()
         out = f"{device}.onnx"
-        code, _, err = pipeline("retrain", "model.onnx", *data_, "--epochs", "2", "--out", out)
+        code, _, err = pipeline("retrain", "model.onnx", *data_, *few, "--epochs", "2", "--out", out)
         assert code == 0, err
-        code, text, err = pipeline("certify", out, *data_, *certify, "--max-samples", "8")
+        code, text, err = pipeline("certify", out, *data_, *few, *certify)
         assert code == 0, err
         code, decided, err = pipeline("certify", out, "--property", "p.vnnlib", *certify)
         assert code == 0, err
