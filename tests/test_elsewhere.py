@@ -129,7 +129,7 @@ def same_tensors(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> bool:
     )
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", ["residual-concat", "no-tail"])
 def test_every_method(there: str, name: str) -> None:
     found = []
     for device in ("cpu", there):
@@ -143,7 +143,9 @@ def test_every_method(there: str, name: str) -> None:
 
 def test_verdicts(there: str) -> None:
     network = conv_net(seed=5)
-    whole, moved_ = (test_ladder.run(network, n=6, settings=Settings(device=d)) for d in ("cpu", there))
+    whole, moved_ = (
+        test_ladder.run(network, n=6, settings=Settings(device=d, method="crown-ibp")) for d in ("cpu", there)
+    )
     for a, b in zip(whole.levels, moved_.levels, strict=True):
         assert (a.verdicts == b.verdicts).all()
         assert (a.survived == b.survived).all()
