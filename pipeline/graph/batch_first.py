@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -19,9 +20,14 @@ from pipeline.graph.linear import DOMAIN
 from pipeline.graph.probe import Probes
 
 
-def batch_first(draft: Draft, probes: Probes) -> None:
-    """Rewrites what stands between the batch's leaving the front and its return; nothing, where an operator is not known."""
-    rewriting = Rewriting(draft, probes.values[: 2 if probes.free else 1])
+def batch_first(draft: Draft, probes: Probes, kinds: Mapping[str, str]) -> None:
+    """Rewrites what stands between the batch's leaving the front and its return; nothing, where an operator is not known.
+
+    ``kinds`` says of each computed value what it depends on (``probe.dependence``).
+    """
+    if probes.sizes:
+        return  # the sizes that are measured would be written in
+    rewriting = Rewriting(draft, probes.values[: 2 if probes.free else 1], kinds)
     try:
         nodes = list(rewriting.nodes(_REWRITES))
     except NotSaid:
@@ -168,7 +174,9 @@ def _of_all_samples(r: Rewriting, node: Node, x: Laid) -> Laid:
     """Entries of the one row of all samples, the same of each: how PyTorch's default exporter writes a view by strides."""
     seen = [r.draft.constants.get(node.inputs[1], run.get(node.inputs[1])) for run in r.runs]
     length, first = math.prod(x.sizes), seen[0]
-    if x.axes[0][0] != BATCH or first is None or first.ndim < 2 or not 0 <= first[0].min() <= first[0].max() < length:
+    if x.axes[0][0] != BATCH or first is None or first.ndim < 2 or not first.size:
+        raise NotSaid
+    if not 0 <= first[0].min() <= first[0].max() < length:
         raise NotSaid
     for samples, index in zip((2, 3) if len(r.runs) > 1 else (1,), seen, strict=True):
         starts = length * np.arange(samples).reshape(-1, *[1] * (first.ndim - 1))

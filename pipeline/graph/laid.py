@@ -17,6 +17,8 @@ from pipeline.graph.draft import Draft, Node
 
 Group = tuple[int, ...]
 BATCH = 0
+OPERANDS = ("Add", "Sub", "Mul", "Div", "MatMul", "Concat")
+"""Operators of which every input may be a value; of others the first alone."""
 
 
 class NotSaid(Exception):
@@ -63,8 +65,8 @@ def permutation(node: Node, rank: int) -> Sequence[int]:
 class Rewriting:
     """One way through the nodes of a draft; ``runs`` are the file's values at batches of two and of three, or at one of one."""
 
-    def __init__(self, draft: Draft, runs: Sequence[Mapping[str, np.ndarray]]):
-        self.draft, self.runs = draft, runs
+    def __init__(self, draft: Draft, runs: Sequence[Mapping[str, np.ndarray]], kinds: Mapping[str, str]):
+        self.draft, self.runs, self.kinds = draft, runs, kinds
         self.shapes = [{name: np.shape(value) for name, value in run.items()} for run in runs]
         self.laid: dict[str, Laid] = {}
         self.same: dict[str, str] = {}
@@ -76,13 +78,18 @@ class Rewriting:
             if not self.leaves(node) and self.laid.keys().isdisjoint(node.inputs):
                 yield node
                 continue
-            if node.op_type not in rewrites:
+            if node.op_type not in rewrites or len(node.outputs) > 1 or not self.steady(node):
                 raise NotSaid
             self.made = []
             self.keep(node, rewrites[node.op_type](self, node))
             yield from self.made
         if not self.laid.keys().isdisjoint(self.draft.outputs):
             raise NotSaid
+
+    def steady(self, node: Node) -> bool:
+        """Whether what is no operand, a target or an index, is the same for every input: runs show it for theirs alone."""
+        others = [] if node.op_type in OPERANDS else node.inputs[1:]
+        return all(not v or v in self.draft.constants or self.kinds.get(v) == "shape" for v in others)
 
     def leaves(self, node: Node) -> bool:
         """Whether a value with the batch in front becomes one without."""

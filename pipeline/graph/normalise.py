@@ -62,7 +62,8 @@ def normalise(model: onnx.ModelProto, *, output: str | None = None, free_batch: 
     first = probes.values[0]
     draft.shapes.update({n: tuple(np.shape(v)) for n, v in first.items()})
     draft.dtypes.update({n: np.asarray(v).dtype for n, v in first.items()})
-    fold(draft, neutral, probes)
+    kinds = dict(dependence(neutral))
+    fold(draft, kinds, probes)
     drop(draft)
     explicit_pads(draft)
     freed = probes.free or (free_batch and batch.baked(draft))
@@ -71,7 +72,7 @@ def normalise(model: onnx.ModelProto, *, output: str | None = None, free_batch: 
     draft.prune()
     einsum.lowered(draft)
     linear.canonical(draft)
-    batch_first(draft, probes)
+    batch_first(draft, probes, kinds)
     draft.prune()
     return Normalised(
         model=draft.model(),
@@ -146,13 +147,12 @@ def _reduced_axes(model: onnx.ModelProto) -> dict[str, list[int]]:
     }
 
 
-def fold(draft: Draft, model: onnx.ModelProto, probes: Probes) -> None:
+def fold(draft: Draft, kinds: Mapping[str, str], probes: Probes) -> None:
     """Values that do not depend on the data become constants: read off the probes.
 
     A value that follows the batch is kept where batch 1 broadcasts to any other; a Reshape or Expand to a computed shape gets
     the shape in ``0`` and ``-1`` terms.
     """
-    kinds = dict(dependence(model))
     producers = draft.producers()
     # What comes from one initialiser by the same steps is one constant, so that tied weights stay tied.
     same = {(s.initializer, s.steps): n for n, s in draft.sources.items() if s.initializer is not None}

@@ -93,9 +93,18 @@ def test_a_graph_that_moves_the_batch_aside(name: str, batch: str | int, tmp_pat
     assert np.allclose(imported.network(torch.from_numpy(x)).detach().numpy(), want[0], rtol=1e-4, atol=1e-5)
 
 
+# A number that is zero for every input, as no run of the file can show.
+NOUGHT = "most = ReduceMax <keepdims = 0> (x) less = Sub (most, most) nil = Cast <to = 7> (less)"
+
+
 @pytest.mark.parametrize(
     "body",
     [
+        f"{NOUGHT} {ASIDE} to = Add (heads, nil) q = Reshape (t, to) k = Transpose <perm = [1, 0, 2]> (q) y = Reshape (k, whole)",
+        f"{NOUGHT} {ASIDE} at = Add (one, nil) y = Gather <axis = 0> (t, at)",
+        f"{NOUGHT} {GRAPHS['entries of one row of all samples'].replace('(s, last)', '(w, last)')}".replace(
+            "c =", "w = Add (s, nil) c ="
+        ),
         f"{ASIDE} u = CumSum (t, one) {BACK}",  # no words for it
         f"{ASIDE} s = Softmax <axis = 1> (t) u = Relu (s) {BACK}",  # over the batch: samples depend on each other
         f"{ASIDE} y = Relu (t)",  # never back
