@@ -50,3 +50,5 @@ interval bound propagation, and linear forms pulled back from the logits are mar
 
 What each operator means for each kind of value stands in ``pipeline.rules``, one class an operator.
 """
+
+import pipeline.telemetry  # noqa: F401  (before anything can load ONNX Runtime)

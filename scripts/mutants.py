@@ -9,6 +9,7 @@ fault survives, 2 if its text is not found exactly once.
 from __future__ import annotations
 
 import argparse
+import importlib
 import multiprocessing
 import os
 import shutil
@@ -18,14 +19,13 @@ import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
-# Imported once, and shared with every run of the tests: they take longer than most tests do.
-import hypothesis  # noqa: F401
-import onnx2torch  # noqa: F401
-import onnxruntime  # noqa: F401
 import pytest
-import scipy.stats  # noqa: F401
 import torch
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before ONNX Runtime is loaded
+# Imported once, and shared with every run of the tests: they take longer than most tests do.
+for package in ("hypothesis", "onnx2torch", "onnxruntime", "scipy.stats"):
+    importlib.import_module(package)
 torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 600

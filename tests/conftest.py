@@ -7,6 +7,7 @@ import os
 import pytest
 import torch
 
+import pipeline  # noqa: F401  (before ONNX Runtime, whose telemetry it switches off)
 from tests import elsewhere
 from tests.reports import (  # noqa: F401
     hostile_name,

@@ -38,7 +38,19 @@ MAY_IMPORT = {
     "render": {"errors", "report"},
     "review": {"errors", "report", "gates"},
     "workflow": {
-        *("atomic", "crew", "limits", "vnnlib", "certify", "train", "preprocess", "settings", "graph", "data"),
+        *(
+            "atomic",
+            "crew",
+            "limits",
+            "telemetry",
+            "vnnlib",
+            "certify",
+            "train",
+            "preprocess",
+            "settings",
+            "graph",
+            "data",
+        ),
         *("report", "gates", "render", "review", *WALKS),
     },
     "api": {"workflow", "report", "settings"},
@@ -48,7 +60,8 @@ MAY_IMPORT = {
         *("workflow", "report", "render", "review", "certify", "train"),
     },
     "__main__": {"cli"},
-    "__init__": set(),
+    "telemetry": set(),
+    "__init__": {"telemetry"},
 }
 ONLY_IN = {
     "onnx2torch": ("graph/importer.py",),

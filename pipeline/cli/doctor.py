@@ -60,6 +60,7 @@ def _show(found: Any, out: Any) -> None:
         ("CUDA", cuda),
         ("TF32", "off wherever this program runs a model; a deployment on CUDA must switch it off too (use_tf32=0)"),
         ("threads", f"{found.threads[1]} of {found.threads[0]} cores"),
+        *(("telemetry", f"{package}: {said}") for package, said in found.telemetry.items()),
         ("self-test", found.fault or "float64 is IEEE arithmetic, as far as a test can see"),
         ("kernels", measured[0] if measured else "none measured for this ONNX Runtime build and processor"),
         *(("", line) for line in measured[1:]),

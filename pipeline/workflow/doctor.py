@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from pipeline import telemetry
 from pipeline.certify import Progress
 from pipeline.errors import EnvironmentFailure, UsageError
 from pipeline.graph import kernel_table
@@ -38,6 +39,8 @@ class Diagnosis:
     file: Path
     ignored: str | None
     """Why a stored table was not used."""
+    telemetry: dict[str, str] = field(default_factory=dict)
+    """Of each package that has any, whether it may send events."""
     remedies: tuple[str, ...] = ()
     """One sentence for each thing to mend."""
 
@@ -76,6 +79,7 @@ def diagnose() -> Diagnosis:
         table=table,
         file=kernel_table.folder() / f"{machine.key}.json",
         ignored=ignored,
+        telemetry={package: telemetry.told(package) for package in telemetry.OPT_OUT},
         remedies=remedies(),
     )
 
