@@ -7,7 +7,7 @@ what it means for boxes and linear forms stands in ``rules/``. Constants that ar
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -406,15 +406,48 @@ class ArgMax(nn.Module):
 
 
 class Resize(nn.Module):
-    """Spatial resampling by constant factors, nearest or linear."""
+    """ONNX Resize: along each axis a matrix (out, in), kept as the few entries that an entry of the result reads.
 
-    def __init__(self, scales: Sequence[float], mode: str, *, align_corners: bool = False):
+    ``exact`` says that every implementation has these weights, because no rounding made them.
+    """
+
+    def __init__(self, matrices: Mapping[int, Tensor], *, exact: bool = False):
         super().__init__()
-        self.scales, self.mode, self.align_corners = tuple(map(float, scales)), mode, align_corners
+        self.axes, self.exact = tuple(matrices), exact
+        self.sizes = tuple(int(m.shape[1]) for m in matrices.values())
+        for i, matrix in enumerate(matrices.values()):
+            taps = max(1, int((matrix != 0).sum(1).max()))
+            index = matrix.abs().topk(taps, dim=1).indices.sort(1).values
+            self.register_buffer(f"index{i}", index)
+            self.register_buffer(f"weights{i}", matrix.gather(1, index))
+
+    @property
+    def index(self) -> list[Tensor]:
+        """By axis: which entries each entry of the result reads, (out, taps)."""
+        return [self.get_buffer(f"index{i}") for i in range(len(self.axes))]
+
+    @property
+    def weights(self) -> list[Tensor]:
+        return [self.get_buffer(f"weights{i}") for i in range(len(self.axes))]
 
     def forward(self, x: Tensor) -> Tensor:
-        align = None if self.mode == "nearest" else self.align_corners
-        return F.interpolate(x, scale_factor=list(self.scales), mode=self.mode, align_corners=align)
+        return self.weighted(x, self.weights)
+
+    def weighted(self, x: Tensor, weights: Sequence[Tensor]) -> Tensor:
+        """The same reading with other weights, such as their absolute values."""
+        for axis, size, index, weight in zip(self.axes, self.sizes, self.index, weights, strict=True):
+            if x.shape[axis] != size:
+                raise ValueError(f"a Resize was made for {size} entries along axis {axis}, and got {x.shape[axis]}")
+            read = x.index_select(axis, index.reshape(-1)).unflatten(axis, index.shape)
+            x = (read * weight.reshape(*index.shape, *[1] * (read.dim() - axis - 2))).sum(axis + 1)
+        return x
+
+    def extra_repr(self) -> str:
+        shapes = ", ".join(
+            f"axis {a}: {s} -> {len(i)} by {i.shape[1]}"
+            for a, s, i in zip(self.axes, self.sizes, self.index, strict=True)
+        )
+        return f"{shapes}{', exact' if self.exact else ''}"
 
 
 class AffineBN(nn.Module):

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import InputRejected, out_of_memory
-from pipeline.graph import freeze, guard, lower_layers, lower_pools, lower_shapes, parity, runtime
+from pipeline.graph import freeze, guard, lower_layers, lower_pools, lower_resize, lower_shapes, parity, runtime
 from pipeline.graph.builder import Builder
 from pipeline.graph.draft import Node
 from pipeline.graph.lower import LOWERINGS, Item, Unsupported, lower
@@ -28,7 +28,7 @@ from pipeline.graph.parity import Parity
 from pipeline.graph.probe import check_bombs
 from pipeline.network import Network, Origin, Port
 
-_LOWERINGS = (lower_layers, lower_pools, lower_shapes)  # importing them registers what they lower
+_LOWERINGS = (lower_layers, lower_pools, lower_resize, lower_shapes)  # importing them registers what they lower
 
 
 @dataclass(frozen=True)

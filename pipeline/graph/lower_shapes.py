@@ -151,25 +151,6 @@ def _tile(item: Item) -> fx.Node:
     return item.build.emit(ops.Tile(item.ints(1) or []), item.arg())
 
 
-@lowers("Resize")
-def _resize(item: Item) -> fx.Node:
-    shape, scales, sizes = item.shape(), item.array(2), item.array(3)
-    if scales is not None and scales.size:
-        factors = [float(s) for s in scales]
-    elif sizes is not None:
-        factors = [1.0, 1.0, *(int(s) / d for s, d in zip(sizes[2:], shape[2:], strict=True))]
-    else:
-        raise Unsupported("it has neither scales nor sizes")
-    if factors[:2] != [1.0, 1.0]:
-        raise Unsupported("it resizes the batch or the channels")
-    kind, where = item.attribute("mode", b"nearest"), item.attribute("coordinate_transformation_mode", b"half_pixel")
-    linear = {1: "linear", 2: "bilinear", 3: "trilinear"}.get(len(shape) - 2)
-    mode = {b"nearest": "nearest", b"linear": linear}.get(kind)
-    if mode is None or (kind == b"linear" and where not in (b"half_pixel", b"pytorch_half_pixel", b"align_corners")):
-        raise Unsupported(f"mode {kind.decode()} with {where.decode()} coordinates")
-    return item.build.emit(ops.Resize(factors[2:], mode, align_corners=where == b"align_corners"), item.arg())
-
-
 _REDUCTIONS = {
     "ReduceSum": ops.ReduceSum,
     "ReduceMean": ops.ReduceMean,

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from pipeline.errors import UsageError
-from pipeline.graph import batch, einsum, linear
+from pipeline.graph import batch, einsum, linear, resize
 from pipeline.graph.batch_first import batch_first
 from pipeline.graph.draft import Draft, Node, Source, drafted, filled
 from pipeline.graph.names import listed, neutralise, shown
@@ -96,6 +96,7 @@ def at_opset(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
         return model, []
     _noop_axes(model)
     axes = _reduced_axes(model)
+    resized = resize.before_opset_11(model) if version < 11 else {}
     # The converter writes its own names into a copy; a value's name survives, which the tables rely on.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -110,6 +111,10 @@ def at_opset(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
             kept = [a for a in node.attribute if a.name != "axes"]
             del node.attribute[:]
             node.attribute.extend([*kept, onnx.helper.make_attribute("axes", axes[node.output[0]])])
+        if node.op_type == "Resize" and node.output[0] in resized:
+            # The converter leaves the defaults of opset 11, which are others than what opset 10 did.
+            node.attribute.append(onnx.helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
+            node.attribute.append(onnx.helper.make_attribute("nearest_mode", resized[node.output[0]]))
     return converted, []
 
 
@@ -181,6 +186,8 @@ def fold(draft: Draft, kinds: Mapping[str, str], probes: Probes) -> None:
             targets = [[int(d) for d in v[wanted]] for v in probes.values]
             node.inputs[1] = draft.constant(np.array(batch.symbolic(node.op_type, inputs, targets), np.int64))
             node.attributes.pop("allowzero", None)
+        if node.op_type == "Resize" and node.input(3):
+            resize.fix_sizes(draft, node, probes)
     draft.substitute({n: first for n, first in tied.items() if n != first})
 
 

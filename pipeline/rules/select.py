@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -12,8 +11,8 @@ from pipeline import ops
 from pipeline.arithmetic import EXACT, Rounding
 from pipeline.bounds import Interval
 from pipeline.errors import InputRejected
-from pipeline.rules.rule import Affine, Example, Rearrange, Value, rule
-from pipeline.rules.several import copies, own_kernel
+from pipeline.rules.rule import Example, Rearrange, Value, rule
+from pipeline.rules.several import copies
 
 
 @rule(ops.Gather, ops.Expand, ops.Tile)
@@ -73,47 +72,3 @@ class WhereRule(Rearrange[ops.Where]):
         yield Example(ops.Where(), (condition, (3, 9), (3, 9)))
         yield Example(ops.Where(), (condition, (3, 9), torch.randn(9)))
         yield Example(ops.Where(), (torch.randn(8, 4) > 0, torch.randn(()), (3, 8, 1)))
-
-
-@rule(ops.Resize)
-class ResizeRule(Affine[ops.Resize]):
-    """Means of neighbours with weights that are not negative: ``|W| r`` is the operator itself on ``r``.
-
-    Nearest moves entries alone. The weights of linear resampling come from positions that an implementation rounds in its
-    own way: our own are charged ``8 n w`` of the largest entry, those of float32 are bounded by no standard.
-    """
-
-    def radius(self, op: ops.Resize, *xs: Value) -> Tensor:
-        (x,) = xs
-        assert isinstance(x, Interval)
-        return op(x.radius)
-
-    def terms(self, op: ops.Resize, *xs: Value) -> int:
-        return 2 ** len(op.scales)
-
-    def fan_out(self, op: ops.Resize, *xs: Value) -> int:
-        return math.prod(2 * math.ceil(s) + 1 for s in op.scales)
-
-    def interval(self, op: ops.Resize, *xs: Value, rounding: Rounding = EXACT) -> Interval:
-        if op.mode == "nearest":
-            return super().interval(op, *xs)
-        box = super().interval(op, *xs, rounding=rounding)
-        return Interval(box.center, rounding.up(box.radius + self.weights_error(op, *xs, rounding=rounding)))
-
-    def disturbance(self, op: ops.Resize, *xs: Value, rounding: Rounding) -> Tensor | None:
-        error = super().disturbance(op, *xs, rounding=rounding)
-        return error if error is None else error + self.weights_error(op, *xs, rounding=rounding)
-
-    def weights_error(self, op: ops.Resize, *xs: Value, rounding: Rounding) -> Tensor | float:
-        """What weights that are themselves rounded may move an output by."""
-        (x,) = xs
-        assert isinstance(x, Interval)
-        if op.mode == "nearest":
-            return 0.0
-        peak = x.magnitude.flatten(1).amax(1).reshape(-1, *[1] * (x.center.dim() - 1))
-        longest = math.ceil(max(n * max(s, 1.0) for n, s in zip(x.center.shape[2:], op.scales, strict=True)))
-        return rounding.own_error(peak, 8 * longest) + own_kernel(rounding, "Resize", peak)
-
-    def examples(self) -> Iterator[Example]:
-        yield Example(ops.Resize((2.0, 3.0), "nearest"), ((2, 8, 3, 4),))
-        yield Example(ops.Resize((0.5,), "nearest"), ((2, 3, 8),))

@@ -1,0 +1,59 @@
+"""Resize: along each axis a matrix that does not vary."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from pipeline import ops
+from pipeline.arithmetic import EXACT, Rounding
+from pipeline.bounds import Interval
+from pipeline.rules.rule import Affine, Example, Value, rule
+from pipeline.rules.several import own_kernel
+
+
+@rule(ops.Resize)
+class ResizeRule(Affine[ops.Resize]):
+    """``y = W x`` with ``W`` the product of one matrix an axis, so that ``|W|`` is the product of theirs.
+
+    The weights come from positions that an implementation rounds in its own way: those of ONNX Runtime are in the matrices, and
+    where they are not ``exact`` float32 is promised of no other. (Resize by the nearest entry is a Gather.)
+    """
+
+    def radius(self, op: ops.Resize, *xs: Value) -> Tensor:
+        (x,) = xs
+        assert isinstance(x, Interval)
+        return op.weighted(x.radius, [w.abs() for w in op.weights])
+
+    def terms(self, op: ops.Resize, *xs: Value) -> int:
+        # Our own sums go axis by axis, and one product more for each.
+        return math.prod(i.shape[1] for i in op.index) + 2 * len(op.axes)
+
+    def fan_out(self, op: ops.Resize, *xs: Value) -> int:
+        reads = (torch.bincount(i.reshape(-1)).max() for i in op.index)
+        return math.prod(int(r) for r in reads)
+
+    def interval(self, op: ops.Resize, *xs: Value, rounding: Rounding = EXACT) -> Interval:
+        self._known(op, rounding, *xs)
+        return super().interval(op, *xs, rounding=rounding)
+
+    def disturbance(self, op: ops.Resize, *xs: Value, rounding: Rounding) -> Tensor | None:
+        self._known(op, rounding, *xs)
+        return super().disturbance(op, *xs, rounding=rounding)
+
+    def _known(self, op: ops.Resize, rounding: Rounding, *xs: Value) -> None:
+        """Raises InputRejected where float32 is promised of weights that each implementation rounds in its own way."""
+        (x,) = xs
+        assert isinstance(x, Interval)
+        if not op.exact:
+            own_kernel(rounding, "Resize", x.radius)
+
+    def examples(self) -> Iterator[Example]:
+        pick, mean = torch.eye(4)[[0, 0, 1, 3, 3, 3]], torch.tensor([[1.0, 0, 0], [0.25, 0.75, 0], [0, 0.5, 0.5]])
+        yield Example(ops.Resize({2: pick, 3: mean}, exact=True), ((2, 8, 4, 3),))
+        yield Example(ops.Resize({2: pick}), ((2, 3, 4),))
+        yield Example(ops.Resize({1: mean, 2: mean[:2], 3: pick}), ((2, 3, 3, 4),))
+        yield Example(ops.Resize({2: torch.randn(5, 8)}), ((2, 3, 8),))
