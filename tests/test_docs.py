@@ -13,8 +13,12 @@ import pytest
 
 from pipeline.cli.main import run
 from pipeline.data import load
+from pipeline.errors import InputRejected
+from pipeline.graph import importer
+from pipeline.graph.table import TABLE
 from pipeline.rules import rule_for, rules
 from tests import laws
+from tests.graph import files
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
@@ -56,7 +60,7 @@ def test_every_command_gives_the_exit_code_that_the_page_says(page, folder, caps
 def test_the_operator_of_the_page_keeps_the_laws(monkeypatch):
     enrolled = sys.modules["pipeline.rules.rule"]
     monkeypatch.setattr(enrolled, "_RULES", dict(enrolled._RULES))
-    (text,) = blocks(ROOT / "docs" / "operators.md", "python")
+    _, text = blocks(ROOT / "docs" / "operators.md", "python")
     told: dict = {}
     exec(compile(text, "operators.md", "exec"), told)
     rule = rule_for(told["Difference"]())
@@ -68,6 +72,19 @@ def test_the_operator_of_the_page_keeps_the_laws(monkeypatch):
             assert laws.violation(box, example.op(*point)) <= 1e-11
     monkeypatch.undo()
     assert told["Difference"] not in rules(), "a page's operator is not the program's"
+
+
+def test_the_operator_of_the_page_is_read_from_a_file(tmp_path):
+    text, _ = blocks(ROOT / "docs" / "operators.md", "python")
+    divided = files.node("Mod", ["x", "c"], ["y"], fmod=1)
+    path = files.saved(tmp_path, files.model([divided], ["batch", 6], {"c": files.weights(6)}))
+    with pytest.raises(InputRejected, match="Mod"):
+        importer.load(path)
+    try:
+        exec(compile(text, "operators.md", "exec"), {})
+        assert importer.load(path).parity.holds
+    finally:
+        TABLE.pop("Mod", None)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -18,6 +18,7 @@ from pipeline.graph.draft import Draft, Node
 from pipeline.graph.laid import BATCH, Laid, NotSaid, Rewrite, Rewriting, permutation
 from pipeline.graph.linear import DOMAIN
 from pipeline.graph.probe import Probes
+from pipeline.graph.table import TABLE
 
 
 def batch_first(draft: Draft, probes: Probes, kinds: Mapping[str, str]) -> None:
@@ -29,7 +30,7 @@ def batch_first(draft: Draft, probes: Probes, kinds: Mapping[str, str]) -> None:
         return  # the sizes that are measured would be written in
     rewriting = Rewriting(draft, probes.values[: 2 if probes.free else 1], kinds)
     try:
-        nodes = list(rewriting.nodes(_REWRITES))
+        nodes = list(rewriting.nodes(_rewrite))
     except NotSaid:
         return
     draft.nodes = nodes
@@ -212,10 +213,13 @@ def _concat(r: Rewriting, node: Node) -> Laid:
 _REWRITES: dict[str, Rewrite] = {
     **{"Transpose": _transpose, "Unsqueeze": _unsqueeze, "Squeeze": _squeeze, "Reshape": _reshape, "Gather": _gather},
     **{"MatMul": _product, "Gemm": _linear, "Linear": _linear, "Concat": _concat, "LayerNormalization": _layer_norm},
-    **dict.fromkeys(("Softmax", "LogSoftmax"), _softmax),
+    **{"Clip": _elementwise, "Softmax": _softmax, "LogSoftmax": _softmax},
     **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"), _reduce),
-    **dict.fromkeys(("Add", "Sub", "Mul", "Div"), _pair),
-    **dict.fromkeys(
-        ("Relu", "Sigmoid", "Tanh", "Erf", "Gelu", "FastGelu", "Sqrt", "Exp", "Neg", "Abs", "Clip"), _elementwise
-    ),
 }
+
+
+def _rewrite(operator: str) -> Rewrite | None:
+    entry = TABLE.get(operator)
+    if operator in _REWRITES or entry is None or not entry.pointwise:
+        return _REWRITES.get(operator)
+    return {1: _elementwise, 2: _pair}.get(entry.inputs or 0)

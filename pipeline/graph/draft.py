@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +13,38 @@ from onnx import helper, numpy_helper
 
 from pipeline.network import Origin
 
-Attributes = dict[str, Any]
+OPSET = 17
+"""The opset whose converters onnx2torch is asked for."""
+
+
+class Attributes(dict[str, Any]):
+    """The settings of a node, which remember which of them were read.
+
+    A copy that a pass makes (``old | changes``) shares that memory: what is read of the copy was read of the file's node.
+    """
+
+    def __init__(self, settings: Mapping[str, Any] | None = None, read: set[str] | None = None):
+        super().__init__(settings or {})
+        self.read: set[str] = set() if read is None else read
+
+    def __getitem__(self, name: str) -> Any:
+        self.read.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.read.add(name)
+        return super().get(name, default)
+
+    def pop(self, name: str, default: Any = None) -> Any:
+        self.read.add(name)
+        return super().pop(name, default)
+
+    def peek(self, name: str, default: Any = None) -> Any:
+        """A setting that is looked at and left for another to honour."""
+        return super().get(name, default)
+
+    def __or__(self, changes: Mapping[str, Any]) -> Attributes:  # type: ignore[override]
+        return Attributes({**self, **changes}, self.read)
 
 
 @dataclass(frozen=True)
@@ -39,7 +71,7 @@ class Node:
     op_type: str
     inputs: list[str]
     outputs: list[str]
-    attributes: Attributes = field(default_factory=dict)
+    attributes: Attributes = field(default_factory=Attributes)
     domain: str = ""
 
     @property
@@ -61,7 +93,8 @@ class Draft:
     constants: dict[str, np.ndarray]
     sources: dict[str, Source]
     origins: dict[str, Origin]
-    opset: int = 17
+    opset: int
+    """Of the file."""
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Shapes at the first probe, by value name."""
     dtypes: dict[str, np.dtype] = field(default_factory=dict)
@@ -112,19 +145,22 @@ class Draft:
             node.inputs = [final(v) for v in node.inputs]
         self.outputs = [final(v) for v in self.outputs]
 
+    def needed(self) -> set[str]:
+        """The values that some output depends on."""
+        found = set(self.outputs)
+        for node in reversed(self.nodes):
+            if not found.isdisjoint(node.outputs):
+                found.update(v for v in node.inputs if v)
+        return found
+
     def prune(self) -> None:
         """Drops nodes that no output depends on, and outputs of nodes that nobody reads."""
-        needed = set(self.outputs)
-        kept = []
-        for node in reversed(self.nodes):
-            if needed.isdisjoint(node.outputs):
-                continue
+        needed = self.needed()
+        self.nodes = [node for node in self.nodes if not needed.isdisjoint(node.outputs)]
+        for node in self.nodes:
             node.outputs = [v if v in needed else "" for v in node.outputs]
             while node.outputs and not node.outputs[-1]:
                 node.outputs.pop()
-            needed.update(node.inputs)
-            kept.append(node)
-        self.nodes = kept[::-1]
         self.constants = {n: a for n, a in self.constants.items() if n in needed}
 
     def model(self) -> onnx.ModelProto:
@@ -140,7 +176,7 @@ class Draft:
             for i, n in enumerate(self.nodes)
         )
         domains = dict.fromkeys(["", *(n.domain for n in self.nodes)])
-        imports = [helper.make_opsetid(d, 1 if d else self.opset) for d in domains]
+        imports = [helper.make_opsetid(d, 1 if d else OPSET) for d in domains]
         return helper.make_model(graph, opset_imports=imports, ir_version=8)
 
     def _info(self, name: str) -> onnx.ValueInfoProto:
@@ -157,7 +193,8 @@ def drafted(model: onnx.ModelProto, origins: dict[str, Origin], values: dict[str
         if proto.op_type == "Constant":
             constants[proto.output[0]] = _constant(attributes)
         else:
-            nodes.append(Node(proto.op_type, list(proto.input), list(proto.output), attributes, proto.domain))
+            read = Attributes(attributes)
+            nodes.append(Node(proto.op_type, list(proto.input), list(proto.output), read, proto.domain))
     opset = next(e.version for e in model.opset_import if not e.domain)
     draft = Draft(
         nodes=nodes,
@@ -174,10 +211,10 @@ def drafted(model: onnx.ModelProto, origins: dict[str, Origin], values: dict[str
 
 
 def _source(name: str, values: dict[str, str]) -> Source:
-    return Source(values[name]) if name in values else Source(None, reason="written by the version converter")
+    return Source(values[name]) if name in values else Source(None, reason="written by the import")
 
 
-def _constant(attributes: Attributes) -> np.ndarray:
+def _constant(attributes: Mapping[str, Any]) -> np.ndarray:
     (kind, value), *_ = attributes.items()
     if kind == "value":
         return numpy_helper.to_array(value)

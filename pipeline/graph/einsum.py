@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from pipeline.graph.draft import Draft, Node
+from pipeline.graph.draft import Attributes, Draft, Node
 
 
 def lowered(draft: Draft) -> None:
@@ -40,7 +40,8 @@ def _product(draft: Draft, node: Node) -> list[Node]:
     if order != list(out):
         nodes[-1].outputs = [draft.fresh()]
         draft.dtypes[nodes[-1].output] = draft.dtypes[node.output]
-        nodes.append(Node("Transpose", [nodes[-1].output], list(node.outputs), {"perm": [order.index(i) for i in out]}))
+        perm = Attributes({"perm": [order.index(i) for i in out]})
+        nodes.append(Node("Transpose", [nodes[-1].output], list(node.outputs), perm))
     return nodes
 
 
@@ -56,5 +57,5 @@ def _ordered(draft: Draft, nodes: list[Node], value: str, labels: str, order: li
     name = draft.fresh()
     draft.shapes[name] = tuple(draft.shapes[value][i] for i in perm)
     draft.dtypes[name] = draft.dtypes[value]
-    nodes.append(Node("Transpose", [value], [name], {"perm": perm}))
+    nodes.append(Node("Transpose", [value], [name], Attributes({"perm": perm})))
     return name

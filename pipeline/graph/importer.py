@@ -18,17 +18,35 @@ import torch
 from torch import nn
 
 from pipeline.errors import InputRejected, out_of_memory
-from pipeline.graph import freeze, guard, lower_layers, lower_pools, lower_resize, lower_shapes, parity, runtime
+from pipeline.graph import (
+    freeze,
+    guard,
+    lower_layers,
+    lower_pointwise,
+    lower_pools,
+    lower_resize,
+    lower_shapes,
+    parity,
+    runtime,
+)
 from pipeline.graph.builder import Builder
-from pipeline.graph.draft import Node
-from pipeline.graph.lower import LOWERINGS, Item, Unsupported, lower
+from pipeline.graph.draft import OPSET, Attributes, Node
+from pipeline.graph.forms import rejected
+from pipeline.graph.lower import Item, lower
 from pipeline.graph.names import listed, shown
-from pipeline.graph.normalise import OPSET, Normalised, normalise
+from pipeline.graph.normalise import Normalised, normalise
 from pipeline.graph.parity import Parity
 from pipeline.graph.probe import check_bombs
+from pipeline.graph.table import Unsupported, unread
 from pipeline.network import Network, Origin, Port
 
-_LOWERINGS = (lower_layers, lower_pools, lower_resize, lower_shapes)  # importing them registers what they lower
+_LOWERINGS = (
+    lower_layers,
+    lower_pointwise,
+    lower_pools,
+    lower_resize,
+    lower_shapes,
+)  # importing them enters what they lower
 
 
 @dataclass(frozen=True)
@@ -96,15 +114,13 @@ def convert(normal: Normalised, model: onnx.ModelProto, output: str | None = Non
     build = Builder(normal.constants, normal.sources, normal.shapes, normal.dtypes)
     for port in graph.input:
         build.input(port.name)
-    onnx2torch = _Onnx2Torch(normal.model)
+    onnx2torch = _Onnx2Torch(normal)
     failed: Counter[tuple[str, str]] = Counter()
-    for proto in graph.node:
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in proto.attribute}
-        node = Node(proto.op_type, list(proto.input), list(proto.output), attributes, proto.domain)
+    for node in normal.nodes:
         own = Origin(node.op_type, "", "")
         build.origin = next((normal.origins[v] for v in node.outputs if v in normal.origins), own)
         try:
-            made = lower(Item(node, onnx2torch.module(proto), build))
+            made = lower(Item(node, onnx2torch.module, build))
             if len(node.outputs) > len(made):
                 raise Unsupported("its further outputs are read")
             for value, fx_node in zip(node.outputs, made, strict=False):
@@ -115,8 +131,10 @@ def convert(normal: Normalised, model: onnx.ModelProto, output: str | None = Non
         except KeyError:
             if not failed:  # else it reads what could not be imported, and the list goes on without it
                 raise
+    if not failed:
+        failed.update((node.op_type, reason) for node in normal.own if (reason := unread(node, normal.opset)))
     if failed:
-        raise InputRejected(_unsupported(failed, model))
+        raise rejected(failed, normal.opset)
     module, provenance = build.finish([o.name for o in graph.output])
     names = [i.name for i in model.graph.input if i.name not in {t.name for t in model.graph.initializer}]
     inputs = [_port(normal, v.name, name) for v, name in zip(graph.input, names, strict=True)]
@@ -134,42 +152,29 @@ def convert(normal: Normalised, model: onnx.ModelProto, output: str | None = Non
 class _Onnx2Torch:
     """onnx2torch, one node at a time."""
 
-    def __init__(self, model: onnx.ModelProto):
+    def __init__(self, normal: Normalised):
         from onnx2torch.node_converters import get_converter
         from onnx2torch.onnx_graph import OnnxGraph
 
-        self._get_converter, self._graph = get_converter, OnnxGraph(model.graph)
-        self._versions = {e.domain: e.version for e in model.opset_import}
-        self._nodes = dict(self._graph.nodes)
+        self._get_converter, self._graph = get_converter, OnnxGraph(normal.model.graph)
+        self._nodes = {id(n): o for n, o in zip(normal.nodes, self._graph.nodes.values(), strict=True)}
 
-    def module(self, proto: onnx.NodeProto) -> nn.Module | Unsupported:
-        """The module it makes of a node, or why it makes none; whether one is needed is for the lowering to say."""
-        node = self._nodes[f"{proto.domain}/{proto.name}".lstrip("/")]
-        # Where the opset could not be lowered: layers and activations only gained types since opset 17.
-        version = min(OPSET, self._versions[proto.domain])
+    def module(self, node: Node) -> nn.Module:
+        """The module it makes of a node. Raises Unsupported where it makes none."""
+        theirs = self._nodes[id(node)]
+        # It reads attributes through a memory of what was read, as a lowering does.
+        theirs._proto_attributes = Attributes(theirs._proto_attributes, node.attributes.read)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # its doubts are settled by parity
-                converter = self._get_converter(operation_type=proto.op_type, version=version, domain=proto.domain)
-                made: Any = converter(node, self._graph)
+                warnings.simplefilter("ignore")
+                converter = self._get_converter(operation_type=node.op_type, version=OPSET, domain=node.domain)
+                made: Any = converter(theirs, self._graph)
         except NotImplementedError as error:  # how onnx2torch says that it has no converter
-            return Unsupported("" if "Converter is not implemented" in str(error) else shown(str(error)))
+            raise Unsupported("" if "Converter is not implemented" in str(error) else shown(str(error))) from None
         except (KeyError, ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
-            return Unsupported(f"onnx2torch cannot read it: {type(error).__name__}")
+            raise Unsupported(f"onnx2torch cannot read it: {type(error).__name__}") from None
         module: nn.Module = made.torch_module
         return module
-
-
-def _unsupported(failed: Counter[tuple[str, str]], model: onnx.ModelProto) -> str:
-    said = ", ".join(
-        f"{shown(op_type)} ({count}{': ' + reason if reason else ''})"
-        for (op_type, reason), count in sorted(failed.items())
-    )
-    opset = next(e.version for e in model.opset_import if e.domain in ("", "ai.onnx"))
-    advice = (
-        "Export the model at opset 20 or lower." if opset > 20 else "Export the model without them, or ask for support."
-    )
-    return f"Every operator of a model must be supported; these are not: {said}. {advice}"
 
 
 def _port(normal: Normalised, value: str, name: str) -> Port:
@@ -189,4 +194,4 @@ def _with_free_sizes(port: Port, declared: onnx.ValueInfoProto) -> Port:
     return Port(port.name, port.dtype, shape)
 
 
-__all__ = ["LOWERINGS", "Imported", "convert", "load"]
+__all__ = ["Imported", "convert", "load"]

@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.graph.draft import Draft, Node
+from pipeline.graph.draft import Attributes, Draft, Node
+from pipeline.graph.table import TABLE
 
 Group = tuple[int, ...]
 BATCH = 0
-OPERANDS = ("Add", "Sub", "Mul", "Div", "MatMul", "Concat")
-"""Operators of which every input may be a value; of others the first alone."""
 
 
 class NotSaid(Exception):
@@ -72,23 +71,26 @@ class Rewriting:
         self.same: dict[str, str] = {}
         self.made: list[Node] = []
 
-    def nodes(self, rewrites: Mapping[str, Rewrite]) -> Iterator[Node]:
+    def nodes(self, rewrite_of: Callable[[str], Rewrite | None]) -> Iterator[Node]:
         """The nodes anew, in order, by what is known of each operator. Raises NotSaid."""
         for node in self.draft.nodes:
             if not self.leaves(node) and self.laid.keys().isdisjoint(node.inputs):
                 yield node
                 continue
-            if node.op_type not in rewrites or len(node.outputs) > 1 or not self.steady(node):
+            rewrite = rewrite_of(node.op_type)
+            if rewrite is None or len(node.outputs) > 1 or not self.steady(node):
                 raise NotSaid
             self.made = []
-            self.keep(node, rewrites[node.op_type](self, node))
+            self.keep(node, rewrite(self, node))
             yield from self.made
         if not self.laid.keys().isdisjoint(self.draft.outputs):
             raise NotSaid
 
     def steady(self, node: Node) -> bool:
         """Whether what is no operand, a target or an index, is the same for every input: runs show it for theirs alone."""
-        others = [] if node.op_type in OPERANDS else node.inputs[1:]
+        entry = TABLE.get(node.op_type)
+        operands = node.op_type in ("MatMul", "Concat") or (entry is not None and entry.pointwise and entry.inputs == 2)
+        others = [] if operands else node.inputs[1:]
         return all(not v or v in self.draft.constants or self.kinds.get(v) == "shape" for v in others)
 
     def leaves(self, node: Node) -> bool:
@@ -166,12 +168,14 @@ class Rewriting:
         draft.dtypes[name] = draft.dtypes.get(node.output, np.dtype(np.float32))
         if node.output in draft.origins:
             draft.origins[name] = draft.origins[node.output]
-        self.made.append(Node(op_type, inputs, [name], attributes, domain))
+        self.made.append(Node(op_type, inputs, [name], Attributes(attributes), domain))
         return name
 
     def again(self, node: Node, inputs: list[str], sizes: Sequence[int], **changed: Any) -> str:
         """The same operator on other values."""
-        return self.emit(node, node.op_type, inputs, sizes, node.domain, **(node.attributes | changed))
+        name = self.emit(node, node.op_type, inputs, sizes, node.domain)
+        self.made[-1].attributes = node.attributes | changed
+        return name
 
     def target(self, sizes: Sequence[int]) -> str:
         return self.draft.constant(np.array([-1, *sizes], np.int64))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.graph.draft import Draft, Node
+from pipeline.graph.draft import Attributes, Draft, Node
 from pipeline.network import Origin
 
 DOMAIN = "pipeline"
@@ -59,9 +59,9 @@ def _gemm(draft: Draft, node: Node) -> list[Node]:
     weight = _scaled(draft, b if node.attributes.get("transB", 0) else _transposed(draft, b), alpha)
     size = draft.constants[weight].shape[0]
     if c and beta != 0.0 and (bias := _as_bias(draft, c, size, scale=beta)):
-        return [*nodes, Node("Gemm", [a, weight, bias], node.outputs, {"transB": 1})]
+        return [*nodes, Node("Gemm", [a, weight, bias], node.outputs, Attributes({"transB": 1}))]
     if not c or beta == 0.0:
-        return [*nodes, Node("Gemm", [a, weight], node.outputs, {"transB": 1})]
+        return [*nodes, Node("Gemm", [a, weight], node.outputs, Attributes({"transB": 1}))]
     product = _emit(draft, nodes, "Gemm", [a, weight], {"transB": 1})
     return [*nodes, *_plus(draft, node, nodes, product, c, beta)]
 
@@ -80,7 +80,7 @@ def _plus(draft: Draft, node: Node, nodes: list[Node], product: str, c: str, bet
 
 def _emit(draft: Draft, nodes: list[Node], op_type: str, inputs: list[str], attributes: dict | None = None) -> str:
     name = draft.fresh()
-    nodes.append(Node(op_type, inputs, [name], attributes or {}))
+    nodes.append(Node(op_type, inputs, [name], Attributes(attributes)))
     draft.dtypes[name] = draft.dtypes.get(inputs[0], np.dtype(np.float32))
     return name
 
@@ -92,7 +92,7 @@ def _matmul(draft: Draft, node: Node) -> Node:
         return node
     weight = _transposed(draft, w)
     if len(draft.shapes[x]) == 2:
-        return Node("Gemm", [x, weight], node.outputs, {"transB": 1})
+        return Node("Gemm", [x, weight], node.outputs, Attributes({"transB": 1}))
     return Node("Linear", [x, weight], node.outputs, domain=DOMAIN)
 
 

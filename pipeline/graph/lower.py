@@ -1,48 +1,48 @@
-"""Modules of onnx2torch -> torch.nn and pipeline.ops: what one operator of the file is in our vocabulary.
+"""Nodes of the normal form -> torch.nn and pipeline.ops: what one operator of the file is in our vocabulary.
 
-A lowering reads the module that onnx2torch made beside the ONNX node, and emits one node or a few; where onnx2torch lacks
-an operator or reads a form of it wrongly, the ONNX node alone. Operands that are constants of the
-file become settings of the module.
+A lowering reads the ONNX node, and where that serves the module that onnx2torch makes of it, and emits one node or a few.
+Operands that are constants of the file become settings of the module.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from torch import fx, nn
 
-from pipeline import ops
 from pipeline.graph.builder import Builder
 from pipeline.graph.draft import Node
-from pipeline.graph.provenance import PARAMETERS
-
-
-class Unsupported(Exception):
-    """An operator, or this use of it, that the vocabulary cannot say; the importer collects and names them all."""
+from pipeline.graph.table import TABLE, Unsupported, default
 
 
 @dataclass(frozen=True)
 class Item:
-    """One node of the normalised graph, what onnx2torch made of it, and where it is to be lowered to."""
+    """One node that is to be lowered, and where to; it remembers which inputs were read."""
 
     node: Node
-    converted: nn.Module | Unsupported
+    convert: Callable[[Node], nn.Module]
+    """What onnx2torch makes of a node; raises Unsupported where it makes nothing."""
     build: Builder
+    seen: set[int] = field(default_factory=set)
+    """The positions of inputs that were read."""
 
     def module(self) -> Any:
-        """What onnx2torch made of the node. Raises Unsupported if it made nothing."""
-        if isinstance(self.converted, Unsupported):
-            raise self.converted
-        return self.converted
+        """What onnx2torch makes of the node. Raises Unsupported if it makes nothing."""
+        return self.convert(self.node)
+
+    def input(self, position: int) -> str:
+        """The name of an input, empty where it is left out."""
+        self.seen.add(position)
+        return self.node.input(position)
 
     def arg(self, position: int = 0, *, trains: bool = False) -> fx.Node:
-        return self.build.value(self.node.inputs[position], trains=trains)
+        return self.build.value(self.input(position), trains=trains)
 
     def args(self) -> list[fx.Node]:
-        return [self.build.value(v) for v in self.node.inputs]
+        return [self.arg(position) for position in range(len(self.node.inputs))]
 
     def varies(self, position: int) -> bool:
         """Whether an input depends on those of the graph."""
@@ -54,15 +54,17 @@ class Item:
 
     def rank(self, position: int) -> int:
         """How many axes an input was measured to have, 0 where it was not."""
-        return len(self.build.shapes.get(self.node.inputs[position], ()))
+        return len(self.build.shapes.get(self.node.input(position), ()))
 
-    def attribute(self, name: str, default: Any = None) -> Any:
-        return self.node.attributes.get(name, default)
+    def attribute(self, name: str) -> Any:
+        """An attribute as the node has it, or ONNX's default; None where it has neither."""
+        usual = default(self.node.op_type, name, domain=self.node.domain)
+        return self.node.attributes.get(name, usual)
 
     def shape(self, position: int = 0) -> tuple[int, ...]:
         """The measured shape of an input. Raises Unsupported where it was not measured."""
         try:
-            return self.build.shapes[self.node.inputs[position]]
+            return self.build.shapes[self.node.input(position)]
         except KeyError:
             raise Unsupported("its input's shape could not be measured") from None
 
@@ -72,7 +74,7 @@ class Item:
         return None if array is None else [int(i) for i in array.reshape(-1)]
 
     def array(self, position: int) -> np.ndarray | None:
-        name = self.node.input(position)
+        name = self.input(position)
         if not name:
             return None
         if name not in self.build.constants:
@@ -81,8 +83,8 @@ class Item:
 
     def weights(self) -> dict[str, str]:
         """Which constant each parameter of this layer holds."""
-        table = PARAMETERS[self.node.op_type]
-        return {field: self.node.input(i) for i, field in table.items() if self.node.input(i) in self.build.constants}
+        table = TABLE[self.node.op_type].weights
+        return {held: self.input(i) for i, held in table.items() if self.node.input(i) in self.build.constants}
 
 
 def _depends(value: fx.Node) -> bool:
@@ -97,69 +99,13 @@ def _depends(value: fx.Node) -> bool:
     return False
 
 
-Lowering = Callable[[Item], fx.Node | list[fx.Node]]
-LOWERINGS: dict[str, Lowering] = {}
-
-
-def lowers(*op_types: str) -> Callable[[Lowering], Lowering]:
-    """Registers a lowering for operators; an operator has one. Raises KeyError on a duplicate."""
-
-    def register(lowering: Lowering) -> Lowering:
-        for op_type in op_types:
-            if op_type in LOWERINGS:
-                raise KeyError(f"an operator is lowered once; {op_type} is already")
-            LOWERINGS[op_type] = lowering
-        return lowering
-
-    return register
-
-
-PLAIN: dict[str, type[nn.Module]] = {
-    "Relu": nn.ReLU,
-    "Sigmoid": nn.Sigmoid,
-    "Tanh": nn.Tanh,
-    "Softsign": nn.Softsign,
-    **{
-        op.__name__: op
-        for op in (
-            *(ops.Sub, ops.Pow, ops.Neg, ops.Abs, ops.Reciprocal, ops.Sqrt, ops.Exp, ops.Log, ops.Erf),
-            *(ops.Sin, ops.Cos, ops.Sign, ops.Floor, ops.Ceil, ops.Round, ops.Where, ops.Not, ops.And, ops.Or),
-            *(ops.Equal, ops.Greater, ops.Less, ops.GreaterOrEqual, ops.LessOrEqual),
-        )
-    },
-}
-"""Operators whose module has no settings."""
-
-CHAINED = {"Sum": ops.Add, "Min": ops.Min, "Max": ops.Max}
-"""Associative operators: any number of operands, taken two at a time."""
-
-SAME = (
-    nn.LeakyReLU,
-    nn.ELU,
-    nn.CELU,
-    nn.SELU,
-    nn.Softmax,
-    nn.LogSoftmax,
-    nn.Softplus,
-    nn.Hardswish,
-    nn.LocalResponseNorm,
-)
-"""Modules of onnx2torch that are already in the vocabulary and hold nothing of the file."""
-
-
 def lower(item: Item) -> list[fx.Node]:
-    """The nodes that compute an operator's outputs, in order. Raises Unsupported."""
-    op_type = item.node.op_type
-    if op_type in LOWERINGS:
-        made = LOWERINGS[op_type](item)
-        return made if isinstance(made, list) else [made]
-    if op_type in PLAIN:
-        return [item.build.emit(PLAIN[op_type](), *item.args())]
-    if op_type in CHAINED:
-        total, *others = item.args()
-        for other in others:
-            total = item.build.emit(CHAINED[op_type](), total, other)
-        return [total]
-    if isinstance(module := item.module(), SAME):
-        return [item.build.emit(module, item.arg())]
-    raise Unsupported("")
+    """The nodes that compute an operator's outputs, in order. Raises Unsupported, also for an input that was not read."""
+    entry = TABLE.get(item.node.op_type)
+    if entry is None or entry.lowering is None:
+        raise Unsupported("")
+    made = entry.lowering(item)
+    left = [i for i, value in enumerate(item.node.inputs) if value and i not in item.seen]
+    if left:
+        raise Unsupported(f"its input {left[0]} is not honoured")
+    return made if isinstance(made, list) else [made]

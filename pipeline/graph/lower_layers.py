@@ -1,4 +1,4 @@
-"""Lowerings of layers that hold weights, and of activations with settings."""
+"""Lowerings of layers that hold weights, of products and of quantization."""
 
 from __future__ import annotations
 
@@ -10,10 +10,24 @@ import torch
 from torch import fx, nn
 
 from pipeline import ops
-from pipeline.graph.lower import Item, Unsupported, lowers
+from pipeline.graph.draft import Node
+from pipeline.graph.lower import Item
+from pipeline.graph.table import Unsupported, operator
+
+_LAYER = {1: "weight", 2: "bias"}
+_WINDOW = ("auto_pad", "pads", "strides", "dilations", "group")
+_SHAPED = {"kernel_shape": "the weight has it; a runtime refuses a file where they differ"}
 
 
-@lowers("Conv", "ConvTranspose")
+@operator("Conv", reads=_WINDOW, inert=_SHAPED, inputs=3, weights=_LAYER, trains=True)
+@operator(
+    "ConvTranspose",
+    reads=[*_WINDOW, "output_padding", "output_shape"],
+    inert=_SHAPED,
+    inputs=3,
+    weights=_LAYER,
+    trains=True,
+)
 def _conv(item: Item) -> fx.Node:
     x = item.arg()
     module = item.module()
@@ -24,7 +38,23 @@ def _conv(item: Item) -> fx.Node:
     return item.build.emit(module, x, weights=item.weights())
 
 
-@lowers("Gemm", "BatchNormalization", "LayerNormalization", "InstanceNormalization")
+def _trains(node: Node, opset: int) -> str | None:
+    """Before opset 14 it was the outputs that said so (ONNX BatchNormalization-9, "Output case #1")."""
+    return "with several outputs it is in its training form" if opset < 14 and len(node.outputs) > 1 else None
+
+
+@operator("Gemm", reads=["alpha", "beta", "transA", "transB"], inputs=3, weights=_LAYER, trains=True)
+@operator(
+    "BatchNormalization",
+    reads=["epsilon"],
+    inert={"momentum": "of training alone"},
+    inputs=5,
+    weights={**_LAYER, 3: "running_mean", 4: "running_var"},
+    trains=True,
+    refuses=_trains,
+)
+@operator("LayerNormalization", reads=["axis", "epsilon", "stash_type"], inputs=3, weights=_LAYER)
+@operator("InstanceNormalization", reads=["epsilon"], inputs=3, weights=_LAYER)
 def _layer(item: Item) -> fx.Node:
     module = item.module()
     if type(module).__module__.startswith("onnx2torch"):
@@ -36,14 +66,14 @@ def _layer(item: Item) -> fx.Node:
     return item.build.emit(module, item.arg(), weights=item.weights())
 
 
-@lowers("Linear")
+@operator("Linear", inputs=3, weights=_LAYER, trains=True)
 def _linear(item: Item) -> fx.Node:
     weights = item.weights()
     rows, columns = item.build.constants[weights["weight"]].shape
     return item.build.emit(nn.Linear(columns, rows, bias="bias" in weights), item.arg(), weights=weights)
 
 
-@lowers("MatMul")
+@operator("MatMul", inputs=2, trains=True)
 def _matmul(item: Item) -> fx.Node:
     """Two computed values, or a weight that Linear cannot say (on the left, or of rank 3): it trains where it stands."""
     constants, (left, right) = item.build.constants, item.node.inputs
@@ -54,90 +84,34 @@ def _matmul(item: Item) -> fx.Node:
         # W x^T = (x W^T)^T, where samples stay rows.
         rows, columns = constants[left].shape
         linear = nn.Linear(columns, rows, bias=False)
-        y = item.build.emit(linear, item.arg(1).all_input_nodes[0], weights={"weight": left})
+        y = item.build.emit(linear, item.arg(1).all_input_nodes[0], weights={"weight": item.input(0)})
         return item.build.emit(ops.Transpose((1, 0)), y)
     return item.build.emit(ops.MatMul(), item.arg(0, trains=held[0]), item.arg(1, trains=held[1]), layer=any(held))
 
 
-@lowers("Add")
+@operator("Add", inputs=2, pointwise=True)
 def _add(item: Item) -> fx.Node:
     """A sum; a constant that is added to a product whose weight trains where it stands is that layer's bias, and trains."""
-    if len(item.node.inputs) != 2:
-        raise Unsupported("it does not have two operands")
     args = [item.arg(i, trains=item.build.is_layer(item.node.inputs[1 - i])) for i in (0, 1)]
     return item.build.emit(ops.Add(), *args)
 
 
-@lowers("Mul")
+@operator("Mul", inputs=2, pointwise=True)
 def _mul(item: Item) -> fx.Node:
     return item.build.emit(ops.Product() if item.both_vary() else ops.Mul(), *item.args())
 
 
-@lowers("Div")
+@operator("Div", inputs=2, pointwise=True)
 def _div(item: Item) -> fx.Node:
     constant = not item.varies(0) and item.rank(0) <= item.rank(1)
     varies = item.varies(1) and (constant or item.both_vary())
     return item.build.emit(ops.Quotient() if varies else ops.Div(), *item.args())
 
 
-@lowers("PRelu")
-def _prelu(item: Item) -> fx.Node:
-    slope, shape = item.array(1), item.shape()
-    assert slope is not None
-    per_channel = (slope.shape[-len(shape) + 1 :] if len(shape) > 1 else slope.shape) == (
-        shape[1],
-        *(1,) * (len(shape) - 2),
-    )
-    if slope.size == 1 or (slope.ndim <= len(shape) - 1 and per_channel):
-        module = nn.PReLU(slope.size)
-        module.weight = nn.Parameter(torch.from_numpy(np.array(slope.reshape(-1))))
-        return item.build.emit(module, item.arg())
-    # max(x, 0) - slope * max(-x, 0), for slopes of any shape
-    below = item.build.emit(nn.ReLU(), item.build.emit(ops.Neg(), item.arg()))
-    return item.build.emit(
-        ops.Sub(), item.build.emit(nn.ReLU(), item.arg()), item.build.emit(ops.Mul(), below, item.arg(1))
-    )
+_GRID = ("axis", "block_size", "output_dtype")
 
 
-@lowers("Clip")
-def _clip(item: Item) -> fx.Node:
-    x = item.arg()
-    ends = [item.attribute("min"), item.attribute("max")]
-    for i, (position, module) in enumerate(((1, ops.Max), (2, ops.Min))):
-        name = item.node.input(position)
-        if name in item.build.constants and item.build.constants[name].size == 1:
-            ends[i] = float(item.build.constants[name].reshape(()))
-        elif name:
-            x = item.build.emit(module(), x, item.build.value(name))
-    low, high = (None if e is None or np.isinf(e) else float(e) for e in ends)
-    if low is None and high is None and x is not item.arg():
-        return x
-    if low == 0.0 and high is None:
-        return item.build.emit(nn.ReLU(), x)
-    return item.build.emit(ops.Clip(low, high), x)
-
-
-@lowers("HardSigmoid")
-def _hard_sigmoid(item: Item) -> fx.Node:
-    alpha, beta = item.attribute("alpha", 0.2), item.attribute("beta", 0.5)
-    if abs(alpha - 1 / 6) < 1e-7 and beta == 0.5:
-        return item.build.emit(nn.Hardsigmoid(), item.arg())
-    dtype = item.build.dtype(item.node.inputs[0])
-    scaled = item.build.emit(ops.Mul(), item.arg(), item.build.literal(alpha, dtype))
-    return item.build.emit(ops.Clip(0.0, 1.0), item.build.emit(ops.Add(), scaled, item.build.literal(beta, dtype)))
-
-
-@lowers("Gelu")
-def _gelu(item: Item) -> fx.Node:
-    return item.build.emit(nn.GELU(), item.arg())
-
-
-@lowers("FastGelu")
-def _fast_gelu(item: Item) -> fx.Node:
-    return item.build.emit(nn.GELU(approximate="tanh"), item.arg())
-
-
-@lowers("QuantizeLinear")
+@operator("QuantizeLinear", reads=_GRID, inert={"saturate": "of 8-bit floats alone"}, inputs=3)
 def _quantize(item: Item) -> fx.Node:
     """``saturate(round(x / s) + z)``, halves to even; whole numbers are held as floats."""
     scale, zero, kind = _grid(item)
@@ -150,7 +124,7 @@ def _quantize(item: Item) -> fx.Node:
     return item.build.emit(ops.Clip(float(ends.min), float(ends.max)), x)
 
 
-@lowers("DequantizeLinear")
+@operator("DequantizeLinear", reads=_GRID, inputs=3)
 def _dequantize(item: Item) -> fx.Node:
     """``(q - z) s``."""
     scale, zero, _ = _grid(item)
@@ -164,12 +138,12 @@ def _grid(item: Item) -> tuple[torch.Tensor, torch.Tensor, np.dtype]:
     """Scale and zero point, shaped along their axis, and the type of the whole numbers."""
     scale, zero = item.array(1), item.array(2)
     assert scale is not None
-    if item.attribute("block_size", 0) or (zero is None and item.attribute("output_dtype", 0)):
+    if item.attribute("block_size") or (zero is None and item.attribute("output_dtype")):
         raise Unsupported("it quantizes in blocks, or to a type without a zero point")
     zero = np.zeros(scale.shape, np.uint8) if zero is None else zero
     if zero.dtype not in (np.int8, np.uint8, np.int16, np.uint16, np.int32):
         raise Unsupported(f"it quantizes to {zero.dtype}")
-    rank, axis = len(item.shape()), item.attribute("axis", 1)
+    rank, axis = len(item.shape()), item.attribute("axis")
     if scale.size > 1 and axis % rank == 0:
         raise Unsupported("its scale varies along the batch")
     shape = [-1, *[1] * (rank - axis % rank - 1)] if scale.size > 1 else []
@@ -177,15 +151,13 @@ def _grid(item: Item) -> tuple[torch.Tensor, torch.Tensor, np.dtype]:
     return held.reshape(shape), torch.from_numpy(np.array(zero).astype(scale.dtype)).reshape(shape), zero.dtype
 
 
-@lowers("Cast")
+@operator("Cast", reads=["to"], inert={"saturate": "of 8-bit floats alone"})
 def _cast(item: Item) -> fx.Node:
     return item.build.emit(ops.Cast(item.module().torch_dtype), item.arg())
 
 
-@lowers("ArgMax")
+@operator("ArgMax", reads=["axis", "keepdims", "select_last_index"])
 def _argmax(item: Item) -> fx.Node:
-    if item.attribute("select_last_index", 0):
+    if item.attribute("select_last_index"):
         raise Unsupported("select_last_index is set")
-    return item.build.emit(
-        ops.ArgMax(item.attribute("axis", 0), keepdim=bool(item.attribute("keepdims", 1))), item.arg()
-    )
+    return item.build.emit(ops.ArgMax(item.attribute("axis"), keepdim=bool(item.attribute("keepdims"))), item.arg())

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from pipeline import ops
-from pipeline.graph.lower import Item, Unsupported, lowers
+from pipeline.graph.lower import Item
+from pipeline.graph.table import Unsupported, operator
 
 _MAX = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 _AVERAGE = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
@@ -65,7 +66,11 @@ def _axes(item: Item) -> list[_Axis]:
     return [_Axis(*a) for a in zip(size, kernel, strides, dilations, pads[:rank], pads[rank:], out, strict=True)]
 
 
-@lowers("MaxPool")
+_WINDOW = ("auto_pad", "kernel_shape", "pads", "strides", "dilations")
+_COUNTED = {"ceil_mode": "how many windows there are was measured"}
+
+
+@operator("MaxPool", reads=_WINDOW, inert={**_COUNTED, "storage_order": "of the output Indices alone"})
 def _max_pool(item: Item) -> fx.Node:
     """With symmetric padding where torch's windows contain ONNX's (the surplus sliced off), else on explicit padding."""
     axes = _axes(item)
@@ -87,13 +92,13 @@ def _max_pool(item: Item) -> fx.Node:
     return item.build.emit(_MAX[len(axes)](**settings), x)
 
 
-@lowers("AveragePool")
+@operator("AveragePool", reads=[*_WINDOW, "count_include_pad"], inert=_COUNTED)
 def _average_pool(item: Item) -> fx.Node:
     """Symmetric padding as it stands; otherwise zeros around, the mean over full windows, times kernel size over count."""
     axes = _axes(item)
     if any(a.dilation != 1 for a in axes):
         raise Unsupported("it is dilated")
-    include = bool(item.attribute("count_include_pad", 0))
+    include = bool(item.attribute("count_include_pad"))
     kernel, stride = tuple(a.kernel for a in axes), tuple(a.stride for a in axes)
     plain = all(a.begin == a.end and a.made(a.begin, False) == a.count and 2 * a.begin <= a.kernel for a in axes)
     make = _AVERAGE[len(axes)]

@@ -20,26 +20,27 @@ from torch import fx
 
 from pipeline import ops
 from pipeline.graph import runtime
-from pipeline.graph.lower import Item, Unsupported, lowers
+from pipeline.graph.lower import Item
 from pipeline.graph.names import shown
+from pipeline.graph.table import Unsupported, operator
 
 _KEPT = (
     *("mode", "coordinate_transformation_mode", "nearest_mode", "cubic_coeff_a", "exclude_outside", "antialias"),
-    *("extrapolation_value", "keep_aspect_ratio_policy"),
+    "extrapolation_value",
 )
 _LINEAR_IN_EACH_AXIS = (b"nearest", b"linear", b"cubic")
 
 
-@lowers("Resize")
+@operator("Upsample", reads=["mode", "scales"], inputs=2, opsets=range(7, 10))
+@operator("Resize", reads=[*_KEPT, "axes"], inputs=4, opsets=range(10, 24))
 def _resize(item: Item) -> fx.Node:
     before, after = item.shape(), item.build.shapes[item.node.outputs[0]]
-    mode, where = item.attribute("mode", b"nearest"), item.attribute("coordinate_transformation_mode", b"half_pixel")
+    mode, where = item.attribute("mode"), item.attribute("coordinate_transformation_mode")
+    item.input(1)  # the region of interest, of tf_crop_and_resize alone
     if mode not in _LINEAR_IN_EACH_AXIS:
         raise Unsupported(f"mode {shown(mode.decode(errors='replace'))}")
     if where == b"tf_crop_and_resize":
         raise Unsupported("coordinate_transformation_mode tf_crop_and_resize, which cuts out a region")
-    if item.attribute("keep_aspect_ratio_policy", b"stretch") != b"stretch":
-        raise Unsupported("keep_aspect_ratio_policy other than stretch")
     axes = [a % len(before) for a in item.attribute("axes") or range(len(before))]
     if any(item.node.input(i) and item.node.input(i) not in item.build.constants for i in (2, 3)):
         raise Unsupported("its size depends on the batch, or on free sizes of the input")
@@ -51,7 +52,7 @@ def _resize(item: Item) -> fx.Node:
         raise Unsupported("it resizes the batch")
     if before == after:
         return item.arg()  # the kernel copies, whatever the mode says
-    attributes = tuple(sorted((k, v) for k, v in item.node.attributes.items() if k in _KEPT))
+    attributes = tuple((k, item.node.attributes[k]) for k in sorted(_KEPT) if k in item.node.attributes)
     tables = {}
     for axis, value in zip(axes, given, strict=True):
         scale = float(value) if given is scales else None
@@ -92,9 +93,7 @@ def _table(attributes: tuple[tuple[str, Any], ...], length: int, resized: int, s
     else:
         held, inputs = np.array([1, 1, scale, 2], np.float32), ["x", "", "s"]
     known = dict(attributes)
-    newer = bool({"antialias", "keep_aspect_ratio_policy"} & known.keys()) or (
-        known.get("coordinate_transformation_mode") == b"half_pixel_symmetric"
-    )
+    newer = "antialias" in known or known.get("coordinate_transformation_mode") == b"half_pixel_symmetric"
     graph = helper.make_graph(
         [helper.make_node("Resize", inputs, ["y"], **known)],
         "axis",

@@ -10,17 +10,18 @@ import torch
 from torch import fx, nn
 
 from pipeline import ops
-from pipeline.graph.lower import SAME, Item, Unsupported, lowers
+from pipeline.graph.lower import Item
+from pipeline.graph.table import Unsupported, operator
 
 SOURCE = "source"
 """In an fx node's meta: the shape that a Reshape had before."""
 
 
-@lowers("Reshape")
+@operator("Reshape", reads=["allowzero"], inputs=2)
 def _reshape(item: Item) -> fx.Node:
     shape = item.ints(1)
     assert shape is not None
-    if item.attribute("allowzero", 0) and 0 in shape:
+    if item.attribute("allowzero") and 0 in shape:
         raise Unsupported("it makes an empty value (allowzero)")
     return _reshaped(item, shape)
 
@@ -37,12 +38,10 @@ def _reshaped(item: Item, shape: Sequence[int]) -> fx.Node:
     return made
 
 
-@lowers("Softmax", "LogSoftmax")
+@operator("Softmax", "LogSoftmax", reads=["axis"])
 def _softmax(item: Item) -> fx.Node:
     """Along the last axis it does not see a Reshape of those before it: a batch that was folded into them is left alone."""
     x, module = item.arg(), item.module()
-    if not isinstance(module, SAME):
-        raise Unsupported("")
     source, shape = x.meta.get(SOURCE, ()), item.shape()
     last = module.dim in (-1, len(shape) - 1)
     if not last or not source or source[0] == shape[0] or source[-1] != shape[-1]:
@@ -54,17 +53,17 @@ def _softmax(item: Item) -> fx.Node:
     return made
 
 
-@lowers("Flatten")
+@operator("Flatten", reads=["axis"])
 def _flatten(item: Item) -> fx.Node:
     shape = item.shape()
-    axis = item.attribute("axis", 1)
+    axis = item.attribute("axis")
     axis += len(shape) if axis < 0 else 0
     if axis == 1:
         return item.build.emit(nn.Flatten(), item.arg())
     return _reshaped(item, [1, -1] if axis == 0 else [-1, math.prod(shape[axis:])])
 
 
-@lowers("Transpose")
+@operator("Transpose", reads=["perm"])
 def _transpose(item: Item) -> fx.Node:
     """Of two in a row the last alone: a detour of the batch is gone."""
     x, perm = item.arg(), item.attribute("perm") or list(range(len(item.shape())))[::-1]
@@ -74,7 +73,7 @@ def _transpose(item: Item) -> fx.Node:
     return item.build.emit(ops.Transpose(perm), x)
 
 
-@lowers("Squeeze")
+@operator("Squeeze", reads=["axes"], inputs=2)
 def _squeeze(item: Item) -> fx.Node:
     axes = item.ints(1)
     return item.build.emit(
@@ -82,12 +81,12 @@ def _squeeze(item: Item) -> fx.Node:
     )
 
 
-@lowers("Unsqueeze")
+@operator("Unsqueeze", reads=["axes"], inputs=2)
 def _unsqueeze(item: Item) -> fx.Node:
     return item.build.emit(ops.Unsqueeze(item.ints(1) or []), item.arg())
 
 
-@lowers("Slice")
+@operator("Slice", reads=["starts", "ends", "axes"], inputs=5)
 def _slice(item: Item) -> fx.Node:
     starts, ends = item.ints(1) or [], item.ints(2) or []
     axes, steps = item.ints(3), item.ints(4)
@@ -95,12 +94,10 @@ def _slice(item: Item) -> fx.Node:
     return item.build.emit(ops.Slice(starts, ends, axes, [1] * len(starts) if steps is None else steps), item.arg())
 
 
-@lowers("Split")
+@operator("Split", reads=["axis", "split", "num_outputs"], inputs=2, outputs=None)
 def _split(item: Item) -> list[fx.Node]:
-    shape, axis = item.shape(), item.attribute("axis", 0)
-    sizes = item.ints(1) or item.attribute("split")
-    if sizes is None:
-        sizes = [-(-shape[axis] // len(item.node.outputs))] * len(item.node.outputs)
+    sizes, axis = item.ints(1), item.attribute("axis")
+    assert sizes is not None
     ends = [int(e) for e in np.cumsum(sizes)]
     return [
         item.build.emit(ops.Slice([end - size], [end], [axis], [1]), item.arg())
@@ -108,24 +105,22 @@ def _split(item: Item) -> list[fx.Node]:
     ]
 
 
-@lowers("Concat")
+@operator("Concat", reads=["axis"], inputs=None)
 def _concat(item: Item) -> fx.Node:
     return item.build.emit(ops.Concat(item.attribute("axis")), *item.args())
 
 
-@lowers("Gather")
+@operator("Gather", reads=["axis"], inputs=2)
 def _gather(item: Item) -> fx.Node:
     indices = item.array(1)
-    return item.build.emit(ops.Gather(torch.from_numpy(np.array(indices)), item.attribute("axis", 0)), item.arg())
+    return item.build.emit(ops.Gather(torch.from_numpy(np.array(indices)), item.attribute("axis")), item.arg())
 
 
-@lowers("Pad")
+@operator("Pad", reads=["mode", "pads", "value"], inputs=4)
 def _pad(item: Item) -> fx.Node:
     pads, value, axes = item.ints(1), item.array(2), item.ints(3)
     rank = len(item.shape())
-    mode = {b"constant": "constant", b"reflect": "reflect", b"edge": "replicate"}.get(
-        item.attribute("mode", b"constant")
-    )
+    mode = {b"constant": "constant", b"reflect": "reflect", b"edge": "replicate"}.get(item.attribute("mode"))
     if pads is None or mode is None:
         raise Unsupported("its mode is not constant, reflect or edge")
     places = list(range(rank)) if axes is None else [a % rank for a in axes]
@@ -141,12 +136,18 @@ def _pad(item: Item) -> fx.Node:
     return item.build.emit(ops.Pad(order, mode=mode, value=filler), item.arg())
 
 
-@lowers("Expand")
+@operator("Expand", inputs=2)
 def _expand(item: Item) -> fx.Node:
     return item.build.emit(ops.Expand(item.ints(1) or []), item.arg())
 
 
-@lowers("Tile")
+@operator("Einsum", reads=["equation"], inputs=None)
+def _einsum(item: Item) -> fx.Node:
+    """What ``einsum.lowered`` left: one that is a matrix product is a MatMul by now."""
+    raise Unsupported("its equation is not that of one matrix product")
+
+
+@operator("Tile", inputs=2)
 def _tile(item: Item) -> fx.Node:
     return item.build.emit(ops.Tile(item.ints(1) or []), item.arg())
 
@@ -159,22 +160,22 @@ _REDUCTIONS = {
 }
 
 
-@lowers(*_REDUCTIONS)
+@operator(*_REDUCTIONS, reads=["axes", "keepdims", "noop_with_empty_axes"], inputs=2)
 def _reduce(item: Item) -> fx.Node:
-    axes = item.ints(1) if len(item.node.inputs) > 1 else item.attribute("axes")
+    axes = item.ints(1)
     if not axes:
-        if item.attribute("noop_with_empty_axes", 0):
+        if item.attribute("noop_with_empty_axes"):
             raise Unsupported("it reduces nothing")
-        axes = range(len(item.shape()))
-    keep = bool(item.attribute("keepdims", 1))
+        axes = list(range(len(item.shape())))
+    keep = bool(item.attribute("keepdims"))
     return item.build.emit(_REDUCTIONS[item.node.op_type](axes, keepdim=keep), item.arg())
 
 
-@lowers("GlobalAveragePool")
+@operator("GlobalAveragePool")
 def _global_average(item: Item) -> fx.Node:
     return item.build.emit(ops.ReduceMean(range(2, len(item.shape())), keepdim=True), item.arg())
 
 
-@lowers("GlobalMaxPool")
+@operator("GlobalMaxPool")
 def _global_max(item: Item) -> fx.Node:
     return item.build.emit(ops.ReduceMax(range(2, len(item.shape())), keepdim=True), item.arg())

@@ -1,13 +1,12 @@
 """ONNX -> ONNX: whatever a file's age and exporter, brought to the one form that onnx2torch reads.
 
-Neutral names, IR 8, opset 17, constants and shapes folded, Identity, Dropout and Cast to the same type dropped, explicit pads,
-MatMul by a constant to Gemm, the batch made free and brought to the front. Every value that stays keeps its (neutral) name and
-every constant its way back.
+Neutral names, constants and shapes folded, every operator in its newest form, Identity, Dropout and Cast to the same type
+dropped, explicit pads, MatMul by a constant to Gemm, the batch made free and brought to the front. Every value that stays keeps
+its (neutral) name and every constant its way back.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,11 +17,10 @@ from pipeline.errors import UsageError
 from pipeline.graph import batch, einsum, linear, resize
 from pipeline.graph.batch_first import batch_first
 from pipeline.graph.draft import Draft, Node, Source, drafted, filled
+from pipeline.graph.forms import newest
 from pipeline.graph.names import listed, neutralise, shown
 from pipeline.graph.probe import Probes, dependence, probe
 from pipeline.network import Origin
-
-OPSET = 17
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,12 @@ class Normalised:
     """The form that is converted, and the tables back to the file."""
 
     model: onnx.ModelProto
+    """The nodes once more, as onnx2torch reads them."""
+    nodes: tuple[Node, ...]
+    own: tuple[Node, ...]
+    """The nodes that are computed on data as they stand in the file; they know which of their attributes were read."""
+    opset: int
+    """Of the file."""
     constants: Mapping[str, np.ndarray]
     sources: Mapping[str, Source]
     """By constant: the initialiser or Constant node of the file, and the steps back to it."""
@@ -50,13 +54,12 @@ def normalise(model: onnx.ModelProto, *, output: str | None = None, free_batch: 
     parity can tell. Raises InputRejected if the model does not run, UsageError if it has no such output.
     """
     neutral, names = neutralise(model)
+    neutral.ir_version = max(model.ir_version, 8)
     file_outputs = [o.name for o in model.graph.output]
     if output is not None and output not in file_outputs:
         raise UsageError(f"An output of the file is wanted; '{shown(output)}' is none of {listed(file_outputs)}.")
-    neutral, notes = at_opset(neutral)
     probes = probe(neutral)
     draft = drafted(neutral, names.nodes, names.values)
-    draft.notes.extend(notes)
     if output is not None:
         draft.outputs = [draft.outputs[file_outputs.index(output)]]
     first = probes.values[0]
@@ -64,6 +67,7 @@ def normalise(model: onnx.ModelProto, *, output: str | None = None, free_batch: 
     draft.dtypes.update({n: np.asarray(v).dtype for n, v in first.items()})
     kinds = dict(dependence(neutral))
     fold(draft, kinds, probes)
+    own = newest(draft)
     drop(draft)
     explicit_pads(draft)
     freed = probes.free or (free_batch and batch.baked(draft))
@@ -76,6 +80,9 @@ def normalise(model: onnx.ModelProto, *, output: str | None = None, free_batch: 
     draft.prune()
     return Normalised(
         model=draft.model(),
+        nodes=tuple(draft.nodes),
+        own=own,
+        opset=draft.opset,
         constants=draft.constants,
         sources=draft.sources,
         origins=draft.origins,
@@ -85,71 +92,6 @@ def normalise(model: onnx.ModelProto, *, output: str | None = None, free_batch: 
         free_sizes=probes.sizes,
         notes=tuple(draft.notes),
     )
-
-
-def at_opset(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
-    """The model at IR 8 or newer and opset 17, and a note where the version converter cannot bring it there."""
-    model.ir_version = max(model.ir_version, 8)
-    _gelu(model)
-    version = next(e.version for e in model.opset_import if not e.domain)
-    if version == OPSET:
-        return model, []
-    _noop_axes(model)
-    axes = _reduced_axes(model)
-    resized = resize.before_opset_11(model) if version < 11 else {}
-    # The converter writes its own names into a copy; a value's name survives, which the tables rely on.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            converted = onnx.version_converter.convert_version(model, OPSET)
-        except Exception:  # an assertion inside C++: some operator has no form at opset 17
-            return model, [f"opset {version} kept: an operator has no form at opset {OPSET}"]
-    converted.ir_version = model.ir_version
-    for node in converted.graph.node:
-        if node.op_type.startswith("Reduce") and len(node.input) == 1 and node.output[0] in axes:
-            # onnx 1.21 loses axes that are stored as raw bytes.
-            kept = [a for a in node.attribute if a.name != "axes"]
-            del node.attribute[:]
-            node.attribute.extend([*kept, onnx.helper.make_attribute("axes", axes[node.output[0]])])
-        if node.op_type == "Resize" and node.output[0] in resized:
-            # The converter leaves the defaults of opset 11, which are others than what opset 10 did.
-            node.attribute.append(onnx.helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
-            node.attribute.append(onnx.helper.make_attribute("nearest_mode", resized[node.output[0]]))
-    return converted, []
-
-
-def _gelu(model: onnx.ModelProto) -> None:
-    """Gelu came with opset 20; before it, ONNX Runtime's own operators are the same functions."""
-    nodes = [n for n in model.graph.node if n.op_type == "Gelu"]
-    for node in nodes:
-        tanh = any(a.name == "approximate" and a.s == b"tanh" for a in node.attribute)
-        node.op_type, node.domain = ("FastGelu" if tanh else "Gelu"), "com.microsoft"
-        del node.attribute[:]
-    if nodes:
-        model.opset_import.add(domain="com.microsoft", version=1)
-
-
-def _noop_axes(model: onnx.ModelProto) -> None:
-    """``noop_with_empty_axes`` says nothing where axes are given; the converter would carry it to opsets that lack it."""
-    for node in model.graph.node:
-        if node.op_type.startswith("Reduce") and len(node.input) > 1 and node.input[1]:
-            kept = [a for a in node.attribute if a.name != "noop_with_empty_axes"]
-            del node.attribute[:]
-            node.attribute.extend(kept)
-
-
-def _reduced_axes(model: onnx.ModelProto) -> dict[str, list[int]]:
-    """The axes of reductions that take them as a constant input, by output value."""
-    constants = {t.name: t for t in model.graph.initializer}
-    constants |= {
-        n.output[0]: a.t for n in model.graph.node if n.op_type == "Constant" for a in n.attribute if a.HasField("t")
-    }
-    return {
-        node.output[0]: axes
-        for node in model.graph.node
-        if node.op_type.startswith("Reduce") and len(node.input) > 1 and node.input[1] in constants
-        if (axes := onnx.numpy_helper.to_array(constants[node.input[1]]).reshape(-1).tolist())
-    }
 
 
 def fold(draft: Draft, kinds: Mapping[str, str], probes: Probes) -> None:
@@ -256,9 +198,9 @@ def explicit_pads(draft: Draft) -> None:
         if node.op_type == "ConvTranspose":
             node.attributes["auto_pad"] = mode  # onnx2torch refuses it by name
             continue
-        kernel = node.attributes.get("kernel_shape") or draft.shapes[node.inputs[1]][2:]
-        strides = node.attributes.get("strides") or [1] * len(spatial)
-        dilations = node.attributes.get("dilations") or [1] * len(spatial)
+        kernel = node.attributes.peek("kernel_shape") or draft.shapes[node.inputs[1]][2:]
+        strides = node.attributes.peek("strides") or [1] * len(spatial)
+        dilations = node.attributes.peek("dilations") or [1] * len(spatial)
         begins, ends = [], []
         for size, k, s, d in zip(spatial, kernel, strides, dilations, strict=True):
             total = max(0, (-(-size // s) - 1) * s + d * (k - 1) + 1 - size)

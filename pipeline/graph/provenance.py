@@ -13,20 +13,8 @@ import torch
 from torch import nn
 
 from pipeline.graph.draft import Source
+from pipeline.graph.table import TABLE
 from pipeline.network import Origin, Provenance, Weight
-
-PARAMETERS = {
-    "Conv": {1: "weight", 2: "bias"},
-    "ConvTranspose": {1: "weight", 2: "bias"},
-    "Gemm": {1: "weight", 2: "bias"},
-    "Linear": {1: "weight", 2: "bias"},
-    "BatchNormalization": {1: "weight", 2: "bias", 3: "running_mean", 4: "running_var"},
-    "LayerNormalization": {1: "weight", 2: "bias"},
-    "InstanceNormalization": {1: "weight", 2: "bias"},
-}
-"""By operator: which input holds which parameter of its module."""
-
-TRAINED = {"Conv", "ConvTranspose", "Gemm", "Linear", "BatchNormalization", "MatMul"}
 
 
 class Ledger:
@@ -53,7 +41,7 @@ class Ledger:
         # A statistic that shares its initialiser with a weight (an exporter merged equal tensors) cannot follow it.
         role = " as a statistic" if name.rpartition(".")[2] in ("running_mean", "running_var") else ""
         self._forms[source.initializer].add(constant + role)
-        if op_type not in TRAINED:
+        if op_type not in TABLE or not TABLE[op_type].trains:
             self._frozen[name] = f"a constant of {op_type}"
 
     def constant(self, name: str, constant: str, reason: str) -> None:

@@ -3,40 +3,31 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 
-from pipeline.errors import InputRejected
 from pipeline.graph.draft import Draft, Node
+from pipeline.graph.forms import attributes_to_inputs, form
 from pipeline.graph.probe import Probes
+from pipeline.graph.table import Unsupported
 
 
-def before_opset_11(model: onnx.ModelProto) -> dict[str, str]:
-    """How each Upsample and Resize picks the nearest entry, by output value: down where an axis grows, up where it shrinks.
+@form("Upsample", last=8)
+def _scales(draft: Draft, node: Node) -> None:
+    attributes_to_inputs(draft, node, "scales", dtype=np.float32)
 
-    Raises InputRejected where one does both, which no Resize of a later opset says, or where its scales are computed.
-    """
-    constants = {t.name: t for t in model.graph.initializer}
-    constants |= {
-        n.output[0]: a.t for n in model.graph.node if n.op_type == "Constant" for a in n.attribute if a.HasField("t")
-    }
-    found = {}
-    for node in model.graph.node:
-        if node.op_type not in ("Upsample", "Resize"):
-            continue
-        given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        nearest = given.get("mode", b"nearest") == b"nearest"
-        scales = given.get("scales")
-        if scales is None and len(node.input) > 1 and node.input[1] in constants:
-            scales = onnx.numpy_helper.to_array(constants[node.input[1]]).reshape(-1)
-        shrinks = scales is not None and bool(np.any(np.asarray(scales) < 1))
-        if nearest and (scales is None or (shrinks and np.any(np.asarray(scales) > 1))):
-            raise InputRejected(
-                f"{node.op_type} before opset 11 rounds down where an axis grows and up where it shrinks; "
-                + ("one has computed scales" if scales is None else "one has axes of both kinds")
-                + ", which is not supported. Export the model at opset 11 or later."
-            )
-        found[node.output[0]] = "ceil" if shrinks else "floor"
-    return found
+
+@form("Resize", "Upsample", last=10)
+def _before_opset_11(draft: Draft, node: Node) -> list[Node]:
+    """Corners were the coordinates, and the nearest entry was the one below where an axis grows, above where it shrinks."""
+    x, name = node.inputs
+    nearest, scales = node.attributes.peek("mode", b"nearest") == b"nearest", draft.constants.get(name)
+    shrinks = scales is not None and bool((scales < 1).any())
+    if nearest and (scales is None or (shrinks and bool((scales > 1).any()))):
+        raise Unsupported(
+            "before opset 11 it rounds down where an axis grows and up where it shrinks, and "
+            + ("its scales are computed" if scales is None else "it has axes of both kinds")
+        )
+    meant = {"coordinate_transformation_mode": b"asymmetric", "nearest_mode": b"ceil" if shrinks else b"floor"}
+    return [Node("Resize", [x, "", name], list(node.outputs), node.attributes | meant)]
 
 
 def fix_sizes(draft: Draft, node: Node, probes: Probes) -> None:

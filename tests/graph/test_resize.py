@@ -129,7 +129,7 @@ def test_what_older_opsets_meant(opset: int, operator: str, mode: str, scale: tu
 
 
 def test_a_resize_of_old_that_grows_and_shrinks_is_refused_by_name() -> None:
-    with pytest.raises(InputRejected, match="Resize before opset 11"):
+    with pytest.raises(InputRejected, match=r"Resize .*before opset 11"):
         imported(resize(["batch", 2, 5, 4], scales=[1.0, 1.0, 2.0, 0.5], opset=10, mode="nearest"))
 
 
