@@ -174,6 +174,7 @@ def drop(draft: Draft) -> None:
     for node in draft.nodes:
         same_type = node.op_type == "Cast" and draft.dtypes.get(node.inputs[0]) == draft.dtypes.get(node.output)
         if node.op_type in ("Identity", "Dropout") or same_type:
+            node.attributes.read.add("to")  # it was measured what became of it
             aliases[node.output] = node.inputs[0]
         else:
             kept.append(node)

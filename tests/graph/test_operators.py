@@ -266,6 +266,7 @@ CASES: dict[str, onnx.ModelProto] = {
     "cast": model(
         [node("Cast", ["x"], ["h"], to=TensorProto.DOUBLE), node("Cast", ["h"], ["y"], to=TensorProto.FLOAT)], FLAT
     ),
+    "cast to the same type": model([node("Relu", ["x"], ["h"]), node("Cast", ["h"], ["y"], to=1)], FLAT),
     "cast to whole numbers": model(
         [
             node("Mul", ["x", "c"], ["h"]),
