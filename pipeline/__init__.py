@@ -37,10 +37,10 @@ interval bound propagation, and linear forms pulled back from the logits are mar
     >>> import torch
     >>> from fractions import Fraction
     >>> from pipeline.arithmetic import rounding_of
-    >>> from pipeline.graph.importer import load
+    >>> from pipeline.graph import importer, model_file
     >>> from pipeline.propagate.margins import MarginBounds
     >>> from pipeline.threat import LinfBall
-    >>> network = load("digits.onnx").network.in_float64()
+    >>> network = importer.load(model_file.read("digits.onnx")).network.in_float64()
     >>> x = torch.full((1, 1, 8, 8), 0.5, dtype=torch.float64)
     >>> label = network(x).argmax(1)
     >>> box = LinfBall(Fraction(1, 10**6)).box(x)

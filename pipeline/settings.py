@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -226,7 +227,7 @@ def _from_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 def _from_toml(model: Path) -> list[tuple[str, dict[str, Any]]]:
     """The settings file beside the model, else the one in the working folder."""
-    for folder in dict.fromkeys((model.resolve().parent, Path.cwd())):
+    for folder in dict.fromkeys((Path(os.path.realpath(model)).parent, Path.cwd())):
         path = folder / TOML
         if not path.is_file():
             continue

@@ -59,7 +59,7 @@ def load(name: str, corpus: Path | None, trained: Path | None, dtype: torch.dtyp
     """A network by the name of its case, in eval mode; None where its file is not there."""
     from models.cnn7 import CNN7
     from models.resnext import ResNeXt
-    from pipeline.graph import importer
+    from pipeline.graph import importer, model_file
 
     torch.set_default_dtype(torch.float32)  # theirs asks for another
     if name in ("cnn7", "resnext"):
@@ -79,9 +79,9 @@ def load(name: str, corpus: Path | None, trained: Path | None, dtype: torch.dtyp
                 dynamic_axes={"input": {0: "n"}},
                 input_names=["input"],
             )
-            return _cast(importer.load(path).network, dtype)
+            return _cast(importer.load(model_file.read(path)).network, dtype)
     path = trained if name == "trained" else corpus and corpus / "onnx" / f"{name}.onnx"
-    return _cast(importer.load(path).network, dtype) if path and path.exists() else None
+    return _cast(importer.load(model_file.read(path)).network, dtype) if path and path.exists() else None
 
 
 def _cast(network: Network, dtype: torch.dtype) -> Network:

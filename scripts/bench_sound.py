@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from pipeline.arithmetic import rounding_of  # noqa: E402
 from pipeline.data import fit, load  # noqa: E402
-from pipeline.graph import importer  # noqa: E402
+from pipeline.graph import importer, model_file  # noqa: E402
 from pipeline.network import Network  # noqa: E402
 from pipeline.propagate.interval import IntervalWalk  # noqa: E402
 from pipeline.propagate.margins import MarginBounds  # noqa: E402
@@ -51,7 +51,7 @@ def cnn7() -> Network:
         torch.onnx.export(
             net, (torch.zeros(2, 3, 32, 32),), path, dynamo=False, dynamic_axes=batch, input_names=["input"]
         )
-        return importer.load(path).network
+        return importer.load(model_file.read(path)).network
 
 
 def compare(name: str, network: Network, x: Tensor, labels: Tensor, eps: Fraction, rounds: int) -> None:
@@ -92,7 +92,7 @@ def main(retrained: Path, rounds: int, samples: int, eps: str) -> None:
     torch.set_num_threads(1)
     click.echo(f"torch {torch.__version__}, {torch.get_num_threads()} thread, seed 0, {rounds} rounds")
     test = load("digits", part="test").take(np.arange(samples))
-    digits = importer.load(retrained).network.in_float64()
+    digits = importer.load(model_file.read(retrained)).network.in_float64()
     shape = tuple(d for d in digits.inputs[0].shape[1:] if d is not None)
     fitted = fit(test, input_shape=shape, classes=10, layout=None, value_range=None, label_offset=0)
     x, labels = torch.from_numpy(fitted.images).double(), torch.from_numpy(fitted.labels)

@@ -38,7 +38,7 @@ from pipeline.settings import Settings  # noqa: E402
 from pipeline.threat import Box  # noqa: E402
 from pipeline.vnnlib import Case, Property, parse, read  # noqa: E402
 from pipeline.workflow.asked import open_for, require_rules  # noqa: E402
-from pipeline.workflow.subject import Subject  # noqa: E402
+from pipeline.workflow.subject import Subject, opened  # noqa: E402
 
 MOST_OUTPUTS = 64
 """Of so many outputs each is bounded from both sides; of more, a sample."""
@@ -143,7 +143,7 @@ def main(corpus: Path, count: int, seconds: float, only: str, arithmetic: str) -
         name = Path(entry["vnnlib"]).name.partition(".vnnlib")[0]
         try:
             question = parse(read(corpus / entry["vnnlib"]))
-            subject = open_for(model, Settings(arithmetic=arithmetic), question)
+            subject = open_for(opened(model), Settings(arithmetic=arithmetic), question)
             require_rules(subject.network)
             rows = np.linspace(0, question.outputs - 1, min(question.outputs, MOST_OUTPUTS)).astype(int)
             form = forms(question, rows)

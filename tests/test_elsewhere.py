@@ -22,7 +22,6 @@ from pipeline.bounds import Interval, LinearForm, Lockstep
 from pipeline.certify import Settings
 from pipeline.data import Augment, Loader
 from pipeline.errors import Preempted
-from pipeline.graph.digest import digests
 from pipeline.propagate.margins import METHODS, MarginBounds
 from pipeline.rules import rule_for
 from pipeline.threat import Box
@@ -33,6 +32,7 @@ from pipeline.train.run import Run
 from tests import elsewhere
 from tests.certify import test_ladder
 from tests.cli.conftest import here, pipeline  # noqa: F401
+from tests.graph.files import digests
 from tests.nets import conv_net
 from tests.propagate.test_soundness import NETS, region
 from tests.rules.test_laws import EXAMPLES, FLOAT32, drawn

@@ -32,13 +32,11 @@ def command(model: Path, style: str, freeze: Path | None, **given: Any) -> int:
     """
     from pipeline.cli.watch import consoles
     from pipeline.workflow import inspect
-    from pipeline.workflow.inspection import write_frozen
 
-    found = inspect(model, flags_of(given))
+    found = inspect(model, flags_of(given), freeze_to=freeze)
     if freeze is not None:
-        names = write_frozen(model, freeze)
         _, errors = consoles()
-        told = f"note: {len(names)} weights that were inputs are fixed in {freeze}; deliver and certify that file"
+        told = f"note: {len(found.fixed)} weights that were inputs are fixed in {freeze}; deliver and certify that file"
         errors.print(told, markup=False, highlight=False, soft_wrap=True)
     if style == "json":
         from pipeline.report import quoted

@@ -11,20 +11,16 @@ from pathlib import Path
 import onnx
 
 from pipeline.errors import Contradiction, EnvironmentFailure, InputRejected, PipelineError
-from pipeline.graph import external, guard, importer, parity, runtime
+from pipeline.graph import external, importer, model_file, parity, runtime
+from pipeline.graph.model_file import ModelFile
 from pipeline.graph.names import shown
 from pipeline.graph.parity import Parity
 from pipeline.graph.patch import Patch
 from pipeline.network import Network
 
 
-def parts(model: Path) -> list[Path]:
-    """The files that a model consists of."""
-    return [model, *external.files(guard.parse(model), model.parent)]
-
-
-def deliver(source: Path, out: Path, patch: Patch, network: Network) -> Parity:
-    """Writes into a folder beside ``out``, judges what lies there, and only then moves it into place.
+def deliver(source: ModelFile, out: Path, patch: Patch, network: Network) -> tuple[ModelFile, Parity]:
+    """Writes into a folder beside ``out``, judges what lies there, and only then moves it into place: the file, as judged.
 
     Data have names that say what is in them, so the file that ``out`` was before keeps its own until it is replaced. Raises
     Contradiction if what was written does not compute ``network``, EnvironmentFailure if it cannot be written.
@@ -34,10 +30,9 @@ def deliver(source: Path, out: Path, patch: Patch, network: Network) -> Parity:
             written = Path(folder) / out.name
             _sidecar(source, written, patch)
             _write(written, patch.model.SerializeToString())
-            measured = _judged(written, network)
-            files = parts(written)
-            stale = _outlived(out, source, {p.name for p in files})
-            for part in reversed(files):
+            judged, measured = _judged(written, network)
+            stale = _outlived(out, source, judged)
+            for part in reversed(judged.paths):
                 os.replace(part, out.with_name(part.name))
             _sync_folder(out.parent)
             for path in stale:
@@ -46,20 +41,21 @@ def deliver(source: Path, out: Path, patch: Patch, network: Network) -> Parity:
         raise EnvironmentFailure(
             f"The folder of '{shown(str(out))}' must be writable and have room: {error.strerror}."
         ) from None
-    return measured
+    return judged.at(out), measured
 
 
-def _outlived(out: Path, source: Path, names: set[str]) -> list[Path]:
+def _outlived(out: Path, *kept: ModelFile) -> list[Path]:
     """The data of the file that ``out`` has been, as far as this module named them and nobody at hand still reads them."""
     try:
-        before, kept = ({p.name for p in parts(path)} for path in (out, source))
+        before = model_file.read(out)
     except PipelineError:
         return []  # no file yet, or none of ours
     ours = re.compile(re.escape(out.name) + r"\.[0-9a-f]{16}\.data")
-    return [out.with_name(name) for name in before - kept - names if ours.fullmatch(name)]
+    names = before.beside.keys() - {name for file in kept for name in file.beside}
+    return [out.with_name(name) for name in names if ours.fullmatch(name)]
 
 
-def _sidecar(source: Path, written: Path, patch: Patch) -> None:
+def _sidecar(source: ModelFile, written: Path, patch: Patch) -> None:
     """External tensors stay external: in one file, at the offsets they had where that file was one before."""
     tensors = [t for t in external.tensors(patch.model) if external.is_external(t)]
     if not tensors:
@@ -76,7 +72,7 @@ def _sidecar(source: Path, written: Path, patch: Patch) -> None:
     for tensor in sorted(tensors, key=grown):
         content = patch.external.get(tensor.name)
         if content is None:
-            content = external.read(tensor, source.parent)
+            content = external.of(tensor, source.beside)
         kept = one_file and not grown(tensor)
         offset = int(entries[tensor.name].get("offset", 0)) if kept else -(-len(data) // 64) * 64
         data.extend(b"\0" * max(0, offset + len(content) - len(data)))
@@ -107,14 +103,14 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _judged(written: Path, network: Network) -> Parity:
+def _judged(written: Path, network: Network) -> tuple[ModelFile, Parity]:
     """Imports the written file and compares what it computes with the network. Raises Contradiction."""
     try:
-        onnx.checker.check_model(str(written))
+        file = model_file.read(written)
         single = len(network.outputs) == 1
-        importer.load(written, output=network.outputs[0].name if single else None)
-        measured = parity.compare(runtime.session(written), network, parity.points(network))
-    except (InputRejected, onnx.checker.ValidationError) as error:
+        importer.load(file, output=network.outputs[0].name if single else None)
+        measured = parity.compare(runtime.session(file), network, parity.points(network))
+    except InputRejected as error:
         raise Contradiction(f"A written file must import again; it does not: {shown(str(error), 500)}") from None
     if not measured.holds:
         raise Contradiction(
@@ -122,4 +118,4 @@ def _judged(written: Path, network: Network) -> Parity:
             f" {measured.max_abs_difference:.3g} on outputs up to {measured.scale:.3g}, with"
             f" {measured.argmax_disagreements} different decisions at {measured.points} points. Nothing was written."
         )
-    return measured
+    return file, measured

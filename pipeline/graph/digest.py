@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import onnx
 from onnx import numpy_helper
 
-from pipeline.graph import external, guard
+from pipeline.graph import external
 
 _FIELDS = ("raw_data", "float_data", "double_data", "int32_data", "int64_data", "uint64_data", "external_data")
 _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
@@ -27,26 +27,37 @@ class Digests:
     """Of every floating-point tensor: name, type, shape and values, in the file's order."""
 
 
-def digests(path: Path | str) -> Digests:
-    """The digests of a file that the guard lets through. Raises InputRejected."""
-    path = Path(path)
-    whole = hashlib.sha256(path.read_bytes() if path.is_file() else b"")
-    model = guard.parse(path)
-    guard.check_structure(model)
-    beside = external.files(model, path.parent)
-    external.load(model, path.parent)
-    for file in beside:
-        whole.update(file.read_bytes())
+@dataclass(frozen=True)
+class FileDigest:
+    """A file beside the model: its name, the SHA-256 of its bytes, their number."""
+
+    name: str
+    sha256: str
+    bytes: int
+
+
+def sha256(content: bytes) -> str:
+    """As sha256sum prints it."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def digests(content: bytes, beside: Iterable[bytes], model: onnx.ModelProto) -> Digests:
+    """The digests of a file, the files beside it, and the model in them, external data loaded."""
+    whole = hashlib.sha256(content)
+    for data in beside:
+        whole.update(data)
     weights = hashlib.sha256()
     for tensor in external.tensors(model):
         if tensor.data_type in _FLOATS:
             weights.update(repr((tensor.name, tensor.data_type, list(tensor.dims))).encode())
             weights.update(numpy_helper.to_array(tensor).tobytes())
-    for tensor in external.tensors(model):
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    for tensor in external.tensors(bare):
         if tensor.data_type in _FLOATS:
             for field in (*_FIELDS, "data_location"):
                 tensor.ClearField(field)
-    model.ClearField("metadata_props")
-    model.ClearField("doc_string")
-    structure = hashlib.sha256(model.SerializeToString(deterministic=True))
-    return Digests(whole.hexdigest(), structure.hexdigest(), weights.hexdigest())
+    bare.ClearField("metadata_props")
+    bare.ClearField("doc_string")
+    structure = sha256(bare.SerializeToString(deterministic=True))
+    return Digests(whole.hexdigest(), structure, weights.hexdigest())

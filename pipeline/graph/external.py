@@ -1,15 +1,13 @@
-"""Weights beside the file: read only from the model's own folder, never through a link, never past what is there.
+"""Weights beside the file: where they may lie, and which bytes of which file are which tensor's.
 
-The rules are those of onnx's own security notes (containment, no symlink, one hard link), applied before anything is read.
+The rules are those of onnx's own security notes (containment here; no symlink, one hard link in ``model_file``).
 """
 
 from __future__ import annotations
 
 import math
-import os
-import stat
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
 
 import onnx
 from onnx import helper
@@ -47,11 +45,11 @@ def size(tensor: onnx.TensorProto) -> int:
     return math.ceil(math.prod(tensor.dims) * item_size(tensor.data_type))
 
 
-def load(model: onnx.ModelProto, folder: Path) -> None:
-    """Brings every external tensor of a model into the message. Raises InputRejected before reading what breaks a rule."""
+def load(model: onnx.ModelProto, beside: Mapping[str, bytes]) -> None:
+    """Brings every external tensor of a model into the message. Raises InputRejected for a file that is too short."""
     for tensor in tensors(model):
         if is_external(tensor):
-            data = read(tensor, folder)
+            data = of(tensor, beside)
             tensor.ClearField("data_location")
             tensor.ClearField("external_data")
             tensor.raw_data = data
@@ -76,45 +74,38 @@ def location(tensor: onnx.TensorProto) -> tuple[str, int, int]:
     return name, offset, length
 
 
-def read(tensor: onnx.TensorProto, folder: Path) -> bytes:
-    """The bytes of one external tensor. Raises InputRejected for an escaping path, a link, or a file that is too short."""
+def places(model: onnx.ModelProto) -> dict[str, str]:
+    """The files that hold external data, in order of first use, each with the first tensor in it.
+
+    Raises InputRejected for a path that leaves the model's own folder.
+    """
+    found: dict[str, str] = {}
+    for tensor in tensors(model):
+        if is_external(tensor):
+            name = location(tensor)[0]
+            parts = PurePosixPath(name).parts
+            outside = not parts or PurePosixPath(name).is_absolute() or ".." in parts
+            if outside or any(character in name for character in "\\:\0"):
+                raise InputRejected(
+                    f"External data lies in the model's own folder; tensor '{shown(tensor.name)}' points to '{shown(name)}'."
+                    " Nothing was read. Save the model with its data beside it."
+                )
+            found.setdefault(place(name), tensor.name)
+    return found
+
+
+def place(name: str) -> str:
+    """One spelling of a file's place: ``./a//b`` is ``a/b``."""
+    return str(PurePosixPath(name))
+
+
+def of(tensor: onnx.TensorProto, beside: Mapping[str, bytes]) -> bytes:
+    """The bytes of one external tensor, out of the files beside the model. Raises InputRejected if they end before it."""
     name, offset, length = location(tensor)
-    parts = PurePosixPath(name).parts
-    if not name or "\\" in name or ":" in name or "\0" in name or PurePosixPath(name).is_absolute() or ".." in parts:
+    data = beside[place(name)]
+    if offset + length > len(data):
         raise InputRejected(
-            f"External data lies in the model's own folder; tensor '{shown(tensor.name)}' points to '{shown(name)}'."
-            " Nothing was read. Save the model with its data beside it."
+            f"External data is complete; tensor '{shown(tensor.name)}' needs {length} bytes at {offset},"
+            f" '{shown(name)}' has {len(data)}. Copy it again."
         )
-    path = folder
-    for part in parts:
-        path = path / part
-        if path.is_symlink():
-            raise InputRejected(
-                f"External data is a file, not a symbolic link; '{shown(name)}' of tensor '{shown(tensor.name)}' is one."
-                " Copy the real file beside the model (for Hugging Face: hf download ... --local-dir)."
-            )
-    try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
-    except OSError:
-        raise InputRejected(
-            f"External data must be there; tensor '{shown(tensor.name)}' needs '{shown(name)}' beside the model."
-        ) from None
-    with os.fdopen(handle, "rb") as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
-            raise InputRejected(
-                f"External data is a file of its own; '{shown(name)}' of tensor '{shown(tensor.name)}' has"
-                f" {found.st_nlink} hard links. Copy it."
-            )
-        if offset + length > found.st_size:
-            raise InputRejected(
-                f"External data is complete; tensor '{shown(tensor.name)}' needs {length} bytes at {offset},"
-                f" '{shown(name)}' has {found.st_size}. Copy it again."
-            )
-        file.seek(offset)
-        return file.read(length)
-
-
-def files(model: onnx.ModelProto, folder: Path) -> list[Path]:
-    """The files that hold external data of a model, each once, in order of first use."""
-    return list(dict.fromkeys(folder / location(t)[0] for t in tensors(model) if is_external(t)))
+    return data[offset : offset + length]

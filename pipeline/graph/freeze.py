@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import onnx
 
 from pipeline.errors import InputRejected
-from pipeline.graph import guard
+from pipeline.graph import external
+from pipeline.graph.model_file import ModelFile
 from pipeline.graph.names import listed
 
 FIRST_OVERRIDABLE = 4
@@ -33,13 +32,13 @@ def assumption(model: onnx.ModelProto) -> str | None:
     )
 
 
-def frozen(path: Path) -> tuple[bytes, tuple[str, ...]]:
+def frozen(file: ModelFile) -> tuple[bytes, tuple[str, ...]]:
     """The file with its overridable weights fixed at the stored values and data from beside it taken in; and their names.
 
-    Raises InputRejected for a file that the guard refuses, or that becomes too large for one message.
+    Raises InputRejected for a file that becomes too large for one message.
     """
-    model = guard.read(path)
-    names = overridable(model)
+    model, names = file.message(), overridable(file.model)
+    external.load(model, file.beside)
     kept = [port for port in model.graph.input if port.name not in names]
     del model.graph.input[:]
     model.graph.input.extend(kept)

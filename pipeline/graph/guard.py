@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -23,64 +22,44 @@ NEWEST_IR = onnx.IR_VERSION
 _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
 
 
-def read(path: Path | str) -> onnx.ModelProto:
-    """The model in a file, external data loaded, after every check that needs no computation.
+def parse(content: bytes, name: str) -> onnx.ModelProto:
+    """The protobuf message alone, of a file called ``name``: no check of its contents, no external data.
 
-    Raises InputRejected, naming the rule, what was found and what to do.
+    Raises InputRejected for bytes that are empty, a Git LFS pointer, truncated or not ONNX.
     """
-    path = Path(path)
-    model = parse(path)
-    check_structure(model)
-    external.load(model, path.parent)
-    check_values(model)
+    if not content:
+        raise InputRejected(f"A model file holds a model; '{shown(name)}' is empty (0 bytes). Copy or export it again.")
+    if content.startswith(b"version https://git-lfs"):
+        raise InputRejected(f"'{shown(name)}' is a Git LFS pointer, not the model; run `git lfs pull`.")
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(content)
+    except DecodeError as error:
+        if "depth" in str(error).lower():
+            raise InputRejected(
+                f"Graphs nest at most {DEPTH} deep, and control flow is not supported; those of '{shown(name)}' nest"
+                " deeper. Export the network with fixed control flow."
+            ) from None
+        raise InputRejected(
+            f"'{shown(name)}' ({len(content)} bytes) is truncated, corrupt or not ONNX; copy or export it again."
+        ) from None
+    _check_text(model)
+    if not model.graph.node or not model.opset_import:
+        raise InputRejected(
+            f"A model has nodes and an opset; '{shown(name)}' ({len(content)} bytes) has {len(model.graph.node)} nodes"
+            f" and {len(model.opset_import)} opset entries: truncated, or not ONNX. Export it again."
+        )
+    return model
+
+
+def check_by_onnx(model: onnx.ModelProto) -> None:
+    """What ONNX's own checker finds. Raises InputRejected."""
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError) as error:
         raise InputRejected(
             f"A model must pass the ONNX checker, which says: {shown(str(error), 500)}; export it again."
         ) from None
-    return model
-
-
-def parse(path: Path) -> onnx.ModelProto:
-    """The protobuf message alone: no check of its contents, no external data.
-
-    Raises InputRejected for a file that is missing, empty, too large, a Git LFS pointer, truncated or not ONNX.
-    """
-    if not path.is_file():
-        raise InputRejected(f"A model is an ONNX file; there is none at '{shown(str(path))}'.")
-    size = path.stat().st_size
-    if size == 0:
-        raise InputRejected(
-            f"A model file holds a model; '{shown(path.name)}' is empty (0 bytes). Copy or export it again."
-        )
-    if size > limits().model_bytes:
-        raise InputRejected(
-            f"A model file has at most {limits().model_bytes} bytes; '{shown(path.name)}' has {size}."
-            f" {raised('model_bytes')}"
-        )
-    data = path.read_bytes()
-    if data.startswith(b"version https://git-lfs"):
-        raise InputRejected(f"'{shown(path.name)}' is a Git LFS pointer, not the model; run `git lfs pull`.")
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(data)
-    except DecodeError as error:
-        if "depth" in str(error).lower():
-            raise InputRejected(
-                f"Graphs nest at most {DEPTH} deep, and control flow is not supported; those of '{shown(path.name)}' nest"
-                " deeper. Export the network with fixed control flow."
-            ) from None
-        raise InputRejected(
-            f"'{shown(path.name)}' ({size} bytes) is truncated, corrupt or not ONNX; copy or export it again."
-        ) from None
-    _check_text(model)
-    if not model.graph.node or not model.opset_import:
-        raise InputRejected(
-            f"A model has nodes and an opset; '{shown(path.name)}' ({size} bytes) has {len(model.graph.node)} nodes"
-            f" and {len(model.opset_import)} opset entries: truncated, or not ONNX. Export it again."
-        )
-    return model
 
 
 def _check_text(message: Message) -> None:
@@ -118,6 +97,11 @@ def check_structure(model: onnx.ModelProto) -> None:
         )
     if graph.sparse_initializer:
         raise InputRejected("Sparse initialisers are not supported; save the weights as dense tensors.")
+    if sparse := [n for n in graph.node if any(a.HasField("sparse_tensor") or a.sparse_tensors for a in n.attribute)]:
+        raise InputRejected(
+            f"Sparse tensors are not supported; {len(sparse)} nodes hold one, the first is a {shown(sparse[0].op_type)}."
+            " Save constants as dense tensors."
+        )
     operators.check(model)
     _check_names(graph)
     total = 0

@@ -9,7 +9,6 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from torch import nn
 from pipeline.errors import InputRejected, out_of_memory
 from pipeline.graph import (
     freeze,
-    guard,
     lower_layers,
     lower_pointwise,
     lower_pools,
@@ -33,6 +31,7 @@ from pipeline.graph.builder import Builder
 from pipeline.graph.draft import OPSET, Attributes, Node
 from pipeline.graph.forms import rejected
 from pipeline.graph.lower import Item, lower
+from pipeline.graph.model_file import ModelFile
 from pipeline.graph.names import listed, shown
 from pipeline.graph.normalise import Normalised, normalise
 from pipeline.graph.parity import Parity
@@ -53,29 +52,33 @@ _LOWERINGS = (
 class Imported:
     """A file as a Network, with the evidence that they are the same function."""
 
+    file: ModelFile
     network: Network
-    model: onnx.ModelProto
-    """As it stands in the file, external data loaded."""
     normalised: Normalised
     parity: Parity
     notes: tuple[str, ...]
 
+    @property
+    def model(self) -> onnx.ModelProto:
+        """As it stands in the file, external data loaded."""
+        return self.file.model
 
-def load(path: Path | str, *, output: str | None = None, real_inputs: np.ndarray | None = None) -> Imported:
+
+def load(file: ModelFile, *, output: str | None = None, real_inputs: np.ndarray | None = None) -> Imported:
     """The Network of a file, or of one of its outputs, in eval mode, with any batch where the graph allows it.
 
     Raises InputRejected for a file that is unsafe, unsupported (all operators are named) or not the function that was
     imported (the first node that differs is named), UsageError for an output that the file does not have.
     """
-    model = guard.read(path)
+    model = file.model
     check_bombs(model)
     # Before ONNX Runtime loads the file itself, and folds its constants: here it runs under a limit of memory.
     normal = normalise(model, output=output)
-    session = runtime.session(Path(path))
-    freed = _attempt(model, session, normal, output, real_inputs)
+    session = runtime.session(file)
+    freed = _attempt(file, session, normal, output, real_inputs)
     if isinstance(freed, Imported) and freed.parity.holds:
         return freed
-    fixed = _attempt(model, session, normalise(model, output=output, free_batch=False), output, real_inputs)
+    fixed = _attempt(file, session, normalise(model, output=output, free_batch=False), output, real_inputs)
     if isinstance(fixed, Exception):
         raise fixed
     xs = parity.points(fixed.network, real_inputs)
@@ -84,12 +87,12 @@ def load(path: Path | str, *, output: str | None = None, real_inputs: np.ndarray
 
 
 def _attempt(
-    model: onnx.ModelProto, session: runtime.Session, normal: Normalised, output: str | None, real: np.ndarray | None
+    file: ModelFile, session: runtime.Session, normal: Normalised, output: str | None, real: np.ndarray | None
 ) -> Imported | InputRejected:
     """One import, with the batch made free or as the file has it; what fails for a free batch may hold without."""
     # Modules draw initial weights before they get the file's: a seed set by the caller must mean the same afterwards.
     with torch.random.fork_rng(devices=[]):
-        network = convert(normal, model, output)
+        network = convert(normal, file.model, output)
     try:
         measured = parity.compare(session, network, parity.points(network, real))
     except (RuntimeError, ValueError, IndexError) as error:
@@ -99,13 +102,13 @@ def _attempt(
             f"The imported network must run; it fails with: {shown(str(error), 300)}. Export the model at opset 17."
         )
     notes = list(normal.notes)
-    if shared := freeze.overridable(model):
+    if shared := freeze.overridable(file.model):
         notes.append(
             f"a caller may override weights that are inputs too: {listed(shared, 3)}; the file's own were imported"
         )
     if normal.free_batch and session.fixed_batch == 1:
         notes.append("the file fixes a batch of 1; the network takes any, and was compared one sample at a time")
-    return Imported(network, model, normal, measured, tuple(notes))
+    return Imported(file, network, normal, measured, tuple(notes))
 
 
 def convert(normal: Normalised, model: onnx.ModelProto, output: str | None = None) -> Network:

@@ -5,18 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from pipeline.errors import EnvironmentFailure, InputRejected, out_of_memory
+from pipeline.graph.model_file import ModelFile
 from pipeline.graph.names import shown
 from pipeline.limits import limits
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # TF32 is on by default on CUDA, and no certificate holds for it.
 _OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
+Level = Literal["off", "basic", "extended", "all"]
+_LEVELS: dict[Level, str] = {
+    "off": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
 _DTYPES = {
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,
@@ -77,12 +84,14 @@ class Session:
         return np.concatenate(parts)
 
 
-def session(source: Path | str | bytes, *, provider: str = "cpu", limited: bool = False) -> Session:
-    """ONNX Runtime on a file (with its external data) or on bytes, on as many threads as this process may use.
+def session(
+    source: ModelFile | bytes, *, provider: str = "cpu", limited: bool = False, level: Level = "all"
+) -> Session:
+    """ONNX Runtime on the bytes of a file and of its external data, on as many threads as this process may use.
 
-    ``limited``: on the CPU, in no more memory than ``Limits.runtime_bytes``; what needs more fails as a model that cannot run.
-    Raises EnvironmentFailure if the provider is not there (ONNX Runtime itself would fall back in silence), InputRejected if
-    the model cannot be loaded.
+    ``level``: how far ONNX Runtime may rewrite the graph; its own default is all. ``limited``: on the CPU, in no more memory
+    than ``Limits.runtime_bytes``; what needs more fails as a model that cannot run. Raises EnvironmentFailure if the provider is
+    not there (ONNX Runtime itself would fall back in silence), InputRejected if the model cannot be loaded.
     """
     import onnxruntime as ort
 
@@ -92,17 +101,15 @@ def session(source: Path | str | bytes, *, provider: str = "cpu", limited: bool 
             f"Provider '{provider}' must be part of the installed ONNX Runtime, which has"
             f" {', '.join(ort.get_available_providers())}; install onnxruntime-gpu, or ask for provider 'cpu'."
         )
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads()
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options = _session_options(level)
     if limited:
         _limit_memory()
         options.add_session_config_entry("session.use_env_allocators", "1")
-    target = source if isinstance(source, bytes) else str(source)
+    content = source if isinstance(source, bytes) else source.content
+    if isinstance(source, ModelFile):
+        _add_external_data(options, source)
     try:
-        inference = ort.InferenceSession(target, options, providers=[(wanted, _OPTIONS[provider])])
+        inference = ort.InferenceSession(content, options, providers=[(wanted, _OPTIONS[provider])])
     except Exception as error:  # ONNX Runtime raises its own kinds, without a common base
         if out_of_memory(error):
             raise
@@ -113,6 +120,25 @@ def session(source: Path | str | bytes, *, provider: str = "cpu", limited: bool 
             " check the CUDA and cuDNN libraries, or ask for provider 'cpu'."
         )
     return Session(inference, provider, _shrinking() if limited else None)
+
+
+def _session_options(level: Level) -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[level])
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _add_external_data(options: Any, file: ModelFile) -> None:
+    """External data from memory: with it, ONNX Runtime refuses a file that is not among it, and opens none itself."""
+    if file.beside:
+        sizes = [len(data) for data in file.beside.values()]
+        options.add_external_initializers_from_files_in_memory(list(file.beside), list(file.beside.values()), sizes)
 
 
 def _shrinking() -> Any:

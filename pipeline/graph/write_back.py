@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from pipeline.errors import Contradiction, PipelineError, UsageError
-from pipeline.graph import guard, importer
-from pipeline.graph.deliver import deliver, parts
+from pipeline.graph import importer
+from pipeline.graph.deliver import deliver
 from pipeline.graph.draft import filled
+from pipeline.graph.model_file import ModelFile
 from pipeline.graph.names import shown
 from pipeline.graph.parity import Parity
 from pipeline.graph.patch import Patch
@@ -24,28 +25,27 @@ from pipeline.network import Network, Weight
 
 @dataclass(frozen=True)
 class WriteBack:
-    """What differs between the two files, a sentence each, and how close the new one is to the network."""
+    """The new file as it was judged, what differs from the old one, a sentence each, and how close it is to the network."""
 
+    file: ModelFile
     changes: tuple[str, ...]
     parity: Parity
 
 
-def write_back(source: Path | str, network: Network, out: Path | str, *, metadata: Mapping[str, str]) -> WriteBack:
+def write_back(source: ModelFile, network: Network, out: Path, *, metadata: Mapping[str, str]) -> WriteBack:
     """Writes ``source`` with the weights of ``network`` to ``out``; ``network`` is the import of ``source``, trained.
 
     It may differ from the import in biases that layers gained, and in BatchNorm nodes listed in ``provenance.inserted``.
     Raises UsageError if ``out`` is the source, Contradiction if the network is not this file's or the written file does not
     compute it, EnvironmentFailure if it cannot be written; ``out`` is then as it was.
     """
-    source, out = Path(source), Path(out)
-    kept = parts(source)
-    if any(out.resolve() == k.resolve() or (out.exists() and out.samefile(k)) for k in kept):
+    if source.is_at(out):
         raise UsageError(
             f"The file that was given is never written over; '{shown(str(out))}' is part of it. Name another output."
         )
     network = copy.deepcopy(network).cpu().eval()
     whole = {p.name for p in network.outputs}
-    model = guard.parse(source)
+    model = source.message()
     single = len(whole) == 1 and len(model.graph.output) > 1
     reference = importer.load(source, output=network.outputs[0].name if single else None)
     patch = Patch(model)
@@ -59,8 +59,8 @@ def write_back(source: Path | str, network: Network, out: Path | str, *, metadat
             network.provenance.nodes[producer].output, {f: t.detach().numpy() for f, t in tensors.items()}, bn.eps
         )
     patch.set_metadata(metadata)
-    measured = deliver(source, out, patch, network)
-    return WriteBack(tuple(patch.changes), measured)
+    file, measured = deliver(source, out, patch, network)
+    return WriteBack(file, tuple(patch.changes), measured)
 
 
 def _values(patch: Patch, network: Network, reference: Network, model: onnx.ModelProto) -> None:

@@ -1,32 +1,57 @@
-"""The text of a property file, plain or gzip, of a size that can be read."""
+"""The text of a property file, plain or gzip, of a size that can be read: opened once, and not waited for."""
 
 from __future__ import annotations
 
 import gzip
+import hashlib
+import io
+import os
+import stat
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import InputRejected
 from pipeline.limits import limits
 
 
-def read(path: Path) -> str:
-    """The text of a ``.vnnlib`` or ``.vnnlib.gz`` file of a size that can be read. Raises InputRejected (3)."""
+@dataclass(frozen=True)
+class Source:
+    """A property file as it was read: its text, and the SHA-256 of its bytes."""
+
+    text: str
+    sha256: str
+
+
+def load(path: Path) -> Source:
+    """A ``.vnnlib`` or ``.vnnlib.gz`` file of a size that can be read. Raises InputRejected (3)."""
     most = limits().property_bytes
     try:
-        with path.open("rb") as plain:
-            zipped = plain.read(2) == b"\x1f\x8b"
-        with gzip.open(path, "rb") if zipped else path.open("rb") as file:
-            content = file.read(most + 1)
-    except (OSError, EOFError, zlib.error) as error:
+        # Without O_NONBLOCK a FIFO would wait for a writer.
+        with os.fdopen(
+            os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb"
+        ) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError("it is no regular file")
+            stored = file.read(most + 1)
+        content = stored
+        if stored.startswith(b"\x1f\x8b"):
+            with gzip.open(io.BytesIO(stored)) as unpacked:
+                content = unpacked.read(most + 1)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InputRejected(
             f"A property is a VNN-LIB file; {path.name!r} cannot be read: {str(error)[:200]}."
         ) from None
-    if len(content) > most:
+    if len(content) > most or len(stored) > most:
         raise InputRejected(
             f"A property has at most {most} bytes of text; {path.name!r} has more. Split its disjuncts over files."
         )
     try:
-        return content.decode("utf-8")
+        return Source(content.decode("utf-8"), hashlib.sha256(stored).hexdigest())
     except UnicodeDecodeError:
         raise InputRejected(f"A property is text in UTF-8; {path.name!r} is not. Write it again.") from None
+
+
+def read(path: Path) -> str:
+    """The text of a property file. Raises what ``load`` does."""
+    return load(path).text

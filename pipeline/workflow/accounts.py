@@ -6,7 +6,6 @@ import json
 
 from pipeline import report as reports
 from pipeline import train
-from pipeline.graph.digest import digests
 from pipeline.settings import Settings, metadata_of
 from pipeline.train import Recipe
 from pipeline.workflow import facts
@@ -54,7 +53,7 @@ def left_in_file(subject: Subject, recipe: Recipe, settings: Settings, aside: st
         left.pop("pipeline.data", None)
     return left | {
         "pipeline.version": facts.tool().version,
-        "pipeline.parent_sha256": digests(subject.path).sha256,
+        "pipeline.parent_sha256": subject.file.digests.sha256,
         "pipeline.recipe": json.dumps(recipe.model_dump(mode="json"), sort_keys=True),
     }
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 
 from pipeline.data import Dataset, fit, hold_out, load
 from pipeline.errors import Contradiction, InputRejected, UsageError
+from pipeline.graph.model_file import ModelFile
 from pipeline.report import Result, Samples
 from pipeline.settings import Settings, settled
 from pipeline.workflow.retraining import ASIDE
@@ -37,9 +37,9 @@ def settings(result: Result) -> Settings:
         raise InputRejected(str(error)) from error
 
 
-def subject(model: Path, result: Result) -> Subject:
+def subject(file: ModelFile, result: Result) -> Subject:
     """The model, imported as it was. Raises what ``open_model`` does."""
-    return open_model(model, settings(result))
+    return open_model(file, settings(result))
 
 
 def dataset(result: Result, uri: str | None, *, download: bool = False) -> Dataset:

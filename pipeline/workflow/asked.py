@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ import torch
 from pipeline.certify.boxes import inputs_of, outputs_of
 from pipeline.errors import InputRejected
 from pipeline.graph import importer, parity, runtime
+from pipeline.graph.model_file import ModelFile
 from pipeline.graph.names import shown
 from pipeline.network import Network
 from pipeline.propagate import walk
@@ -25,12 +25,12 @@ COMPARED = 4
 """Boxes at whose ends and centres the import is compared with ONNX Runtime."""
 
 
-def open_for(model: Path, settings: Settings, question: Property) -> Subject:
+def open_for(file: ModelFile, settings: Settings, question: Property) -> Subject:
     """The model, whose inputs and outputs the property must name one by one. Raises InputRejected (3) where it does not.
 
     Operators need no rule yet: what cannot be bounded may still be falsified.
     """
-    imported = importer.load(model, output=settings.output)
+    imported = importer.load(file, output=settings.output)
     network = imported.network
     for port in network.inputs:
         if port.dtype != torch.float32 or None in port.shape[1:]:
@@ -59,10 +59,10 @@ def open_for(model: Path, settings: Settings, question: Property) -> Subject:
                 f"a property names every value of a model; it declares {said} {what} and the model has {has}. "
                 "Is it the property of another model?"
             )
-    session = runtime.session(model, provider=settings.provider)
+    session = runtime.session(file, provider=settings.provider)
     points = _points(network, question)
-    parity.require(session, imported.model, network, points, parity.compare(session, network, points))
-    subject = Subject(model, imported, network, session, None, tuple(xs[0].shape[1:]), question.outputs)
+    parity.require(session, file.model, network, points, parity.compare(session, network, points))
+    subject = Subject(file, imported, network, session, None, tuple(xs[0].shape[1:]), question.outputs)
     refuse_unpromised(subject, settings)
     return subject
 

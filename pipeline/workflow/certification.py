@@ -20,7 +20,6 @@ from pipeline.crew import Crew, gathered
 from pipeline.data import Dataset, Fitted
 from pipeline.gates import Demands, Setup
 from pipeline.gates import verdict as decided
-from pipeline.graph.digest import digests
 from pipeline.render import Pictures, render, thumbnails
 from pipeline.settings import Settings, settle
 from pipeline.threat import BALLS, Ball
@@ -30,7 +29,7 @@ from pipeline.workflow.events import Done, Event, Note
 from pipeline.workflow.kernels import Kernels, measured
 from pipeline.workflow.promise import refuse_unpromised
 from pipeline.workflow.runs import RunFolder
-from pipeline.workflow.subject import Subject, chosen, device_of, metadata, need_data, open_model, test_part, to_inputs
+from pipeline.workflow.subject import Subject, chosen, device_of, need_data, open_model, opened, test_part, to_inputs
 
 NONE = Demands()
 SOFTMAX = "the file ends in a Softmax, which keeps the order of its inputs: margins are taken of those"
@@ -81,9 +80,10 @@ def _certify(
     crew: Crew,
 ) -> Iterator[Event]:
     started = datetime.now(UTC)
-    settings, source = settle(model, flags, metadata(model))
+    file = opened(model, crew)
+    settings, source = settle(model, flags, file.metadata)
     gates = demands(settings, folder)
-    subject = open_model(model, settings)
+    subject = open_model(file, settings)
     for note in subject.imported.notes:
         yield Note(note)
     uri = settings.test_data or need_data(subject, settings)
@@ -237,8 +237,7 @@ def _key(subject: Subject, dataset: Dataset, settings: Settings) -> str:
     """The digest of everything that a verdict depends on; gates, and how long one may look, are not among it."""
     asked = settings.model_dump(mode="json", exclude=GATES | {"time_budget", "download", "thumbnails", "retrain"})
     parts = {
-        "model": digests(subject.path).sha256,
-        "beside": [f.sha256 for f in facts.model(subject).external_data],
+        "model": subject.file.digests.sha256,
         "data": dataset.digest,
         "settings": asked,
         "device": device_of(settings),

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +15,6 @@ import torch
 from pipeline.certify import DECIDERS, PGD, Certification
 from pipeline.certify import Settings as How
 from pipeline.data import Dataset, Fitted, without_folders
-from pipeline.graph import external, guard
-from pipeline.graph.digest import digests
 from pipeline.graph.parity import Parity
 from pipeline.report import facts as report
 from pipeline.report.level import Layer, RoundingCost
@@ -45,8 +41,7 @@ def tool() -> report.Tool:
 
 def model(subject: Subject) -> report.Model:
     """The delivered file: digests of its bytes, its graph and its weights, and what it declares."""
-    proto, found = subject.imported.model, digests(subject.path)
-    beside = external.files(guard.parse(subject.path), subject.path.parent)
+    file, proto, found = subject.file, subject.file.model, subject.file.digests
     (entry,), (exit_,) = subject.network.inputs, subject.network.outputs
     declared = {v.name: v for v in proto.graph.input}
 
@@ -58,12 +53,10 @@ def model(subject: Subject) -> report.Model:
 
     parameters = {id(p): p.numel() for p in subject.imported.network.parameters()}
     return report.Model(
-        file=subject.path.name,
+        file=file.path.name,
         sha256=found.sha256,
-        bytes=subject.path.stat().st_size,
-        external_data=tuple(
-            report.FileDigest(name=f.name, sha256=sha256_of(f), bytes=f.stat().st_size) for f in beside
-        ),
+        bytes=len(file.content),
+        external_data=tuple(report.FileDigest(**vars(beside)) for beside in file.external_data),
         structure_sha256=found.structure_sha256,
         weights_sha256=found.weights_sha256,
         ir_version=proto.ir_version,
@@ -77,7 +70,7 @@ def model(subject: Subject) -> report.Model:
         ),
         parameters=sum(parameters.values()),
         ops=dict(Counter(n.op_type for n in proto.graph.node)),
-        metadata={p.key: p.value for p in proto.metadata_props},
+        metadata=file.metadata,
     )
 
 
@@ -238,8 +231,3 @@ def run(
 def _onnxruntime() -> str:
     found = version_of("onnxruntime-gpu")
     return f"{found} (gpu build)" if found != "unknown" else version_of("onnxruntime")
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pipeline import ops
 from pipeline.errors import EnvironmentFailure, PipelineError, UsageError
 from pipeline.graph import freeze, importer
+from pipeline.graph.model_file import ModelFile
 from pipeline.graph.names import shown
 from pipeline.graph.parity import Parity
 from pipeline.network import Network, Port
@@ -20,7 +21,7 @@ from pipeline.rules import Unsupported, unsupported
 from pipeline.settings import settle
 from pipeline.train.full_bn import Placement, placements
 from pipeline.workflow.cost import Cost, cost_of
-from pipeline.workflow.subject import metadata
+from pipeline.workflow.subject import opened
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class Inspection:
     """What happens to the input before the first layer, and what the metadata says of what happens outside the file."""
     cost: Cost | None
     """None where the graph does not run on one blank sample."""
+    fixed: tuple[str, ...] = ()
+    """The weights that are fixed in a copy, where one was written."""
 
     @property
     def supported(self) -> bool:
@@ -68,35 +71,37 @@ class Inspection:
         return all(row.problem is None for row in self.nodes)
 
 
-def inspect(model: Path, flags: Mapping[str, Any]) -> Inspection:
-    """Import a file and describe it. Raises InputRejected (3) only where it cannot be imported."""
-    told = metadata(model)
-    settings, _ = settle(model, flags, told)
-    imported = importer.load(model, output=settings.output)
+def inspect(model: Path, flags: Mapping[str, Any], *, freeze_to: Path | None = None) -> Inspection:
+    """Import a file and describe it; ``freeze_to``: and write a copy in which no caller can override weights.
+
+    Raises InputRejected (3) only where it cannot be imported, UsageError (2) where the copy would replace the file itself,
+    EnvironmentFailure (74) where it cannot be written.
+    """
+    file = opened(model)
+    settings, _ = settle(file.path, flags, file.metadata)
+    imported = importer.load(file, output=settings.output)
     network = imported.network
     return Inspection(
-        file=model.name,
-        opsets={o.domain or "ai.onnx": o.version for o in imported.model.opset_import},
-        ir_version=imported.model.ir_version,
+        file=file.path.name,
+        opsets={o.domain or "ai.onnx": o.version for o in file.model.opset_import},
+        ir_version=file.model.ir_version,
         inputs=network.inputs,
         outputs=network.outputs,
         nodes=_nodes(network),
         weights=_weights(network),
         parity=imported.parity,
         notes=imported.notes,
-        preprocessing=_preprocessing(network, told),
+        preprocessing=_preprocessing(network, file.metadata),
         cost=_cost(network),
+        fixed=() if freeze_to is None else _write_frozen(file, freeze_to),
     )
 
 
-def write_frozen(model: Path, out: Path) -> tuple[str, ...]:
-    """Write the file with its overridable weights fixed, and return their names.
-
-    Raises InputRejected (3) for a file that cannot be, UsageError (2) where ``out`` is the file itself, EnvironmentFailure (74).
-    """
-    if out.exists() and out.samefile(model):
+def _write_frozen(file: ModelFile, out: Path) -> tuple[str, ...]:
+    """Write the file with its overridable weights fixed, and return their names."""
+    if file.is_at(out):
         raise UsageError(f"a fixed copy is another file; --freeze names the model itself, {shown(str(out))}.")
-    content, names = freeze.frozen(model)
+    content, names = freeze.frozen(file)
     try:
         replace_atomically(out, content)
     except OSError as error:

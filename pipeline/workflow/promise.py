@@ -55,7 +55,7 @@ ASSUMPTIONS: dict[Mode, tuple[str, ...]] = {
 
 def refuse_unpromised(subject: Subject, settings: Settings) -> None:
     """Raise InputRejected where nothing makes the promise of the mode true of this file on the provider asked for."""
-    convolutions = sum(node.op_type == "Conv" for node in subject.imported.model.graph.node)
+    convolutions = sum(node.op_type == "Conv" for node in subject.file.model.graph.node)
     if settings.arithmetic == "float32-any-order" and settings.provider == "cuda" and convolutions:
         raise InputRejected(
             "on CUDA, no option of ONNX Runtime 1.20 or newer rules out transform convolutions, and this model has "

@@ -21,20 +21,20 @@ from pipeline.certify.counterexample import Descent, Falsifier
 from pipeline.certify.property import Outcome, Refuter
 from pipeline.certify.witness import Witness, check
 from pipeline.errors import Contradiction, UsageError
-from pipeline.graph.digest import digests
+from pipeline.graph.model_file import ModelFile
 from pipeline.propagate.crown import MEMORY
 from pipeline.propagate.margins import METHODS, Method
 from pipeline.propagate.rounding import self_test
 from pipeline.report.canonical import digest
 from pipeline.settings import Settings, settle
-from pipeline.vnnlib import Case, Property, counterexample, exact, parse, read
+from pipeline.vnnlib import Case, Property, Source, counterexample, exact, load, parse
 from pipeline.workflow import facts, places, promise
 from pipeline.workflow.answer import Answer, Asked, Decided, Delivered, Found, PropertyReport, Verdict, write
 from pipeline.workflow.asked import batch_of, open_for, require_rules
 from pipeline.workflow.demanded import GATES
 from pipeline.workflow.events import Note
 from pipeline.workflow.kernels import Kernels, measured
-from pipeline.workflow.subject import Subject, device_of, metadata
+from pipeline.workflow.subject import Subject, device_of, opened
 
 ATTACK_SHARE = 0.3
 """How much of a time budget the search for a counterexample may take before a proof is tried."""
@@ -58,30 +58,43 @@ def decide(
     Raises UsageError (2) for flags about data, InputRejected (3) for what cannot be read or bounded, Contradiction (5) where
     two independent readings of the property disagree about a counterexample.
     """
-    began, started = time.monotonic(), datetime.now(UTC)
     if about := sorted(ABOUT_DATA & flags.keys()):
         said = ", ".join("--" + name.replace("_", "-") for name in about)
         raise UsageError(f"a property says itself which inputs are meant; {said} cannot stand beside --property.")
-    settings, source = settle(model, flags, metadata(model))
+    folder = (report or places.of_property(property_file)) if keep else None
+    yield from decide_read(opened(model), property_file.name, load(property_file), flags, folder=folder, argv=argv)
+
+
+def decide_read(
+    file: ModelFile,
+    name: str,
+    asked: Source,
+    flags: Mapping[str, Any],
+    *,
+    folder: Path | None = None,
+    argv: Sequence[str] = (),
+) -> Iterator[Note | Progress | Decided]:
+    """The same of files that were read; ``name`` is that of the property, and a report is written to ``folder``, if any."""
+    began, started = time.monotonic(), datetime.now(UTC)
+    settings, source = settle(file.path, flags, file.metadata)
     clock = Clock(None if settings.time_budget is None else began + settings.time_budget)
     method: Method = METHODS[-1] if settings.method == "auto" else settings.method
-    text = read(property_file)
-    question = parse(text)
-    subject = open_for(model, settings, question)
+    question = parse(asked.text)
+    subject = open_for(file, settings, question)
     notes = list(subject.imported.notes)
     if question.vacuous:
         notes.append(f"{question.vacuous} disjuncts are met by no input (an empty box, or a false comparison)")
     for note in notes:
         yield Note(note)
-    judge = _Judge(subject, question, text, settings.output)
+    judge = _Judge(subject, question, asked.text, settings.output)
     falsifier = _falsifier(subject, question, judge, settings, source) if settings.attack else None
     outcome, witness, kernels = yield from _decided(subject, question, falsifier, settings, method, clock)
     answer = Answer(
         tool=facts.tool(),
-        model=Delivered(file=model.name, sha256=digests(model).sha256, bytes=model.stat().st_size),
+        model=Delivered(file=file.path.name, sha256=file.digests.sha256, bytes=len(file.content)),
         property=Asked(
-            file=property_file.name,
-            sha256=facts.sha256_of(property_file),
+            file=name,
+            sha256=asked.sha256,
             inputs=question.inputs,
             outputs=question.outputs,
             boxes=len(question.cases),
@@ -104,7 +117,6 @@ def decide(
     )
     run = facts.run(started, argv, device_of(settings), {})
     described = PropertyReport(result=answer, result_sha256=digest(answer.model_dump(mode="json")), run=run)
-    folder = (report or places.of_property(property_file)) if keep else None
     if folder is not None:
         text_of = None if witness is None else counterexample(witness.x, _exact(witness.y))
         write(described, text_of, folder)

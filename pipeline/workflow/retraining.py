@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from pipeline.certify import Work
 from pipeline.crew import Crew, gathered
 from pipeline.data import Dataset, Fitted, has_part, hold_out, load
 from pipeline.errors import EnvironmentFailure, UsageError
-from pipeline.graph.digest import digests
+from pipeline.graph.model_file import ModelFile
 from pipeline.graph.write_back import write_back
 from pipeline.preprocess import without_normalisation
 from pipeline.render import render
@@ -28,7 +29,7 @@ from pipeline.workflow.certification import Evidence, conclude, examine
 from pipeline.workflow.demanded import demands
 from pipeline.workflow.events import Done, Event, Note
 from pipeline.workflow.runs import Finished, RunFolder
-from pipeline.workflow.subject import Subject, device_of, metadata, need_data, open_model, test_part, to_inputs
+from pipeline.workflow.subject import Subject, device_of, need_data, open_model, opened, test_part, to_inputs
 from pipeline.workflow.training import trained_network
 
 ASIDE = 0.1
@@ -70,7 +71,8 @@ def _retrain(
     crew: Crew,
 ) -> Iterator[Event]:
     started, began = datetime.now(UTC), time.monotonic()
-    settings, source = _settled(model, flags)
+    file = opened(model, crew)
+    settings, source = _settled(file, flags)
     deadline = began + (float("inf") if settings.time_budget is None else settings.time_budget)
     settings = settings.model_copy(update={"time_budget": None})
     if "method" not in source:
@@ -79,8 +81,7 @@ def _retrain(
     out = run.out
     folder = report or places.of_retraining(out)
     gates = demands(settings, folder)
-
-    subject = open_model(model, settings)
+    subject = open_model(file, settings)
     uri = need_data(subject, settings)
     training, testing, aside = crew.each(lambda: _parts(uri, settings), first_alone=settings.download)
     if aside:
@@ -108,14 +109,14 @@ def _retrain(
         yield Note(execution.describe())
         trained = yield from trained_network(subject, images, recipe, settings, run, key, stop, execution, crew)
         told = accounts.left_in_file(subject, recipe, settings, aside)
-        finished = crew.first(lambda: _written(model, run, key, trained, told))
+        finished = crew.first(lambda: _written(file, run, key, trained, told))
     else:
         yield Note(
             f"{out.name} is what this command wrote when it finished: nothing is trained, and it is certified again"
         )
 
     before = before or (yield from given())
-    delivered = open_model(out, settings)
+    delivered = open_model(opened(out, crew, finished.written_sha256), settings)
     yield Note(f"certifying {out.name}")
     after = yield from examine(delivered, testing, settings, source, gates, Work(crew))
     sides, warnings = accounts.compared(before, after, settings)
@@ -160,9 +161,10 @@ def write_config(model: Path, flags: Mapping[str, Any], path: Path, *, force: bo
     """
     if path.exists() and not force:
         raise UsageError(f"{path} exists; name another file, or overwrite it with --force.")
-    settings, _ = _settled(model, flags)
-    subject = open_model(model, settings)
-    training, _, _ = _parts(need_data(subject, settings), settings)
+    file = opened(model)
+    settings, _ = _settled(file, flags)
+    subject = open_model(file, settings)
+    training = _parts(need_data(subject, settings), settings)[0]
     recipe = _recipe(subject, to_inputs(training, subject, settings), settings)
     try:
         replace_atomically(path, train.as_toml(recipe).encode())
@@ -171,9 +173,9 @@ def write_config(model: Path, flags: Mapping[str, Any], path: Path, *, force: bo
     return recipe
 
 
-def _settled(model: Path, flags: Mapping[str, Any]) -> tuple[Settings, dict[str, str]]:
+def _settled(file: ModelFile, flags: Mapping[str, Any]) -> tuple[Settings, dict[str, str]]:
     """The settings, and who said each. Raises UsageError where training cannot mean them."""
-    settings, source = settle(model, flags, metadata(model))
+    settings, source = settle(file.path, flags, file.metadata)
     if settings.eps is None:
         raise UsageError(
             "--eps is missing, and neither pipeline.toml nor the file says it: which radius, such as --eps 8/255?"
@@ -186,7 +188,7 @@ def _settled(model: Path, flags: Mapping[str, Any]) -> tuple[Settings, dict[str,
 def _check_target(model: Path, run: RunFolder, force: bool) -> None:
     """Before any work: the file may be written where it was asked for. Raises UsageError."""
     out = run.out
-    if out.resolve() == model.resolve():
+    if os.path.realpath(out) == os.path.realpath(model):
         raise UsageError(f"--out is the file that is retrained, {model}; name another.")
     if not out.parent.is_dir():
         raise UsageError(f"--out {out} lies in a folder that does not exist; make {out.parent} first.")
@@ -209,11 +211,11 @@ def _left(run: RunFolder, key: str, force: bool) -> tuple[Finished | None, bool]
     return finished, run.begun_by(key) and run.checkpoint.exists()
 
 
-def _written(model: Path, run: RunFolder, key: str, trained: train.Finished, left: Mapping[str, str]) -> Finished:
+def _written(file: ModelFile, run: RunFolder, key: str, trained: train.Finished, left: Mapping[str, str]) -> Finished:
     """Write the trained weights into the file, and down what was done."""
-    written = write_back(model, without_normalisation(trained.network), run.out, metadata=left)
-    curves = tuple(dict(record) for record in trained.history)
-    finished = Finished(key, digests(run.out).sha256, written.changes, curves, trained.epoch)
+    written = write_back(file, without_normalisation(trained.network), run.out, metadata=left)
+    curves = tuple(map(dict, trained.history))
+    finished = Finished(key, written.file.digests.sha256, written.changes, curves, trained.epoch)
     run.remember(finished)
     return finished
 
@@ -239,7 +241,7 @@ def _recipe(subject: Subject, images: Fitted, settings: Settings) -> Recipe:
 def _key(subject: Subject, training: Dataset, recipe: Recipe, settings: Settings, execution: train.Execution) -> str:
     """The digest of everything that the trained weights depend on."""
     parts = {
-        "model": digests(subject.path).sha256,
+        "model": subject.file.digests.sha256,
         "data": training.digest,
         "recipe": recipe.model_dump(mode="json"),
         "execution": [execution.precision, execution.channels_last],

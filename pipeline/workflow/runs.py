@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from pipeline.atomic import replace_atomically
 from pipeline.crew import Crew
 from pipeline.errors import EnvironmentFailure, UsageError
-from pipeline.graph.digest import digests
+from pipeline.graph import model_file
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,9 @@ class RunFolder:
             return None
         except (OSError, ValueError, KeyError, TypeError):
             raise UsageError(f"{self.record} is not what a run leaves; remove {self.path} to start anew.") from None
-        same = found.key == key and self.out.exists() and digests(self.out).sha256 == found.written_sha256
+        same = (
+            found.key == key and self.out.exists() and model_file.read(self.out).digests.sha256 == found.written_sha256
+        )
         return found if same else None
 
     def begun_by(self, key: str) -> bool:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from pipeline.crew import ALONE, Crew
 from pipeline.data import Dataset, Fitted, Pixels, fit, has_part, load, select
 from pipeline.errors import EnvironmentFailure, InputRejected, UsageError
-from pipeline.graph import freeze, guard, importer, parity, runtime
+from pipeline.graph import freeze, importer, model_file, parity, runtime
+from pipeline.graph.model_file import ModelFile
 from pipeline.graph.names import shown
 from pipeline.limits import hold
 from pipeline.network import Network
@@ -28,7 +29,7 @@ LOOKED_AT = 64
 class Subject:
     """A file, and the same function as a network of pixels."""
 
-    path: Path
+    file: ModelFile
     imported: importer.Imported
     network: Network
     """Of pixels: a normalisation outside the graph comes first."""
@@ -40,7 +41,7 @@ class Subject:
     @property
     def assumptions(self) -> tuple[str, ...]:
         """What any statement about this file takes for granted."""
-        said = freeze.assumption(self.imported.model)
+        said = freeze.assumption(self.file.model)
         return () if said is None else (said,)
 
     def predict(self, x: np.ndarray) -> np.ndarray:
@@ -53,7 +54,7 @@ class Subject:
         real = self.normalise(images) if self.normalise else images
         xs = parity.points(self.imported.network, real)
         measured = parity.compare(self.session, self.imported.network, xs)
-        parity.require(self.session, self.imported.model, self.imported.network, xs, measured)
+        parity.require(self.session, self.file.model, self.imported.network, xs, measured)
         return measured
 
     def often_wrong(self, images: Pixels, labels: np.ndarray) -> str | None:
@@ -68,21 +69,28 @@ class Subject:
         )
 
 
-def metadata(path: Path) -> Mapping[str, str]:
-    """The ``metadata_props`` of a file, read without trusting anything else in it; from here on the settings' limits hold.
+def opened(path: Path, crew: Crew = ALONE, sha256: str | None = None) -> ModelFile:
+    """A model file, read once for the whole run; from here on the limits of ``pipeline.toml`` hold.
 
-    Raises InputRejected for no ONNX file.
+    Raises InputRejected (3) for a file that is unsafe or no ONNX model, EnvironmentFailure (74) where the processes of a run
+    read different bytes, or others than those of the digest that was asked for.
     """
     hold(limits_beside(path))
-    return {p.key: p.value for p in guard.parse(path).metadata_props}
+    file = model_file.read(path)
+    if len({*crew.share(file.digests.sha256), sha256 or file.digests.sha256}) > 1:
+        raise EnvironmentFailure(
+            f"A run works on one model; {shown(str(path))} was changed meanwhile, or differs from machine to machine. "
+            "Start again when it is the same everywhere."
+        )
+    return file
 
 
-def open_model(path: Path, settings: Settings) -> Subject:
+def open_model(file: ModelFile, settings: Settings) -> Subject:
     """Import a classifier with one image input and one logits output, every operator supported.
 
     Raises InputRejected (3) for a file or an operator that cannot be certified, UsageError (2) where a choice is missing.
     """
-    imported = importer.load(path, output=settings.output)
+    imported = importer.load(file, output=settings.output)
     network = imported.network
     if len(network.outputs) != 1:
         names = ", ".join(shown(p.name) for p in network.outputs)
@@ -115,14 +123,14 @@ def open_model(path: Path, settings: Settings) -> Subject:
     assert isinstance(logits, torch.Tensor)
     if logits.numel() < 2:
         raise InputRejected(f"a classifier has at least two classes; the output has shape {list(logits.shape)}.")
-    session = runtime.session(path, provider=settings.provider)
+    session = runtime.session(file, provider=settings.provider)
     normalise = None
     if settings.mean is not None or settings.std is not None:
         axis = len(sample) - 1 if settings.layout == "NHWC" else 0
         mean = settings.mean or (0.0,) * len(settings.std or ())
         normalise = Normalise(mean, settings.std or (1.0,) * len(mean), axis)
     pixels = normalise.before(network) if normalise else network
-    return Subject(path, imported, pixels, session, normalise, sample, logits.numel())
+    return Subject(file, imported, pixels, session, normalise, sample, logits.numel())
 
 
 def device_of(settings: Settings) -> str:

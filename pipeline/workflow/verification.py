@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,9 @@ import numpy as np
 from pipeline.certify import Progress
 from pipeline.data import Dataset
 from pipeline.errors import InputRejected, UsageError
-from pipeline.graph.digest import digests
+from pipeline.graph import model_file
+from pipeline.graph.digest import sha256
+from pipeline.graph.model_file import ModelFile
 from pipeline.report import Result, Samples
 from pipeline.report.write import parse
 from pipeline.review.audit import audit
@@ -109,27 +110,28 @@ def _model(result: Result, model: Path | None, found: Findings) -> Subject | Non
     if model is None:
         found.skip("the model: name it with --model")
         return None
-    if not found.weigh("the digest of the model, external data included", _other_model(result, model)):
-        return None
-    return again.subject(model, result)
-
-
-def _other_model(result: Result, model: Path) -> Iterator[str]:
-    stated = result.model
+    content = model_file.content(model)
+    file: ModelFile | None = None
+    faults: Iterator[str]
     try:
-        is_now = digests(model)
+        file = model_file.checked(model, content)
+        faults = _other_model(result, file)
     except InputRejected as error:
-        plain = hashlib.sha256(model.read_bytes()).hexdigest() if model.is_file() else None
-        if plain is None or (not stated.external_data and plain == stated.sha256):
+        if not result.model.external_data and sha256(content) == result.model.sha256:
             raise
-        yield f"{model.name}: it cannot even be read, and so is not the model of the report: {error}"
-        return
+        faults = iter([f"{model.name}: it cannot even be read, and so is not the model of the report: {error}"])
+    right = found.weigh("the digest of the model, external data included", faults)
+    return again.subject(file, result) if right and file is not None else None
+
+
+def _other_model(result: Result, file: ModelFile) -> Iterator[str]:
+    stated, is_now = result.model, file.digests
     if is_now.sha256 != stated.sha256:
         yield (
-            f"{model.name}: this is not the model of the report: its SHA-256 begins {is_now.sha256[:12]}, the report says "
+            f"{file.path.name}: this is not the model of the report: its SHA-256 begins {is_now.sha256[:12]}, the report says "
             f"{stated.sha256[:12]}."
         )
         return
     for name in ("structure_sha256", "weights_sha256"):
         if getattr(stated, name) not in (None, getattr(is_now, name)):
-            yield f"{model.name}: its {name} is {getattr(is_now, name)[:12]}, the report says another."
+            yield f"{file.path.name}: its {name} is {getattr(is_now, name)[:12]}, the report says another."

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import ValidationError
@@ -16,15 +16,16 @@ from pipeline.certify import Progress
 from pipeline.certify.witness import check
 from pipeline.errors import InputRejected
 from pipeline.graph import runtime
-from pipeline.graph.digest import digests
+from pipeline.graph.model_file import ModelFile
 from pipeline.review.audit import sealed
 from pipeline.review.findings import Findings
-from pipeline.vnnlib import counterexample, parse, read
-from pipeline.workflow import facts
+from pipeline.vnnlib import Source, counterexample, load, parse
 from pipeline.workflow.answer import Answer, Decided, PropertyReport
 from pipeline.workflow.events import Note
-from pipeline.workflow.properties import decide
+from pipeline.workflow.properties import decide_read
+from pipeline.workflow.subject import opened
 
+T = TypeVar("T")
 NUMBER = re.compile(r"-?(\d{1,1200}(\.\d{1,1200})?([eE][-+]?\d{1,4})?|\d{1,1200}/[1-9]\d{0,1200})", re.ASCII)
 
 
@@ -48,34 +49,28 @@ def verify_property(
         raise InputRejected(f"This is no report: {error.errors()[0]['msg']}. Certify again.") from error
     folder = report if report.is_dir() else report.parent
     found.weigh("verdict, boxes and witness agree", _laws(result, folder))
-    for what, file, same in (
-        ("model", model, lambda path: digests(path).sha256 == result.model.sha256),
-        ("property", property_file, lambda path: facts.sha256_of(path) == result.property.sha256),
-    ):
-        if file is None:
-            found.skip(f"the {what}: name it with --{what}")
-        else:
-            found.weigh(f"the digest of the {what}", _other(file, what, same))
-    if property_file is not None and not found.faults:
-        found.weigh("what the property holds once it is read again", _asked(result, property_file))
+    file = _read("model", model, opened, lambda f: f.digests.sha256 == result.model.sha256, found)
+    asked = _read("property", property_file, load, lambda f: f.sha256 == result.property.sha256, found)
+    if asked is not None and property_file is not None and not found.faults:
+        found.weigh("what the property holds once it is read again", _asked(result, asked, property_file.name))
     if result.witness is not None and (model is None or property_file is None):
         found.skip("the witness: that takes --model and --property")
     elif found.faults:
         found.skip(f"the verdict {result.verdict}: what it is about is not what the report says")
-    elif result.witness is not None and model is not None and property_file is not None:
+    elif result.witness is not None and file is not None and asked is not None:
         what = "ONNX Runtime and the judge find the witness in the unsafe set"
-        found.weigh(what, _refused(result, model, property_file))
+        found.weigh(what, _refused(result, file, asked))
     elif result.verdict != "holds":
         found.skip(f"the verdict {result.verdict}: it claims nothing")
-    elif not recheck or model is None or property_file is None:
+    elif not recheck or file is None or asked is None or property_file is None:
         found.skip("the proof: --recheck 1 with --model and --property makes it again")
     else:
-        yield from _decided_again(result, model, property_file, found)
+        yield from _decided_again(result, file, property_file.name, asked, found)
     yield found
 
 
 def _decided_again(
-    result: Answer, model: Path, property_file: Path, found: Findings
+    result: Answer, file: ModelFile, name: str, asked: Source, found: Findings
 ) -> Generator[Note | Progress, None, None]:
     """Look for a counterexample and for the proof as ``certify --property`` did, by the methods that the report names."""
     flags: dict[str, Any] = {
@@ -86,7 +81,7 @@ def _decided_again(
     }
     if result.output is not None:
         flags["output"] = result.output
-    for event in decide(model, property_file, flags, keep=False):
+    for event in decide_read(file, name, asked, flags):
         if not isinstance(event, Decided):
             yield event
             continue
@@ -120,29 +115,36 @@ def _laws(result: Answer, folder: Path) -> Iterator[str]:
         yield "counterexample.txt: it is not the witness of the report."
 
 
-def _other(file: Path, what: str, same: Any) -> Iterator[str]:
-    if not file.is_file():
-        raise InputRejected(f"The {what} is a file; {str(file)!r} is none. Name it with --{what}.")
+def _read(
+    what: str, path: Path | None, read: Callable[[Path], T], same: Callable[[T], bool], found: Findings
+) -> T | None:
+    """A file that was named, read once, if it is the report's."""
+    if path is None:
+        found.skip(f"the {what}: name it with --{what}")
+        return None
+    if not path.is_file():
+        raise InputRejected(f"The {what} is a file; {str(path)!r} is none. Name it with --{what}.")
+    file, fault = None, f"{path.name}: this is not the {what} of the report: its SHA-256 is another."
     try:
-        equal = same(file)
+        file = read(path)
     except InputRejected as error:
-        yield f"{file.name}: it cannot even be read, and so is not the {what} of the report: {error}"
-        return
-    if not equal:
-        yield f"{file.name}: this is not the {what} of the report: its SHA-256 is another."
+        fault = f"{path.name}: it cannot even be read, and so is not the {what} of the report: {error}"
+    right = file is not None and same(file)
+    found.weigh(f"the digest of the {what}", () if right else (fault,))
+    return file if right else None
 
 
-def _asked(result: Answer, property_file: Path) -> Iterator[str]:
-    question, stated = parse(read(property_file)), result.property
+def _asked(result: Answer, asked: Source, name: str) -> Iterator[str]:
+    question, stated = parse(asked.text), result.property
     now = (question.inputs, question.outputs, len(question.cases), question.vacuous)
     if now != (stated.inputs, stated.outputs, stated.boxes, stated.vacuous):
-        yield f"{property_file.name}: it reads as {now} inputs, outputs, boxes and vacuous disjuncts, the report says others."
+        yield f"{name}: it reads as {now} inputs, outputs, boxes and vacuous disjuncts, the report says others."
 
 
-def _refused(result: Answer, model: Path, property_file: Path) -> Iterator[str]:
+def _refused(result: Answer, file: ModelFile, asked: Source) -> Iterator[str]:
     witness = result.witness
     assert witness is not None
-    session = runtime.session(model, provider="cuda" if result.provider == "cuda" else "cpu")
+    session = runtime.session(file, provider="cuda" if result.provider == "cuda" else "cpu")
     shapes = [tuple(d or 1 for d in shape) for shape in session.shapes]
 
     def run(point: np.ndarray) -> np.ndarray:
@@ -151,7 +153,7 @@ def _refused(result: Answer, model: Path, property_file: Path) -> Iterator[str]:
         chosen = None if result.output is None else [result.output]
         return np.concatenate([y.reshape(-1) for y in session(*xs, outputs=chosen)])
 
-    judged = check(read(property_file), _exact(witness.x), run)
+    judged = check(asked.text, _exact(witness.x), run)
     if judged.refused is not None:
         yield f"the witness is none: {judged.refused}."
 

@@ -10,8 +10,8 @@ import onnxruntime
 import pytest
 
 from pipeline.data import load
-from pipeline.graph.digest import digests
 from pipeline.report import read
+from tests.graph.files import digests
 
 SHORT = ("--data", "digits", "--eps", "0.05", "--epochs", "4")
 

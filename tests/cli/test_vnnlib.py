@@ -12,9 +12,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 from pipeline.certify.witness import check
-from pipeline.graph import runtime
 from pipeline.report import read, read_samples
 from pipeline.vnnlib import parse
+from tests.graph.files import session as file_session
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_violated_with_a_witness_anyone_can_check(pipeline, tiny):
     code, result = decided(pipeline, tiny, text)
     assert (code, result["verdict"]) == (1, "violated")
     x = [Q(v) for v in result["witness"]["x"]]
-    session = runtime.session(tiny / "tiny.onnx")
+    session = file_session(tiny / "tiny.onnx")
     assert check(text, x, lambda v: session(v.reshape(1, 2))[0].reshape(-1)).refused is None
     assert x[1] == Q(1, 10)
     assert result["witness"]["rounded"] == 1

@@ -19,7 +19,7 @@ from pipeline.arithmetic import U64, Outward
 from pipeline.bounds import Interval, LinearForm
 from pipeline.errors import InputRejected, PipelineError
 from pipeline.graph import runtime
-from pipeline.graph.importer import Imported, load
+from pipeline.graph.importer import Imported
 from pipeline.graph.kernels import OPERATORS
 from pipeline.graph.probe import exposed
 from pipeline.network import Network, Plan
@@ -31,6 +31,7 @@ from pipeline.propagate.margins import METHODS, MarginBounds
 from pipeline.rules import rule_for, unsupported
 from pipeline.threat import Box
 from tests.fuzz.graphs import Graph
+from tests.graph.files import load
 from tests.laws import inside
 
 # Twice the largest error that a sweep of a million inputs finds of any of these kernels.

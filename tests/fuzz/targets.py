@@ -26,7 +26,6 @@ from PIL import Image
 
 from pipeline.data.source import load as load_data
 from pipeline.errors import PipelineError
-from pipeline.graph.importer import load as load_model
 from pipeline.settings import settle
 from pipeline.vnnlib import parser, source
 from tests.fuzz import reports
@@ -35,6 +34,7 @@ from tests.fuzz.judge import judge
 from tests.fuzz.moves import MOVES
 from tests.fuzz.mutations import Mutator, flipped, of_archive, of_arrays, of_json, of_model, of_text
 from tests.fuzz.reports import cases
+from tests.graph.files import load as load_model
 
 SECONDS, MIB = 30, 1024
 """Of processor time, and of memory beyond what the process had."""

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from pipeline.graph import importer, model_file, runtime
+from pipeline.graph import write_back as writing
+from pipeline.graph.digest import Digests
+from pipeline.network import Network
 
 FIXTURES = Path(__file__).parent / "fixtures"
 IMPORTABLE = sorted(p for p in FIXTURES.glob("*.onnx") if not p.name.startswith("attention"))
@@ -51,6 +57,26 @@ def saved(folder: Path, made: onnx.ModelProto, name: str = "model.onnx") -> Path
     path = folder / name
     onnx.save(made, path)
     return path
+
+
+def load(path: Path, **how: Any) -> importer.Imported:
+    """The import of what lies at a path."""
+    return importer.load(model_file.read(path), **how)
+
+
+def session(path: Path, **how: Any) -> runtime.Session:
+    """ONNX Runtime on what lies at a path."""
+    return runtime.session(model_file.read(path), **how)
+
+
+def digests(path: Path) -> Digests:
+    """The digests of what lies at a path."""
+    return model_file.read(path).digests
+
+
+def write_back(path: Path, network: Network, out: Path, **how: Any) -> writing.WriteBack:
+    """The weights of a network into a copy of what lies at a path."""
+    return writing.write_back(model_file.read(path), network, out, **how)
 
 
 def mlp(*, batch: int | str = "batch") -> onnx.ModelProto:

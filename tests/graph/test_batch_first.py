@@ -12,9 +12,8 @@ from onnx import parser
 
 from pipeline import rules
 from pipeline.errors import InputRejected
-from pipeline.graph import runtime
-from pipeline.graph.importer import load
-from tests.graph.files import model, weights
+from tests.graph.files import load, model, weights
+from tests.graph.files import session as file_session
 
 CONSTANTS = {
     "w": weights(6, 8, seed=1),
@@ -87,7 +86,7 @@ def test_a_graph_that_moves_the_batch_aside(name: str, batch: str | int, tmp_pat
     imported = load(path)
     assert imported.parity.holds
     rules.require(imported.network)
-    session = runtime.session(path)
+    session = file_session(path)
     x = weights(5, 4, 6, seed=9)
     want = session(x) if batch == "N" else [np.concatenate([session(one[None])[0] for one in x])]
     assert np.allclose(imported.network(torch.from_numpy(x)).detach().numpy(), want[0], rtol=1e-4, atol=1e-5)

@@ -10,8 +10,7 @@ import onnx
 import pytest
 
 from pipeline.errors import InputRejected
-from pipeline.graph.importer import load
-from pipeline.graph.write_back import write_back
+from tests.graph.files import load, write_back
 from tests.graph.test_operators import assert_vocabulary
 from tests.graph.test_write_back import trained
 

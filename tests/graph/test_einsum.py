@@ -11,9 +11,8 @@ import torch
 
 from pipeline import rules
 from pipeline.errors import InputRejected
-from pipeline.graph import runtime
-from pipeline.graph.importer import load
-from tests.graph.files import model, node, weights
+from tests.graph.files import load, model, node, weights
+from tests.graph.files import session as file_session
 
 SIZES = {"i": 3, "j": 4, "k": 5, "h": 2}
 
@@ -55,7 +54,7 @@ def test_a_product(equation: str, constant: int | None, tmp_path: Path) -> None:
     assert imported.parity.holds
     rules.require(imported.network)
     x = weights(5, 7, seed=9)
-    want = runtime.session(path)(x)[0]
+    want = file_session(path)(x)[0]
     assert np.allclose(imported.network(torch.from_numpy(x)).detach().numpy(), want, rtol=1e-4, atol=1e-5)
     trained = {weight.initializer for weight in imported.network.provenance.weights.values()}
     assert constant is None or f"o{constant}" in trained

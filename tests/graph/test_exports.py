@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from pipeline import rules
-from pipeline.graph.importer import load
-from tests.graph.files import FIXTURES
+from tests.graph.files import FIXTURES, load
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "export_fixtures.py"
 

@@ -12,9 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.errors import InputRejected
-from pipeline.graph import guard
-from pipeline.graph.importer import load
-from tests.graph.files import mlp, model, node, saved, weights
+from tests.graph.files import load, mlp, model, node, saved, weights
 
 
 def refused(path: Path, message: str) -> None:
@@ -193,7 +191,7 @@ def _point(path: Path, **entries: str) -> None:
 def test_external_data_beside_the_file_is_read(external: Path) -> None:
     assert load(external).parity.holds
     np.testing.assert_array_equal(
-        numpy_helper.to_array(guard.read(external).graph.initializer[0]), weights(6, 5, seed=1)
+        numpy_helper.to_array(load(external).model.graph.initializer[0]), weights(6, 5, seed=1)
     )
 
 

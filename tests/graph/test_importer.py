@@ -13,10 +13,10 @@ from onnx import numpy_helper
 
 from pipeline import ops
 from pipeline.errors import InputRejected, UsageError
-from pipeline.graph import parity, runtime
-from pipeline.graph.importer import load
+from pipeline.graph import parity
 from pipeline.graph.write_back import undone
-from tests.graph.files import FIXTURES, IMPORTABLE, mlp, model, node, saved, weights
+from tests.graph.files import FIXTURES, IMPORTABLE, load, mlp, model, node, saved, weights
+from tests.graph.files import session as file_session
 from tests.graph.test_operators import assert_vocabulary
 
 
@@ -238,7 +238,7 @@ def test_the_first_node_that_differs_is_named(tmp_path: Path) -> None:
     imported = load(path)
     with torch.no_grad():
         imported.network.graph.get_parameter("n2.weight").add_(0.5)
-    session = runtime.session(path)
+    session = file_session(path)
     xs = parity.points(imported.network)
     measured = parity.compare(session, imported.network, xs)
     assert not measured.holds
@@ -256,7 +256,7 @@ def test_points_beside_a_step_are_left_out_and_counted(tmp_path: Path) -> None:
     constant = network.graph.get_buffer("c0")
     constant.copy_(torch.nextafter(constant, constant - 1))
     x = np.array([[0.5, 0.9], [0.1, 0.2], [0.7, 0.1], [0.3, 0.0]], np.float32)
-    measured = parity.compare(runtime.session(saved(tmp_path, made)), network, [x])
+    measured = parity.compare(file_session(saved(tmp_path, made)), network, [x])
     assert measured.holds
     assert (measured.left_out, measured.points) == (1, 3)
     assert any(isinstance(m, ops.Sign) for m in network.modules())

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from pipeline import data
-from pipeline.graph import runtime
-from pipeline.graph.importer import load
+from tests.graph.files import load
+from tests.graph.files import session as file_session
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,7 +50,7 @@ def test_the_digits_file_is_small_accurate_and_in_the_package() -> None:
     assert path.read_bytes() == (ROOT / "pipeline" / "data" / "digits.onnx").read_bytes()
     assert path.stat().st_size < 200_000
     test = data.load("digits", part="test")
-    logits = runtime.session(path).batched(np.asarray(test.images, np.float32))
+    logits = file_session(path).batched(np.asarray(test.images, np.float32))
     assert np.mean(logits.argmax(1) == test.labels) >= 0.97
     network = load(path).network
     assert len(network.trainable()) == 8

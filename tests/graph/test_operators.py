@@ -15,11 +15,10 @@ from pipeline import ops
 from pipeline.arithmetic import Outward
 from pipeline.bounds import Interval
 from pipeline.errors import InputRejected
-from pipeline.graph import runtime
-from pipeline.graph.importer import load
 from pipeline.propagate.interval import IntervalWalk
 from pipeline.rules import unsupported
-from tests.graph.files import model, node, saved, weights
+from tests.graph.files import load, model, node, saved, weights
+from tests.graph.files import session as file_session
 
 IMAGE = ["batch", 4, 7, 7]
 FLAT = ["batch", 6]
@@ -446,7 +445,7 @@ def test_quantized_weights_are_constants_that_never_train(tmp_path: Path) -> Non
 
 def test_bounds_of_a_quantized_file_hold_what_onnx_runtime_computes_in_real_arithmetic_alone(tmp_path: Path) -> None:
     path = saved(tmp_path, CASES["quantized"])
-    network, session = load(path).network.in_float64(), runtime.session(path)
+    network, session = load(path).network.in_float64(), file_session(path)
     center = torch.rand(2, 4, 7, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     box = Interval(center, torch.full_like(center, 0.02))
     (bounds,) = IntervalWalk(network, Outward(deployed=False)).boxes([box])[-1:]

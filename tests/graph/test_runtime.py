@@ -11,13 +11,13 @@ import pytest
 
 from pipeline.errors import EnvironmentFailure, InputRejected
 from pipeline.graph import runtime
-from pipeline.graph.digest import digests
-from tests.graph.files import FIXTURES, mlp, saved, weights
+from tests.graph.files import FIXTURES, digests, mlp, saved, weights
+from tests.graph.files import session as file_session
 
 
 @pytest.mark.parametrize("batch", ["batch", 1, 4])
 def test_any_number_of_samples_whatever_batch_the_file_fixes(batch: str | int, tmp_path: Path) -> None:
-    session = runtime.session(saved(tmp_path, mlp(batch=batch)))
+    session = file_session(saved(tmp_path, mlp(batch=batch)))
     free = runtime.session(mlp().SerializeToString())
     assert session.fixed_batch == (batch if isinstance(batch, int) else None)
     x = weights(7, 6)
@@ -29,10 +29,10 @@ def test_a_provider_that_is_not_there_is_an_error_not_a_fallback(tmp_path: Path)
     path = saved(tmp_path, mlp())
     found = onnxruntime.InferenceSession(str(path), providers=["CUDAExecutionProvider"]).get_providers()
     if "CUDAExecutionProvider" in found:
-        assert runtime.session(path, provider="cuda").provider == "cuda"
+        assert file_session(path, provider="cuda").provider == "cuda"
         return
     with pytest.raises(EnvironmentFailure, match=r"fell back|must be part of"):
-        runtime.session(path, provider="cuda")
+        file_session(path, provider="cuda")
 
 
 def test_a_model_that_cannot_run_on_an_input_says_so() -> None:

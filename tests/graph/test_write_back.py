@@ -15,12 +15,10 @@ from onnx import numpy_helper
 from torch import nn
 
 from pipeline.errors import Contradiction, EnvironmentFailure, UsageError
-from pipeline.graph import runtime
-from pipeline.graph.digest import digests
-from pipeline.graph.importer import load
-from pipeline.graph.write_back import undone, write_back
+from pipeline.graph.write_back import undone
 from pipeline.network import Network, Weight
-from tests.graph.files import FIXTURES, IMPORTABLE, mlp, model, node, saved, weights
+from tests.graph.files import FIXTURES, IMPORTABLE, digests, load, mlp, model, node, saved, weights, write_back
+from tests.graph.files import session as file_session
 
 
 def trained(network: Network, seed: int = 0) -> Network:
@@ -66,7 +64,7 @@ def test_everything_but_trained_values_is_as_it_was(path: Path, tmp_path: Path) 
     assert written.parity.holds
     x = parity_inputs(network)
     ours = network(torch.from_numpy(x)).detach().numpy()
-    np.testing.assert_allclose(runtime.session(out).batched(x), ours, atol=1e-5)
+    np.testing.assert_allclose(file_session(out).batched(x), ours, atol=1e-5)
 
 
 def parity_inputs(network: Network) -> np.ndarray:

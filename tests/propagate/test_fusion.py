@@ -12,9 +12,9 @@ import torch
 
 from pipeline.arithmetic import Outward
 from pipeline.bounds import Interval
-from pipeline.graph import importer
 from pipeline.propagate.interval import IntervalWalk
 from tests.graph import files
+from tests.graph.files import load
 
 LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
 W, B = files.weights(8, 4, 3, 3), files.weights(8, seed=1)
@@ -70,7 +70,7 @@ def test_every_level_of_optimisation_stays_inside(name, tmp_path):
     nodes, shape, constants = GRAPHS[name]
     path = tmp_path / "model.onnx"
     onnx.save(files.model(nodes, shape, constants), path)
-    network = importer.load(path).network.in_float64()
+    network = load(path).network.in_float64()
     fused = set()
     for scale in (1.0, 1e-3, 1e6):
         x = files.weights(5, *shape[1:], seed=10) * np.float32(scale)

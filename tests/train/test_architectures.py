@@ -13,11 +13,9 @@ import torch
 from torch import Tensor
 
 from pipeline.data import Loader
-from pipeline.graph import importer
-from pipeline.graph.write_back import write_back
 from pipeline.network import Network
 from pipeline.train import Finished, recipe, train
-from tests.graph.files import model, node, saved
+from tests.graph.files import load, model, node, saved, write_back
 
 CLASSES = 3
 Nodes = list[onnx.NodeProto]
@@ -157,13 +155,13 @@ def test_it_trains_and_is_written_back(drawn: str, name: str, tmp_path: Path) ->
     f = File()
     FILES[drawn](f)
     path = saved(tmp_path, f.finish())
-    last = trained(importer.load(path).network, name)
+    last = trained(load(path).network, name)
     assert last.history[-1]["natural"] < last.history[0]["natural"]
     assert last.history[-1]["robust"] < last.history[1]["robust"] + 0.7
     before = onnx.load(path)
     write_back(path, last.network, tmp_path / "out.onnx", metadata={})
     after = onnx.load(tmp_path / "out.onnx")
     assert [n.op_type for n in after.graph.node] == [n.op_type for n in before.graph.node]
-    again = importer.load(tmp_path / "out.onnx").network
+    again = load(tmp_path / "out.onnx").network
     x, _ = points()
     assert torch.allclose(again(x), last.network(x), atol=1e-4)

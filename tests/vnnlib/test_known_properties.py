@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from pipeline.certify.witness import check
-from pipeline.graph import runtime
 from pipeline.vnnlib import parse, read
 from pipeline.workflow.answer import Decided
 from pipeline.workflow.properties import decide
+from tests.graph.files import session as file_session
 
 pytestmark = pytest.mark.corpus
 CORPUS = Path(os.environ.get("PIPELINE_CORPUS", ""))
@@ -44,7 +44,7 @@ def test_every_property_is_read(model, entry):
 def test_counterexamples_of_other_tools_are_accepted(model, entry):
     """Theirs are float32 of decimal bounds, up to half a unit outside: the exact input is the nearest point of the box."""
     text = read(CORPUS / entry["vnnlib"])
-    session = runtime.session(CORPUS / model["file"])
+    session = file_session(CORPUS / model["file"])
     point = np.load(CORPUS / entry["cex"]).reshape(-1).astype(np.float32)
     shape = [d or 1 for d in session.shapes[0]]
 
