@@ -14,7 +14,6 @@ import pytest
 from pipeline.cli.main import run
 from pipeline.data import load
 from pipeline.errors import InputRejected
-from pipeline.graph import importer
 from pipeline.graph.table import TABLE
 from pipeline.rules import rule_for, rules
 from tests import laws

@@ -16,7 +16,7 @@ from pipeline import ops
 from pipeline.arithmetic import Outward
 from pipeline.bounds import Interval
 from pipeline.errors import InputRejected
-from pipeline.graph.importer import convert, load
+from pipeline.graph.importer import convert
 from pipeline.graph.normalise import normalise
 from pipeline.network import Network
 from pipeline.propagate.interval import IntervalWalk
