@@ -21,7 +21,7 @@ from pipeline.graph.normalise import normalise
 from pipeline.network import Network
 from pipeline.propagate.interval import IntervalWalk
 from pipeline.rules import unsupported
-from tests.graph.files import model, node, saved, weights
+from tests.graph.files import load, model, node, saved, weights
 
 WHERE = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric")
 NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
