@@ -40,7 +40,8 @@ WORK, BALLS = "tests/certify/test_work.py", "tests/certify/test_balls.py"
 GATES, SCHEDULE = "tests/gates/test_gates.py", "tests/train/test_schedule.py"
 OBJECTIVE, CLOSED = "tests/train/test_objective.py", "tests/train/test_closed_forms.py"
 DRAW, FULL_BN, STORE = "tests/train/test_initialise.py", "tests/train/test_full_bn.py", "tests/train/test_checkpoint.py"
-MIXED = "tests/train/test_mixture.py"
+MIXED = "tests.train.test_losses.py"
+LOSSES = "tests/train/test_losses.py"
 LOOP, WRITTEN, IMPORT = "tests/train/test_loop.py", "tests/graph/test_write_back.py", "tests/graph/test_importer.py"
 
 Fault = tuple[str, str, str, str]
@@ -228,14 +229,18 @@ TRAINING: list[Fault] = [
      "return weight * (eps / final)", SCHEDULE),
     ("train/schedule.py", "epoch > d for d",
      "epoch >= d for d", SCHEDULE),
-    ("train/regularise.py", "F.relu(tau - reference / means.clamp(min=TINY)) / tau",
-     "F.relu(tau - means / reference.clamp(min=TINY)) / tau", f"{OBJECTIVE} {CLOSED}"),
-    ("train/regularise.py", "mean, has_mean = _ratio(on, -off)",
-     "mean, has_mean = _ratio(on, off)", f"{OBJECTIVE} {CLOSED}"),
+    ("train/regularise.py", "F.relu(tau - radii[0] / radii[1:].clamp(min=TINY)) / tau",
+     "F.relu(tau - radii[1:] / radii[0].clamp(min=TINY)) / tau", f"{OBJECTIVE} {CLOSED}"),
+    ("train/regularise.py", "_ratio(on[:, 1], -off[:, 1])",
+     "_ratio(on[:, 1], off[:, 1])", f"{OBJECTIVE} {CLOSED}"),
     ("train/regularise.py", "return torch.minimum(q, 1 / q.clamp(min=TINY)), there",
      "return q, there", f"{OBJECTIVE} {CLOSED}"),
-    ("train/regularise.py", ".add_(slope).sub_(across(slope.mean()))",
-     ".add_(slope)", CLOSED),
+    ("train/regularise.py", ".add_(of_center)",
+     "", f"{OBJECTIVE} {CLOSED}"),
+    ("train/losses/crown_ibp.py", "return (1 - beta) * margins + beta *",
+     "return beta * margins + (1 - beta) *", LOSSES),
+    ("train/losses/mtl_ibp.py", "self.recipe.alpha * bounded + (1 - self.recipe.alpha) * attacked",
+     "(1 - self.recipe.alpha) * bounded + self.recipe.alpha * attacked", LOSSES),
     ("train/initialise.py", "deviation = math.sqrt(2 * math.pi) / n",
      "deviation = math.sqrt(2 * math.pi / n)", DRAW),
     ("train/initialise.py", "deviation /= 2 if follows_sum(plan, step) else 1",
@@ -256,8 +261,8 @@ TRAINING: list[Fault] = [
      "tuple(a for a in group)", "tests/graph/test_batch_first.py"),
     ("graph/einsum.py", "[order.index(i) for i in out]",
      "[out.index(i) for i in order]", "tests/graph/test_einsum.py"),
-    ("train/run.py", "(exponent - WHOLE).clamp(min=0)",
-     "(exponent - WHOLE).clamp(max=0)", f"{LOOP} -k beyond or deep"),
+    ("train/run.py", "(exponent - LARGEST_LOSS).clamp(min=0)",
+     "(exponent - LARGEST_LOSS).clamp(max=0)", f"{LOOP} -k beyond or deep"),
     ("train/run.py", "torch.minimum(self.recipe.clip_norm / (norm + 1e-6 / scale), scale)",
      "(self.recipe.clip_norm / (norm + 1e-6 / scale)).clamp(max=1)", f"{LOOP} -k divided"),
     ("graph/write_back.py", "array = array.transpose(setting)",

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "network": {"errors", "bounds", "ops"},
     "threat": {"errors", "bounds", "arithmetic"},
     "rules": {"errors", "spread", "bounds", "arithmetic", "ops", "network"},
-    "propagate": {"errors", "bounds", "arithmetic", "ops", "network", "threat", "rules"},
+    "propagate": {"errors", "spread", "bounds", "arithmetic", "ops", "network", "threat", "rules"},
     "vnnlib": {"errors", "limits"},
     "certify": {"atomic", "allocator", "crew", "vnnlib", *WALKS},
     "train": {"atomic", "crew", "spread", *WALKS},

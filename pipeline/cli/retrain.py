@@ -43,6 +43,7 @@ RECIPE = (
     "l1",
     "ema",
     "population_bn",
+    "loss",
     "alpha",
     "natural_start",
     "natural_end",
@@ -108,9 +109,8 @@ RECIPE = (
 @click.option("--l1", type=float, metavar="W", help="Weight of the sum of absolute weights.")
 @click.option("--ema", type=float, metavar="DECAY", help="Deliver a running mean of the weights, such as 0.999.")
 @click.option("--population-bn/--no-population-bn", default=None, help="Take statistics anew when training ends.")
-@click.option(
-    "--alpha", type=float, metavar="SHARE", help="Of the bounds in the robust loss; the rest is an attack's.  [1]"
-)
+@click.option("--loss", metavar="NAME", help="The robust loss: ibp, crown-ibp, mtl-ibp or pgd.  [the recipe's]")
+@click.option("--alpha", type=float, metavar="SHARE", help="Of the bounds in mtl-ibp; the rest is an attack's.  [0.5]")
 @click.option("--natural-start", type=float, metavar="SHARE", help="Of the natural loss where eps leaves zero.")
 @click.option("--natural-end", type=float, metavar="SHARE", help="Of the natural loss at the full eps.")
 @click.option("--adversary-steps", type=int, metavar="N", help="Steps of the attack that is trained on.")

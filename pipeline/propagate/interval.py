@@ -14,6 +14,7 @@ from pipeline.propagate import walk
 from pipeline.propagate.rounding import sites
 from pipeline.rules import rule_for
 from pipeline.rules.weights import Facts, remembering
+from pipeline.spread import WHOLE, Batch
 
 
 class IntervalWalk:
@@ -59,17 +60,17 @@ class IntervalWalk:
         return max((self._carried.get(a, 0) for a in step.args), default=0)
 
 
-def lockstep(plan: Plan, x: Tensor, box: Interval) -> list[Lockstep | Tensor | None]:
+def lockstep(plan: Plan, x: Tensor, box: Interval, *, batch: Batch = WHOLE) -> list[Lockstep | Tensor | None]:
     """The training walk: clean values and boxes side by side, every node kept, so that regularisers may read them;
     None for what lies behind the logits.
 
-    Layers in train mode take their batch statistics from the clean values, with gradients.
+    Layers in train mode take their statistics from the clean values of the whole ``batch``, with gradients.
     """
-    return walk.forward(plan, [Lockstep(x, box.center, box.radius)], _lockstep, keep=walk.EVERYTHING)
 
+    def apply(step: Step, *xs: Lockstep | Tensor) -> Lockstep:
+        rule = rule_for(step.op)
+        if rule is None:
+            raise PipelineError(f"{step.name} has no rule; `rules.require` was not asked first.")
+        return rule.lockstep(step.op, *xs, batch=batch)
 
-def _lockstep(step: Step, *xs: Lockstep | Tensor) -> Lockstep:
-    rule = rule_for(step.op)
-    if rule is None:
-        raise PipelineError(f"{step.name} has no rule; `rules.require` was not asked first.")
-    return rule.lockstep(step.op, *xs)
+    return walk.forward(plan, [Lockstep(x, box.center, box.radius)], apply, keep=walk.EVERYTHING)

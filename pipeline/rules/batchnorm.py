@@ -14,7 +14,7 @@ from pipeline.ops import AffineBN, BatchNorm, Layer
 from pipeline.rules.affine import correlate
 from pipeline.rules.relax import Chain, Relaxation, Window
 from pipeline.rules.rule import Affine, Example, Value, fold_floor, rule, rule_for
-from pipeline.spread import across, count
+from pipeline.spread import WHOLE, Batch
 
 
 def scale_shift(bn: BatchNorm, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
@@ -24,39 +24,39 @@ def scale_shift(bn: BatchNorm, mean: Tensor, var: Tensor) -> tuple[Tensor, Tenso
     return scale, (0 if bn.bias is None else bn.bias) - scale * mean
 
 
-def batch_statistics(bn: BatchNorm, clean: Tensor) -> tuple[Tensor, Tensor]:
+def batch_statistics(bn: BatchNorm, clean: Tensor, batch: Batch = WHOLE) -> tuple[Tensor, Tensor]:
     """Mean and biased variance per channel of the clean batch, the whole of it; in training they move the running statistics.
 
     The running variance takes the unbiased estimate, as torch.nn does; in eval mode the running statistics themselves are
     returned.
     """
-    return _statistics(bn, clean)[:2]
+    return _statistics(bn, clean, batch)[:2]
 
 
-def _statistics(bn: BatchNorm, clean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _statistics(bn: BatchNorm, clean: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """The same, and the deviation from the mean; a CPU takes ten times as long for ``var_mean``."""
     assert bn.running_mean is not None
     assert bn.running_var is not None
     if not bn.training:
         return bn.running_mean, bn.running_var, full(clean) - _channels(bn.running_mean, clean)
     dims = [d for d in range(clean.dim()) if d != 1]
-    mean = across(full(clean).mean(dims))
+    mean = batch.mean(full(clean).mean(dims))
     deviation = full(clean) - _channels(mean, clean)
-    var = across(deviation.square().mean(dims))
+    var = batch.mean(deviation.square().mean(dims))
     with torch.no_grad():
-        n = count(clean.numel() // clean.shape[1])
+        n = batch.count(clean.numel() // clean.shape[1])
         momentum = 0.1 if bn.momentum is None else bn.momentum
         bn.running_mean.lerp_(mean, momentum)
         bn.running_var.lerp_(var * (n / max(n - 1, 1)), momentum)
     return mean, var, deviation
 
 
-def _normalised(bn: BatchNorm, clean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _normalised(bn: BatchNorm, clean: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """The clean batch behind its BatchNorm, and the ``s`` and ``t`` of it.
 
     From the deviation, which the gradient of the variance keeps anyway: read from ``clean``, that would be kept as well.
     """
-    mean, var, deviation = _statistics(bn, clean)
+    mean, var, deviation = _statistics(bn, clean, batch)
     scale, shift = scale_shift(bn, mean, var)
     bias = torch.zeros_like(scale) if bn.bias is None else bn.bias
     value = torch.addcmul(_channels(bias, clean), deviation, _channels(scale, clean))
@@ -108,10 +108,10 @@ class BatchNormRule(Affine[BatchNorm]):
     def folds_into_producer(self, op: BatchNorm, constants: tuple[Tensor | None, ...]) -> Tensor | None:
         return _running(op)[0].abs()
 
-    def lockstep(self, op: BatchNorm, *xs: Lockstep | Tensor) -> Lockstep:
+    def lockstep(self, op: BatchNorm, *xs: Lockstep | Tensor, batch: Batch = WHOLE) -> Lockstep:
         (x,) = xs
         assert isinstance(x, Lockstep)
-        clean, scale, shift = _normalised(op, x.clean)
+        clean, scale, shift = _normalised(op, x.clean, batch)
         scale, shift = _channels(scale, clean), _channels(shift, clean)
         return Lockstep(clean, x.center * scale + shift, x.radius * scale.abs())
 
@@ -150,7 +150,7 @@ class AffineBNRule(Affine[AffineBN]):
     def _after(self, op: AffineBN, rounding: Rounding, *xs: Value) -> Rounding:
         return rounding.at(carried=_layer(op).carries(op.affine, 0, *xs))
 
-    def lockstep(self, op: AffineBN, *xs: Lockstep | Tensor) -> Lockstep:
+    def lockstep(self, op: AffineBN, *xs: Lockstep | Tensor, batch: Batch = WHOLE) -> Lockstep:
         (x,) = xs
         assert isinstance(x, Lockstep)
         affine = op.affine
@@ -158,10 +158,10 @@ class AffineBNRule(Affine[AffineBN]):
             # Its weights are many more than its outputs: these are scaled, and two products read the weights at once.
             before, center = affine(torch.cat((x.clean, x.center))).chunk(2)
             radius = F.linear(x.radius, affine.weight.abs())
-            clean, scale, shift = _normalised(op.bn, before)
+            clean, scale, shift = _normalised(op.bn, before, batch)
             scale, shift = _channels(scale, clean), _channels(shift, clean)
             return Lockstep(clean, center * scale + shift, radius * scale.abs())
-        clean, scale, shift = _normalised(op.bn, affine(x.clean))
+        clean, scale, shift = _normalised(op.bn, affine(x.clean), batch)
         weight = affine.weight * scale.reshape(-1, *[1] * (affine.weight.dim() - 1))
         bias = shift if affine.bias is None else shift + scale * affine.bias
         center = correlate(affine, x.center, weight, bias)

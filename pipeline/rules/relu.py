@@ -13,6 +13,7 @@ from pipeline.arithmetic import EXACT, Rounding
 from pipeline.bounds import Interval, Lockstep, full
 from pipeline.rules.relax import Line, Lines, Relaxation
 from pipeline.rules.rule import Example, Rule, Value, rule
+from pipeline.spread import WHOLE, Batch
 
 
 @rule(nn.ReLU)
@@ -61,7 +62,7 @@ class ReLURule(Rule[nn.ReLU]):
     def loose(self, op: nn.ReLU, x: Interval) -> Tensor:
         return x.center.abs() < x.radius
 
-    def lockstep(self, op: nn.ReLU, *xs: Lockstep | Tensor) -> Lockstep:
+    def lockstep(self, op: nn.ReLU, *xs: Lockstep | Tensor, batch: Batch = WHOLE) -> Lockstep:
         (x,) = xs
         assert isinstance(x, Lockstep)
         center, radius = _ReLUBox.apply(x.center, x.radius)

@@ -18,6 +18,7 @@ from pipeline.arithmetic import EXACT, SLACK, U64, Outward, Rounding
 from pipeline.bounds import Interval, Lockstep
 from pipeline.errors import PipelineError
 from pipeline.rules.relax import AffineMap, Relaxation, Window
+from pipeline.spread import WHOLE, Batch
 
 Value = Interval | Tensor
 Op = TypeVar("Op", bound=nn.Module)
@@ -54,8 +55,8 @@ class Rule(ABC, Generic[Op]):
         """Which entries of an abstract input a tighter box would serve; boolean, of its shape."""
         return x.radius > 0
 
-    def lockstep(self, op: Op, *xs: Lockstep | Tensor) -> Lockstep:
-        """The clean value and the box together; an operator with batch statistics reads them from the former."""
+    def lockstep(self, op: Op, *xs: Lockstep | Tensor, batch: Batch = WHOLE) -> Lockstep:
+        """The clean value and the box together; an operator with batch statistics reads those of the whole batch."""
         clean = op(*(x.clean if isinstance(x, Lockstep) else x for x in xs))
         box = self.interval(op, *(x.box if isinstance(x, Lockstep) else x for x in xs))
         return Lockstep(clean, box.center, box.radius)

@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.bounds import Interval
-from pipeline.propagate import walk
 from pipeline.propagate.margins import Head
+from pipeline.train.losses.loss import logits
 
 
 def attacked(
@@ -34,12 +34,3 @@ def attacked(
         for _ in range(steps):
             point = torch.minimum(torch.maximum(point + step * box.radius * slope(point).sign(), low), high)
     return point
-
-
-def logits(top: Head, x: Tensor) -> Float[Tensor, "batch classes"]:
-    """What the network says of points."""
-    return walk.forward(top.plan, [x], _no_rule)[top.index].flatten(1)
-
-
-def _no_rule(*_: object) -> None:
-    raise AssertionError("a walk over tensors asks for no rule")

@@ -18,6 +18,7 @@ from pipeline.network import Plan, Step
 from pipeline.ops import AffineBN, Layer
 from pipeline.propagate import walk
 from pipeline.rules.batchnorm import batch_statistics, scale_shift
+from pipeline.spread import WHOLE, Batch
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 """``BatchNorm`` as a tuple, for the reason of ``layers.LAYERS``."""
@@ -59,7 +60,7 @@ class _Clean:
     value: Tensor
 
 
-def batch_network(plan: Plan, x: Tensor, shells: Shells | None = None) -> BatchNetwork:
+def batch_network(plan: Plan, x: Tensor, shells: Shells | None = None, *, batch: Batch = WHOLE) -> BatchNetwork:
     """One pass of the clean batch, which also moves the running statistics as torch.nn does; into ``shells`` where given.
 
     With ``s = gamma / sqrt(var + eps)``: a layer with its BatchNorm becomes the layer ``s W, s (b - mean) + beta``, a BatchNorm
@@ -75,7 +76,7 @@ def batch_network(plan: Plan, x: Tensor, shells: Shells | None = None) -> BatchN
         if not isinstance(bn, NORMS) or not bn.training:
             return _Clean(op(*values))
         before = op.affine(*values) if isinstance(op, AffineBN) else values[0]
-        scale, shift = scale_shift(bn, *batch_statistics(bn, before))
+        scale, shift = scale_shift(bn, *batch_statistics(bn, before, batch))
         shell = shells[step.index]
         layers[step.index] = (
             _scaled(shell[0], op.affine, scale, shift)

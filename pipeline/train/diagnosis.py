@@ -74,7 +74,7 @@ def _boxes(run: Run, i: int, x: Tensor) -> Iterator[tuple[str, Lockstep]]:
     """The box of each layer in the order of the graph, at the batch's own statistics and eps."""
     top = run.bounds.top
     plan = batch_network(top.plan, x).plan
-    values = lockstep(plan, x, clipped_box(x, run.radii[i], run.low, run.high))
+    values = lockstep(plan, x, clipped_box(x, run.schedule[i, 0], run.low, run.high))
     for step in layers(top.plan):
         value = values[step.index]
         if isinstance(value, Lockstep):

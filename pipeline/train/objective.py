@@ -1,21 +1,26 @@
-"""The loss of one batch: what the clean values and the boxes of one walk say, as device tensors and nothing else."""
+"""The loss of one batch: the recipe's robust loss, a share of the natural one, and the regularisers of the warmup."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.bounds import Lockstep, full
-from pipeline.propagate import walk
+from pipeline.bounds import Interval, Lockstep, full
+from pipeline.network import Network
 from pipeline.propagate.interval import lockstep
-from pipeline.propagate.margins import Head, lockstep_margins
-from pipeline.spread import whole
+from pipeline.propagate.margins import Head
+from pipeline.spread import WHOLE, Batch
 from pipeline.threat import clipped_box
-from pipeline.train.batch_network import batch_network
+from pipeline.train.accumulate import Part, accumulated
+from pipeline.train.adversary import attacked
+from pipeline.train.batch_network import batch_network, empty_, shells_of
+from pipeline.train.losses import LOSSES, Samples
+from pipeline.train.losses.loss import logits
+from pipeline.train.recipe import Recipe
 from pipeline.train.regularise import regularisers
 
 
@@ -27,9 +32,8 @@ class Phase:
     """Whether the loss is the robust one (eps has left zero) or the natural one."""
     tightness: bool = False
     balance: bool = False
-    tau: float = 0.5
-    crown: bool = False
-    """Whether margins of CROWN-IBP are mixed in."""
+    linear: bool = False
+    """Whether the loss walks linear forms backwards (``Loss.linear``)."""
 
     @property
     def regularised(self) -> bool:
@@ -49,67 +53,162 @@ class Terms:
     certified: Float[Tensor, ""]
 
 
-def objective(
-    top: Head,
-    x: Float[Tensor, " batch *features"],
-    y: Int[Tensor, " batch"],
-    eps: Float[Tensor, ""],
-    weight: Float[Tensor, ""],
-    *,
-    phase: Phase,
-    low: float = 0.0,
-    high: float = 1.0,
-) -> Terms:
-    """``loss = L + weight (tightness + balance)`` after Shi et al., arXiv 2103.17268, section 3.
+@dataclass(frozen=True)
+class Schedule:
+    """The numbers that move from step to step, as device tensors, so that a compiled step serves the whole run."""
 
-    ``L`` is the cross-entropy of the logits before the ramp, and from then on the robust one alone,
-    ``log(1 + sum_j exp(-m_j))`` over the lower bounds ``m_j`` of the margins ``z_y - z_j`` (Gowal et al., arXiv 1810.12715,
-    eq. 12). One walk carries clean values and boxes; BatchNorms in train mode take their statistics from the former.
-    ``eps`` is the radius in the units of ``x``, whose valid range is ``[low, high]``; ``eps`` and ``weight`` are tensors, so
-    that a compiled step serves the whole ramp.
+    eps: Float[Tensor, ""]
+    """The radius, in the units of the input."""
+    weight: Float[Tensor, ""]
+    """Of the regularisers (lambda)."""
+    kappa: Float[Tensor, ""]
+    """The share of the natural loss."""
+    progress: Float[Tensor, ""]
+    """``eps / eps_max``."""
+
+
+class Objective:
+    """``kappa CE(z) + (1 - kappa) L + weight (tightness + balance)``; before eps leaves zero, ``CE(z)`` takes the place of L.
+
+    ``L`` is the loss that the recipe names (see ``losses``); the terms after it are those of Shi et al., arXiv 2103.17268,
+    section 3. BatchNorms in train mode take their statistics from the clean batch, and what is attacked or bounded is the
+    network under these, so that all terms speak of one function and the running statistics see clean data alone.
     """
-    zero = torch.zeros((), dtype=x.dtype, device=x.device)
-    if not (phase.robust or phase.regularised):
-        # The layers of torch.nn know no other statistics than those of the samples that they are given.
-        clean = (
-            walk.forward(top.plan, [x], _no_rule, keep={top.index})[top.index]
-            if whole()
-            else batch_network(top.plan, x).logits
+
+    def __init__(self, network: Network, recipe: Recipe):
+        self.network, self.recipe = network, recipe
+        self.loss = LOSSES[recipe.loss](network, recipe)
+        self.shells = shells_of(network.plan())
+
+    def __call__(
+        self,
+        top: Head,
+        x: Float[Tensor, " batch *features"],
+        y: Int[Tensor, " batch"],
+        now: Schedule,
+        draw: Float[Tensor, " batch *features"] | None = None,
+        *,
+        phase: Phase,
+        batch: Batch = WHOLE,
+        low: float = 0.0,
+        high: float = 1.0,
+    ) -> Terms:
+        """The terms of one batch.
+
+        ``draw``, uniform in [0, 1], is where the attack of a loss that attacks begins; ``[low, high]`` is the valid range of
+        the input; ``batch`` says which part of a batch the samples are.
+        """
+        if not (phase.robust or phase.regularised):
+            if batch.whole:
+                return self._natural(logits(top, x), y)
+            # The layers of torch.nn know no other statistics than those of the samples that they are given.
+            clean = batch_network(top.plan, x, self.shells, batch=batch)
+            empty_(self.shells)
+            return self._natural(clean.logits, y)
+        box = clipped_box(x, now.eps, low, high)
+        attacks = phase.robust and self.loss.attacks
+        if attacks or phase.linear or self.recipe.micro_batch is not None:
+            return self._in_two_walks(top, x, y, box, now, draw if attacks else None, phase, batch)
+        return self._in_one_walk(top, x, y, box, now, phase, batch)
+
+    def _natural(self, logits: Tensor, y: Tensor) -> Terms:
+        """The natural loss alone."""
+        natural, zero = F.cross_entropy(full(logits).flatten(1), y), torch.zeros_like(logits.flatten()[0])
+        correct = (logits.detach().flatten(1).argmax(1) == y).sum().to(logits.dtype)
+        return Terms(natural, natural.detach(), zero, zero, zero, correct, zero)
+
+    def _in_one_walk(
+        self, top: Head, x: Tensor, y: Tensor, box: Interval, now: Schedule, phase: Phase, batch: Batch
+    ) -> Terms:
+        """Clean values and boxes side by side: no value is computed twice."""
+        values = lockstep(top.plan, x, box, batch=batch)
+        logits = values[top.index]
+        assert isinstance(logits, Lockstep)
+        terms = self._natural(logits.clean, y)
+        if phase.robust:
+            worst, certified = self.loss(Samples(top, x, box, y, values, now.progress), linear=False)
+            terms = replace(terms, robust=worst / len(y), certified=certified)
+        if phase.regularised:
+            tightness, balance = regularisers(top.plan, values, tau=self.recipe.tau, batch=batch)
+            terms = replace(terms, tightness=tightness, balance=balance)
+        return self._joined(terms, now, phase)
+
+    def _in_two_walks(
+        self,
+        top: Head,
+        x: Tensor,
+        y: Tensor,
+        box: Interval,
+        now: Schedule,
+        draw: Tensor | None,
+        phase: Phase,
+        batch: Batch,
+    ) -> Terms:
+        """The clean batch first, for its statistics; then the network under these, at attacked points or a part at a time."""
+        clean = batch_network(top.plan, x, self.shells, batch=batch)
+        here, recipe = replace(top, plan=clean.plan), self.recipe
+        terms, points = self._natural(clean.logits, y), x
+        if draw is not None:
+            points = attacked(here, box, y, draw, steps=recipe.adversary_steps, step=recipe.adversary_step)
+
+        def part(of: Head, rows: slice) -> Part:
+            return self._part(of, points[rows], box[rows], y[rows], now.progress, phase)
+
+        if recipe.micro_batch is None:
+            whole = part(here, slice(None))
+            terms = replace(terms, robust=whole.worst / len(y), certified=whole.certified)
+            if phase.regularised:
+                tightness, balance = regularisers(top.plan, whole.values, tau=recipe.tau, batch=batch)
+                terms = replace(terms, tightness=tightness, balance=balance)
+            empty_(self.shells)
+            return self._joined(terms, now, phase)
+        share = 1 - self._kappa(now, phase)
+        done = accumulated(
+            top,
+            clean,
+            list(self.network.trainable().values()),
+            part,
+            len(y),
+            recipe.micro_batch,
+            share=share,
+            weight=now.weight,
+            tau=recipe.tau,
+            used=(phase.tightness, phase.balance),
+            batch=batch,
         )
-        natural = F.cross_entropy(full(clean).flatten(1), y)
-        return Terms(natural, natural.detach(), zero, zero, zero, _correct(clean, y), zero)
-    values = lockstep(top.plan, x, clipped_box(x, eps, low, high))
-    logits = values[top.index]
-    assert isinstance(logits, Lockstep)
-    natural, robust, certified = F.cross_entropy(full(logits.clean).flatten(1), y), zero, zero
-    if phase.robust:
-        margins = lockstep_margins(top, values, y)
-        robust = robust_cross_entropy(margins)
-        certified = (margins.detach() > 0).all(0).sum().to(x.dtype)
-    loss = robust if phase.robust else natural
-    tightness, balance = zero, zero
-    if phase.regularised:
-        tightness, balance = regularisers(top.plan, values, tau=phase.tau)
-        loss = loss + weight * ((tightness if phase.tightness else 0) + (balance if phase.balance else 0))
-    return Terms(
-        loss,
-        natural.detach(),
-        robust.detach(),
-        tightness.detach(),
-        balance.detach(),
-        _correct(logits.clean, y),
-        certified,
-    )
+        empty_(self.shells)
+        return replace(
+            terms,
+            loss=(1 - share) * terms.loss + done.value,
+            robust=done.worst if phase.robust else terms.robust,
+            tightness=done.tightness,
+            balance=done.balance,
+            certified=done.certified,
+        )
 
+    def _part(
+        self, top: Head, points: Tensor, box: Interval, y: Int[Tensor, " batch"], progress: Tensor, phase: Phase
+    ) -> Part:
+        """One walk over some samples, and the robust loss of these."""
+        zero = torch.zeros((), dtype=points.dtype, device=points.device)
+        bounded = self.loss.bounds or phase.regularised
+        values = lockstep(top.plan, points, box) if bounded else ()
+        if not phase.robust:
+            return Part(zero, zero, values)
+        worst, certified = self.loss(Samples(top, points, box, y, values, progress), linear=phase.linear)
+        return Part(worst, certified, values)
 
-def robust_cross_entropy(margins: Float[Tensor, "rows batch"]) -> Float[Tensor, ""]:
-    """The cross-entropy of the logits ``[0, -m_1, ..., -m_(K-1)]`` with label 0, mean over the batch."""
-    return torch.logsumexp(F.pad(-margins, (0, 0, 1, 0)), 0).mean()
+    def _kappa(self, now: Schedule, phase: Phase) -> Tensor:
+        """The share of the natural loss: all of it before the ramp."""
+        return now.kappa if phase.robust else torch.ones_like(now.kappa)
 
-
-def _correct(logits: Tensor, y: Tensor) -> Tensor:
-    return (logits.detach().flatten(1).argmax(1) == y).sum().to(logits.dtype)
-
-
-def _no_rule(*_: object) -> None:
-    raise AssertionError("a walk over tensors asks for no rule")
+    def _joined(self, terms: Terms, now: Schedule, phase: Phase) -> Terms:
+        """The terms with their loss, what is only shown cut off from gradients."""
+        loss = terms.robust if phase.robust else terms.loss
+        if phase.robust and (self.recipe.natural_start or self.recipe.natural_end):
+            loss = now.kappa * terms.loss + (1 - now.kappa) * terms.robust
+        if phase.regularised:
+            used = (terms.tightness if phase.tightness else 0) + (terms.balance if phase.balance else 0)
+            loss = loss + now.weight * used
+        shown = {name: getattr(terms, name).detach() for name in ("robust", "tightness", "balance", "certified")}
+        return replace(terms, loss=loss, **shown)

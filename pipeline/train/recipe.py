@@ -14,13 +14,9 @@ class Recipe(BaseModel):
 
     ``warmup_start`` is the epoch in which eps leaves zero and ``warmup_length`` the epochs it takes to the full eps;
     ``decay_epochs`` are the epochs after which the learning rate is multiplied by ``decay_factor``. From the first step with
-    eps above zero on the loss is
-
-        kappa CE(z) + (1 - kappa) [alpha CE(-m) + (1 - alpha) CE(z')],  m = (1 - beta) m_IBP + beta m_CROWN-IBP
-
-    with the logits ``z`` of the sample and ``z'`` of an attacked one, and lower bounds ``m`` of its margins; ``kappa`` and
-    ``beta`` move with eps, linearly, from their start at zero to their end at the full eps. Shi et al. (arXiv 2103.17268) is
-    ``alpha = 1`` and no more.
+    eps above zero on the loss is ``kappa CE(z) + (1 - kappa) L`` with the logits ``z`` of the samples and the robust loss ``L``
+    that ``loss`` names (see ``losses``); ``kappa``, and the ``beta`` of CROWN-IBP, move with eps, linearly, from their start at
+    zero to their end at the full eps. Shi et al. (arXiv 2103.17268) is the loss ``ibp`` and no more.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -42,9 +38,11 @@ class Recipe(BaseModel):
     micro_batch: int | None = Field(default=None, ge=1)
     """Samples whose bounds are computed at once, their gradients accumulated; statistics are those of the whole batch."""
 
+    loss: str = "ibp"
+    """The robust loss, by its name in ``losses``; what follows is read by those that name it among their settings."""
     natural_start: float = Share
     natural_end: float = Share
-    alpha: float = Field(default=1.0, ge=0, le=1)
+    alpha: float = Field(default=0.5, ge=0, le=1)
     """The share of the bounds in the robust loss (De Palma et al., arXiv 2305.13991); what is left is the attack's."""
     adversary_steps: int = Field(default=1, ge=1)
     adversary_step: float = Field(default=10.0, gt=0)
@@ -89,12 +87,6 @@ class Recipe(BaseModel):
     def regularised(self) -> bool:
         """Whether any term of idea 3 is on."""
         return self.reg_weight > 0 and (self.tightness or self.balance)
-
-    @property
-    def plain(self) -> bool:
-        """Whether the robust loss is that of IBP alone, over the whole batch at once."""
-        others = (self.natural_start, self.natural_end, self.crown_start, self.crown_end)
-        return self.alpha == 1 and not any(others) and self.micro_batch is None
 
     @property
     def one_graph(self) -> bool:

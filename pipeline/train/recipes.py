@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.errors import UsageError
+from pipeline.train.losses import LOSSES
 from pipeline.train.recipe import Recipe
 
 WITHOUT = {"ibp_init": False, "full_bn": False, "tightness": False, "balance": False}
@@ -19,15 +20,15 @@ CHANGES: dict[str, dict[str, Any]] = {
     "shi2021": {},
     "vanilla-ibp": WITHOUT,
     # Zhang et al., arXiv 1906.06316, section 4: beta goes from 1 to 0 while eps grows.
-    "crown-ibp": WITHOUT | {"crown_start": 1.0},
+    "crown-ibp": WITHOUT | {"loss": "crown-ibp", "crown_start": 1.0},
     # De Palma et al., arXiv 2305.13991, at 8/255: one step to a corner of the box.
-    "mtl-ibp": {"alpha": 0.5, "l1": 1e-7},
+    "mtl-ibp": {"loss": "mtl-ibp", "alpha": 0.5, "l1": 1e-7},
     # Madry et al., arXiv 1706.06083: seven steps of a quarter of the radius.
-    "pgd": WITHOUT | {"alpha": 0.0, "adversary_steps": 7, "adversary_step": 0.25},
+    "pgd": WITHOUT | {"loss": "pgd", "adversary_steps": 7, "adversary_step": 0.25},
     # Ours: the three ideas, and what others found since; its steps are longer and its decays later, see ``recipe``.
     "fast": {
         **{"optimiser": "adamw", "weight_decay": 0.01, "decay_factor": 0.1},
-        **{"alpha": 0.8, "l1": 5e-7, "ema": 0.999, "population_bn": True},
+        **{"loss": "mtl-ibp", "alpha": 0.8, "l1": 5e-7, "ema": 0.999, "population_bn": True},
     },
 }
 """What each recipe changes in the paper's."""
@@ -58,6 +59,7 @@ def recipe(name: str = DEFAULT, *, input_shape: Sequence[int], n_train: int, **o
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg'].lower()}" for e in error.errors())
         raise UsageError(f"the recipe {name} cannot be run as asked: {wrong}.") from None
+    _check_loss(made)
     if made.warmup_end > made.epochs:
         raise UsageError(
             f"eps must reach its full value within the run; the ramp ends with epoch {made.warmup_end} of {made.epochs}. "
@@ -68,6 +70,20 @@ def recipe(name: str = DEFAULT, *, input_shape: Sequence[int], n_train: int, **o
             "select held-out needs a held-out part; received held_out 0. Leave one, or select the final weights."
         )
     return made
+
+
+def _check_loss(made: Recipe) -> None:
+    """Every setting that is given means something to the loss. Raises UsageError."""
+    if made.loss not in LOSSES:
+        raise UsageError(f"a loss is one of {', '.join(LOSSES)}; received {made.loss!r}.")
+    for field in dict.fromkeys(name for kind in LOSSES.values() for name in kind.settings):
+        unread = field not in LOSSES[made.loss].settings
+        if unread and getattr(made, field) != Recipe.model_fields[field].default:
+            readers = [name for name, kind in LOSSES.items() if field in kind.settings]
+            raise UsageError(
+                f"the loss {made.loss} of the recipe {made.name} does not read {field}, which is"
+                f" {getattr(made, field)}; these do: {', '.join(readers)}. Name one with --loss, or leave {field} out."
+            )
 
 
 def _defaults(shape: tuple[int, ...], n_train: int) -> dict[str, Any]:
@@ -103,7 +119,9 @@ def _rescale(settings: dict[str, Any], epochs: int) -> None:
 
 def told(recipe: Recipe) -> list[str]:
     """Every setting but the name, in lines that a terminal shows whole."""
-    return textwrap.wrap(", ".join(f"{key} {json.dumps(value)}" for key, value in _said(recipe).items()), 150)
+    # No line ends between a setting and its value.
+    joined = ", ".join(f"{key} {json.dumps(value)}".replace(" ", "\xa0") for key, value in _said(recipe).items())
+    return [line.replace("\xa0", " ") for line in textwrap.wrap(joined, 150)]
 
 
 def as_toml(recipe: Recipe) -> str:
@@ -115,4 +133,6 @@ def as_toml(recipe: Recipe) -> str:
 
 
 def _said(recipe: Recipe) -> dict[str, Any]:
-    return recipe.model_dump(mode="json", exclude={"name"}, exclude_none=True)
+    """Every setting but the name, and those that the loss does not read."""
+    unread = {name for kind in LOSSES.values() for name in kind.settings} - set(LOSSES[recipe.loss].settings)
+    return recipe.model_dump(mode="json", exclude={"name", *unread}, exclude_none=True)

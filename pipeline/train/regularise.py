@@ -1,4 +1,8 @@
-"""Idea 3: bounds kept tight and ReLU layers kept balanced while eps grows."""
+"""Idea 3: bounds kept tight and ReLU layers kept balanced while eps grows.
+
+Both terms are functions of a few sums over the batch (``moments``). So the same code serves one process that holds the whole
+batch, several that hold a part each, and micro-batches: sums are added up first, and the terms computed from the total.
+"""
 
 from __future__ import annotations
 
@@ -12,95 +16,99 @@ from torch import Tensor, nn
 
 from pipeline.bounds import Lockstep, full
 from pipeline.network import Plan
-from pipeline.spread import across, summed
+from pipeline.spread import WHOLE, Batch
 from pipeline.train.layers import first_layers
 
 TINY = 1e-12
 
 
 def regularisers(
-    plan: Plan, values: Sequence[Lockstep | Tensor | None], *, tau: float
+    plan: Plan, values: Sequence[Lockstep | Tensor | None], *, tau: float, batch: Batch = WHOLE
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Tightness and ReLU balance, each the mean over the ReLU nodes, from the values of one training walk.
+    """Tightness and ReLU balance of a batch, from the values of one training walk (see ``terms_of``)."""
+    entering = values[plan.inputs[0]]
+    assert isinstance(entering, Lockstep)
+    tightness, balance = terms_of(batch.sum(moments(plan, values)), tau=tau)
+    precision = full(entering.center[:0]).dtype
+    return tightness.to(precision), balance.to(precision)
+
+
+def terms_of(sums: Float[Tensor, "boxes 9"], *, tau: float) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Tightness and ReLU balance, each the mean over the ReLU nodes, from the ``moments`` of the whole batch.
 
     Shi et al., arXiv 2103.17268, section 3.3. With ``c, r`` the box before a ReLU, ``r_0`` the mean radius of the box that
     enters the network's first layer (so that a normalisation inside the graph changes nothing) and ``r_i`` the mean of ``r``:
-    ``tightness = relu(tau - r_0 / r_i) / tau``, and ``balance`` as below. A graph without ReLU gives zeros.
+    ``tightness = relu(tau - r_0 / r_i) / tau`` and ``balance = [relu(tau - rho(mean)) + relu(tau - rho(variance))] / tau`` over
+    the neurons that are surely active or surely inactive. ``rho(q) = min(q, 1/q)``, where ``q`` is the ratio of active to
+    inactive neurons' centers, and of their squared deviations from the mean center. Without an inactive neuron there is no
+    ratio and the balance is zero; a graph without ReLU gives zeros.
     """
-    entering, boxes = regularised(plan, values)
-    if not boxes:
-        zero = torch.zeros_like(entering.radius.mean())
-        return zero, zero
-    reference = across(full(entering.radius).mean())
-    means, *sums = map(torch.stack, zip(*(_Moments.apply(b.center, b.radius) for b in boxes), strict=True))
-    on, off, on_squares, off_squares = summed(torch.stack(sums))
-    return loose(reference, across(means), tau).mean(), unbalanced(on, off, on_squares, off_squares, tau).mean()
+    if len(sums) == 1:
+        return sums.sum() * 0, sums.sum() * 0
+    radii, centers, count = sums[:, 1] / sums[:, 0], sums[1:, 2], sums[1:, 0]
+    tightness = F.relu(tau - radii[0] / radii[1:].clamp(min=TINY)) / tau
+    mean = centers / count
+
+    def deviations(side: Tensor) -> Tensor:
+        return (side[:, 2] - 2 * mean * side[:, 1] + mean.square() * side[:, 0]).clamp(min=0)
+
+    on, off = sums[1:, 3:6], sums[1:, 6:9]
+    (of_means, has_mean), (of_variances, has_variance) = (
+        _ratio(on[:, 1], -off[:, 1]),
+        _ratio(deviations(on), deviations(off)),
+    )
+    balance = (F.relu(tau - of_means) + F.relu(tau - of_variances)) / tau
+    balance = torch.where(has_mean & has_variance, balance, torch.zeros_like(balance))
+    return tightness.mean(), balance.mean()
 
 
-def regularised(plan: Plan, values: Sequence[Lockstep | Tensor | None]) -> tuple[Lockstep, list[Lockstep]]:
-    """The box that enters the first layer, and those before each ReLU."""
+def moments(plan: Plan, values: Sequence[Lockstep | Tensor | None]) -> Float[Tensor, "boxes 9"]:
+    """The sums that the regularisers read, in float64: a row for the box that enters the network, one for each ReLU's.
+
+    A row holds ``n, sum r, sum c``; then ``n, sum c, sum c^2`` over the neurons that are surely active, and over those that
+    are surely inactive (Shi et al., section 3.3).
+    """
     entering = [*(values[s.args[0]] for s in first_layers(plan)), values[plan.inputs[0]]][0]
-    assert isinstance(entering, Lockstep)
     before = [values[s.args[0]] for s in plan.steps if isinstance(s.op, nn.ReLU)]
-    return entering, [v for v in before if isinstance(v, Lockstep)]
-
-
-def loose(reference: Tensor, means: Tensor, tau: float) -> Tensor:
-    """``relu(tau - r_0 / r_i) / tau`` from the mean radii ``r_i``."""
-    return F.relu(tau - reference / means.clamp(min=TINY)) / tau
-
-
-def unbalanced(on: Tensor, off: Tensor, on_squares: Tensor, off_squares: Tensor, tau: float) -> Tensor:
-    """``balance`` from the sums of centers, and of squared deviations, over active and over inactive neurons."""
-    mean, has_mean = _ratio(on, -off)
-    variance, has_variance = _ratio(on_squares, off_squares)
-    term = (F.relu(tau - mean) + F.relu(tau - variance)) / tau
-    return torch.where(has_mean & has_variance, term, torch.zeros_like(term))
-
-
-def balance(
-    center: Float[Tensor, " batch *shape"], radius: Float[Tensor, " batch *shape"], *, tau: float
-) -> Float[Tensor, ""]:
-    """``[relu(tau - rho(mean)) + relu(tau - rho(variance))] / tau``, over the neurons that are surely on or surely off.
-
-    ``rho(q) = min(q, 1/q)``, where ``q`` is the ratio of active to inactive neurons' centers, and of their squared deviations
-    from the mean center (Shi et al., section 3.3). Without an inactive neuron there is no ratio and the term is zero.
-    """
-    _, on, off, on_squares, off_squares = _Moments.apply(center, radius)
-    return unbalanced(on, off, on_squares, off_squares, tau)
+    boxes = [v for v in (entering, *before) if isinstance(v, Lockstep)]
+    return torch.stack([_Moments.apply(box.center, box.radius) for box in boxes])
 
 
 class _Moments(torch.autograd.Function):
-    """``mean(r)``, and over active and over inactive neurons ``sum c`` and ``sum (c - mean(c))^2``, in one pass each way.
+    """A row of ``moments``, in one pass each way.
 
-    Of a batch spread over processes they are those of this part, about the ``mean(c)`` of the whole. The gradient is in closed
-    form: what autograd would keep and read for it costs a third of a natural step.
+    Sums are taken about the mean center, so that squares of large centers do not cancel, and moved to zero in float64. The
+    gradient is in closed form: what autograd would keep and read for it costs a third of a natural training step.
     """
 
     @staticmethod
-    def forward(center: Tensor, radius: Tensor) -> tuple[Tensor, ...]:
-        c, active, inactive = _signs(center, radius)
-        deviation = (c - across(c.mean())).square_()
-        sums = ((v * m).sum() for v in (c, deviation) for m in (active, inactive))
-        return full(radius).mean(), *sums
+    def forward(center: Tensor, radius: Tensor) -> Tensor:
+        c, *sides = _sides(center, radius)
+        shift = c.mean()
+        deviation = c - shift
+        shift64, count = shift.double(), torch.full_like(shift, c.numel(), dtype=torch.float64)
+        row = [count, full(radius).sum().double(), deviation.sum().double() + count * shift64]
+        for side in sides:
+            part = side * deviation
+            n, first, second = side.sum().double(), part.sum().double(), part.mul_(deviation).sum().double()
+            row += [n, first + n * shift64, second + shift64 * (2 * first + n * shift64)]
+        return torch.stack(row)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, of_radius: Tensor, *of_sums: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         center, radius = ctx.saved_tensors
-        c, active, inactive = _signs(center, radius)
-        deviation, n = c - across(c.mean()), c.numel()
-        on, off, on_squares, off_squares = of_sums
-        slope = (active * (2 * on_squares)).add_(inactive * (2 * off_squares)).mul_(deviation)
-        grad = active.mul_(on).add_(inactive.mul_(off)).add_(slope).sub_(across(slope.mean()))
-        return grad.to(center.dtype), (of_radius / n).to(radius.dtype).expand_as(radius)
+        c, on, off = _sides(center, radius)
+        _, of_radius, of_center, _, on_sum, on_squares, _, off_sum, off_squares = gradient.to(c.dtype)
+        slope = on.mul_((2 * on_squares) * c + on_sum).add_(off.mul_((2 * off_squares) * c + off_sum)).add_(of_center)
+        return slope.to(center.dtype), of_radius.to(radius.dtype).expand_as(radius)
 
 
-def _signs(center: Tensor, radius: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The centers, and 1 where a neuron is surely on, and surely off: by signs, which are faster than comparisons."""
+def _sides(center: Tensor, radius: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The centers, and 1 where a neuron is surely active, and surely inactive: by signs, which are faster than comparisons."""
     c, r = full(center), full(radius)
     return c, (c - r).relu_().sign_(), (c + r).neg_().relu_().sign_()
 

@@ -17,30 +17,29 @@ from pipeline.errors import Diverged, InputRejected
 from pipeline.network import Network
 from pipeline.ops import BatchNorm
 from pipeline.propagate.margins import MarginBounds
-from pipeline.spread import Part, drawn, spread
+from pipeline.spread import WHOLE, Batch, part_of
 from pipeline.threat import clipped_box
 from pipeline.train.average import Average
 from pipeline.train.execution import PLAIN, Execution
-from pipeline.train.mixture import Mixture
-from pipeline.train.objective import Phase, Terms, objective
+from pipeline.train.objective import Objective, Phase, Schedule, Terms
 from pipeline.train.recipe import Recipe
 from pipeline.train.schedule import learning_rate, regulariser_weight, smoothed
 
 TERMS = ("loss", "natural", "robust", "tightness", "balance", "correct", "certified")
 FUSED = ("cpu", "cuda")
 """Devices whose optimisers take a step in one kernel, or none at all, by a number that stays on the device."""
-WHOLE = 20
+LARGEST_LOSS = 20
 """The binary exponent up to which a loss is differentiated as it is."""
 
 
 def shrinkage(loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """The power of two by which a loss is divided before its gradient is taken: 1 up to ``2^WHOLE``.
+    """The power of two by which a loss is divided before its gradient is taken: 1 up to ``2^LARGEST_LOSS``.
 
     In nets of some fifty layers bounds begin beyond 1e18 and come down in the course of training; the squares of their gradients
     would leave the range of float32 long before the gradients do.
     """
     _, exponent = torch.frexp(loss)
-    return torch.ldexp(torch.ones_like(loss), (exponent - WHOLE).clamp(min=0))
+    return torch.ldexp(torch.ones_like(loss), (exponent - LARGEST_LOSS).clamp(min=0))
 
 
 class Run:
@@ -87,7 +86,8 @@ class Run:
         self.masks = [(named[name], mask.to(named[name])) for name, mask in (masks or {}).items()]
         self.average = Average(model, recipe.ema) if recipe.ema else None
         self.bounds = MarginBounds(model)
-        self.objective = execution.compile(objective if recipe.plain else Mixture(model, recipe).__call__, self.device)
+        objective = Objective(model, recipe)
+        self.loss, self.objective = objective.loss, execution.compile(objective.__call__, self.device)
         self.draws = torch.Generator(self.device)
         self.totals = torch.zeros(len(TERMS) + 2, dtype=torch.float64, device=self.device)
 
@@ -106,14 +106,13 @@ class Run:
         # The boxes that a regulariser reads never shrink to points; the loss reads the same ones.
         floor = r.eps_floor if warm else 0.0
         radii = [max(e, floor) * (self.high - self.low) for e in self.eps]
-        shares = [
-            [start + (end - start) * (e / final if final else 1) for e in self.eps]
-            for start, end in ((r.natural_start, r.natural_end), (r.crown_start, r.crown_end))
-        ]
+        progress = [e / final if final else 1.0 for e in self.eps]
+        kappas = [r.natural_start + (r.natural_end - r.natural_start) * p for p in progress]
         robust = epoch >= r.warmup_start and final > 0
-        self.phase = Phase(robust, warm and r.tightness, warm and r.balance, r.tau, crown=max(shares[1]) > 0)
-        numbers = torch.tensor([radii, self.weights, *shares], dtype=self.parameters[0].dtype, device=self.device)
-        self.radii, self._lambdas, self._shares = numbers[0], numbers[1], numbers[2:].T
+        linear = robust and any(map(self.loss.linear, progress))
+        self.phase = Phase(robust, warm and r.tightness, warm and r.balance, linear=linear)
+        numbers = [radii, self.weights, kappas, progress]
+        self.schedule = torch.tensor(numbers, dtype=self.parameters[0].dtype, device=self.device).T
         self.model.train()
         for name, module in self.model.graph.named_modules():
             if (
@@ -125,10 +124,10 @@ class Run:
     def step(self, i: int, x: Float[Tensor, " batch *features"], y: Int[Tensor, " batch"]) -> None:
         """Batch ``i`` of the epoch, from zero."""
         self.optimiser.zero_grad(set_to_none=True)
-        part = Part(len(y), self.crew)
-        with spread(part), self.execution.arithmetic():
+        part = part_of(len(y), self.crew)
+        with self.execution.arithmetic():
             with self.execution.products(self.device):
-                terms = self.terms(i, self.execution.arrange(x[part.rows]), y[part.rows])
+                terms = self.terms(i, self.execution.arrange(x[part.rows]), y[part.rows], part)
             told = self.of_the_whole(terms, part)
             scale = shrinkage(told[0])
             terms.loss.backward(part.share / scale)
@@ -144,10 +143,10 @@ class Run:
         if self.average is not None and self.epoch > self.recipe.warmup_end:
             self.average.update()
         self.totals[:-2] += told
-        self.totals[-2] += part.samples
+        self.totals[-2] += len(y)
         self.totals[-1] = self.failed
 
-    def of_the_whole(self, terms: Terms, part: Part) -> Float[Tensor, " terms"]:
+    def of_the_whole(self, terms: Terms, part: Batch) -> Float[Tensor, " terms"]:
         """``TERMS`` of the whole batch, from those of a part: means by its share of the samples, counts as they are."""
         told = torch.stack([getattr(terms, t).detach() for t in TERMS])
         if self.crew.world > 1:
@@ -155,16 +154,20 @@ class Run:
             self.crew.add_([told])
         return told
 
-    def terms(self, i: int, x: Float[Tensor, " batch *features"], y: Int[Tensor, " batch"]) -> Terms:
-        """The loss of batch ``i`` and its parts."""
-        more: list[Tensor] = []
-        if not self.recipe.plain:
+    def terms(
+        self, i: int, x: Float[Tensor, " batch *features"], y: Int[Tensor, " batch"], part: Batch = WHOLE
+    ) -> Terms:
+        """The loss of batch ``i``, of which the samples are a part, and what it is made of."""
+        draw = None
+        if self.loss.attacks:
             # A function of the seed and the step alone: an interrupted run draws what an uninterrupted one would.
             position = self.epoch * self.steps_per_epoch + i
             self.draws.manual_seed((self.recipe.seed * 0x9E3779B97F4A7C15 + position) % (1 << 63))
-            more = [self._shares[i], drawn(x.shape, self.draws, x)]
-        numbers = (self.radii[i], self._lambdas[i], *more)
-        terms = self.objective(self.bounds.top, x, y, *numbers, phase=self.phase, low=self.low, high=self.high)
+            draw = part.uniform(x.shape, self.draws, x)
+        now = Schedule(*self.schedule[i])
+        terms = self.objective(
+            self.bounds.top, x, y, now, draw, phase=self.phase, batch=part, low=self.low, high=self.high
+        )
         if not self.penalised:
             return terms
         return replace(

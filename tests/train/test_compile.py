@@ -13,10 +13,9 @@ import sys
 import torch
 from pipeline.propagate.margins import head
 from pipeline.train import insert, recipe
-from pipeline.train.mixture import Mixture
-from pipeline.train.objective import Phase, objective
+from pipeline.train.objective import Objective, Phase, Schedule
 from tests.nets import residual_concat_net
-from tests.train.test_mixture import preactivated
+from tests.train.test_losses import preactivated
 
 torch.set_num_threads(1)
 model = insert(residual_concat_net()) if sys.argv[1] == "shi2021" else preactivated()
@@ -24,9 +23,7 @@ model.train()
 x, y = torch.rand(6, *model.inputs[0].shape[1:]), torch.tensor([0, 1, 2, 3, 0, 1])
 top, made = head(model.plan()), recipe(sys.argv[1], input_shape=x.shape[1:], n_train=60)
 assert made.one_graph
-loss, more = objective, ()
-if not made.plain:
-    loss, more = Mixture(model, made).__call__, (torch.tensor([0.2, 0.0]), torch.rand(x.shape))
+loss, draw = Objective(model, made).__call__, torch.rand(x.shape)
 steps = {True: torch.compile(loss, fullgraph=True, backend="aot_eager"), False: loss}
 phase, state, got = Phase(robust=True, tightness=True, balance=True), model.state_dict(), {}
 state = {k: v.clone() for k, v in state.items()}
@@ -34,7 +31,8 @@ for compiled, step in steps.items():
     for eps in (0.05, 0.1):
         model.load_state_dict(state)
         model.zero_grad()
-        terms = step(top, x, y, torch.tensor(eps), torch.tensor(0.3), *more, phase=phase)
+        now = Schedule(*map(torch.tensor, (eps, 0.3, 0.2, 0.5)))
+        terms = step(top, x, y, now, draw, phase=phase)
         terms.loss.backward()
         grads = [p.grad.clone() for p in model.parameters()]
         got[compiled] = [terms.loss.detach(), terms.correct, *grads, *(b.clone() for b in model.buffers())]

@@ -57,7 +57,7 @@ def attacked_accuracy(last: Finished, eps: Fraction) -> float:
         ("mtl-ibp", {}, 0.85, 0.6),
         ("crown-ibp", {}, 0.7, 0.4),
         ("shi2021", {"natural_start": 0.5, "natural_end": 0.3}, 0.85, 0.6),
-        ("shi2021", {"crown_start": 1.0, "crown_end": 0.5}, 0.8, 0.6),
+        ("shi2021", {"loss": "crown-ibp", "crown_start": 1.0, "crown_end": 0.5}, 0.8, 0.6),
         ("shi2021", {"micro_batch": 24, "ema": 0.9, "optimiser": "adamw", "weight_decay": 0.01}, 0.85, 0.7),
     ],
     ids=["shi2021", "mtl-ibp", "crown-ibp", "natural share", "CROWN-IBP with BatchNorm", "micro-batches, EMA, AdamW"],

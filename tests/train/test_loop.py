@@ -98,6 +98,7 @@ def test_a_run_tells_what_it_does_and_learns(device: str) -> None:
 
 
 MIXED = {
+    "loss": "mtl-ibp",
     "alpha": 0.6,
     "natural_end": 0.3,
     "ema": 0.9,
@@ -107,7 +108,10 @@ MIXED = {
 }
 
 
-@pytest.mark.parametrize("settings", [{}, MIXED, {"crown_start": 1.0, "micro_batch": 5}], ids=["ibp", "mixed", "crown"])
+CROWN = {"loss": "crown-ibp", "crown_start": 1.0, "micro_batch": 5}
+
+
+@pytest.mark.parametrize("settings", [{}, MIXED, CROWN], ids=["ibp", "mixed", "crown"])
 @pytest.mark.parametrize("stops", [(3,), (6, 7), (1, 13, 22)], ids=str)
 def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
     tmp_path: Path, stops: tuple[int, ...], settings: dict[str, Any]

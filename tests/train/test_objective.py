@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from pipeline.network import Network
 from pipeline.propagate.margins import head
+from pipeline.train import recipe
 from pipeline.train.full_bn import insert
-from pipeline.train.objective import Phase, Terms, objective, robust_cross_entropy
-from pipeline.train.regularise import balance
+from pipeline.train.losses.loss import robust_cross_entropy
+from pipeline.train.objective import Objective, Phase, Schedule, Terms
+from pipeline.train.regularise import _Moments, terms_of
 from tests.nets import Drawing, conv_net, mlp, residual_concat_net
 
 TAU, FULL = 0.5, Phase(robust=True, tightness=True, balance=True)
@@ -33,13 +35,20 @@ def batch(network: Network, n: int = 12, classes: int = 5) -> tuple[Tensor, Tens
 
 
 def terms(network: Network, x: Tensor, y: Tensor, eps: float, weight: float = 0.4, phase: Phase = FULL) -> Terms:
-    return objective(
-        head(network.plan()),
-        x,
-        y,
-        *(torch.tensor(v, dtype=x.dtype, device=x.device) for v in (eps, weight)),
-        phase=phase,
-    )
+    return objective(network)(head(network.plan()), x, y, now(x, eps, weight), phase=phase)
+
+
+def objective(network: Network) -> Objective:
+    return Objective(network, recipe("shi2021", input_shape=(1, 8, 8), n_train=100))
+
+
+def now(x: Tensor, eps: float, weight: float) -> Schedule:
+    return Schedule(*(torch.tensor(v, dtype=x.dtype, device=x.device) for v in (eps, weight, 0.0, 1.0)))
+
+
+def balance(center: Tensor, radius: Tensor) -> Tensor:
+    """ReLU balance of one layer; the box that enters the network plays no part in it."""
+    return terms_of(torch.stack([_Moments.apply(center, radius)] * 2), tau=TAU)[1]
 
 
 def reference(network: Network, x: Tensor, y: Tensor, eps: float, weight: float, phase: Phase) -> Tensor:
@@ -149,7 +158,8 @@ def test_by_hand(device: str) -> None:
 def test_the_robust_cross_entropy_is_that_of_the_margins() -> None:
     margins = torch.tensor([[1.0, -2.0], [0.5, 3.0]])
     logits = torch.cat([torch.zeros(1, 2), -margins]).T
-    assert torch.allclose(robust_cross_entropy(margins), F.cross_entropy(logits, torch.zeros(2, dtype=torch.long)))
+    want = F.cross_entropy(logits, torch.zeros(2, dtype=torch.long), reduction="sum")
+    assert torch.allclose(robust_cross_entropy(margins), want)
 
 
 @pytest.mark.parametrize("phase", [Phase(robust=False), Phase(robust=False, tightness=True, balance=True)])
@@ -178,7 +188,7 @@ def test_one_sided_layers_have_finite_gradients(shift: float) -> None:
     radius = 0.1 if shift else 99.0
     c = (torch.randn(4, 6, generator=torch.Generator().manual_seed(0)) + shift).requires_grad_()
     r = torch.full_like(c, radius).requires_grad_()
-    value = balance(c, r, tau=TAU)
+    value = balance(c, r)
     value.backward()
     assert float(value.detach()) == (2 / TAU * TAU if shift < 0 else 0)
     assert c.grad.isfinite().all()
@@ -193,10 +203,10 @@ def test_one_sided_layers_have_finite_gradients(shift: float) -> None:
 
 def test_balanced_layers_cost_nothing_and_lopsided_ones_the_formula() -> None:
     c = torch.tensor([[3.0, -3.0, 1.0, -1.0]])
-    assert float(balance(c, torch.full_like(c, 0.5), tau=TAU)) == 0
+    assert float(balance(c, torch.full_like(c, 0.5))) == 0
     c = torch.tensor([[8.0, -1.0, 0.0, -3.0]])  # m+ = 8, m- = 4; mean 1; v+ = 49, v- = 4 + 16
     want = (0 + (TAU - 20 / 49)) / TAU
-    assert float(balance(c, torch.full_like(c, 0.5), tau=TAU)) == pytest.approx(want, rel=1e-6)
+    assert float(balance(c, torch.full_like(c, 0.5))) == pytest.approx(want, rel=1e-6)
 
 
 def test_tightness_reads_the_box_that_enters_the_first_layer() -> None:
@@ -209,8 +219,8 @@ def test_tightness_reads_the_box_that_enters_the_first_layer() -> None:
     outside.graph.recompile()
     x, y = batch(inside)
     got = terms(inside, x, y, 0.03)
-    eps, weight = (torch.tensor(v, dtype=x.dtype) for v in (0.03 / 0.3, 0.4))
-    want = objective(head(outside.plan()), (x - 0.4) / 0.3, y, eps, weight, phase=FULL, low=-0.4 / 0.3, high=0.6 / 0.3)
+    top, z = head(outside.plan()), (x - 0.4) / 0.3
+    want = objective(outside)(top, z, y, now(x, 0.03 / 0.3, 0.4), phase=FULL, low=-0.4 / 0.3, high=0.6 / 0.3)
     assert float(got.tightness) > 0
     for name in ("loss", "robust", "tightness", "balance"):
         assert torch.allclose(getattr(got, name), getattr(want, name), rtol=1e-5)

@@ -63,6 +63,8 @@ def test_flat_images_are_not_cropped_and_small_data_makes_small_batches() -> Non
         ({"tau": float("nan")}, "tau"),
         ({"epochs": 2, "warmup_length": 5}, "ramp"),
         ({"alpha": 1.5}, "alpha"),
+        ({"alpha": 0.6}, "loss ibp .* does not read alpha.*mtl-ibp"),
+        ({"loss": "best"}, "a loss is one of .*mtl-ibp"),
         ({"ema": 1.0}, "ema"),
         ({"select": "held-out", "held_out": 0}, "held-out part"),
     ],
@@ -79,12 +81,19 @@ def test_the_recipes_of_others_differ_from_the_paper_by_what_they_are() -> None:
     off = {"ibp_init": False, "full_bn": False, "tightness": False, "balance": False}
     assert differ == {
         "vanilla-ibp": {"name": "vanilla-ibp", **off},
-        "crown-ibp": {"name": "crown-ibp", **off, "crown_start": 1.0},
-        "mtl-ibp": {"name": "mtl-ibp", "alpha": 0.5, "l1": 1e-7},
-        "pgd": {"name": "pgd", **off, "alpha": 0.0, "adversary_steps": 7, "adversary_step": 0.25},
+        "crown-ibp": {"name": "crown-ibp", **off, "loss": "crown-ibp", "crown_start": 1.0},
+        "mtl-ibp": {"name": "mtl-ibp", "loss": "mtl-ibp", "l1": 1e-7},
+        "pgd": {"name": "pgd", **off, "loss": "pgd", "adversary_steps": 7, "adversary_step": 0.25},
         "fast": {
             **{"name": "fast", "optimiser": "adamw", "weight_decay": 0.01, "learning_rate": 1e-3, "decay_factor": 0.1},
-            **{"decay_epochs": (56, 63), "alpha": 0.8, "l1": 5e-7, "ema": 0.999, "population_bn": True},
+            **{
+                "decay_epochs": (56, 63),
+                "loss": "mtl-ibp",
+                "alpha": 0.8,
+                "l1": 5e-7,
+                "ema": 0.999,
+                "population_bn": True,
+            },
         },
     }
     cifar = recipe("fast", input_shape=(3, 32, 32), n_train=50_000)

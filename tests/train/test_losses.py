@@ -18,13 +18,13 @@ from pipeline.propagate.interval import lockstep
 from pipeline.propagate.margins import MarginBounds, head
 from pipeline.threat import Box, clipped_box
 from pipeline.train import recipe
-from pipeline.train.accumulate import moments, regularisers_of
-from pipeline.train.adversary import attacked, logits
+from pipeline.train.adversary import attacked
 from pipeline.train.batch_network import batch_network
 from pipeline.train.full_bn import insert
-from pipeline.train.mixture import Mixture
-from pipeline.train.objective import Phase, Terms, objective
-from pipeline.train.regularise import regularisers
+from pipeline.train.losses import LOSSES, Samples
+from pipeline.train.losses.crown_ibp import CrownIBP
+from pipeline.train.losses.loss import logits
+from pipeline.train.objective import Objective, Phase, Schedule, Terms
 from tests.nets import Drawing, conv_net, mlp, residual_concat_net
 
 FULL, EPS, WEIGHT = Phase(robust=True, tightness=True, balance=True), 0.06, 0.4
@@ -57,14 +57,25 @@ def batch(network: Network, n: int = 12, classes: int = 4) -> tuple[Tensor, Tens
     return x, torch.randint(0, classes, (n,), generator=generator)
 
 
-def mixture(network: Network, **settings: Any) -> Mixture:
-    return Mixture(network, recipe("shi2021", input_shape=(1, 8, 8), n_train=100, **settings))
+def objective(network: Network, kappa: float = 0.3, beta: float = 0.6, **settings: Any) -> Objective:
+    """With a share of the natural loss and of linear margins that do not move with eps."""
+    shares = {"natural_start": kappa, "natural_end": kappa}
+    if settings.get("loss") in ("crown-ibp", "mtl-ibp"):
+        shares |= {"crown_start": beta, "crown_end": beta}
+    return Objective(network, recipe("shi2021", input_shape=(1, 8, 8), n_train=100, **shares, **settings))
 
 
-def terms(loss: Mixture, x: Tensor, y: Tensor, *, phase: Phase = FULL, kappa: float = 0.3, beta: float = 0.6) -> Terms:
-    eps, weight, shares = (torch.tensor(v, dtype=x.dtype) for v in (EPS, WEIGHT, (kappa, beta)))
+def terms(of: Objective, x: Tensor, y: Tensor, *, phase: Phase = FULL) -> Terms:
+    kappa = of.recipe.natural_start
+    now = Schedule(*(torch.tensor(v, dtype=x.dtype) for v in (EPS, WEIGHT, kappa, 0.7)))
     draw = torch.rand(x.shape, generator=torch.Generator().manual_seed(7), dtype=x.dtype)
-    return loss(head(loss.network.plan()), x, y, eps, weight, shares, draw, phase=replace(phase, crown=True))
+    linear = phase.robust and of.loss.linear(0.7)
+    return of(head(of.network.plan()), x, y, now, draw, phase=replace(phase, linear=linear))
+
+
+def linear_margins(network: Network, samples: Samples) -> Tensor:
+    made = recipe("crown-ibp", input_shape=(1, 8, 8), n_train=100)
+    return CrownIBP(network, made).linear_margins(samples)
 
 
 def effective(network: Network, x: Tensor) -> Layers:
@@ -153,19 +164,19 @@ def reference(network: Network, x: Tensor, y: Tensor, alpha: float, kappa: float
 
 
 @pytest.mark.parametrize(
-    ("alpha", "kappa", "beta", "steps", "step"),
+    ("name", "alpha", "kappa", "beta", "steps", "step"),
     [
-        (1.0, 0.0, 1.0, 1, 10.0),
-        (1.0, 0.0, 0.4, 1, 10.0),
-        (0.6, 0.0, 0.0, 1, 10.0),
-        (1.0, 0.3, 0.0, 1, 10.0),
-        (0.0, 0.0, 0.0, 3, 0.5),
-        (0.5, 0.2, 0.7, 2, 0.8),
+        ("crown-ibp", 1.0, 0.0, 1.0, 1, 10.0),
+        ("crown-ibp", 1.0, 0.0, 0.4, 1, 10.0),
+        ("mtl-ibp", 0.6, 0.0, 0.0, 1, 10.0),
+        ("ibp", 1.0, 0.3, 0.0, 1, 10.0),
+        ("pgd", 0.0, 0.0, 0.0, 3, 0.5),
+        ("mtl-ibp", 0.5, 0.2, 0.7, 2, 0.8),
     ],
     ids=["CROWN-IBP", "mixed margins", "MTL-IBP", "natural share", "PGD", "all"],
 )
 def test_loss_and_gradients_are_those_of_the_plain_formula(
-    alpha: float, kappa: float, beta: float, steps: int, step: float
+    name: str, alpha: float, kappa: float, beta: float, steps: int, step: float
 ) -> None:
     """With BatchNorm in train mode, through its batch statistics, in every parameter."""
     network = insert(mlp(12, 9, 8, 4)).double().train()
@@ -173,8 +184,9 @@ def test_loss_and_gradients_are_those_of_the_plain_formula(
         network.graph.n1.bn.weight.copy_(torch.linspace(-1.5, 1.2, 9))
     x, y = batch(network)
     parameters = list(network.parameters())
-    loss = mixture(network, alpha=alpha, adversary_steps=steps, adversary_step=step)
-    got = terms(loss, x, y, phase=Phase(robust=True), kappa=kappa, beta=beta).loss
+    given = {"alpha": alpha, "adversary_steps": steps, "adversary_step": step}
+    loss = objective(network, kappa, beta, loss=name, **{k: v for k, v in given.items() if k in LOSSES[name].settings})
+    got = terms(loss, x, y, phase=Phase(robust=True)).loss
     want = reference(network, x, y, alpha, kappa, beta, steps, step)
     assert torch.allclose(got, want, rtol=1e-10)
     pairs = zip(torch.autograd.grad(got, parameters), torch.autograd.grad(want, parameters), strict=True)
@@ -185,13 +197,12 @@ def test_loss_and_gradients_are_those_of_the_plain_formula(
 @pytest.mark.parametrize(
     "phase", [FULL, Phase(robust=True), Phase(robust=False, tightness=True, balance=True)], ids=str
 )
-def test_without_shares_it_is_the_loss_of_ibp(name: str, phase: Phase) -> None:
-    """And the running statistics move once, as torch moves them."""
+def test_one_walk_and_two_give_the_same(name: str, phase: Phase) -> None:
+    """The loss of IBP, boxes beside the clean batch or on its network; the running statistics move once, as torch moves them."""
     a, b = (NETS[name]().double().train() for _ in range(2))
     x, y = batch(a)
-    got = terms(mixture(a), x, y, phase=phase, kappa=0.0, beta=0.0)
-    eps, weight = (torch.tensor(v, dtype=x.dtype) for v in (EPS, WEIGHT))
-    want = objective(head(b.plan()), x, y, eps, weight, phase=phase)
+    got = terms(objective(a, micro_batch=len(x)), x, y, phase=phase)
+    want = terms(objective(b), x, y, phase=phase)
     assert all(torch.allclose(g, w, rtol=1e-10) for g, w in zip(parts(got), parts(want), strict=True))
     got.loss.backward()
     want.loss.backward()
@@ -204,14 +215,16 @@ def test_without_shares_it_is_the_loss_of_ibp(name: str, phase: Phase) -> None:
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("micro_batch", [1, 5, 12])
 @pytest.mark.parametrize("phase", [FULL, Phase(robust=False, tightness=True, balance=True)], ids=["ramp", "before"])
-@pytest.mark.parametrize("alpha", [1.0, 0.6])
-def test_micro_batches_have_the_gradient_of_the_whole(name: str, micro_batch: int, phase: Phase, alpha: float) -> None:
+@pytest.mark.parametrize("settings", [{}, {"loss": "mtl-ibp", "alpha": 0.6}], ids=["ibp", "mtl-ibp"])
+def test_micro_batches_have_the_gradient_of_the_whole(
+    name: str, micro_batch: int, phase: Phase, settings: dict[str, Any]
+) -> None:
     network = NETS[name]().double().train()
     x, y = batch(network)
     found = []
     for size in (None, micro_batch):
         state = copy.deepcopy(network.state_dict())
-        got = terms(mixture(network, alpha=alpha, micro_batch=size), x, y, phase=phase)
+        got = terms(objective(network, micro_batch=size, **settings), x, y, phase=phase)
         network.zero_grad()
         got.loss.backward()
         found.append([*parts(got), *(torch.zeros(()) if p.grad is None else p.grad for p in network.parameters())])
@@ -219,24 +232,6 @@ def test_micro_batches_have_the_gradient_of_the_whole(name: str, micro_batch: in
         network.load_state_dict(state)
     for whole, summed in zip(*found, strict=True):
         assert float((whole - summed).abs().max()) <= 1e-10 * max(1.0, float(whole.abs().max()))
-
-
-@pytest.mark.parametrize("shift", [-50.0, 0.0, 50.0], ids=["none active", "some", "none inactive"])
-def test_the_regularisers_are_functions_of_the_sums(shift: float) -> None:
-    network = insert(mlp()).double().train()
-    with torch.no_grad():
-        network.graph.n1.bn.bias.add_(shift)
-    x, _ = batch(network)
-    plan = network.plan()
-    values = lockstep(plan, x, clipped_box(x, EPS))
-    parameters = list(network.parameters())
-    for got, want in zip(
-        regularisers_of(moments(plan, values), tau=0.5), regularisers(plan, values, tau=0.5), strict=True
-    ):
-        assert torch.allclose(got, want, rtol=1e-9)
-        grads = [torch.autograd.grad(v, parameters, retain_graph=True, allow_unused=True) for v in (got, want)]
-        for a, b in zip(*grads, strict=True):
-            assert a is None or torch.allclose(a, torch.zeros_like(a) if b is None else b, rtol=1e-7, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -252,9 +247,8 @@ def test_the_network_of_a_batch_is_the_trained_one_and_its_linear_bounds_hold(na
     moved = [b.clone() for b in network.buffers()]
     box = clipped_box(x, EPS)
     values = lockstep(clean.plan, x, box)
-    loss = mixture(network)
     with torch.no_grad():
-        crown = loss.crown_margins(here, values, box, y)
+        crown = linear_margins(network, Samples(here, x, box, y, values, torch.ones(())))
         for share in torch.rand(50, *x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype):
             z = logits(here, box.center + (2 * share - 1).sign() * box.radius)
             others = z.scatter(1, y[:, None], -torch.inf)
@@ -270,7 +264,7 @@ def test_in_eval_mode_the_margins_are_those_that_certify() -> None:
     box = clipped_box(x, EPS)
     top = head(network.plan())
     clean = batch_network(top.plan, x)
-    got = mixture(network).crown_margins(top, lockstep(clean.plan, x, box), box, y)
+    got = linear_margins(network, Samples(top, x, box, y, lockstep(clean.plan, x, box), torch.ones(())))
     want = MarginBounds(network, method="crown-ibp", meet=False).rows(Box(box), y)
     assert torch.allclose(got, want, rtol=1e-10, atol=1e-12)
 
@@ -281,7 +275,7 @@ def test_dead_and_pointlike_neurons_have_finite_gradients() -> None:
         network.graph.n1.weight[:3] = 0.0
         network.graph.n1.bias[:3] = torch.tensor([0.0, 1.0, -1.0])
     x, y = batch(network)
-    terms(mixture(network), x.float(), y, phase=Phase(robust=True), beta=1.0).loss.backward()
+    terms(objective(network, beta=1.0, loss="crown-ibp"), x.float(), y, phase=Phase(robust=True)).loss.backward()
     assert all(p.grad.isfinite().all() for p in network.parameters())
 
 

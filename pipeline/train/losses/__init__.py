@@ -1,0 +1,15 @@
+"""What a batch is trained on once eps has left zero: one class for each loss, one file for each class.
+
+A file here is found by itself: to add a loss, write one. ``LOSSES`` holds them by name.
+"""
+
+import importlib
+import pkgutil
+
+from pipeline.train.losses.loss import LOSSES as LOSSES
+from pipeline.train.losses.loss import Loss as Loss
+from pipeline.train.losses.loss import Samples as Samples
+from pipeline.train.losses.loss import loss as loss
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -1,0 +1,103 @@
+"""What every loss is: a function of the samples of a batch after one walk, and what it needs of that walk."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipeline.bounds import Interval, Lockstep
+from pipeline.network import Network
+from pipeline.propagate import walk
+from pipeline.propagate.margins import Head, lockstep_margins
+from pipeline.train.recipe import Recipe
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Some samples of a batch, as a loss reads them."""
+
+    top: Head
+    """The network that is trained, under the statistics of the clean batch, up to its logits."""
+    points: Float[Tensor, " batch *features"]
+    """The inputs whose values were walked: the samples, or attacked ones (``Loss.attacks``)."""
+    box: Interval
+    """The pixels that the threat model allows."""
+    labels: Int[Tensor, " batch"]
+    values: Sequence[Lockstep | Tensor | None]
+    """The values of ``points`` and the boxes of ``box`` at every node; empty where no bounds were asked for."""
+    progress: Float[Tensor, ""]
+    """``eps / eps_max``, in [0, 1]."""
+
+    def margins(self) -> Float[Tensor, "rows batch"]:
+        """Lower bounds of ``z_y - z_j`` over the box, by IBP."""
+        return lockstep_margins(self.top, self.values, self.labels)
+
+    def logits(self) -> Float[Tensor, "batch classes"]:
+        """The logits of ``points``."""
+        if not self.values:
+            return logits(self.top, self.points)
+        value = self.values[self.top.index]
+        assert isinstance(value, Lockstep)
+        return value.clean.flatten(1)
+
+
+class Loss(ABC):
+    """A robust loss. It knows the recipe and the network; what changes from batch to batch it is handed."""
+
+    settings: ClassVar[tuple[str, ...]] = ()
+    """The fields of ``Recipe`` that it reads; elsewhere they mean nothing and are refused."""
+    attacks: ClassVar[bool] = False
+    """Whether ``Samples.points`` are attacked samples."""
+    bounds: ClassVar[bool] = True
+    """Whether it reads bounds; without them, and without regularisers, boxes are not walked."""
+
+    def __init__(self, network: Network, recipe: Recipe):
+        self.network, self.recipe = network, recipe
+
+    def linear(self, progress: float) -> bool:
+        """Whether it walks linear forms backwards (CROWN) at this ``eps / eps_max``."""
+        return False
+
+    @abstractmethod
+    def __call__(self, samples: Samples, *, linear: bool) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """The loss summed over the samples, and how many of them the bounds certify (zero without bounds).
+
+        ``linear`` is ``Loss.linear`` of the epoch, decided once for all of its batches.
+        """
+
+
+L = TypeVar("L", bound=type[Loss])
+LOSSES: dict[str, type[Loss]] = {}
+
+
+def loss(name: str) -> Callable[[L], L]:
+    """Registers a loss under the name that recipes use. Raises KeyError on a duplicate."""
+
+    def register(kind: L) -> L:
+        if name in LOSSES:
+            raise KeyError(f"a loss has one class; {name} has {LOSSES[name].__name__} already")
+        LOSSES[name] = kind
+        return kind
+
+    return register
+
+
+def robust_cross_entropy(margins: Float[Tensor, "rows batch"]) -> Float[Tensor, ""]:
+    """``log(1 + sum_j exp(-m_j))``, the cross-entropy of the logits ``[0, -m_1, ..., -m_(K-1)]`` with label 0, summed."""
+    return torch.logsumexp(F.pad(-margins, (0, 0, 1, 0)), 0).sum()
+
+
+def logits(top: Head, x: Tensor) -> Float[Tensor, "batch classes"]:
+    """The logits of points, by a walk over tensors."""
+    return walk.forward(top.plan, [x], _no_rule)[top.index].flatten(1)
+
+
+def _no_rule(*_: object) -> None:
+    raise AssertionError("a walk over tensors asks for no rule")

@@ -1,0 +1,26 @@
+"""The loss of MTL-IBP: a share of the bounds, the rest of attacked samples."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from pipeline.train.losses.crown_ibp import CrownIBP
+from pipeline.train.losses.loss import Samples, loss
+
+
+@loss("mtl-ibp")
+class MTLIBP(CrownIBP):
+    """``alpha CE(-m) + (1 - alpha) CE(z')`` with logits ``z'`` of attacked samples (De Palma et al., arXiv 2305.13991, eq. 7).
+
+    The margins ``m`` are IBP's, or mixed with those of CROWN-IBP where ``crown_start`` or ``crown_end`` say so.
+    """
+
+    settings = (*CrownIBP.settings, "alpha", "adversary_steps", "adversary_step")
+    attacks = True
+
+    def __call__(self, samples: Samples, *, linear: bool) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        bounded, certified = super().__call__(samples, linear=linear)
+        attacked = F.cross_entropy(samples.logits(), samples.labels, reduction="sum")
+        return self.recipe.alpha * bounded + (1 - self.recipe.alpha) * attacked, certified

@@ -1,0 +1,21 @@
+"""The loss of adversarial training: attacked samples alone."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from pipeline.train.losses.loss import Loss, Samples, loss
+
+
+@loss("pgd")
+class Adversarial(Loss):
+    """``CE(z')`` of attacked samples (Madry et al., arXiv 1706.06083)."""
+
+    settings = ("adversary_steps", "adversary_step")
+    attacks, bounds = True, False
+
+    def __call__(self, samples: Samples, *, linear: bool) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        attacked = F.cross_entropy(samples.logits(), samples.labels, reduction="sum")
+        return attacked, attacked.detach() * 0
