@@ -10,7 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from pipeline import ops
 from pipeline.errors import PipelineError
+
+SHAPE = "shape"
+"""In the meta of a graph's node: the shape of its value, the batch first."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class Step:
     op: nn.Module
     args: tuple[int, ...]
     frees: tuple[int, ...]
+    shape: tuple[int | None, ...] | None = None
+    """Of the value, the batch first, where it is known."""
 
 
 @dataclass(frozen=True)
@@ -67,18 +73,37 @@ class Plan:
     def size(self) -> int:
         return len(self.names)
 
-    def before_softmax(self) -> tuple[Plan, bool]:
-        """The plan up to the logits, and whether a Softmax that ends the graph was set aside: it keeps their order."""
+    def before_softmax(self) -> tuple[Plan, nn.Softmax | nn.LogSoftmax | None]:
+        """The plan up to the logits, and the Softmax or LogSoftmax behind them; None where the plan ends in the logits.
+
+        A Softmax keeps the order of the classes where it normalises all of a sample's classes together, which is one vector
+        along its axis. One in groups is no such Softmax, and of two in a row the first is an operator like any other: its
+        rounding may make ties. What stands behind may only name the same entries anew, in their order.
+        """
         if len(self.outputs) != 1:
-            return self, False
-        steps, (output,), softmax = list(self.steps), self.outputs, False
-        while (
-            steps and steps[-1].index == output and isinstance(steps[-1].op, nn.Softmax | nn.LogSoftmax | nn.Identity)
-        ):
-            last = steps.pop()
-            softmax = softmax or not isinstance(last.op, nn.Identity)
-            (output,) = last.args
-        return replace(self, steps=tuple(steps), outputs=(output,)), softmax
+            return self, None
+        steps, (output,) = list(self.steps), self.outputs
+        while steps and steps[-1].index == output and isinstance(steps[-1].op, IN_ORDER):
+            (output,) = steps.pop().args
+        last = steps[-1] if steps and steps[-1].index == output else None
+        if last is not None and isinstance(last.op, nn.Softmax | nn.LogSoftmax) and _all_classes(last.op, last.shape):
+            return replace(self, steps=tuple(steps[:-1]), outputs=last.args), last.op
+        steps, (output,) = list(self.steps), self.outputs
+        while steps and steps[-1].index == output and isinstance(steps[-1].op, nn.Identity):
+            (output,) = steps.pop().args
+        return replace(self, steps=tuple(steps), outputs=(output,)), None
+
+
+IN_ORDER = (nn.Identity, nn.Flatten, ops.Reshape, ops.Squeeze, ops.Unsqueeze)
+"""Operators that leave the entries of a sample in their order, the batch being first before and behind them."""
+
+
+def _all_classes(op: nn.Softmax | nn.LogSoftmax, shape: tuple[int | None, ...] | None) -> bool:
+    """Whether a Softmax of values of that shape normalises all entries of a sample together; unknown shapes are not."""
+    if shape is None or op.dim is None or not -len(shape) <= op.dim < len(shape):
+        return False
+    axis = op.dim % len(shape)
+    return axis > 0 and all(n == 1 for i, n in enumerate(shape) if i not in (0, axis))
 
 
 @dataclass(frozen=True)
@@ -123,6 +148,8 @@ class Network(nn.Module):
         output = next(n for n in self.graph.graph.nodes if n.op == "output")
         returned = output.args[0] if isinstance(output.args[0], tuple | list) else (output.args[0],)
         outputs = tuple(index[n] for n in returned)
+        shapes = {n: tuple(n.meta[SHAPE]) for n in nodes if SHAPE in n.meta}
+        shapes |= {n: p.shape for n, p in zip(returned, self.outputs, strict=False) if n not in shapes}
         last: dict[int, int] = {}
         for n in nodes:
             for a in n.args:
@@ -137,7 +164,7 @@ class Network(nn.Module):
             elif n.op == "call_module" and not n.kwargs:
                 args = tuple(index[a] for a in n.args)
                 frees = tuple(a for a in dict.fromkeys(args) if last[a] == i and a not in outputs)
-                steps.append(Step(i, n.name, self.graph.get_submodule(str(n.target)), args, frees))
+                steps.append(Step(i, n.name, self.graph.get_submodule(str(n.target)), args, frees, shapes.get(n)))
             else:
                 raise PipelineError(f"a Network holds placeholders, constants and modules; node {n.name} is a {n.op}.")
         return Plan(tuple(inputs), tuple(constants), tuple(steps), outputs, tuple(n.name for n in nodes))

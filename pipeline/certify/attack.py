@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pipeline.certify.pursuit import Pursuit
 from pipeline.network import Network
 from pipeline.threat import Ball, L2Ball
 
@@ -44,6 +45,8 @@ class Attacked(NamedTuple):
     broken: np.ndarray
     points: np.ndarray
     labels: np.ndarray
+    blind: np.ndarray | None = None
+    """Whether no gradient was ever seen, so that nothing but chance was tried."""
 
 
 def attack(
@@ -57,11 +60,12 @@ def attack(
 ) -> Attacked:
     """Which samples the deployed file misclassifies somewhere in their ball, and the points that show it.
 
-    Gradients come from the Network; a point counts only once ``predict`` has confirmed it. A broken sample leaves the
-    attack. Every point lies inside the real ball with no tolerance, and depends on ``seed`` and the sample's own index
-    alone, never on how the set was cut into batches.
+    Gradients are those of the margins that are bounded, before whatever saturates behind them (``Pursuit``); where they vanish,
+    a step goes in a random direction. A point counts only once ``predict`` has confirmed it. A broken sample leaves the attack.
+    Every point lies inside the real ball with no tolerance, and depends on ``seed`` and the sample's own index alone, never on
+    how the set was cut into batches.
     """
-    broken = np.zeros(len(x), bool)
+    broken, blind, pursuit = np.zeros(len(x), bool), np.ones(len(x), bool), Pursuit.of(network)
     found, became = x.cpu().numpy().copy(), labels.cpu().numpy().astype(np.int64)
     space = _Space.around(x, ball)
     for restart in range(settings.restarts):
@@ -72,7 +76,9 @@ def attack(
         point = here.start(_uniform(x.shape[1:], [(settings.seed, restart, int(i)) for i in indices[~broken]]).to(x))
         for last in range(settings.steps + 1):
             point = here.project(point)
-            gradient, suspect = _margin_gradient(network, point, labels[alive])
+            gradient, suspect = pursuit.gradient(point, labels[alive])
+            flat = ~gradient.flatten(1).any(1)
+            blind[alive[~flat].cpu().numpy()] = False
             where = torch.nonzero(suspect & here.inside(point)).flatten()
             if len(where):
                 candidates = point[where].cpu().numpy()
@@ -82,12 +88,16 @@ def attack(
                 broken[rows], found[rows], became[rows] = True, candidates[fooled], said[fooled]
                 keep = torch.ones(len(alive), dtype=torch.bool, device=x.device)
                 keep[where[torch.from_numpy(fooled).to(x.device)]] = False
-                alive, point, gradient = alive[keep], point[keep], gradient[keep]
+                alive, point, gradient, flat = alive[keep], point[keep], gradient[keep], flat[keep]
                 here = space.of(alive)
             if not len(alive) or last == settings.steps:
                 break
+            if bool(flat.any()):
+                rows = indices[alive[flat].cpu().numpy()]
+                drawn = _uniform(x.shape[1:], [(settings.seed, restart, last, int(i)) for i in rows])
+                gradient[flat] = drawn.to(x) - 0.5
             point = here.climb(point, gradient, settings.step)
-    return Attacked(broken, found, became)
+    return Attacked(broken, found, became, blind & ~broken)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,19 +150,6 @@ def _unit(direction: Tensor) -> Tensor:
     return direction / direction.flatten(1).norm(dim=1).clamp_min(1e-30).reshape(-1, *[1] * (direction.dim() - 1))
 
 
-def _margin_gradient(network: Network, point: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradient of ``max_j z_j - z_y`` in the input, and which samples it is no longer negative for."""
-    point = point.detach().requires_grad_()
-    logits = network(point)
-    assert isinstance(logits, Tensor)
-    logits = logits.flatten(1)
-    own = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
-    loss = logits.masked_fill(own, -torch.inf).amax(1) - logits[own]
-    (gradient,) = torch.autograd.grad(loss.sum(), point)
-    # A slope without a value, such as that of a square root at zero behind a ReLU that is off, moves nothing.
-    return gradient.nan_to_num(0.0), ~(loss.detach() < 0)
-
-
 def _ends(x: Tensor, ball: Ball) -> tuple[Tensor, Tensor]:
     """The least and greatest float32 inside the real box around each pixel, so that no point leaves it by rounding."""
     exact, radius = x.double(), float(ball.radius)
@@ -164,6 +161,6 @@ def _ends(x: Tensor, ball: Ball) -> tuple[Tensor, Tensor]:
     return torch.minimum(low32, x), torch.maximum(high32, x)
 
 
-def _uniform(shape: torch.Size, seeds: list[tuple[int, int, int]]) -> Tensor:
+def _uniform(shape: torch.Size, seeds: Sequence[tuple[int, ...]]) -> Tensor:
     draws = [np.random.default_rng(seed).random(tuple(shape), np.float32) for seed in seeds]
     return torch.from_numpy(np.stack(draws)) if draws else torch.zeros(0, *shape)

@@ -20,30 +20,34 @@ LARGEST = Fraction(2) ** 1023
 
 
 class Forms:
-    """The rows ``c.y - t`` of a property: each must be positive for its constraint ``c.y <= t`` never to hold."""
+    """The rows ``c.y - t`` of a property: each must be positive for its constraint ``c.y <= t`` never to hold.
+
+    For a strict one, ``c.y < t``, it is enough that the row is never negative.
+    """
 
     def __init__(self, question: Property):
         self.question = question
         self._constraints = lru_cache(1 << 15)(self._read)
 
-    def __call__(self, patches: Sequence[Patch]) -> tuple[LinearForm, np.ndarray]:
-        """The rows of the open conjunctions of every patch, and which conjunction each row belongs to (-1: none).
+    def __call__(self, patches: Sequence[Patch]) -> tuple[LinearForm, np.ndarray, np.ndarray]:
+        """The rows of the open conjunctions of every patch, which conjunction each belongs to (-1: none), and which are strict.
 
         ``coeff``: (rows, patches, outputs), exact; ``const``: (rows, patches), rounded down.
         """
         chosen = []
         for patch in patches:
-            coeff, const, owner = self._constraints(patch.case)
+            coeff, const, owner, strict = self._constraints(patch.case)
             at = np.isin(owner, patch.open)
-            chosen.append((coeff[at], const[at], owner[at]))
-        rows = max(1, *(len(const) for _, const, _ in chosen))
+            chosen.append((coeff[at], const[at], owner[at], strict[at]))
+        rows = max(1, *(len(const) for _, const, *_ in chosen))
         coeff = np.zeros((rows, len(patches), self.question.outputs))
         const, owner = np.full((rows, len(patches)), -1.0), np.full((rows, len(patches)), -1)
-        for b, (c, t, o) in enumerate(chosen):
-            coeff[: len(t), b], const[: len(t), b], owner[: len(t), b] = c, t, o
-        return LinearForm(torch.from_numpy(coeff), torch.from_numpy(const)), owner
+        strict = np.zeros((rows, len(patches)), bool)
+        for b, (c, t, o, s) in enumerate(chosen):
+            coeff[: len(t), b], const[: len(t), b], owner[: len(t), b], strict[: len(t), b] = c, t, o, s
+        return LinearForm(torch.from_numpy(coeff), torch.from_numpy(const)), owner, strict
 
-    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         rows = [(a, c) for a, conjunction in enumerate(self.question.cases[index].unsafe) for c in conjunction]
         coeff, const = np.zeros((len(rows), self.question.outputs)), np.zeros(len(rows))
         for k, (_, constraint) in enumerate(rows):
@@ -51,7 +55,22 @@ class Forms:
             for j, c in terms:
                 coeff[k, j] = c
             const[k] = below64(-bound)
-        return coeff, const, np.array([a for a, _ in rows], int)
+        return coeff, const, np.array([a for a, _ in rows], int), np.array([c.strict for _, c in rows], bool)
+
+
+def never_negative(coeff: np.ndarray, const: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """Whether ``<c, y> + d >= 0`` for every ``y`` between the ends, in exact arithmetic.
+
+    ``coeff``: (rows, outputs); ``const``: (rows,); ``lower``, ``upper``: (rows, outputs). Ends that are not finite prove nothing.
+    """
+    found = np.zeros(len(const), bool)
+    for k, (c, d, a, b) in enumerate(zip(coeff, const, lower, upper, strict=True)):
+        used = np.flatnonzero(c)
+        ends = np.where(c > 0, a, b)[used]
+        if np.isfinite(ends).all() and np.isfinite(d):
+            terms = (Fraction(float(w)) * Fraction(float(y)) for w, y in zip(c[used], ends, strict=True))
+            found[k] = Fraction(float(d)) + sum(terms, Fraction(0)) >= 0
+    return found
 
 
 def scaled(terms: Sequence[tuple[int, Fraction]], bound: Fraction) -> tuple[list[tuple[int, float]], Fraction]:

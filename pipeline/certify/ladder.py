@@ -75,6 +75,8 @@ class _Ladder:
         self.table = Table(
             self.balls, predicted, self.labels, arithmetic=settings.arithmetic, attack=settings.attack is not None
         )
+        self.blind = np.zeros(len(self.images), bool)
+        """Samples on which no attack saw a gradient at the last eps where it was tried."""
         self.prover = Prover(self.network, self.images, self.labels, settings, self.work.clock)
         if settings.attack is not None:
             yield from self._attack("pgd", settings.attack)
@@ -98,6 +100,7 @@ class _Ladder:
             largest,
             dict(self.work.seconds),
             self.work.cut,
+            int(self.blind.sum()),
         )
 
     def _predictions(self) -> Generator[Progress, None, tuple[np.ndarray, int]]:
@@ -126,7 +129,8 @@ class _Ladder:
                 x = torch.from_numpy(self.images[pick]).to(self.settings.device)
                 y = torch.from_numpy(self.labels[pick]).to(self.settings.device)
                 found = attack(network, self.predict, x, y, self.indices[pick], ball, pgd)
-                return {"broken": found.broken, "points": found.points[found.broken], "labels": found.labels}
+                points = found.points[found.broken]
+                return {"broken": found.broken, "points": points, "labels": found.labels, "blind": found.blind}
 
             key = f"{rung}@{ball.eps}"
             results = yield from self.work.units(key, cuts, compute, phase=rung, before=done, total=total)
@@ -135,6 +139,7 @@ class _Ladder:
                     table.skipped[level, pick] = True
                 else:
                     table.attacked(rung, level, pick, Attacked(found["broken"], found["points"], found["labels"]))
+                    self.blind[pick] = found["blind"]
                     table.looked(rung, level, len(pick))
             done += len(rows)
         if total:

@@ -1,6 +1,7 @@
 """Proofs of properties: every box of an unsafe set is refuted, by the cheapest bound that does, in halves where need be.
 
-A conjunction is refuted over a box once one of its constraints ``c.y <= t`` is shown never to hold, ``min (c.y - t) > 0``.
+A conjunction is refuted over a box once one of its constraints ``c.y <= t`` is shown never to hold, ``min (c.y - t) > 0``, or
+one of the strict ones, ``c.y < t``, for which ``min (c.y - t) >= 0`` is enough.
 Bounds are those of IBP, CROWN-IBP, CROWN and alpha-CROWN (``propagate``), in the arithmetic of the run. What stays open in few
 dimensions is cut where the linear bound loses most, ``|coefficient| * width``, the "smart branching" of Xu et al.
 (arXiv 2011.13824) for inputs.
@@ -19,11 +20,12 @@ from pipeline.arithmetic import Rounding
 from pipeline.bounds import Interval, LinearForm
 from pipeline.certify.boxes import Patch, inputs_of, outputs_of, whole
 from pipeline.certify.clock import Clock, OutOfTime
-from pipeline.certify.constraints import Forms
+from pipeline.certify.constraints import Forms, never_negative
 from pipeline.certify.work import Progress
 from pipeline.network import Network
 from pipeline.propagate.alpha import Search, improved
 from pipeline.propagate.crown import MEMORY, Bounds, LinearWalk
+from pipeline.propagate.ends import exact_ends
 from pipeline.propagate.margins import METHODS, Method, ends_tail
 from pipeline.vnnlib import Property
 
@@ -171,13 +173,15 @@ class Refuter:
                 continue
             regions = self._regions(left)
             bounds = (self.tight if tighten else self.loose).over(regions)
-            forms, owner = self.forms(left)
+            forms, owner, strict = self.forms(left)
             forms = LinearForm(forms.coeff.to(self.device), forms.const.to(self.device))
             least = torch.full(owner.shape, -torch.inf, dtype=torch.float64, device=self.device)
             for method in group:
                 least = torch.fmax(least, self._least(bounds, forms, least, method))
             cost = self._cost(regions, len(left))
             proved = (torch.isfinite(least) & (least > 0)).cpu().numpy()
+            if (tied := strict & ~proved & (owner >= 0)).any():
+                proved[tied] = self._at_a_tie(forms, bounds, tied)
             kept = []
             for b, patch in enumerate(left):
                 refuted = set(owner[proved[:, b], b].tolist())
@@ -186,6 +190,19 @@ class Refuter:
             keep = [b for b, patch in enumerate(kept) if patch.open]
             left, cost = [kept[b] for b in keep], cost[keep]
         return left, cost
+
+    @torch.no_grad()
+    def _at_a_tie(self, forms: LinearForm, bounds: Bounds, rows: np.ndarray) -> np.ndarray:
+        """Which of these rows are never negative: by the outputs' own ends, whose zeros no outward rounding moves."""
+        ends, count = exact_ends(self.loose.plan, bounds.values, self.rounding), forms.const.shape[1]
+        if len(ends) < len(self.outputs):
+            return np.zeros(int(rows.sum()), bool)
+        lower, upper = (
+            torch.cat([y[side].expand(count, *y[side].shape[1:]).flatten(1) for y in ends], 1).cpu().numpy()
+            for side in (0, 1)
+        )
+        of = np.nonzero(rows)[1]
+        return never_negative(forms.coeff.cpu().numpy()[rows], forms.const.cpu().numpy()[rows], lower[of], upper[of])
 
     @torch.no_grad()
     def _least(self, bounds: Bounds, forms: LinearForm, known: Tensor, method: Method) -> Tensor:

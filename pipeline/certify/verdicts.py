@@ -138,3 +138,5 @@ class Certification:
     """Spent on each rung and eps."""
     cut: bool = False
     """Whether a budget left something out."""
+    blind: int = 0
+    """On how many samples that survived the attack it never saw a gradient."""

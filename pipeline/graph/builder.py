@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from pipeline.graph.draft import Source
 from pipeline.graph.provenance import Ledger
-from pipeline.network import Origin, Provenance
+from pipeline.network import SHAPE, Origin, Provenance
 
 
 class Builder:
@@ -112,6 +112,8 @@ class Builder:
     def bind(self, value: str, node: fx.Node, origin: Origin) -> None:
         """Says that a node computes a value of the normalised graph."""
         self._values[value] = node
+        if value in self.shapes:
+            node.meta[SHAPE] = self.shapes[value]
         if node.op == "call_module":
             self.ledger.node(node.name, origin)
 

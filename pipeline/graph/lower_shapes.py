@@ -12,6 +12,7 @@ from torch import fx, nn
 from pipeline import ops
 from pipeline.graph.lower import Item
 from pipeline.graph.table import Unsupported, operator
+from pipeline.network import SHAPE
 
 SOURCE = "source"
 """In an fx node's meta: the shape that a Reshape had before."""
@@ -48,6 +49,7 @@ def _softmax(item: Item) -> fx.Node:
         return item.build.emit(module, x)
     module.dim = -1
     y = item.build.emit(module, x.all_input_nodes[0])
+    y.meta[SHAPE] = source
     made = item.build.emit(ops.Reshape([-1, *shape[1:]]), y)
     made.meta[SOURCE] = source
     return made

@@ -7,6 +7,7 @@ tail it is ``l_y - u_j``. That is IBP; the other methods walk on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -33,8 +34,26 @@ BATCHED = (AffineBN, *get_args(BatchNorm))
 """Operators whose meaning depends on the batch while they train."""
 PAIRS = 64
 """Up to how many classes training tabulates ``|W_i - W_j|``: the table and its product grow with their square."""
-SOFTMAX_MARGIN = 2.0**-17
-"""How far apart two logits must lie for any float32 Softmax to keep their order (exp within 16 ulp, p_y >= 1/K)."""
+KERNEL = 2.0**-19
+"""What a float32 Exp or Log may err by, relative to its result: 16 ulp of at most ``2^-23``."""
+
+
+def softmax_gap(op: nn.Softmax | nn.LogSoftmax, classes: int) -> float:
+    """How far the label's logit must lie above every other, so that no float32 Softmax makes a tie of them or less.
+
+    A Softmax computes ``e_j = exp(fl(z_j - z_y))``, ``z_y`` being the largest logit, and ``p_j = fl(e_j / s)``, or ``fl(e_j
+    fl(1/s))``, with one ``s`` for all classes. With ``u = 2^-24``, ``k = KERNEL``, a gap ``g``: ``fl(z_j - z_y) <= -g (1 - u)``,
+    so ``e_y/e_j >= (1 - k)/(1 + k) exp(g (1 - u))``, whatever underflows in ``e_j``; and ``p_y``, which is at least about
+    ``1/K``, is no subnormal number. The rounding of ``p`` takes ``(1 - u)/(1 + u)`` more. Hence ``p_y > p_j`` as soon as
+    ``g (1 - u) > log((1 + k)(1 + u)/((1 - k)(1 - u)))``, which is at most ``2.2 k``: ``g = 4 k`` however many classes there are.
+
+    A LogSoftmax may be the logarithm of that, of size ``log K`` and more, where floats are further apart and the Log errs by
+    ``k |log p|``: ``log p_y`` and ``log p_j`` differ by ``d >= g (1 - u) - 2.2 k``, and the results are apart as soon as
+    ``d (1 - k) > 2 k |log p_y|``, with ``|log p_y| <= log K + 4 k``: ``g = 4 k (1 + log K)``. Computed as ``fl(t_j - log s)``,
+    or as ``fl(z_j - log sum exp z)``, it asks for less: the subtrahend is one for all classes, and the last rounding is
+    within ``u |log p|``.
+    """
+    return 4 * KERNEL * (1 + (math.log(classes) if isinstance(op, nn.LogSoftmax) else 0.0))
 
 
 @dataclass(frozen=True)
@@ -44,8 +63,8 @@ class Head:
     plan: Plan
     index: int
     """The node of the logits, the output of ``plan``."""
-    softmax: bool
-    """Whether a final Softmax was set aside."""
+    softmax: nn.Softmax | nn.LogSoftmax | None
+    """The final Softmax that was set aside."""
     tail: frozenset[int]
     """The affine tail, and the frontier where it ends."""
 
@@ -169,8 +188,10 @@ class MarginBounds:
     @torch.no_grad()
     def bounds(self, region: Region | Interval, labels: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """The lower bound of ``min_j (z_y - z_j)``; what is not finite proves nothing."""
-        least = self.rows(Box(region) if isinstance(region, Interval) else region, labels).amin(0)
-        return least - SOFTMAX_MARGIN if self.top.softmax and self.walk.rounding.deployed else least
+        rows = self.rows(Box(region) if isinstance(region, Interval) else region, labels)
+        if self.top.softmax is None or not self.walk.rounding.deployed:
+            return rows.amin(0)
+        return rows.amin(0) - softmax_gap(self.top.softmax, len(rows) + 1)
 
     @torch.no_grad()
     def rows(self, region: Region, labels: Int[Tensor, " batch"]) -> Float[Tensor, "rows batch"]:

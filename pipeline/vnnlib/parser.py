@@ -18,7 +18,8 @@ from pipeline.vnnlib.terms import COMPARISONS, OPERATIONS, Atom, Linear, combine
 MAX_DEPTH = 64
 MAX_VARIABLES = 1 << 20
 _TOKEN = re.compile(r"[()]|;[^\n]*|[^\s();]+")
-_FORMULA = (bool, list)
+NEWER = ("vnnlib-version", "declare-network", "declare-input", "declare-hidden", "declare-output")
+"""Commands that VNN-LIB 2.0 has and 1.0 has not."""
 
 
 def parse(text: str) -> Property:
@@ -70,6 +71,7 @@ class _Reader:
                     yield token
 
     def _command(self, items: list[Any]) -> None:
+        self._of_this_version(items)
         match items:
             case ["declare-const", str(name), "Real"]:
                 self._declare(name)
@@ -80,6 +82,13 @@ class _Reader:
                     "a command is `(declare-const X_i Real)` or `(assert ...)`; this one is "
                     f"`({self._told(items[:1])} ...` with {len(items)} parts"
                 )
+
+    def _of_this_version(self, items: list[Any]) -> None:
+        if items and items[0] in NEWER:
+            raise InputRejected(
+                f"Properties are read in VNN-LIB 1.0; line {self.line} holds `{items[0]}`, a command of VNN-LIB 2.0. Write the "
+                "property in 1.0: `(declare-const X_0 Real)` for each entry of inputs and outputs, and `(assert ...)`."
+            )
 
     def _declare(self, name: str) -> None:
         variable = symbol(name)
@@ -96,6 +105,7 @@ class _Reader:
         """The meaning of a list that is not a command: a linear form, or the clauses of a formula."""
         if not items or not isinstance(items[0], str):
             raise self._refused("a list begins with and, or, <=, >=, <, >, +, - or *")
+        self._of_this_version(items)
         head, rest = items[0], items[1:]
         if head in ("and", "or"):
             parts = [self._formula(part) for part in rest]

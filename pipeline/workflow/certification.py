@@ -32,6 +32,10 @@ from pipeline.workflow.runs import RunFolder
 from pipeline.workflow.subject import Subject, chosen, device_of, need_data, open_model, opened, test_part, to_inputs
 
 NONE = Demands()
+BLIND = (
+    "the attack saw no gradient on {} samples that survived it: something inside the network saturates or is a step, and the "
+    "attacked accuracy may be too high"
+)
 SOFTMAX = "the file ends in a Softmax, which keeps the order of its inputs: margins are taken of those"
 
 
@@ -122,7 +126,7 @@ def examine(
     balls = [BALLS[settings.norm](eps, *fitted.value_range) for eps in settings.radii]
     labels = sorted(set(fitted.labels.tolist()))
     gates.check(eps=settings.radii, attacked=settings.attack, arithmetic=settings.arithmetic, labels=labels)
-    softmax = (SOFTMAX,) if subject.network.plan().before_softmax()[1] else ()
+    softmax = (SOFTMAX,) if subject.network.plan().before_softmax()[1] is not None else ()
     for note in (*fitted.notes, *softmax, *([kernels.note] if kernels.note else [])):
         yield Note(note)
     parity = subject.parity_on(fitted.images[:32])
@@ -143,6 +147,9 @@ def examine(
     for note in doubts:
         yield Note(note, warning=True)
     result = yield from _verdicts(subject, fitted, balls, how, indices, work)
+    if result.blind:
+        doubts = (*doubts, BLIND.format(result.blind))
+        yield Note(doubts[-1], warning=True)
     samples = facts.samples(result, fitted.labels, indices)
     levels = reports.levels(samples, looked=facts.looked(result))
     fields = told | {

@@ -65,7 +65,7 @@ def model(subject: Subject) -> report.Model:
         output=report.Output(
             name=exit_.name,
             shape=exit_.shape,
-            kind="softmax" if subject.network.plan().before_softmax()[1] else "logits",
+            kind="softmax" if subject.network.plan().before_softmax()[1] is not None else "logits",
             classes=subject.classes,
         ),
         parameters=sum(parameters.values()),

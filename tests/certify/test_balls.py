@@ -75,7 +75,7 @@ def test_counterexamples_lie_in_the_exact_ball(eps):
     images = torch.from_numpy(images_of(network, 30))
     images[0], images[1] = 0.0, 1.0
     labels = torch.from_numpy(predict(images.numpy()).argmax(1))
-    broken, found, became = attack(network, predict, images, labels, np.arange(30), ball, PGD(steps=20, restarts=2))
+    broken, found, became, _ = attack(network, predict, images, labels, np.arange(30), ball, PGD(steps=20, restarts=2))
     assert broken.any()
     assert (predict(found[broken]).argmax(1) == became[broken]).all()
     assert (became[broken] != labels.numpy()[broken]).all()

@@ -122,7 +122,7 @@ def test_counterexamples_lie_in_the_exact_ball_and_fool_the_file():
     labels = torch.from_numpy(predict(images.numpy()).argmax(1))
     for eps in ("1/3", "8/255"):
         ball = LinfBall(Fraction(eps))
-        broken, points, became = attack(
+        broken, points, became, _ = attack(
             network, predict, images, labels, np.arange(30), ball, PGD(steps=10, restarts=2)
         )
         assert broken.any() or eps == "8/255"

@@ -107,6 +107,19 @@ def test_comments_end_with_their_line_alone():
     assert case.unsafe == ((at_most(1, (0, 1)), at_most(2, (0, 1))),)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "; comment\n(vnnlib-version <2.0>)\n(declare-network N (declare-input X Real [1, 2]) (declare-output Y Real [1]))",
+        "(declare-network N (declare-input X Real [1, 2]) (declare-output Y Real [1]))",
+        "(declare-network N (declare-hidden H Real [1, 2]))",
+    ],
+)
+def test_a_file_of_version_two_is_refused_by_its_version(text):
+    with pytest.raises(InputRejected, match=r"VNN-LIB 1\.0; line \d .* of VNN-LIB 2\.0"):
+        parse(text)
+
+
 GOOD = declared(1, 1) + BOX
 
 
