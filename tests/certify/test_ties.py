@@ -48,7 +48,7 @@ def test_an_output_that_stops_at_a_number_is_never_beyond_it(end, sign, tail, mo
     reached = 0
     for seed in range(5):
         network = tailed(tail, seed)
-        y = network(grid(2)).detach()
+        y = network(grid(2)).detach().double()
         assert (sign * (y[:, 0] - end) <= 0).all()
         assert not outcome(network, y.shape[1], sign, end, strict=True, mode=mode).left
         nearer = end - sign * 2.0**-30
