@@ -1,12 +1,22 @@
-"""Binomial probabilities in whole numbers: what decides a gate is never a rounded quantile."""
+"""Binomial probabilities: what decides a gate is never a rounded number.
+
+A tail of the binomial distribution is a regularised incomplete beta function, which scipy computes in float64 to far better than
+``CLOSE``. That decides every comparison but those nearer than ``CLOSE`` to their threshold, which exact arithmetic decides.
+"""
 
 from __future__ import annotations
 
 from decimal import ROUND_UP, Context, Decimal
 from fractions import Fraction
 
+from scipy.special import betainc
+
 TAIL = Fraction(1, 40)
 """The probability beyond either end of a two-sided 95 % interval."""
+CLOSE = 1e-9
+"""The relative distance below which float64 does not decide."""
+LARGE = 10_000
+"""Up to so many trials a probability is computed exactly, in milliseconds; the time grows with their square."""
 SHOWN = Context(prec=3, rounding=ROUND_UP, Emin=-(10**9))
 
 
@@ -14,26 +24,50 @@ def lower_end_reaches(k: int, n: int, threshold: Fraction) -> bool:
     """Whether the lower end of the 95 % interval of Clopper and Pearson (Biometrika 26, 1934) is at least `threshold`.
 
     That end is the p at which `P(X >= k) = 1/40` for X binomial in n and p, and the probability rises with p: the end is
-    at least t if and only if `P(X >= k) <= 1/40` at p = t.
+    at least t if and only if `P(X >= k) = I_t(k, n - k + 1) <= 1/40` at p = t.
     """
     if threshold <= 0 or k == 0:
         return threshold <= 0
+    near = float(betainc(k, n - k + 1, float(threshold)))
+    if abs(near - float(TAIL)) > CLOSE * float(TAIL):
+        return near < float(TAIL)
+    return _upper_tail(k, n, threshold) <= TAIL
+
+
+def _upper_tail(k: int, n: int, threshold: Fraction) -> Fraction:
+    """`P(X >= k)` for X binomial in n and the threshold, exactly."""
     success, whole = threshold.numerator, threshold.denominator
     term = tail = success**n  # C(n, i) s^i (w - s)^(n - i) at i = n, in units of w^-n
     for i in range(n - 1, k - 1, -1):
         term = term * ((i + 1) * (whole - success)) // ((n - i) * success)
         tail += term
-    return Fraction(tail, whole**n) <= TAIL
+    return Fraction(tail, whole**n)
 
 
 def sign_test(lost: int, gained: int) -> Fraction:
     """The exact two-sided p-value of McNemar's test (Psychometrika 12, 1947) that losses and gains are equally likely.
 
-    `min(1, 2 P(X <= min(lost, gained)))`, X binomial in lost + gained and 1/2; 1 where nothing changed.
+    `min(1, 2 P(X <= min(lost, gained)))`, X binomial in lost + gained and 1/2; 1 where nothing changed. Of more than `LARGE`
+    changes it is an upper bound, at most `CLOSE` above.
     """
-    n = lost + gained
+    n, few = lost + gained, min(lost, gained)
+    if n > LARGE:
+        return min(Fraction(1), Fraction(max(2 * float(betainc(n - few, few + 1, 0.5)), 2.0**-1000) * (1 + CLOSE)))
+    return _both_tails(few, n)
+
+
+def significant(lost: int, gained: int, level: Fraction) -> bool:
+    """Whether the p-value of `sign_test` is at most `level`, decided exactly."""
+    p = sign_test(lost, gained)
+    if lost + gained > LARGE and abs(p - level) <= 2 * Fraction(CLOSE) * level:
+        p = _both_tails(min(lost, gained), lost + gained)
+    return p <= level
+
+
+def _both_tails(few: int, n: int) -> Fraction:
+    """`min(1, 2 P(X <= few))` for X binomial in n and 1/2, exactly."""
     term = tail = 1
-    for i in range(min(lost, gained)):
+    for i in range(few):
         term = term * (n - i) // (i + 1)
         tail += term
     return min(Fraction(1), Fraction(2 * tail, 2**n))

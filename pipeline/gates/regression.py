@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import InputRejected
-from pipeline.gates.exact import shown, sign_test
+from pipeline.gates.exact import shown, significant
 from pipeline.gates.gate import Gate
 from pipeline.gates.pairing import Flips, Metric, Setup, having, row_of
 from pipeline.report.outcome import Baseline, GateOutcome
@@ -129,7 +129,7 @@ def outcome(gate: Gate, eps: str | None, baseline: Baseline, n: int) -> GateOutc
     level = None if baseline.significance is None else Fraction(baseline.significance)
 
     def fails(lost: int, gained: int) -> bool:
-        return Fraction(lost - gained, n) > gate.threshold and (level is None or sign_test(lost, gained) <= level)
+        return Fraction(lost - gained, n) > gate.threshold and (level is None or significant(lost, gained, level))
 
     return GateOutcome(
         id=gate.id,

@@ -9,8 +9,8 @@ import pytest
 from scipy.stats import binomtest
 
 from pipeline.errors import UsageError
-from pipeline.gates import check_gates, evaluate, parse_gate, verdict
-from pipeline.gates.exact import lower_end_reaches, shown, sign_test
+from pipeline.gates import check_gates, evaluate, exact, parse_gate, verdict
+from pipeline.gates.exact import lower_end_reaches, shown, sign_test, significant
 from pipeline.gates.regression import outcome
 from pipeline.report import Baseline, ClassRow, Level, Rate, Verdicts
 
@@ -128,6 +128,28 @@ def test_the_lower_end_is_decided_without_rounding(k: int, n: int) -> None:
     low = Fraction(binomtest(k, n).proportion_ci(0.95, method="exact").low)
     assert lower_end_reaches(k, n, low - Fraction(1, 10**9))
     assert not lower_end_reaches(k, n, low + Fraction(1, 10**9))
+
+
+@pytest.mark.parametrize(("k", "n"), [(1, 3), (29, 40), (150, 400)])
+def test_at_the_threshold_exact_arithmetic_decides(k: int, n: int) -> None:
+    """Thresholds as near to the lower end as fractions can be told apart from it, on both sides, and no float64 says which."""
+    low, high = Fraction(0), Fraction(k, n)
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if exact._upper_tail(k, n, middle) <= exact.TAIL else (low, middle)
+    assert lower_end_reaches(k, n, low)
+    assert not lower_end_reaches(k, n, high)
+    assert float(low) == float(high)
+
+
+def test_a_million_samples_are_decided_at_once() -> None:
+    assert lower_end_reaches(300_000, 10**6, Fraction(29, 100))
+    assert not lower_end_reaches(300_000, 10**6, Fraction(2995, 10_000))
+    assert float(sign_test(5100, 4910)) == pytest.approx(float(exact._both_tails(4910, 10_010)), rel=2e-9)
+    assert sign_test(5100, 4910) >= exact._both_tails(4910, 10_010)
+    assert significant(5100, 4910, sign_test(5100, 4910))
+    assert not significant(5100, 4910, exact._both_tails(4910, 10_010) * Fraction(10**12 - 1, 10**12))
+    assert significant(5100, 4910, exact._both_tails(4910, 10_010))
 
 
 def test_a_gate_on_the_lower_end_is_missed_by_too_few_samples() -> None:
