@@ -156,6 +156,12 @@ class Sqrt(_Function):
     function = staticmethod(torch.sqrt)
 
 
+class RootOfSquares(_Function):
+    """The square root of a sum of squares: what rounding leaves of its box below zero is no value of it."""
+
+    function = staticmethod(torch.sqrt)
+
+
 class Reciprocal(_Function):
     function = staticmethod(torch.reciprocal)
 
@@ -166,6 +172,10 @@ class Sin(_Function):
 
 class Cos(_Function):
     function = staticmethod(torch.cos)
+
+
+class Atan(_Function):
+    function = staticmethod(torch.atan)
 
 
 class Erf(_Function):
@@ -448,6 +458,63 @@ class Resize(nn.Module):
             for a, s, i in zip(self.axes, self.sizes, self.index, strict=True)
         )
         return f"{shapes}{', exact' if self.exact else ''}"
+
+
+class DepthToSpace(nn.Module):
+    """ONNX DepthToSpace: channels become blocks of ``b x b`` places (batch, channels, height, width).
+
+    Of the index of a channel the place in the block is the slowest part (DCR), or the fastest with ``columns_first`` (CRD).
+    """
+
+    def __init__(self, blocksize: int, *, columns_first: bool = False):
+        super().__init__()
+        self.blocksize, self.columns_first = int(blocksize), columns_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        b = self.blocksize
+        if self.columns_first:
+            blocks = x.reshape(n, c // (b * b), b, b, h, w).permute(0, 1, 4, 2, 5, 3)
+        else:
+            blocks = x.reshape(n, b, b, c // (b * b), h, w).permute(0, 3, 4, 1, 5, 2)
+        return blocks.reshape(n, c // (b * b), h * b, w * b)
+
+    def extra_repr(self) -> str:
+        return f"blocksize={self.blocksize}, mode={'CRD' if self.columns_first else 'DCR'}"
+
+
+class SpaceToDepth(nn.Module):
+    """ONNX SpaceToDepth: blocks of ``b x b`` places become channels, the place in the block the slowest part of their index."""
+
+    def __init__(self, blocksize: int):
+        super().__init__()
+        self.blocksize = int(blocksize)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        b = self.blocksize
+        blocks = x.reshape(n, c, h // b, b, w // b, b).permute(0, 3, 5, 1, 2, 4)
+        return blocks.reshape(n, c * b * b, h // b, w // b)
+
+    def extra_repr(self) -> str:
+        return f"blocksize={self.blocksize}"
+
+
+class WholeKernel(nn.Module):
+    """The identity behind operators that a runtime computes in one kernel of its own, ``operator`` by name.
+
+    In real arithmetic they are that kernel; what its float32 evaluation errs by is not the sum of what theirs do.
+    """
+
+    def __init__(self, operator: str):
+        super().__init__()
+        self.operator = operator
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def extra_repr(self) -> str:
+        return self.operator
 
 
 class AffineBN(nn.Module):

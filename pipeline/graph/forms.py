@@ -114,7 +114,8 @@ def attributes_to_inputs(draft: Draft, node: Node, *attributes: str, dtype: Any 
 
 
 @form("ReduceSum", "Squeeze", "Unsqueeze", last=12)
-@form("ReduceMax", "ReduceMean", "ReduceMin", last=17)
+@form("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp", last=17)
+@form("ReduceL1", "ReduceL2", "ReduceSumSquare", last=17)
 def _axes(draft: Draft, node: Node) -> None:
     attributes_to_inputs(draft, node, "axes")
 

@@ -19,9 +19,13 @@ from torch import nn
 from pipeline.errors import InputRejected, out_of_memory
 from pipeline.graph import (
     freeze,
+    lower_activations,
+    lower_blocks,
     lower_layers,
+    lower_norms,
     lower_pointwise,
     lower_pools,
+    lower_reductions,
     lower_resize,
     lower_shapes,
     parity,
@@ -40,9 +44,7 @@ from pipeline.graph.table import Unsupported, unread
 from pipeline.network import Network, Origin, Port
 
 _LOWERINGS = (
-    lower_layers,
-    lower_pointwise,
-    lower_pools,
+    *(lower_activations, lower_blocks, lower_layers, lower_norms, lower_pointwise, lower_pools, lower_reductions),
     lower_resize,
     lower_shapes,
 )  # importing them enters what they lower

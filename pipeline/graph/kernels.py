@@ -58,6 +58,13 @@ def _tanh_gelu(x: Tensor) -> Tensor:
     return x / (1 + torch.exp(-2 * (2 / math.pi) ** 0.5 * (x + 0.044715 * x**3)))
 
 
+def _mish(x: Tensor) -> Tensor:
+    """``x tanh(log(1 + e^x))``; with ``e = e^-|x|`` the tanh is ``(1 + 2e)/(1 + 2e + 2e^2)`` or ``(e^2 + 2e)/(e^2 + 2e + 2)``."""
+    e = torch.exp(-x.abs())
+    rises, falls = (1 + 2 * e) / (1 + 2 * e + 2 * e * e), (e * e + 2 * e) / (e * e + 2 * e + 2)
+    return x * torch.where(x > 0, rises, falls)
+
+
 # ONNX's defaults of alpha and gamma, which are float32 numbers.
 _SELU = (float(np.float32(1.67326319217681884765625)), float(np.float32(1.05070102214813232421875)))
 
@@ -74,6 +81,8 @@ OPERATORS: Mapping[str, Kernel] = {
     "Selu": Kernel(lambda x: _SELU[1] * torch.where(x > 0, x, _SELU[0] * torch.expm1(x)), pivot=1.0),
     "Softsign": Kernel(lambda x: x / (1 + x.abs())),
     "HardSwish": Kernel(lambda x: x * (x / 6 + 0.5).clamp(0, 1), pivot=1.0),
+    "Mish": Kernel(_mish, pivot=1.0),
+    "Atan": Kernel(torch.atan),
     # Below the smallest normal number flushing the argument to zero would change the logarithm by anything.
     "Log": Kernel(torch.log, pivot=1.0, least=2.0**-126),
     "Sin": Kernel(torch.sin),

@@ -20,14 +20,6 @@ _SHAPED = {"kernel_shape": "the weight has it; a runtime refuses a file where th
 
 
 @operator("Conv", reads=_WINDOW, inert=_SHAPED, inputs=3, weights=_LAYER, trains=True)
-@operator(
-    "ConvTranspose",
-    reads=[*_WINDOW, "output_padding", "output_shape"],
-    inert=_SHAPED,
-    inputs=3,
-    weights=_LAYER,
-    trains=True,
-)
 def _conv(item: Item) -> fx.Node:
     x = item.arg()
     module = item.module()

@@ -22,7 +22,15 @@ def _plain(module: type[nn.Module]) -> Lowering:
 UNARY: dict[str, type[nn.Module]] = {
     **{"Relu": nn.ReLU, "Sigmoid": nn.Sigmoid, "Tanh": nn.Tanh, "Softsign": nn.Softsign},
     **{"Neg": ops.Neg, "Abs": ops.Abs, "Reciprocal": ops.Reciprocal, "Sqrt": ops.Sqrt, "Exp": ops.Exp, "Log": ops.Log},
-    **{"Erf": ops.Erf, "Sin": ops.Sin, "Cos": ops.Cos, "Sign": ops.Sign, "Floor": ops.Floor, "Ceil": ops.Ceil},
+    **{
+        "Erf": ops.Erf,
+        "Sin": ops.Sin,
+        "Cos": ops.Cos,
+        "Atan": ops.Atan,
+        "Sign": ops.Sign,
+        "Floor": ops.Floor,
+        "Ceil": ops.Ceil,
+    },
     **{"Round": ops.Round, "Not": ops.Not},
 }
 for _name, _module in UNARY.items():
@@ -85,7 +93,6 @@ def _gelu(item: Item) -> fx.Node:
 
 @operator("Celu", "Elu", "LeakyRelu", reads=["alpha"], pointwise=True)
 @operator("HardSwish", "Selu", "Softplus", pointwise=True)
-@operator("LRN", reads=["size", "alpha", "beta", "bias"])
 def _activation(item: Item) -> fx.Node:
     """What onnx2torch makes of it is a module of torch.nn that holds nothing of the file but its settings."""
     return item.build.emit(item.module(), item.arg())

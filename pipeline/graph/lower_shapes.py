@@ -1,4 +1,4 @@
-"""Lowerings of operators that move, pick or reduce entries."""
+"""Lowerings of operators that move or pick entries."""
 
 from __future__ import annotations
 
@@ -152,32 +152,3 @@ def _einsum(item: Item) -> fx.Node:
 @operator("Tile", inputs=2)
 def _tile(item: Item) -> fx.Node:
     return item.build.emit(ops.Tile(item.ints(1) or []), item.arg())
-
-
-_REDUCTIONS = {
-    "ReduceSum": ops.ReduceSum,
-    "ReduceMean": ops.ReduceMean,
-    "ReduceMax": ops.ReduceMax,
-    "ReduceMin": ops.ReduceMin,
-}
-
-
-@operator(*_REDUCTIONS, reads=["axes", "keepdims", "noop_with_empty_axes"], inputs=2)
-def _reduce(item: Item) -> fx.Node:
-    axes = item.ints(1)
-    if not axes:
-        if item.attribute("noop_with_empty_axes"):
-            raise Unsupported("it reduces nothing")
-        axes = list(range(len(item.shape())))
-    keep = bool(item.attribute("keepdims"))
-    return item.build.emit(_REDUCTIONS[item.node.op_type](axes, keepdim=keep), item.arg())
-
-
-@operator("GlobalAveragePool")
-def _global_average(item: Item) -> fx.Node:
-    return item.build.emit(ops.ReduceMean(range(2, len(item.shape())), keepdim=True), item.arg())
-
-
-@operator("GlobalMaxPool")
-def _global_max(item: Item) -> fx.Node:
-    return item.build.emit(ops.ReduceMax(range(2, len(item.shape())), keepdim=True), item.arg())

@@ -38,7 +38,8 @@ class Curve:
     kinds: tuple[Kind, ...]
     turns: tuple[float, ...] = ()
     """Where the function may stop rising or falling."""
-    domain: Literal["line", "nonnegative", "positive", "nonzero"] = "line"
+    domain: Literal["line", "nonnegative", "clamped", "positive", "nonzero"] = "line"
+    """Where the function has values; ``clamped``: what it is given is not negative, though the box may say so by rounding."""
 
     def __neg__(self) -> Curve:
         return replace(

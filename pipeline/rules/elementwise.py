@@ -128,6 +128,8 @@ def _ends(curve: Curve, x: Interval, rounding: Rounding) -> tuple[Tensor, Tensor
         # The real end c - r is not negative where c >= r; rounding it outward must not step over zero.
         lower = torch.where(x.center >= x.radius, lower.clamp(min=0), lower)
         inside = inside & (lower >= 0)
+    elif curve.domain == "clamped":
+        lower, inside = lower.clamp(min=0), inside & (upper >= 0)
     elif curve.domain == "positive":
         inside = inside & (lower > 0)
     elif curve.domain == "nonzero":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -94,6 +94,17 @@ class SqrtRule(Elementwise[nn.Module]):
 
     def examples(self) -> Iterator[Example]:
         yield Example(ops.Sqrt(), ((4, 9),), domain=(0.0, 4.0))
+
+
+@rule(ops.RootOfSquares)
+class RootOfSquaresRule(SqrtRule):
+    """``sqrt x`` of a sum of squares, which is not negative."""
+
+    def curve(self, op: nn.Module, *constants: Value) -> Curve:
+        return replace(super().curve(op, *constants), domain="clamped")
+
+    def examples(self) -> Iterator[Example]:
+        yield Example(ops.RootOfSquares(), ((4, 9),), domain=(0.0, 4.0))
 
 
 @rule(ops.Reciprocal)

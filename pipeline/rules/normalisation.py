@@ -20,29 +20,35 @@ InstanceNorm = nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d
 
 @dataclass(frozen=True)
 class Groups:
-    """The deviations ``d = x - mean x`` over the last axis of (batch, groups, entries), and the range of their variance."""
+    """The deviations ``d = x - mean x`` over the last axis of (batch, groups, entries), and the range of their squares.
+
+    Without ``centred`` they are the entries themselves, and their mean square stands for the variance.
+    """
 
     d: Interval
     least: Tensor
     most: Tensor
     eps: float
+    centred: bool = True
 
     @staticmethod
-    def of(x: Interval, eps: float, rounding: Rounding) -> Groups:
+    def of(x: Interval, eps: float, rounding: Rounding, *, centred: bool = True) -> Groups:
         """``|d - d0|_i <= r_i (1 - 2/n) + mean r``: every entry moves ``d_i`` by ``1/n``, its own by ``1 - 1/n``."""
-        n, mean = x.center.shape[-1], x.magnitude.mean(-1, keepdim=True)
-        radius = x.radius * (1 - 2 / n) + x.radius.mean(-1, keepdim=True)
-        radius = rounding.up(radius.clamp_min(0) + rounding.own_error(x.magnitude + mean, n + 4), 4)
-        d = Interval(x.center - x.center.mean(-1, keepdim=True), radius)
+        n, d = x.center.shape[-1], x
+        if centred:
+            mean = x.magnitude.mean(-1, keepdim=True)
+            radius = x.radius * (1 - 2 / n) + x.radius.mean(-1, keepdim=True)
+            radius = rounding.up(radius.clamp_min(0) + rounding.own_error(x.magnitude + mean, n + 4), 4)
+            d = Interval(x.center - x.center.mean(-1, keepdim=True), radius)
         reach = d.radius + rounding.own_error(d.magnitude, 1)
         least, most = (d.center.abs() - reach).clamp_min(0) ** 2, (d.center.abs() + reach) ** 2
-        return Groups(d, least, most, eps)
+        return Groups(d, least, most, eps, centred)
 
     def hull(self, rounding: Rounding) -> tuple[Tensor, Tensor]:
         """The ends of ``q_i = d_i / sqrt(v + eps)``, ``n v = d_i^2 + S``.
 
         ``q_i`` grows with ``d_i``, and falls in size with ``S``, the squares of the others; as deviations sum to zero,
-        ``S >= d_i^2/(n - 1)``, whence ``|q_i| <= sqrt(n - 1)``.
+        ``S >= d_i^2/(n - 1)``, whence ``|q_i| <= sqrt(n - 1)``; of entries that are not centred ``S >= 0`` alone.
         """
         n = self.least.shape[-1]
         least, most = (v.sum(-1, keepdim=True) for v in (self.least, self.most))
@@ -51,7 +57,8 @@ class Groups:
         many = most - self.most + rounding.own_error(most, n)
         ends = []
         for sign, d in zip((-1.0, 1.0), rounding.ends(self.d), strict=True):
-            others = torch.where(sign * d > 0, torch.maximum(few, d * d / max(n - 1, 1)), many)
+            at_least = torch.maximum(few, d * d / max(n - 1, 1)) if self.centred else few
+            others = torch.where(sign * d > 0, at_least, many)
             ends.append(d / ((d * d + others) / n + self.eps).sqrt())
         return ends[0], ends[1]
 
@@ -80,14 +87,15 @@ class Normalised(Relaxation):
         for line, part in ((self.below, scaled.clamp_min(0)), (self.above, scaled.clamp_max(0))):
             assert line.offset is not None
             d, added = d + part * line.slope, added + dot(part, line.offset)
-        pulled = (d - d.mean(-1, keepdim=True)).reshape(form.coeff.shape)
+        pulled = (d - d.mean(-1, keepdim=True) if self.groups.centred else d).reshape(form.coeff.shape)
         return (LinearForm(pulled, self.rounding.descend(form.const, added, coeff, self.slack)),)
 
 
-class _NormRule(Rule[Op]):
+class NormRule(Rule[Op]):
     """``w (x - mean) / sqrt(var + eps) + b`` over groups of entries; a subclass says which."""
 
     kernel: str
+    centred = True
 
     def refuses(self, op: Op, abstract: tuple[bool, ...]) -> str | None:
         return None if self.eps(op) > 0 else "without a positive epsilon it has no value where all entries are equal"
@@ -109,7 +117,7 @@ class _NormRule(Rule[Op]):
         (x,) = xs
         assert isinstance(x, Interval)
         box = Interval(self.grouped(op, x.center), self.grouped(op, x.radius))
-        lower, upper = Groups.of(box, self.eps(op), rounding).hull(rounding)
+        lower, upper = Groups.of(box, self.eps(op), rounding, centred=self.centred).hull(rounding)
         weight, bias = self.affine(op, box.center)
         size = weight.abs() * torch.maximum(lower.abs(), upper.abs()) + bias.abs()
         error = rounding.own_error(size, lower.shape[-1] + 16) + own_kernel(rounding, self.kernel, size)
@@ -125,7 +133,7 @@ class _NormRule(Rule[Op]):
         (x,) = xs
         assert isinstance(x, Interval)
         box = Interval(self.grouped(op, x.center), self.grouped(op, x.radius))
-        groups, n = Groups.of(box, self.eps(op), rounding), box.center.shape[-1]
+        groups, n = Groups.of(box, self.eps(op), rounding, centred=self.centred), box.center.shape[-1]
         c, r = groups.d.center, groups.d.radius
         ends = [v.mean(-1, keepdim=True) for v in (groups.least, (c * c), groups.most)]
         high, g, low = (1 / (v + groups.eps).sqrt() for v in ends)
@@ -175,7 +183,7 @@ def _extreme(d: Interval, slope: Tensor, inner: Tensor, outer: Tensor, *, least:
     return torch.minimum(*at) if least else torch.maximum(*at)
 
 
-def _or_plain(value: Tensor | None, plain: float, like: Tensor, *shape: int) -> Tensor:
+def or_plain(value: Tensor | None, plain: float, like: Tensor, *shape: int) -> Tensor:
     return (
         torch.full((1, 1, 1), plain, dtype=like.dtype, device=like.device)
         if value is None
@@ -184,7 +192,7 @@ def _or_plain(value: Tensor | None, plain: float, like: Tensor, *shape: int) -> 
 
 
 @rule(nn.LayerNorm)
-class LayerNormRule(_NormRule[nn.LayerNorm]):
+class LayerNormRule(NormRule[nn.LayerNorm]):
     """Over the last axes (Ba, Kiros, Hinton, arXiv 1607.06450, eq. 3)."""
 
     kernel = "LayerNormalization"
@@ -193,7 +201,7 @@ class LayerNormRule(_NormRule[nn.LayerNorm]):
         return x.reshape(len(x), -1, torch.Size(op.normalized_shape).numel())
 
     def affine(self, op: nn.LayerNorm, x: Tensor) -> tuple[Tensor, Tensor]:
-        return _or_plain(op.weight, 1.0, x, 1, -1), _or_plain(op.bias, 0.0, x, 1, -1)
+        return or_plain(op.weight, 1.0, x, 1, -1), or_plain(op.bias, 0.0, x, 1, -1)
 
     def examples(self) -> Iterator[Example]:
         yield Example(nn.LayerNorm(8), ((2, 3, 8),))
@@ -202,7 +210,7 @@ class LayerNormRule(_NormRule[nn.LayerNorm]):
 
 
 @rule(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-class InstanceNormRule(_NormRule[InstanceNorm]):
+class InstanceNormRule(NormRule[InstanceNorm]):
     """Over the places of each channel (Ulyanov et al., arXiv 1607.08022, eq. 5)."""
 
     kernel = "InstanceNormalization"
@@ -214,7 +222,7 @@ class InstanceNormRule(_NormRule[InstanceNorm]):
         return x.flatten(2)
 
     def affine(self, op: InstanceNorm, x: Tensor) -> tuple[Tensor, Tensor]:
-        return _or_plain(op.weight, 1.0, x, -1, 1), _or_plain(op.bias, 0.0, x, -1, 1)
+        return or_plain(op.weight, 1.0, x, -1, 1), or_plain(op.bias, 0.0, x, -1, 1)
 
     def examples(self) -> Iterator[Example]:
         yield Example(nn.InstanceNorm1d(3, affine=True), ((2, 3, 8),))

@@ -21,6 +21,8 @@ from pipeline.rules.rule import Affine, Example, Rearrange, Value, rule
     ops.Slice,
     ops.Concat,
     ops.Pad,
+    ops.DepthToSpace,
+    ops.SpaceToDepth,
     nn.Flatten,
     nn.Identity,
 )
@@ -69,6 +71,9 @@ class ShapeRule(Rearrange[nn.Module]):
         yield Example(ops.Pad((1, 2, 0, 1)), (image,))
         yield Example(ops.Pad((1, 1), value=-0.7), ((3, 9),))
         yield Example(ops.Pad((1, 1, 1, 1), mode="replicate"), (image,))
+        yield Example(ops.DepthToSpace(2), (image,))
+        yield Example(ops.DepthToSpace(2, columns_first=True), (image,))
+        yield Example(ops.SpaceToDepth(2), ((2, 3, 4, 6),))
         yield Example(nn.Flatten(), (image,))
         yield Example(nn.Identity(), ((3, 9),))
 

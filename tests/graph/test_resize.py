@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 
@@ -16,11 +15,9 @@ from pipeline import ops
 from pipeline.arithmetic import Outward
 from pipeline.bounds import Interval
 from pipeline.errors import InputRejected
-from pipeline.graph.importer import convert
-from pipeline.graph.normalise import normalise
-from pipeline.network import Network
 from pipeline.propagate.interval import IntervalWalk
 from pipeline.rules import unsupported
+from tests.graph.bare import imported, truth
 from tests.graph.files import load, model, node, saved, weights
 
 WHERE = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric")
@@ -36,18 +33,6 @@ def resize(
     if opset in (11, 12):
         held, inputs[1] = held | {"roi": np.zeros(0, np.float32)}, "roi"
     return model([node("Resize", inputs, ["y"], **attributes)], shape, held, opset=opset, ir=8 if opset < 19 else 9)
-
-
-def imported(made: onnx.ModelProto) -> Network:
-    """The network without a look at parity."""
-    return convert(normalise(made), made)
-
-
-def truth(made: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(made.SerializeToString(), options).run(["y"], {"x": x})[0]
 
 
 def drawn(seed: int) -> Iterator[dict]:
