@@ -36,8 +36,9 @@ def _space_to_depth(item: Item) -> fx.Node:
     trains=True,
 )
 def _conv_transpose(item: Item) -> fx.Node:
-    """``output_shape`` and ``auto_pad`` say how long the result is, and hence how much is cut off at both ends: half of it in front,
-    the odd one in front too, but for SAME_UPPER (ONNX ConvTranspose).
+    """``output_shape`` and ``auto_pad`` say how long the result is, and hence how much is cut off at its two ends.
+
+    It is half in front and half at the end; an odd one is cut off in front, at the end for SAME_UPPER (ONNX ConvTranspose).
     """
     weights, size = item.weights(), item.shape()[2:]
     if "weight" not in weights or (item.node.input(2) and "bias" not in weights):

@@ -40,6 +40,8 @@ EXACT = {
     ),
     "Softsign": lambda x: x / (1 + abs(x)),
     "HardSwish": lambda x: x * min(max(x / 6 + mpmath.mpf("0.5"), 0), 1),
+    "Mish": lambda x: x * mpmath.tanh(mpmath.log1p(mpmath.exp(x))),
+    "Atan": mpmath.atan,
     "Log": mpmath.log,
     "Sin": mpmath.sin,
     "Cos": mpmath.cos,
