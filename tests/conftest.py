@@ -21,6 +21,8 @@ from tests.reports import (  # noqa: F401
 # inherit the same, so that they compute the same bits.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+# Run folders are authenticated by a key of the tests' own; the user's state folder is left alone.
+os.environ["PIPELINE_STATE_KEY"] = "7e" * 32
 # In CI commands run as children under limits, which has tests of its own; here processes are looked for by their parents.
 os.environ.pop("CI", None)
 if elsewhere.AVAILABLE:

@@ -24,8 +24,9 @@ from pipeline.data import Augment, Loader
 from pipeline.errors import Preempted
 from pipeline.propagate.margins import METHODS, MarginBounds
 from pipeline.rules import rule_for
+from pipeline.seal import Seal
 from pipeline.threat import Box
-from pipeline.train import Finished, insert, recipe, train
+from pipeline.train import Checkpoint, Finished, insert, recipe, train
 from pipeline.train.execution import PLAIN, Execution
 from pipeline.train.recipes import NAMES
 from pipeline.train.run import Run
@@ -234,7 +235,7 @@ def trained(device: str, checkpoint: Path | None = None, stop: int | None = None
         recipe=asked,
         eps=Fraction(1, 20),
         device=device,
-        checkpoint=checkpoint,
+        checkpoint=None if checkpoint is None else Checkpoint(checkpoint, Seal(bytes(32))),
         should_stop=stopping,
     )
     assert isinstance(last, Finished)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import re
-import shutil
 import time
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.atomic import replace_atomically
+from pipeline.seal import Foreign, Seal
 
 Arrays = Mapping[str, np.ndarray]
 EVERY = 3.0
@@ -23,17 +20,18 @@ EVERY = 3.0
 class Journal:
     """Results by key. New ones are written every few seconds as a part of their own, which is there whole or not at all.
 
-    A key and the samples it is about name one deterministic computation: which command they belong to, the folder's owner
-    has checked. Without a folder nothing outlives the process.
+    A key and the samples it is about name one deterministic computation of the run that ``seal`` names. A part without its
+    authentication code is not read: ``foreign`` lists those. Without a folder nothing outlives the process.
     """
 
-    def __init__(self, folder: Path | None = None, *, rank: int = 0):
-        self.folder, self.rank = folder, rank
+    def __init__(self, folder: Path | None = None, seal: Seal | None = None, *, rank: int = 0):
+        self.folder, self.seal, self.rank = folder if seal is not None else None, seal, rank
+        self.foreign: list[Path] = []
         self._known: dict[str, dict[str, np.ndarray]] = {}
         self._new: dict[str, Arrays] = {}
         self._written, self._parts = time.monotonic(), 0
-        for part in sorted(folder.glob("part-*.npz")) if folder is not None and folder.is_dir() else ():
-            if match := re.fullmatch(rf"part-{rank}-(\d+)\.npz", part.name):
+        for part in sorted(self.folder.glob("part-*.npz")) if self.folder is not None else ():
+            if match := re.fullmatch(rf"part-{rank}-(\d{{1,12}})\.npz", part.name, re.ASCII):
                 self._parts = max(self._parts, int(match[1]) + 1)
             self._read(part)
 
@@ -56,29 +54,26 @@ class Journal:
     def flush(self) -> None:
         """Write what is new. Raises OSError where the disk refuses."""
         self._written = time.monotonic()
-        if self.folder is None or not self._new:
+        if self.folder is None or self.seal is None or not self._new:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         part = self.folder / f"part-{self.rank}-{self._parts:06}.npz"
         members = {f"{key}:{name}": a for key, arrays in self._new.items() for name, a in arrays.items()}
         content = io.BytesIO()
         np.savez(content, **members)  # type: ignore[arg-type]
-        replace_atomically(part, content.getvalue())
+        self.seal.write(part, content.getvalue())
         self._new, self._parts = {}, self._parts + 1
 
-    def remove(self) -> None:
-        """The run has finished: nothing of it is needed again."""
-        self._new = {}
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-
     def _read(self, part: Path) -> None:
-        # A part that cannot be read is computed again.
-        with (
-            contextlib.suppress(OSError, ValueError, EOFError, zipfile.BadZipFile),
-            np.load(part, allow_pickle=False) as stored,
-        ):
-            arrays = {member: stored[member] for member in stored.files}  # all of them, or none is known
-            for member, array in arrays.items():
+        assert self.seal is not None
+        try:
+            content = self.seal.read(part)
+        except Foreign:
+            self.foreign.append(part)
+            return
+        except OSError:  # a part that cannot be read is computed again
+            return
+        with np.load(io.BytesIO(content or b""), allow_pickle=False) as stored:
+            for member in stored.files:
                 key, _, name = member.rpartition(":")
-                self._known.setdefault(key, {})[name] = array
+                self._known.setdefault(key, {})[name] = stored[member]

@@ -15,6 +15,7 @@ import click
 @click.option("--model", type=click.Path(path_type=Path), metavar="FILE", help="The model that was certified.")
 @click.option("--data", metavar="URI", help="The data that it was certified on.")
 @click.option("--recheck", type=int, metavar="N", help="Make N proofs again; takes --model, and --data or --property.")
+@click.option("--seed", type=int, metavar="N", help="Draw the samples of an earlier --recheck again.  [by chance]")
 @click.option(
     "--property",
     "property_file",
@@ -36,8 +37,8 @@ def command(report: Path, style: str, **given: Any) -> int:
     pipeline verify unsafe.report --model model.onnx --property unsafe.vnnlib --recheck 1
 
     Digests, counts, laws and gates are computed again; counterexamples are run by ONNX Runtime. --recheck certifies N samples
-    again, each at its largest eps too where the report states it; a property has one proof. Exit 0 where everything agrees,
-    5 with a sentence for each fault, 3 for what cannot be read.
+    again, drawn by chance, each at its largest eps too where the report states it; a property has one proof. Exit 0 where
+    everything agrees, 5 with a sentence for each fault, 3 for what cannot be read.
     """
     from pipeline.cli.watch import Watch, consoles
     from pipeline.report import clean, quoted

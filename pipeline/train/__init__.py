@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipeline.train.checkpoint import Checkpoint as Checkpoint
 from pipeline.train.events import Batch as Batch
 from pipeline.train.events import Epoch as Epoch
 from pipeline.train.events import Event as Event

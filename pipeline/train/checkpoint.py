@@ -1,64 +1,81 @@
-"""Where a run stands, in one file: replaced atomically, loadable without unpickling code, refused by a different run."""
+"""Where a run stands, in one file: replaced whole, authenticated, loaded without running code, refused by a different run."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn, optim
 
-from pipeline.atomic import replace_atomically
-from pipeline.errors import EnvironmentFailure, UsageError, out_of_memory
+from pipeline.errors import EnvironmentFailure, UsageError
+from pipeline.seal import Foreign, Seal
 from pipeline.train.average import Average
 
 VERSION = 1
 
 
-def save(path: Path, state: Mapping[str, Any]) -> None:
-    """Write ``state`` (tensors, numbers, strings and containers of them) so that a reader sees the old file or the new one.
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run is saved, and the seal by which it is known again."""
 
-    Raises EnvironmentFailure where the disk refuses.
-    """
-    # In memory first: of a file that it cannot write, torch's archive says nothing that one could act on.
-    content = io.BytesIO()
-    torch.save({"version": VERSION, **state}, content)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_atomically(path, content.getvalue())
-    except OSError as error:
-        raise EnvironmentFailure(f"the checkpoint {path} cannot be written: {error.strerror or error}.") from None
+    path: Path
+    seal: Seal
 
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write ``state`` (tensors, numbers, strings and containers of them) so that a reader sees the old file or the new one.
 
-def load(path: Path, configuration: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The state left by the same command, on the CPU, or None where there is none.
+        Raises EnvironmentFailure where the disk refuses.
+        """
+        # In memory first: of a file that it cannot write, torch's archive says nothing that one could act on.
+        content = io.BytesIO()
+        torch.save({"version": VERSION, **state}, content)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.seal.write(self.path, content.getvalue())
+        except OSError as error:
+            raise EnvironmentFailure(
+                f"the checkpoint {self.path} cannot be written: {error.strerror or error}."
+            ) from None
 
-    Raises UsageError where the file is not a checkpoint, or was left by a run of another configuration (naming what
-    differs).
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise EnvironmentFailure(f"the checkpoint {path} cannot be read: {error.strerror or error}.") from None
-    except Exception as error:  # what a damaged archive raises depends on where it is damaged
-        if out_of_memory(error):
-            raise
-        raise UsageError(f"{path} is not a checkpoint of this program; move it away to start anew.") from None
-    if not isinstance(state, dict) or state.get("version") != VERSION:
-        raise UsageError(f"{path} is not a checkpoint of this version; move it away to start anew.")
-    theirs, ours = state["configuration"], dict(configuration)
-    differ = sorted(k for k in theirs.keys() | ours.keys() if theirs.get(k) != ours.get(k))
-    if differ:
-        told = ", ".join(f"{k} was {_short(theirs.get(k))} and is {_short(ours.get(k))}" for k in differ)
-        raise UsageError(
-            f"{path} was left by a different run: {told}. Run the same command to go on, or move the checkpoint away to "
-            "start anew."
-        )
-    return state
+    def load(self, configuration: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The state left by the same command, on the CPU, or None where there is none.
+
+        Raises UsageError where the file is not authenticated, so that somebody else may have written it, or was left by a run
+        of another configuration (naming what differs).
+        """
+        state = self._read()
+        if state is None:
+            return None
+        if state.get("version") != VERSION:
+            raise UsageError(f"{self.path} is not a checkpoint of this version; move it away to start anew.")
+        theirs, ours = state["configuration"], dict(configuration)
+        differ = sorted(k for k in theirs.keys() | ours.keys() if theirs.get(k) != ours.get(k))
+        if differ:
+            told = ", ".join(f"{k} was {_short(theirs.get(k))} and is {_short(ours.get(k))}" for k in differ)
+            raise UsageError(
+                f"{self.path} was left by a different run: {told}. Run the same command to go on, or move the checkpoint away "
+                "to start anew."
+            )
+        return state
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            content = self.seal.read(self.path)
+        except Foreign:
+            raise UsageError(
+                f"{self.path} carries no authentication code of yours; move it away to start anew."
+            ) from None
+        except OSError as error:
+            raise EnvironmentFailure(f"the checkpoint {self.path} cannot be read: {error.strerror or error}.") from None
+        if content is None:
+            return None
+        # Without code to run all the same: a key may be shared by several machines.
+        found: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        return found
 
 
 def _short(value: object) -> str:

@@ -7,7 +7,6 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -55,7 +54,7 @@ def train(
     low: float = 0.0,
     high: float = 1.0,
     device: torch.device | str = "cpu",
-    checkpoint: Path | None = None,
+    checkpoint: saved.Checkpoint | None = None,
     identity: Mapping[str, str] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     execution: Execution = PLAIN,
@@ -69,7 +68,7 @@ def train(
     stops or finishes; the same call goes on from there, to the same result. ``identity`` holds digests of what else must be
     the same (the data, the file). ``should_stop`` is asked after each batch. Each process of a ``crew`` is given the same and
     ends with the same; what is learnt, and the checkpoint, which the first one writes, are those of one process but for
-    rounding. Raises InputRejected (3) for a network that cannot be trained, UsageError (2) for another run's checkpoint,
+    rounding. Raises InputRejected (3) for a network that cannot be trained, UsageError (2) for another's checkpoint,
     Diverged (6) for a loss that is not finite, Preempted (75) when asked to stop.
     """
     if len(network.inputs) != 1 or len(network.outputs) != 1:
@@ -81,7 +80,7 @@ def train(
     configuration = {f"recipe.{k}": v for k, v in recipe.model_dump(mode="json").items()} | dict(identity or {})
     configuration |= {"eps": str(eps), "range": [low, high], "steps_per_epoch": len(batches), "model": digest(network)}
     configuration |= {"precision": execution.precision, "channels_last": execution.channels_last}
-    state = crew.first(lambda: saved.load(checkpoint, configuration)) if checkpoint is not None else None
+    state = crew.first(lambda: checkpoint.load(configuration)) if checkpoint is not None else None
     zeros = _masks(network, batches, recipe)
     model = prepare(network, batches, recipe, device=device, fresh=state is None, masks=zeros)
     crew.agree_(model.state_dict().values())
@@ -96,7 +95,7 @@ def train(
         if checkpoint is not None and crew.leads:
             where = {"epoch": epoch, "step": done, "finished": finished, "history": history, "totals": run.totals.cpu()}
             where |= {"best": best, "configuration": configuration}
-            saved.save(checkpoint, saved.snapshot(model, run.optimiser, run.average) | where)
+            checkpoint.save(saved.snapshot(model, run.optimiser, run.average) | where)
 
     found = placements(network, _sample(batches), keep=recipe.bn == "keep") if recipe.full_bn else ()
     resumed = None if state is None else (epoch - 1, done)
@@ -191,6 +190,6 @@ def _sample(batches: Batches) -> Tensor:
     return next(iter(batches.epoch(1)))[0][:2]
 
 
-def _stopped(epoch: int, epochs: int, checkpoint: Path | None) -> str:
-    kept = f"{checkpoint} holds it, and the same command goes on" if checkpoint else "no checkpoint was asked for"
+def _stopped(epoch: int, epochs: int, checkpoint: saved.Checkpoint | None) -> str:
+    kept = f"{checkpoint.path} holds it, and the same command goes on" if checkpoint else "no checkpoint is kept"
     return f"training was stopped in epoch {epoch} of {epochs}; {kept}."

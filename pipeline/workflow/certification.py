@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,19 +14,21 @@ import numpy as np
 
 from pipeline import certify as verdicts
 from pipeline import report as reports
-from pipeline.certify import PGD, Certification, Journal, Work
+from pipeline.certify import PGD, Certification, Work
 from pipeline.crew import Crew, gathered
 from pipeline.data import Dataset, Fitted
+from pipeline.errors import EnvironmentFailure
 from pipeline.gates import Demands, Setup
 from pipeline.gates import verdict as decided
 from pipeline.render import Pictures, render, thumbnails
 from pipeline.settings import Settings, settle
 from pipeline.threat import BALLS, Ball
 from pipeline.workflow import facts, places
-from pipeline.workflow.demanded import GATES, demands, left_to_the_model
+from pipeline.workflow.demanded import demands, left_to_the_model
 from pipeline.workflow.events import Done, Event, Note
 from pipeline.workflow.kernels import Kernels, measured
 from pipeline.workflow.promise import refuse_unpromised
+from pipeline.workflow.resumption import resumed, run_key
 from pipeline.workflow.runs import RunFolder
 from pipeline.workflow.subject import Subject, chosen, device_of, need_data, open_model, opened, test_part, to_inputs
 
@@ -71,19 +72,21 @@ def certify(
     ``pipeline.errors``.
     """
     folder = report or places.of_certification(model)
-    with gathered() as crew, RunFolder(folder).held_by(crew):
-        yield from _certify(model, flags, folder, argv, should_stop, crew)
+    places.require_folder(folder)
+    run = RunFolder(folder)
+    with gathered() as crew, run.held_by(crew):
+        yield from _certify(model, flags, run, argv, should_stop, crew)
 
 
 def _certify(
     model: Path,
     flags: Mapping[str, Any],
-    folder: Path,
+    run: RunFolder,
     argv: Sequence[str],
     should_stop: Callable[[], bool],
     crew: Crew,
 ) -> Iterator[Event]:
-    started = datetime.now(UTC)
+    started, folder = datetime.now(UTC), run.out
     file = opened(model, crew)
     settings, source = settle(model, flags, file.metadata)
     gates = demands(settings, folder)
@@ -94,7 +97,7 @@ def _certify(
     dataset = crew.each(lambda: test_part(uri, settings), first_alone=settings.download)
     if settings.eps is None:
         yield Note(f"no eps was given: the curve over {', '.join(map(str, settings.radii))}")
-    journal = yield from _journal(RunFolder(folder), _key(subject, dataset, settings), crew)
+    journal = yield from resumed(run, run_key(subject, dataset, settings), crew)
     work = Work(crew, journal, settings.time_budget, should_stop)
     evidence = yield from examine(subject, dataset, settings, source, gates, work)
     result = conclude(evidence, gates)
@@ -104,7 +107,9 @@ def _certify(
     )
     if crew.leads:
         reports.write(described, evidence.samples, folder, page=render(described, pictures=evidence.pictures))
-        journal.remove()
+        if journal.folder is not None:
+            with suppress(EnvironmentFailure):
+                run.clear()
     yield Done(described, folder, leads=crew.leads)
 
 
@@ -238,30 +243,3 @@ def _verdicts(
             return event
         yield event
     raise AssertionError("certify ends with a Certification")
-
-
-def _key(subject: Subject, dataset: Dataset, settings: Settings) -> str:
-    """The digest of everything that a verdict depends on; gates, and how long one may look, are not among it."""
-    asked = settings.model_dump(mode="json", exclude=GATES | {"time_budget", "download", "thumbnails", "retrain"})
-    parts = {
-        "model": subject.file.digests.sha256,
-        "data": dataset.digest,
-        "settings": asked,
-        "device": device_of(settings),
-        "versions": facts.versions(),
-        "kernels": measured(subject, settings).assumptions,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _journal(run: RunFolder, key: str, crew: Crew) -> Generator[Event, None, Journal]:
-    """What the same command decided before it was stopped; what another left is cleared away by the first process."""
-    if crew.leads and run.begin_anew(key):
-        yield Note(f"{run.path} is of another model, data or settings: everything is decided afresh")
-    crew.share(None)
-    journal = Journal(run.path, rank=crew.rank)
-    if len(journal):
-        yield Note(f"going on from {run.path}, where {len(journal)} batches are decided")
-    # Nobody may write before everybody has read.
-    crew.share(None)
-    return journal

@@ -58,10 +58,12 @@ def decide(
     Raises UsageError (2) for flags about data, InputRejected (3) for what cannot be read or bounded, Contradiction (5) where
     two independent readings of the property disagree about a counterexample.
     """
+    folder = (report or places.of_property(property_file)) if keep else None
+    if folder is not None:
+        places.require_folder(folder)
     if about := sorted(ABOUT_DATA & flags.keys()):
         said = ", ".join("--" + name.replace("_", "-") for name in about)
         raise UsageError(f"a property says itself which inputs are meant; {said} cannot stand beside --property.")
-    folder = (report or places.of_property(property_file)) if keep else None
     yield from decide_read(opened(model), property_file.name, load(property_file), flags, folder=folder, argv=argv)
 
 

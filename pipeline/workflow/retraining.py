@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -22,12 +20,13 @@ from pipeline.graph.model_file import ModelFile
 from pipeline.graph.write_back import write_back
 from pipeline.preprocess import without_normalisation
 from pipeline.render import render
-from pipeline.settings import Settings, metadata_of, settle
+from pipeline.settings import Settings, settle
 from pipeline.train import Recipe
 from pipeline.workflow import accounts, facts, places
 from pipeline.workflow.certification import Evidence, conclude, examine
 from pipeline.workflow.demanded import demands
 from pipeline.workflow.events import Done, Event, Note
+from pipeline.workflow.resumption import training_key
 from pipeline.workflow.runs import Finished, RunFolder
 from pipeline.workflow.subject import Subject, device_of, need_data, open_model, opened, test_part, to_inputs
 from pipeline.workflow.training import trained_network
@@ -54,6 +53,7 @@ def retrain(
     for: see ``pipeline.errors``.
     """
     run = RunFolder(out or places.retrained(model))
+    places.require_folder(report or places.of_retraining(run.out))
     with gathered() as crew:
         crew.first(lambda: _check_target(model, run, force))
         with run.held_by(crew):
@@ -89,8 +89,10 @@ def _retrain(
     images = to_inputs(training, subject, settings)
     recipe = _recipe(subject, images, settings)
     execution = train.Execution.of(device_of(settings), settings.precision, settings.compile)
-    key = _key(subject, training, recipe, settings, execution)
+    key = training_key(subject, training, recipe, settings, execution)
     finished, begun = crew.first(lambda: _left(run, key, force))
+    if why := crew.first(lambda: run.user.why):
+        yield Note(f"no checkpoint is kept, and a run that is stopped starts anew: {why}", warning=True)
     for note in (*subject.imported.notes, *accounts.announced(subject, recipe), *train.told(recipe)):
         yield Note(note)
 
@@ -199,16 +201,21 @@ def _check_target(model: Path, run: RunFolder, force: bool) -> None:
 def _left(run: RunFolder, key: str, force: bool) -> tuple[Finished | None, bool]:
     """What the same command left when it finished, and whether it left a checkpoint; what others left makes way by force.
 
-    Raises UsageError where the file is another's.
+    Raises UsageError where the file is another's, or the folder holds what is not authenticated as this user's.
     """
+    if not force:
+        run.require_own()
+    elif run.foreign():
+        run.clear()
     finished = run.finished(key)
     if run.out.exists() and finished is None and not force and not run.begun_by(key):
         raise UsageError(
             f"{run.out} exists and this command did not finish it; name another --out, or overwrite it with --force."
         )
-    if force and finished is None:
-        run.forget_others(key)
-    return finished, run.begun_by(key) and run.checkpoint.exists()
+    begun = run.begun_by(key)
+    if force and finished is None and not begun:
+        run.clear()
+    return finished, begun and run.checkpoint.exists()
 
 
 def _written(file: ModelFile, run: RunFolder, key: str, trained: train.Finished, left: Mapping[str, str]) -> Finished:
@@ -236,15 +243,3 @@ def _recipe(subject: Subject, images: Fitted, settings: Settings) -> Recipe:
     asked = {"seed": settings.seed, **settings.retrain}
     name = asked.pop("recipe", train.DEFAULT)
     return train.recipe(str(name), input_shape=subject.sample_shape, n_train=len(images), **asked)
-
-
-def _key(subject: Subject, training: Dataset, recipe: Recipe, settings: Settings, execution: train.Execution) -> str:
-    """The digest of everything that the trained weights depend on."""
-    parts = {
-        "model": subject.file.digests.sha256,
-        "data": training.digest,
-        "recipe": recipe.model_dump(mode="json"),
-        "execution": [execution.precision, execution.channels_last],
-        **metadata_of(settings),
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

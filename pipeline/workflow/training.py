@@ -11,6 +11,7 @@ from pipeline import train
 from pipeline.crew import Crew
 from pipeline.data import Augment, Fitted, Loader
 from pipeline.errors import InputRejected
+from pipeline.seal import Seal
 from pipeline.settings import Settings
 from pipeline.train import Recipe
 from pipeline.workflow.runs import RunFolder
@@ -50,7 +51,7 @@ def trained_network(
         layout=images.layout,
     )
     aside = (torch.from_numpy(images.images[held]).to(device), torch.from_numpy(images.labels[held]).to(device))
-    crew.first(lambda: run.begin(key))
+    kept = crew.first(lambda: run.begin(key))
     assert settings.eps is not None
     events = train.train(
         subject.network,
@@ -61,7 +62,8 @@ def trained_network(
         low=images.value_range[0],
         high=images.value_range[1],
         device=device,
-        checkpoint=run.checkpoint,
+        # The first process alone reads and writes it, so that the others need no key.
+        checkpoint=train.Checkpoint(run.checkpoint, run.seal() or Seal(b"")) if kept else None,
         identity={"run": key},
         should_stop=should_stop,
         execution=execution,

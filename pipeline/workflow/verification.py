@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,13 +35,17 @@ def verify(
     data: str | None = None,
     property_file: Path | None = None,
     recheck: int | None = None,
+    seed: int | None = None,
     layout: str | None = None,
     download: bool = False,
 ) -> Iterator[Note | Progress | Findings]:
     """Check a report against itself, its model, its data, and by proving some samples again; the last event is ``Findings``.
 
-    Raises UsageError (2) for options that do not belong to the report, InputRejected (3) for what cannot be read.
+    Which samples are proved again is drawn by chance, or by ``seed``, to repeat a draw. Raises UsageError (2) for options that
+    do not belong to the report, InputRejected (3) for what cannot be read.
     """
+    if seed is not None and (recheck is None or seed < 0):
+        raise UsageError("--seed repeats a draw of --recheck, and is a whole number from 0.")
     text, raw = parse(report)
     if raw.get("kind") == "property":
         if data is not None:
@@ -69,7 +74,9 @@ def verify(
     if recheck is None or pixels is None or subject is None:
         found.skip("the proofs: --recheck N with --model and --data makes N of them again")
     else:
-        yield from prove_again(made, samples, pixels, subject, recheck, found)
+        yield from prove_again(
+            made, samples, pixels, subject, recheck, secrets.randbits(63) if seed is None else seed, found
+        )
     if any(gate.baseline for gate in result.gates):
         found.skip("the baseline that a gate compared with: `pipeline compare` reads both")
     found.skip(f"report.html and whatever else was rendered from report.json; {ALONE}")

@@ -17,14 +17,17 @@ from pipeline.report import CERTIFIED, DECIDERS, FALSIFIED, Report, Result, Samp
 from pipeline.review.findings import Findings
 from pipeline.threat import BALLS, Ball
 from pipeline.workflow import again
+from pipeline.workflow.events import Note
 from pipeline.workflow.kernels import measured
 from pipeline.workflow.subject import Subject, device_of
 
 
 def recheck(
-    made: Report, samples: Samples, pixels: np.ndarray, subject: Subject, count: int, found: Findings
-) -> Generator[Progress, None, None]:
-    """Certify some samples again, drawn by the result's own digest, by the dearest method that decided one of them.
+    made: Report, samples: Samples, pixels: np.ndarray, subject: Subject, count: int, seed: int, found: Findings
+) -> Generator[Note | Progress, None, None]:
+    """Certify some samples again, drawn by ``seed``, by the dearest method that decided one of them.
+
+    The seed is the verifier's own: whoever could foresee the draw could write a report whose false certificates it misses.
 
     Where the report states each sample's largest certified eps, that eps is proved again too.
     """
@@ -32,8 +35,8 @@ def recheck(
     if result.method.arithmetic == "none":
         found.skip("the proofs: arithmetic `none` has none")
         return
-    draw = np.random.default_rng(int(made.result_sha256[:16], 16))
-    rows = np.sort(draw.permutation(len(samples))[:count])
+    rows = np.sort(np.random.default_rng(seed).permutation(len(samples))[:count])
+    yield Note(f"{len(rows)} of {len(samples)} samples are proved again, drawn by chance; --seed {seed} draws the same")
     how, balls = _how(result, samples, rows, subject), [_ball(result, level.exact) for level in result.levels]
     events = verdicts.certify(
         subject.network, subject.predict, pixels[rows], samples.label[rows], balls, how, indices=samples.index[rows]
@@ -41,7 +44,7 @@ def recheck(
     try:
         for event in events:
             if isinstance(event, Certification):
-                what = f"{len(rows)} samples certified again by {how.method}: no verdict is contradicted"
+                what = f"{len(rows)} samples certified again by {how.method}, drawn by seed {seed}: no verdict is contradicted"
                 if found.weigh(what, _contradicted(samples, rows, event)) and samples.largest_eps is not None:
                     yield from _largest(result, samples, rows, pixels, subject, how, event, found)
             else:

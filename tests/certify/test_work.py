@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import count
 
 import numpy as np
@@ -13,10 +14,12 @@ from pipeline.certify.clock import Clock, OutOfTime
 from pipeline.certify.work import in_parts
 from pipeline.crew import Crew
 from pipeline.errors import EnvironmentFailure, Preempted
+from pipeline.seal import Seal
 from tests.climbing import climb, lively, same
 
 EPS = ("1/200", "1/40")
 NETWORK = lively()
+SEAL = Seal(bytes(32), "a run")
 
 
 def test_a_budget_of_nothing_proves_nothing_and_says_so():
@@ -76,33 +79,55 @@ def test_a_run_stopped_again_and_again_ends_like_one_that_was_not(tmp_path):
     settings = {"n": 40, "method": "crown-ibp", "largest_eps": True, "batch": 16}
     whole = climb(NETWORK, EPS, **settings)
     for _ in range(60):
-        journal = Hurried(tmp_path / "run")
+        journal = Hurried(tmp_path / "run", SEAL)
         try:
             again = climb(
                 NETWORK, EPS, work=Work(journal=journal, should_stop=lambda j=journal: j.put_ >= 4), **settings
             )
             break
         except Preempted:
-            assert len(Journal(tmp_path / "run")) == len(journal) + 4, "every try gets further"
+            assert len(Journal(tmp_path / "run", SEAL)) == len(journal) + 4, "every try gets further"
     assert len(journal) > 12, "it was stopped several times"
     assert same(whole, again)
-    journal.remove()
-    assert not (tmp_path / "run").exists()
 
 
 def test_what_cannot_be_read_back_is_computed_again(tmp_path):
     rows = np.arange(3)
-    journal = Journal(tmp_path)
+    journal = Journal(tmp_path, SEAL)
     journal.put("ibp@1/8/0", rows, {"margins": np.ones(3)})
     journal.flush()
-    assert Journal(tmp_path).get("ibp@1/8/0", rows)["margins"].tolist() == [1, 1, 1]
-    assert Journal(tmp_path).get("ibp@1/8/0", rows[:2]) is None, "another cut of the data is other work"
+    assert Journal(tmp_path, SEAL).get("ibp@1/8/0", rows)["margins"].tolist() == [1, 1, 1]
+    assert Journal(tmp_path, SEAL).get("ibp@1/8/0", rows[:2]) is None, "another cut of the data is other work"
     (part,) = tmp_path.glob("part-*.npz")
     content = bytearray(part.read_bytes())
     content[content.rindex(rows.tobytes())] ^= 1  # in the last array of the part: those before it are whole
     for damaged in (content, content[:40]):
         part.write_bytes(damaged)
-        assert Journal(tmp_path).get("ibp@1/8/0", rows) is None
+        assert Journal(tmp_path, SEAL).get("ibp@1/8/0", rows) is None
+
+
+def test_a_part_counts_for_the_run_and_under_the_name_that_it_was_written_for(tmp_path):
+    rows = np.arange(3)
+    journal = Journal(tmp_path, SEAL)
+    for key in ("ibp@1/8/0", "ibp@1/4/0"):
+        journal.put(key, rows, {"margins": np.ones(3)})
+        journal.flush()
+    first, second = sorted(tmp_path.glob("part-*.npz"))
+    assert len(Journal(tmp_path, SEAL)) == 2
+    for other in (Seal(bytes(32), "another run"), Seal(bytes([1] * 32), "a run")):
+        assert (len(found := Journal(tmp_path, other)), found.foreign) == (0, [first, second])
+    second.write_bytes(first.read_bytes())
+    assert (len(found := Journal(tmp_path, SEAL)), found.foreign) == (1, [second])
+    with second.open("wb") as file:
+        np.savez(file, **{"ibp@1/4/0:rows": rows, "ibp@1/4/0:margins": np.ones(3)})
+    assert Journal(tmp_path, SEAL).foreign == [second], "an archive without a code"
+    second.unlink()
+    second.symlink_to(first)
+    os.mkfifo(tmp_path / "part-0-000002.npz")
+    assert (len(found := Journal(tmp_path, SEAL)), len(found.foreign)) == (1, 2), (
+        "no link is followed, no pipe waited for"
+    )
+    assert len(Journal(tmp_path)) == 0, "without a key nothing is read"
 
 
 def test_every_unit_is_done_by_exactly_one_of_a_crew():

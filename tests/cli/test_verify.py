@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -245,6 +246,21 @@ def test_a_lie_that_only_a_proof_uncovers(pipeline, folder):
     code, out, _ = pipeline("verify", "model.report", *ABOUT, "--recheck", "40")
     assert code == 5
     assert f"cannot be certified again; the first is {samples.index[lie]}" in out
+    drawn = {seed: np.random.default_rng(seed).permutation(len(samples))[:3] for seed in range(100)}
+    for caught in (True, False):
+        seed = next(seed for seed, rows in drawn.items() if (lie in rows) == caught)
+        code, _, err = pipeline("verify", "model.report", *ABOUT, "--recheck", "3", "--seed", str(seed))
+        assert code == (5 if caught else 0)
+        assert f"--seed {seed}" in err
+
+
+def test_nobody_can_foresee_which_samples_are_proved_again(pipeline, folder):
+    seeds = set()
+    for _ in range(2):
+        code, _, err = pipeline("verify", "model.report", *ABOUT, "--recheck", "1")
+        assert code == 0
+        seeds.add(re.search(r"--seed (\d+)", " ".join(err.split()))[1])
+    assert len(seeds) == 2
 
 
 def test_points_outside_their_balls_and_harmless_ones_are_found(pipeline, folder):
@@ -272,6 +288,8 @@ def test_points_outside_their_balls_and_harmless_ones_are_found(pipeline, folder
         (("data.npz",), 3),
         (("model.report", "--recheck", "5"), 2),
         (("model.report", "--recheck", "0", *ABOUT), 2),
+        (("model.report", "--seed", "1"), 2),
+        (("model.report", "--recheck", "1", "--seed", "-1", *ABOUT), 2),
         (("model.report", "--property", "p.vnnlib"), 2),
         (("model.report", "--model", "absent.onnx"), 3),
         (("model.report", "--data", "npz:absent.npz"), 2),

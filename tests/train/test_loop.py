@@ -18,8 +18,9 @@ from pipeline.errors import Diverged, InputRejected, Preempted, UsageError
 from pipeline.network import Network
 from pipeline.ops import AffineBN, BatchNorm
 from pipeline.propagate.margins import MarginBounds
+from pipeline.seal import Seal
 from pipeline.threat import clipped_box
-from pipeline.train import Batch, Epoch, Finished, Started, recipe, train
+from pipeline.train import Batch, Checkpoint, Epoch, Finished, Started, recipe, train
 from pipeline.train.loop import prepare
 from pipeline.train.run import Run, shrinkage
 from tests.nets import Drawing, conv_net, mlp
@@ -125,19 +126,19 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
         taken += 1
         return taken in stops
 
-    path = tmp_path / "run" / "checkpoint.pt"
+    kept = Checkpoint(tmp_path / "run" / "checkpoint.pt", Seal(bytes(32)))
     for _ in stops:
         with pytest.raises(Preempted, match="goes on"):
-            outcome(network, checkpoint=path, should_stop=stop, settings=settings)
-    resumed, again = outcome(network, checkpoint=path, should_stop=stop, settings=settings)
+            outcome(network, checkpoint=kept, should_stop=stop, settings=settings)
+    resumed, again = outcome(network, checkpoint=kept, should_stop=stop, settings=settings)
     assert same(whole, resumed)
     assert history == again
 
 
 def test_a_finished_run_trains_nothing_more(tmp_path: Path) -> None:
-    network, path = mlp(12, 9, 4), tmp_path / "checkpoint.pt"
-    trained, history = outcome(network, checkpoint=path)
-    events = list(start(network, checkpoint=path))
+    network, kept = mlp(12, 9, 4), Checkpoint(tmp_path / "checkpoint.pt", Seal(bytes(32)))
+    trained, history = outcome(network, checkpoint=kept)
+    events = list(start(network, checkpoint=kept))
     assert [type(e) for e in events] == [Started, Finished]
     assert events[0].resumed_at == (4, 0)
     assert same(events[-1].network, trained)
@@ -145,17 +146,17 @@ def test_a_finished_run_trains_nothing_more(tmp_path: Path) -> None:
 
 
 def test_another_run_s_checkpoint_is_refused(tmp_path: Path) -> None:
-    network, path = mlp(12, 9, 4), tmp_path / "checkpoint.pt"
-    outcome(network, checkpoint=path, identity={"data": "a" * 64})
+    network, kept = mlp(12, 9, 4), Checkpoint(tmp_path / "checkpoint.pt", Seal(bytes(32)))
+    outcome(network, checkpoint=kept, identity={"data": "a" * 64})
     for changed, told in (
         ({"eps": Fraction(1, 10)}, "eps was 1/20 and is 1/10"),
         ({"settings": {"tau": 0.4}}, r"recipe\.tau"),
         ({"identity": {"data": "b" * 64}}, "data was"),
     ):
         with pytest.raises(UsageError, match=told):
-            outcome(network, checkpoint=path, **({"identity": {"data": "a" * 64}} | changed))
+            outcome(network, checkpoint=kept, **({"identity": {"data": "a" * 64}} | changed))
     with pytest.raises(UsageError, match="model was"):
-        outcome(mlp(12, 9, 4, seed=1), checkpoint=path, identity={"data": "a" * 64})
+        outcome(mlp(12, 9, 4, seed=1), checkpoint=kept, identity={"data": "a" * 64})
 
 
 def trained_form(events: Any) -> Network:

@@ -17,7 +17,8 @@ from pipeline.crew import ALONE, Crew
 from pipeline.data import Augment, Loader
 from pipeline.errors import PipelineError
 from pipeline.network import Network
-from pipeline.train import Finished, recipe, train
+from pipeline.seal import Seal
+from pipeline.train import Checkpoint, Finished, recipe, train
 from pipeline.train.loop import prepare
 from pipeline.train.run import Run
 from tests.crews import together
@@ -122,9 +123,8 @@ def run(
     left = iter(range(stop_after)) if stop_after is not None and crew.rank == crew.world - 1 else itertools.repeat(0)
     batches = Loader(x, y, batch_size=batch_size, seed=0)
     stop = {"should_stop": lambda: next(left, None) is None}
-    *_, last = train(
-        network, batches, images(network, 7), recipe=settings, eps=EPS, checkpoint=checkpoint, crew=crew, **stop
-    )
+    kept = Checkpoint(checkpoint, Seal(bytes(32)))
+    *_, last = train(network, batches, images(network, 7), recipe=settings, eps=EPS, checkpoint=kept, crew=crew, **stop)
     assert isinstance(last, Finished)
     return {"state": dict(last.network.state_dict()), "loss": [r["loss"] for r in last.history]}
 
