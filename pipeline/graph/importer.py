@@ -6,9 +6,13 @@ the file reaches the source that torch.fx generates.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -43,6 +47,7 @@ from pipeline.graph.probe import check_bombs
 from pipeline.graph.table import Unsupported, unread
 from pipeline.network import Network, Origin, Port
 
+DETECTION = ("onnx2torch.node_converters.nms", "onnx2torch.node_converters.roialign")
 _LOWERINGS = (
     *(lower_activations, lower_blocks, lower_layers, lower_norms, lower_pointwise, lower_pools, lower_reductions),
     lower_resize,
@@ -158,8 +163,9 @@ class _Onnx2Torch:
     """onnx2torch, one node at a time."""
 
     def __init__(self, normal: Normalised):
-        from onnx2torch.node_converters import get_converter
-        from onnx2torch.onnx_graph import OnnxGraph
+        with _without_detection():
+            from onnx2torch.node_converters import get_converter
+            from onnx2torch.onnx_graph import OnnxGraph
 
         self._get_converter, self._graph = get_converter, OnnxGraph(normal.model.graph)
         self._nodes = {id(n): o for n, o in zip(normal.nodes, self._graph.nodes.values(), strict=True)}
@@ -180,6 +186,23 @@ class _Onnx2Torch:
             raise Unsupported(f"onnx2torch cannot read it: {type(error).__name__}") from None
         module: nn.Module = made.torch_module
         return module
+
+
+@contextmanager
+def _without_detection() -> Iterator[None]:
+    """Import onnx2torch without its converters of NonMaxSuppression and RoiAlign, operators that no lowering reads.
+
+    They alone import torchvision, which imports torch._dynamo: two seconds of CPU and 250 MB in every command. Where
+    onnx2torch has been imported whole, it stays whole.
+    """
+    empty = {name: ModuleType(name) for name in DETECTION if name not in sys.modules}
+    sys.modules.update(empty)
+    try:
+        yield
+    finally:
+        for name, module in empty.items():
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
 
 
 def _port(normal: Normalised, value: str, name: str) -> Port:

@@ -55,13 +55,18 @@ class Drawing:
 
 def draw(paint: Callable[[Figure], None], *, key: str, title: str, description: str, height: float) -> Markup:
     """The SVG of what `paint` puts on an empty figure of WIDTH x `height` inches; the same input, the same bytes."""
+    return Markup(_inline(drawn(paint, key, height), key=key, title=title, description=description))
+
+
+def drawn(paint: Callable[[Figure], None], key: str, height: float) -> str:
+    """The SVG file of matplotlib for a figure, its identifiers derived from ``key``."""
     # matplotlib takes half a second to load; only a page needs it.
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    # Not the user's own matplotlibrc: a report looks the same everywhere.
-    settings: Any = dict(matplotlib.rcParamsDefault)
+    # Not the user's own matplotlibrc: a report looks the same everywhere. Setting the backend would load pyplot.
+    settings: Any = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
     settings.update(STYLE, **{"svg.hashsalt": key})
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
@@ -69,7 +74,7 @@ def draw(paint: Callable[[Figure], None], *, key: str, title: str, description: 
         paint(figure)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return Markup(_inline(buffer.getvalue(), key=key, title=title, description=description))
+    return buffer.getvalue()
 
 
 def _inline(text: str, *, key: str, title: str, description: str) -> str:
