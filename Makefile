@@ -12,11 +12,14 @@ LOCKED ?=
 demo: $(READY)
 	$(BIN)/pipeline demo --out demo
 
+# A worker a core; a worker that has no tests left takes over some of another's.
+PYTEST := -m pytest --numprocesses auto --dist worksteal --durations 15
+
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python $(PYTEST) -m ""
 
 # Minutes of random graphs, of hostile files, and of such as reach new code (with the extra `[fuzz]`: what did is kept in .fuzz),
 # from another seed each time; FUZZ_SECONDS=3600 for an hour in all.
@@ -40,7 +43,7 @@ test-lowest: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv venv --quiet --allow-existing .venv-lowest
 	$(BIN)/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable '.[dev]'
-	.venv-lowest/bin/python -m pytest
+	.venv-lowest/bin/python $(PYTEST)
 
 # For every platform and every Python from 3.11; no index is named in it.
 lock: $(READY)

@@ -5,20 +5,24 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pipeline.cli.main import run
 
+if TYPE_CHECKING:
+    from tests.cli.nursery import Nursery
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def here(tmp_path, monkeypatch, drawn_once):
     """An empty working folder with the digits model in it; processes started there run this tree."""
     shutil.copyfile(ROOT / "models" / "digits.onnx", tmp_path / "model.onnx")
     monkeypatch.chdir(tmp_path)
@@ -39,21 +43,30 @@ def pipeline(here, capsys):
     return call
 
 
-@pytest.fixture(params=[(signal.SIGTERM, 75), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
-def stopped(here, request):
-    """``stopped(run, *argv)`` runs a command and stops it soon after its folder ``run`` is there; it must say so and exit."""
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """Starts commands as processes at once. One for all tests: it imports everything, which takes seconds of CPU."""
     if os.name != "posix":
-        pytest.skip("signals")
+        pytest.skip("processes that fork")
+    from tests.cli.nursery import Nursery
+
+    one = Nursery(ROOT)
+    yield one
+    one.close()
+
+
+@pytest.fixture(params=[(signal.SIGTERM, 75), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
+def stopped(here, nursery, request):
+    """``stopped(begun, *argv)`` runs a command and stops it once there is a file like ``begun``; it must say so and exit."""
     number, code = request.param
 
-    def call(run: str, *argv: str) -> None:
-        command = [sys.executable, "-m", "pipeline", *argv]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        while not (here / run / "key").exists() and process.poll() is None:
-            time.sleep(0.02)
-        time.sleep(0.3)
-        process.send_signal(number)
-        _, err = process.communicate(timeout=120)
-        assert process.returncode == code, err
+    def call(begun: str, *argv: str) -> None:
+        process = nursery.start(here, *argv)
+        while not list(here.glob(begun)) and nursery.runs():
+            time.sleep(0.005)
+        with suppress(ProcessLookupError):
+            os.kill(process, number)
+        ended = nursery.end()
+        assert ended.code == code, ended.err
 
     return call

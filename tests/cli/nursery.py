@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -17,7 +18,10 @@ from pathlib import Path
 from typing import Any
 
 Pipes = tuple[tuple[int, int], tuple[int, int]]
-MODULES = ("pipeline.workflow.certification", "pipeline.workflow.retraining", "onnxruntime", "onnx2torch")
+MODULES = (
+    *("pipeline.workflow.certification", "pipeline.workflow.retraining"),
+    *("matplotlib.backends.backend_svg", "onnx2torch", "onnxruntime", "torch._dynamo"),
+)
 ROOM = 1 << 20
 """Bytes that a command may say on each of standard output and standard error."""
 
@@ -44,14 +48,14 @@ class Nursery:
         )
         assert self._answer() == "ready"
 
-    def start(self, folder: Path, *argv: str, kill_after: float | None = None, **limits: int) -> int:
+    def start(self, folder: Path, *argv: str, kill_after: float | None = None, before: str = "", **limits: int) -> int:
         """Start a command line in a folder.
 
-        After ``kill_after`` seconds SIGKILL ends it, unless it has come to its end. ``limits`` are those of ``resource``,
-        such as FSIZE in bytes.
+        After ``kill_after`` seconds SIGKILL ends it, unless it has come to its end. ``before`` is Python that the process runs
+        first. ``limits`` are those of ``resource``, such as FSIZE in bytes.
         """
         assert self._process.stdin is not None
-        order = {"folder": str(folder), "argv": argv, "kill_after": kill_after, "limits": limits}
+        order = {"folder": str(folder), "argv": argv, "kill_after": kill_after, "before": before, "limits": limits}
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         return int(self._answer())
@@ -60,10 +64,14 @@ class Nursery:
         """Wait for the command that was started."""
         return Ended(*json.loads(self._answer()))
 
-    def run(self, folder: Path, *argv: str, kill_after: float | None = None, **limits: int) -> Ended:
+    def run(self, folder: Path, *argv: str, kill_after: float | None = None, before: str = "", **limits: int) -> Ended:
         """Start a command line and wait for it."""
-        self.start(folder, *argv, kill_after=kill_after, **limits)
+        self.start(folder, *argv, kill_after=kill_after, before=before, **limits)
         return self.end()
+
+    def runs(self) -> bool:
+        """Whether the command that was started has not come to its end: then its code would be here."""
+        return not select.select([self._process.stdout], [], [], 0)[0]
 
     @property
     def bytes(self) -> int:
@@ -123,6 +131,7 @@ def _kill(child: int, after: float) -> None:
 
 def _child(order: dict[str, Any], run: Callable[[list[str]], int], pipes: Pipes) -> int:
     os.chdir(order["folder"])
+    exec(order["before"], {})
     for number, (_, end) in zip((1, 2), pipes, strict=True):
         os.dup2(end, number)
     for name, value in order["limits"].items():

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from pipeline.report import read
+from tests.cli.nursery import Nursery
 from tests.cli.test_faults import CERTIFY, COMMANDS, RETRAIN, ROOT, model_in
 
 CUDA = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
@@ -44,8 +45,12 @@ torch.cuda.set_per_process_memory_fraction({mib} * 2**20 / torch.cuda.get_device
 """
 
 
-def run(folder: Path, argv: list[str], device: str, before: str = "import sys") -> tuple[int, str]:
-    script = f"{before}\nfrom pipeline.cli.main import main\nsys.exit(main(sys.argv[1:]))"
+def run(nursery: Nursery, folder: Path, argv: list[str], device: str, before: str = "") -> tuple[int, str]:
+    """Exit code and standard error of a command, in a process in which ``before`` runs first."""
+    if device == "cpu":
+        ended = nursery.run(folder, *argv, "--device", device, before=before)
+        return ended.code, ended.err
+    script = f"import sys\n{before}\nfrom pipeline.cli.main import main\nsys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", script, *argv, "--device", device]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
@@ -56,16 +61,18 @@ def run(folder: Path, argv: list[str], device: str, before: str = "import sys") 
     ("device", "fault"), [("cpu", "told"), pytest.param("cuda", "real", marks=CUDA)], ids=["told", "real"]
 )
 @pytest.mark.parametrize(("name", "calls"), [("retrain", 15), ("certify", 1)])
-def test_a_device_that_is_gone(name: str, calls: int, device: str, fault: str, tmp_path: Path) -> None:
+def test_a_device_that_is_gone(
+    name: str, calls: int, device: str, fault: str, nursery: Nursery, tmp_path: Path
+) -> None:
     argv, report = COMMANDS[name]
     folder = model_in(tmp_path)
-    code, err = run(folder, argv, device, AFTER.format(where=WHERE[name], calls=calls, fault=FAULTS[fault]))
+    code, err = run(nursery, folder, argv, device, AFTER.format(where=WHERE[name], calls=calls, fault=FAULTS[fault]))
     assert code == 74, err
     assert "the device failed" in err
     assert "Traceback" not in err
     assert not (folder / report / "report.json").exists()
     assert not (folder / "model.certified.onnx").exists()
-    code, err = run(folder, argv, device)
+    code, err = run(nursery, folder, argv, device)
     assert code == 0, err
     if name == "retrain":
         assert "going on from the checkpoint" in err
@@ -73,19 +80,19 @@ def test_a_device_that_is_gone(name: str, calls: int, device: str, fault: str, t
 
 
 @pytest.mark.parametrize("mib", [pytest.param(n, marks=CUDA) for n in (256, 64)])
-def test_where_a_batch_does_not_fit_its_halves_are_certified(mib: int, tmp_path: Path) -> None:
+def test_where_a_batch_does_not_fit_its_halves_are_certified(mib: int, nursery: Nursery, tmp_path: Path) -> None:
     argv = [*CERTIFY, "--method", "crown"]
-    code, err = run(model_in(tmp_path), argv, "cuda")
+    code, err = run(nursery, model_in(tmp_path), argv, "cuda")
     assert code == 0, err
     whole = read(tmp_path / "model.report").result.levels
-    code, err = run(tmp_path, [*argv, "--report", "other.report"], "cuda", LITTLE.format(mib=mib))
+    code, err = run(nursery, tmp_path, [*argv, "--report", "other.report"], "cuda", LITTLE.format(mib=mib))
     assert code == 0, err
     assert read(tmp_path / "other.report").result.levels == whole
 
 
 @pytest.mark.parametrize("argv", [pytest.param(c, marks=CUDA, id=c[0]) for c in (RETRAIN, CERTIFY)])
-def test_a_device_with_too_little_memory_is_said(argv: list[str], tmp_path: Path) -> None:
-    code, err = run(model_in(tmp_path), argv, "cuda", LITTLE.format(mib=2))
+def test_a_device_with_too_little_memory_is_said(argv: list[str], nursery: Nursery, tmp_path: Path) -> None:
+    code, err = run(nursery, model_in(tmp_path), argv, "cuda", LITTLE.format(mib=2))
     assert code == 74, err
     assert "too little memory" in err
-    assert run(tmp_path, argv, "cuda")[0] == 0
+    assert run(nursery, tmp_path, argv, "cuda")[0] == 0

@@ -54,13 +54,6 @@ KILLS = [pytest.param(5, id="5 kills"), pytest.param(100, id="100 kills", marks=
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    one = Nursery(ROOT)
-    yield one
-    one.close()
-
-
-@pytest.fixture(scope="module")
 def undisturbed(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str | None, float]]:
     """Of each command: the digest of its result, that of the file it writes, and the seconds it takes."""
     found = {}
