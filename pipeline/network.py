@@ -33,6 +33,9 @@ class Origin:
     op_type: str
     name: str
     output: str
+    axes: tuple[tuple[int, ...], ...] | None = None
+    """How the file lays ``output`` out, each of its axes as a product of the node's; None as the node does. Of a node on the way
+    to ``output``, which no value of the file is, empty."""
 
 
 @dataclass(frozen=True)

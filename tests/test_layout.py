@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "train": {"seal", "crew", "spread", *WALKS},
     "preprocess": {"errors", "ops", "network"},
     "settings": {"errors", "limits", "arithmetic", "threat", "certify"},
-    "graph": {"errors", "limits", "ops", "network"},
+    "graph": {"errors", "limits", "bounds", "arithmetic", "ops", "network", "rules"},
     "data": {"errors", "limits"},
     "report": {"errors", "atomic", "limits"},
     "gates": {"errors", "report"},

@@ -109,13 +109,11 @@ def _judged(written: Path, network: Network) -> tuple[ModelFile, Parity]:
         file = model_file.read(written)
         single = len(network.outputs) == 1
         importer.load(file, output=network.outputs[0].name if single else None)
-        measured = parity.compare(runtime.session(file), network, parity.points(network))
+        measured = parity.compare(runtime.session(file), file.model, network, parity.points(network))
     except InputRejected as error:
         raise Contradiction(f"A written file must import again; it does not: {shown(str(error), 500)}") from None
     if not measured.holds:
         raise Contradiction(
-            "A written file must compute what the trained network computes; the largest difference is"
-            f" {measured.max_abs_difference:.3g} on outputs up to {measured.scale:.3g}, with"
-            f" {measured.argmax_disagreements} different decisions at {measured.points} points. Nothing was written."
+            f"A written file must compute what the trained network computes; {measured.difference}. Nothing was written."
         )
     return file, measured

@@ -88,8 +88,7 @@ def load(file: ModelFile, *, output: str | None = None, real_inputs: np.ndarray 
     fixed = _attempt(file, session, normalise(model, output=output, free_batch=False), output, real_inputs)
     if isinstance(fixed, Exception):
         raise fixed
-    xs = parity.points(fixed.network, real_inputs)
-    parity.require(session, model, fixed.network, xs, fixed.parity)
+    parity.require(fixed.parity)
     return fixed
 
 
@@ -101,7 +100,9 @@ def _attempt(
     with torch.random.fork_rng(devices=[]):
         network = convert(normal, file.model, output)
     try:
-        measured = parity.compare(session, network, parity.points(network, real))
+        measured = parity.compare(session, file.model, network, parity.points(network, real))
+    except InputRejected as error:
+        return error
     except (RuntimeError, ValueError, IndexError) as error:
         if out_of_memory(error):
             raise

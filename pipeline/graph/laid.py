@@ -152,6 +152,8 @@ class Rewriting:
         """What a node gives, as the file has it where the batch is in front again."""
         if laid.axes[0] != (BATCH,):
             self.laid[node.output] = laid
+            if laid.name in self.draft.origins and any(laid.name == made.output for made in self.made):
+                self.draft.origins[laid.name] = replace(self.draft.origins[laid.name], axes=laid.axes)
             return
         name = self.settle(laid, node).name
         if self.made and self.made[-1].output == name:
@@ -167,7 +169,7 @@ class Rewriting:
         draft.shapes[name] = (len(self.shapes), *sizes)  # the first probe has two samples, or one
         draft.dtypes[name] = draft.dtypes.get(node.output, np.dtype(np.float32))
         if node.output in draft.origins:
-            draft.origins[name] = draft.origins[node.output]
+            draft.origins[name] = replace(draft.origins[node.output], axes=())
         self.made.append(Node(op_type, inputs, [name], Attributes(attributes), domain))
         return name
 

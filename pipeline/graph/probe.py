@@ -7,7 +7,7 @@ not changing, or by how they change, from probe to probe.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,13 +74,13 @@ def probe(model: onnx.ModelProto) -> Probes:
     raise reason
 
 
-def exposed(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with every computed value among its outputs."""
+def exposed(model: onnx.ModelProto, names: Iterable[str] | None = None) -> onnx.ModelProto:
+    """The model with every computed value, or those of some names, among its outputs."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     have = {o.name for o in copy.graph.output}
-    names = dict.fromkeys(v for n in copy.graph.node for v in n.output if v and v not in have)
-    copy.graph.output.extend(onnx.ValueInfoProto(name=v) for v in names)
+    wanted = dict.fromkeys(v for n in copy.graph.node for v in n.output) if names is None else dict.fromkeys(names)
+    copy.graph.output.extend(onnx.ValueInfoProto(name=v) for v in wanted if v and v not in have)
     return copy
 
 

@@ -61,7 +61,7 @@ def open_for(file: ModelFile, settings: Settings, question: Property) -> Subject
             )
     session = runtime.session(file, provider=settings.provider)
     points = _points(network, question)
-    parity.require(session, file.model, network, points, parity.compare(session, network, points))
+    parity.require(parity.compare(session, file.model, network, points))
     subject = Subject(file, imported, network, session, None, tuple(xs[0].shape[1:]), question.outputs)
     refuse_unpromised(subject, settings)
     return subject

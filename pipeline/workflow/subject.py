@@ -53,8 +53,8 @@ class Subject:
         """Parity at real samples beside the random points. Raises InputRejected (3) where it does not hold."""
         real = self.normalise(images) if self.normalise else images
         xs = parity.points(self.imported.network, real)
-        measured = parity.compare(self.session, self.imported.network, xs)
-        parity.require(self.session, self.file.model, self.imported.network, xs, measured)
+        measured = parity.compare(self.session, self.file.model, self.imported.network, xs)
+        parity.require(measured)
         return measured
 
     def often_wrong(self, images: Pixels, labels: np.ndarray) -> str | None:
