@@ -27,7 +27,7 @@ from pipeline.errors import InputRejected, out_of_memory
 from pipeline.graph import runtime
 from pipeline.graph.correspondence import Mismatch, in_layout_of, value_of
 from pipeline.graph.probe import exposed
-from pipeline.graph.tolerance import TOLERANCE, Tolerated, Value, loosened
+from pipeline.graph.tolerance import LOOSE, TOLERANCE, Tolerated, Value, loosened
 from pipeline.network import Network, Step
 from pipeline.rules import rule_for
 from pipeline.rules.weights import Facts, remembering
@@ -182,7 +182,9 @@ class NodeByNode:
             ) from None
 
     def _plain(self, step: Step, args: Sequence[Value], seen: Agreement) -> Value:
-        """The operator without a rule: exact where it decides or counts, with a tolerance where it computes."""
+        """The operator without a rule: exact where it decides or counts, where it computes with a tolerance of the magnitudes
+        that it works on. Nothing is certified through it.
+        """
         spread = any(isinstance(a, Interval) and bool((a.radius > 0).any()) for a in args)
         points = [a.center if isinstance(a, Interval) else a for a in args]
         made = step.op(*points)
@@ -194,8 +196,15 @@ class NodeByNode:
         seen.tolerated.add(step.name)
         size = made.abs()
         with contextlib.suppress(RuntimeError):
-            size = torch.fmax(size, step.op(*(p.abs() if p.is_floating_point() else p for p in points)).abs())
-        return Interval(made, size * TOLERANCE + 4 * TINY32)
+            size = torch.fmax(size, _positive(step.op, points))
+        return Interval(made, size * LOOSE + 4 * TINY32)
+
+
+def _positive(op: nn.Module, points: Sequence[Tensor]) -> Tensor:
+    """The operator with everything in it, and all that it reads, by magnitude: of a sum of products what its terms amount to."""
+    held = {n: v.abs() for n, v in (*op.named_parameters(), *op.named_buffers()) if v.is_floating_point()}
+    made: Tensor = torch.func.functional_call(op, held, tuple(p.abs() if p.is_floating_point() else p for p in points))
+    return made.abs()
 
 
 def _entered(x: np.ndarray) -> Value:

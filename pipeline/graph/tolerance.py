@@ -11,6 +11,8 @@ from pipeline.bounds import Interval
 from pipeline.graph.kernels import OPERATORS
 
 TOLERANCE = 2.0**-18
+LOOSE = 2.0**-13
+"""Where an operator has no rule, so that nothing is certified through it."""
 Value = Interval | Tensor
 """A box of what varies continuously; whole numbers, truth values and constants as they are."""
 
