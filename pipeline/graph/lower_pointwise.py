@@ -91,7 +91,13 @@ def _gelu(item: Item) -> fx.Node:
     return item.build.emit(nn.GELU(approximate=item.attribute("approximate").decode()), item.arg())
 
 
-@operator("Celu", "Elu", "LeakyRelu", reads=["alpha"], pointwise=True)
+@operator("LeakyRelu", reads=["alpha"], pointwise=True)
+def _leaky_relu(item: Item) -> fx.Node:
+    """With the float32 slope that a runtime has: 0.01, the default, is none."""
+    return item.build.emit(nn.LeakyReLU(float(np.float32(item.attribute("alpha")))), item.arg())
+
+
+@operator("Celu", "Elu", reads=["alpha"], pointwise=True)
 @operator("HardSwish", "Selu", "Softplus", pointwise=True)
 def _activation(item: Item) -> fx.Node:
     """What onnx2torch makes of it is a module of torch.nn that holds nothing of the file but its settings."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.arithmetic import TINY32, Outward
 from pipeline.bounds import Interval
