@@ -205,7 +205,7 @@ def _difference(a: np.ndarray, b: np.ndarray) -> float:
 
 def _flips(a: np.ndarray, b: np.ndarray, limit: float) -> bool:
     """Whether the argmax differs where the top two of ``a`` are further apart than ``limit``."""
-    if a.shape != b.shape or a.ndim == 0 or a.shape[-1] < 2 or a.dtype.kind != "f":
+    if a.shape != b.shape or a.ndim == 0 or a.shape[-1] < 2 or a.dtype.kind != "f" or not np.isfinite(a).all():
         return False
     top = np.sort(a, axis=-1)[..., -2:]
     return bool(((top[..., 1] - top[..., 0] > limit) & (a.argmax(-1) != b.argmax(-1))).any())
