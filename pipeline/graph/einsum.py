@@ -40,6 +40,7 @@ def _product(draft: Draft, node: Node) -> list[Node]:
     if order != list(out):
         nodes[-1].outputs = [draft.fresh()]
         draft.dtypes[nodes[-1].output] = draft.dtypes[node.output]
+        draft.shapes[nodes[-1].output] = tuple(draft.shapes[node.output][out.index(label)] for label in order)
         perm = Attributes({"perm": [order.index(i) for i in out]})
         nodes.append(Node("Transpose", [nodes[-1].output], list(node.outputs), perm))
     return nodes

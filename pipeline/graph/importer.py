@@ -22,6 +22,7 @@ from torch import nn
 
 from pipeline.errors import InputRejected, out_of_memory
 from pipeline.graph import (
+    batch_rules,
     freeze,
     lower_activations,
     lower_blocks,
@@ -52,7 +53,8 @@ _LOWERINGS = (
     *(lower_activations, lower_blocks, lower_layers, lower_norms, lower_pointwise, lower_pools, lower_reductions),
     lower_resize,
     lower_shapes,
-)  # importing them enters what they lower
+    batch_rules,
+)  # importing them enters what they lower, and where samples stand behind it
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ def _attempt(
     with torch.random.fork_rng(devices=[]):
         network = convert(normal, file.model, output)
     try:
+        for traced in normal.traced:
+            traced.require()
         measured = parity.compare(session, file.model, network, parity.points(network, real))
     except InputRejected as error:
         return error

@@ -79,10 +79,17 @@ def _plus(draft: Draft, node: Node, nodes: list[Node], product: str, c: str, bet
 
 
 def _emit(draft: Draft, nodes: list[Node], op_type: str, inputs: list[str], attributes: dict | None = None) -> str:
-    name = draft.fresh()
+    name, shapes = draft.fresh(), [draft.shapes.get(v) for v in inputs]
     nodes.append(Node(op_type, inputs, [name], Attributes(attributes)))
     draft.dtypes[name] = draft.dtypes.get(inputs[0], np.dtype(np.float32))
+    if None not in shapes:
+        draft.shapes[name] = _shape(op_type, *(s for s in shapes if s is not None))
     return name
+
+
+def _shape(op_type: str, a: tuple[int, ...], b: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """What a part of a Gemm makes of matrices; of the Gemm that is left the second operand is transposed."""
+    return {"Transpose": a[::-1], "MatMul": (*a[:-1], *b[-1:]), "Gemm": (*a[:-1], *b[:1])}.get(op_type, a)
 
 
 def _matmul(draft: Draft, node: Node) -> Node:

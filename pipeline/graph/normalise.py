@@ -15,11 +15,14 @@ import onnx
 
 from pipeline.errors import UsageError
 from pipeline.graph import batch, einsum, linear, resize
+from pipeline.graph.batch_axis import Tracing
 from pipeline.graph.batch_first import batch_first
 from pipeline.graph.draft import Draft, Node, Source, drafted, filled
 from pipeline.graph.forms import newest
 from pipeline.graph.names import listed, neutralise, shown
+from pipeline.graph.place import Place
 from pipeline.graph.probe import Probes, dependence, probe
+from pipeline.graph.table import TABLE
 from pipeline.network import Origin
 
 
@@ -45,6 +48,8 @@ class Normalised:
     free_sizes: bool
     """Whether free dimensions other than the batch may vary."""
     notes: tuple[str, ...]
+    traced: tuple[Tracing, ...] = ()
+    """Where samples stand in the file's graph, where it takes any number of them, and in this one, where it does."""
 
 
 def normalise(model: onnx.ModelProto, *, output: str | None = None, free_batch: bool = True) -> Normalised:
@@ -66,8 +71,11 @@ def normalise(model: onnx.ModelProto, *, output: str | None = None, free_batch: 
     draft.shapes.update({n: tuple(np.shape(v)) for n, v in first.items()})
     draft.dtypes.update({n: np.asarray(v).dtype for n, v in first.items()})
     kinds = dict(dependence(neutral))
-    fold(draft, kinds, probes)
+    samples = Tracing(draft, probes.values) if probes.free and not probes.sizes else None
+    fold(draft, kinds, probes, samples)
     own = newest(draft)
+    if samples is not None:
+        samples.require(lambda op_type: op_type not in TABLE)
     drop(draft)
     explicit_pads(draft)
     freed = probes.free or (free_batch and batch.baked(draft))
@@ -78,6 +86,7 @@ def normalise(model: onnx.ModelProto, *, output: str | None = None, free_batch: 
     linear.canonical(draft)
     batch_first(draft, probes, kinds)
     draft.prune()
+    traced = [samples, Tracing(draft, normal=True) if freed and not probes.sizes else None]
     return Normalised(
         model=draft.model(),
         nodes=tuple(draft.nodes),
@@ -91,14 +100,15 @@ def normalise(model: onnx.ModelProto, *, output: str | None = None, free_batch: 
         free_batch=freed,
         free_sizes=probes.sizes,
         notes=tuple(draft.notes),
+        traced=tuple(t for t in traced if t is not None),
     )
 
 
-def fold(draft: Draft, kinds: Mapping[str, str], probes: Probes) -> None:
+def fold(draft: Draft, kinds: Mapping[str, str], probes: Probes, samples: Tracing | None) -> None:
     """Values that do not depend on the data become constants: read off the probes.
 
-    A value that follows the batch is kept where batch 1 broadcasts to any other; a Reshape or Expand to a computed shape gets
-    the shape in ``0`` and ``-1`` terms.
+    Which these are for every batch size ``samples`` says; without it, the probes alone. A value that follows the batch is kept
+    where batch 1 broadcasts to any other; a Reshape or Expand to a computed shape gets the shape in ``0`` and ``-1`` terms.
     """
     producers = draft.producers()
     # What comes from one initialiser by the same steps is one constant, so that tied weights stay tied.
@@ -108,14 +118,14 @@ def fold(draft: Draft, kinds: Mapping[str, str], probes: Probes) -> None:
         if kind == "data" or name in draft.constants:
             continue
         seen = [np.asarray(v[name]) for v in probes.values if name in v]
-        if kind == "constant" or all(_same(s, seen[0]) for s in seen):
+        if (samples is None or name in samples.constant) and all(_same(s, seen[0]) for s in seen):
             draft.constants[name] = seen[0]
             node = producers.get(name)
             draft.sources[name] = _folded(draft, node, seen[0]) if node is not None else Source(None)
             source = draft.sources[name]
             if source.initializer is not None:
                 tied[name] = same.setdefault((source.initializer, source.steps), name)
-        elif (single := _one_sample(seen)) is not None:
+        elif (samples is None or _alike(samples, name)) and (single := _one_sample(seen)) is not None:
             draft.constants[name] = single
             draft.sources[name] = Source(None, reason="computed from the batch size")
             draft.shapes[name] = tuple(single.shape)
@@ -135,6 +145,11 @@ def fold(draft: Draft, kinds: Mapping[str, str], probes: Probes) -> None:
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
     return a.shape == b.shape and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+
+
+def _alike(samples: Tracing, name: str) -> bool:
+    """Whether every sample has the same row of a value."""
+    return name in samples.sized and samples.sized[name].alike and samples.sized[name].place == Place(0)
 
 
 def _one_sample(seen: list[np.ndarray]) -> np.ndarray | None:
