@@ -9,16 +9,17 @@ import tomllib
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.arithmetic import Mode
 from pipeline.certify import Choice
 from pipeline.errors import UsageError
 from pipeline.limits import NAMES as LIMITS
 from pipeline.limits import Limits
-from pipeline.threat import exact, parse_eps
+from pipeline.numbers import BLANK, exact, real, whole
+from pipeline.threat import parse_eps
 
 CURVE = tuple(Fraction(k) / 255 for k in (Fraction(1, 2), 1, 2, 4, 8, 16))
 CURVE_SAMPLES = 200
@@ -27,7 +28,26 @@ FITTING = ("range", "mean", "std", "layout")
 """How data become inputs."""
 SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 BYTES = {"": 2.0**20, "mb": 2.0**20, "gb": 2.0**30}
-AMOUNT = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*([a-z]*)")
+AMOUNT = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) *([a-z]*)")
+
+
+def _whole(value: Any) -> Any:
+    found = whole(value) if isinstance(value, str) else value
+    if found is None or isinstance(value, bool) or (isinstance(found, int) and abs(found) >= 10**18):
+        raise ValueError("a whole number is written in at most 18 of the digits 0 to 9")
+    return found
+
+
+def _real(value: Any) -> Any:
+    found = real(value) if isinstance(value, str) else value
+    if found is None or isinstance(value, bool):
+        raise ValueError("a number is written like 0.1 or 1e-3, in digits 0 to 9")
+    return found
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Real = Annotated[float, BeforeValidator(_real), Field(allow_inf_nan=False)]
+MANY = 10**9
 
 
 class Settings(BaseModel):
@@ -43,22 +63,22 @@ class Settings(BaseModel):
     test_data: str | None = None
     norm: Literal["linf", "l2"] = "linf"
     eps: tuple[Fraction, ...] | None = None
-    range: tuple[float, float] | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    range: tuple[Real, Real] | None = None
+    mean: tuple[Real, ...] | None = None
+    std: tuple[Real, ...] | None = None
     layout: Literal["NCHW", "NHWC"] | None = None
-    label_offset: int = 0
+    label_offset: Whole = Field(0, ge=-MANY, le=MANY)
     output: str | None = None
-    max_samples: int | None = Field(None, ge=1)
-    seed: int = Field(0, ge=0)
+    max_samples: Whole | None = Field(None, ge=1)
+    seed: Whole = Field(0, ge=0)
     arithmetic: Mode = "float32-any-order"
     method: Choice = "auto"
     time_budget: float | None = Field(None, ge=0)
     memory_budget: int | None = Field(None, ge=1 << 20)
     largest_eps: bool = False
     attack: bool = True
-    attack_steps: int = Field(10, ge=1)
-    restarts: int = Field(1, ge=1)
+    attack_steps: Whole = Field(10, ge=1)
+    restarts: Whole = Field(1, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     provider: Literal["cpu", "cuda"] = "cpu"
     precision: Literal["fp32", "tf32", "bf16"] | None = None
@@ -120,7 +140,7 @@ class Settings(BaseModel):
     @field_validator("range", "mean", "std", mode="before")
     @classmethod
     def _numbers(cls, value: Any) -> Any:
-        return [float(v) for v in value.split(",")] if isinstance(value, str) else value
+        return value.split(",") if isinstance(value, str) else value
 
     @field_validator("fail_under", "max_regression", mode="before")
     @classmethod
@@ -147,7 +167,7 @@ def amount(value: Any, units: Mapping[str, float], example: str) -> Any:
     """A number with a unit, in the smallest one's measure; numbers that are none already are left to the field."""
     if value is None or isinstance(value, bool):
         return value
-    match = AMOUNT.fullmatch(str(value).strip().lower())
+    match = AMOUNT.fullmatch(str(value).strip(BLANK).lower())
     if match is None or match[2] not in units:
         raise UsageError(f"a budget is written like {example}; received {str(value)[:40]!r}.")
     return float(match[1]) * units[match[2]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,19 +15,7 @@ from torch import Tensor
 from pipeline.arithmetic import Rounding
 from pipeline.bounds import Interval, LinearForm
 from pipeline.errors import UsageError
-
-# Few digits, and an exponent of two: the exact fraction of "1e999999999" would take hours to write down.
-_NUMBER = re.compile(r"[-+]?(?:\d{1,20}(?:\.\d{0,30})?|\.\d{1,30})(?:[eE][-+]?\d{1,2})?", re.ASCII)
-
-
-def exact(text: str) -> Fraction | None:
-    """``"8/255"``, ``"0.1"`` or ``"1e-3"`` as an exact fraction; None for anything else, however long."""
-    numerator, slash, denominator = text[:200].strip().partition("/")
-    parts = (numerator.strip(), denominator.strip() if slash else "1")
-    if len(text) > 200 or not all(map(_NUMBER.fullmatch, parts)):
-        return None
-    top, bottom = map(Fraction, parts)
-    return top / bottom if bottom else None
+from pipeline.numbers import exact
 
 
 def parse_eps(text: str) -> Fraction:

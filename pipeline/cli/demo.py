@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from pipeline.cli.ending import Ending
+from pipeline.cli.numbers import WHOLE
 
 
 @click.command("demo")
@@ -15,7 +16,7 @@ from pipeline.cli.ending import Ending
     "--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder for everything."
 )
 @click.option("--eps", default="0.1", show_default=True, metavar="E", help="Radius as a fraction of the pixel range.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=WHOLE, default=0, show_default=True)
 @click.pass_obj
 def command(ending: Ending, out: Path, eps: str, seed: int) -> int:
     """Certify the embedded digits classifier, retrain it, certify what was written: the whole product in a minute.

@@ -6,10 +6,12 @@ from typing import Any
 
 import click
 
+from pipeline.cli.numbers import WHOLE
+
 
 @click.command("doctor")
 @click.option("--measure-kernels", "measuring", is_flag=True, help="Measure activation kernels and store their errors.")
-@click.option("--sample", type=int, metavar="N", help="Try N inputs only, for a look; nothing is stored.")
+@click.option("--sample", type=WHOLE, metavar="N", help="Try N inputs only, for a look; nothing is stored.")
 @click.argument("operators", nargs=-1, metavar="[OP]...")
 def command(measuring: bool, sample: int | None, operators: tuple[str, ...]) -> int:
     """Show what this machine can promise, or measure the kernels of activations OP (Sigmoid, Tanh, Exp, Erf if none).

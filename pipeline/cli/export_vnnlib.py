@@ -6,10 +6,12 @@ from pathlib import Path
 
 import click
 
+from pipeline.cli.numbers import WHOLE
+
 
 @click.command("export-vnnlib")
 @click.argument("report", type=click.Path(path_type=Path))
-@click.option("--index", type=int, required=True, metavar="N", help="Which sample, as the report counts them.")
+@click.option("--index", type=WHOLE, required=True, metavar="N", help="Which sample, as the report counts them.")
 @click.option("--eps", metavar="E", help="Which of the report's radii, where it has several.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Where to.  [standard output]")
 @click.option("--data", metavar="URI", help="The data, where they have moved since.")

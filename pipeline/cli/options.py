@@ -10,6 +10,7 @@ import click
 
 from pipeline.arithmetic import MODES
 from pipeline.certify import CHOICES
+from pipeline.cli.numbers import WHOLE, Whole
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,7 +36,7 @@ data_options = _apply(
     click.option("--std", metavar="S[,S...]", help="Standard deviation divided by outside the graph."),
     click.option("--range", metavar="LOW,HIGH", help="Valid range of a pixel; eps is a fraction of it.  [0,1]"),
     click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Axis order, where shapes leave it open."),
-    click.option("--label-offset", type=int, help="Added to every label, such as -1 for labels from 1."),
+    click.option("--label-offset", type=WHOLE, help="Added to every label, such as -1 for labels from 1."),
     click.option("--download", is_flag=True, default=None, help="Allow torchvision: and hf: data to be downloaded."),
 )
 
@@ -64,10 +65,10 @@ proof_options = _apply(
     click.option("--memory-budget", metavar="SIZE", help="For one batch of bounds, such as 800MB or 4GB.  [1GB]"),
     click.option("--arithmetic", type=click.Choice(MODES), help="Whose arithmetic is certified.  [float32-any-order]"),
     click.option("--no-attack", is_flag=True, default=None, help="Skip the attack; attacked accuracy is then absent."),
-    click.option("--attack-steps", type=int, metavar="N", help="Steps of PGD.  [10]"),
-    click.option("--restarts", type=int, metavar="N", help="Random starts of PGD.  [1]"),
-    click.option("--max-samples", type=int, metavar="N", help="Certify N samples drawn by --seed."),
-    click.option("--seed", type=int, metavar="N", help="Of every random choice.  [0]"),
+    click.option("--attack-steps", type=WHOLE, metavar="N", help="Steps of PGD.  [10]"),
+    click.option("--restarts", type=WHOLE, metavar="N", help="Random starts of PGD.  [1]"),
+    click.option("--max-samples", type=WHOLE, metavar="N", help="Certify N samples drawn by --seed."),
+    click.option("--seed", type=WHOLE, metavar="N", help="Of every random choice.  [0]"),
     click.option("--output", metavar="NAME", help="Which output holds the logits, where the file has several."),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where bounds and training run.  [auto]"),
     click.option("--provider", type=click.Choice(["cpu", "cuda"]), help="Where ONNX Runtime runs the file.  [cpu]"),
@@ -111,7 +112,7 @@ gate_options = _apply(
 
 devices_option = click.option(
     "--devices",
-    type=click.IntRange(1),
+    type=Whole(1),
     default=1,
     metavar="N",
     help="Work in N processes, on a GPU each, or on the CPU's cores.  [1]",

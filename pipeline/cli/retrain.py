@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from pipeline.cli.ending import Ending
+from pipeline.cli.numbers import REAL, WHOLE
 from pipeline.cli.options import (
     data_options,
     devices_option,
@@ -78,11 +79,11 @@ RECIPE = (
     help="Write every setting of the recipe to FILE, to be edited and read back as pipeline.toml, and train nothing.",
 )
 @time_budget("training", "a checkpoint is left (exit 75), and the same command goes on.")
-@click.option("--epochs", type=int, metavar="N", help="The ramp of eps and the decays keep their share of the run.")
-@click.option("--batch-size", type=int, metavar="N")
-@click.option("--learning-rate", type=float, metavar="LR")
-@click.option("--warmup-start", type=int, metavar="EPOCH", help="The epoch in which eps leaves zero.")
-@click.option("--warmup-length", type=int, metavar="EPOCHS", help="Epochs in which eps grows to its full value.")
+@click.option("--epochs", type=WHOLE, metavar="N", help="The ramp of eps and the decays keep their share of the run.")
+@click.option("--batch-size", type=WHOLE, metavar="N")
+@click.option("--learning-rate", type=REAL, metavar="LR")
+@click.option("--warmup-start", type=WHOLE, metavar="EPOCH", help="The epoch in which eps leaves zero.")
+@click.option("--warmup-length", type=WHOLE, metavar="EPOCHS", help="Epochs in which eps grows to its full value.")
 @click.option(
     "--init", type=click.Choice(["reinit", "keep"]), help="Draw weights anew, or start from the given.  [reinit]"
 )
@@ -95,28 +96,28 @@ RECIPE = (
 @click.option("--full-bn/--no-full-bn", default=None, help="Idea 2: BatchNorm after every hidden layer.")
 @click.option("--tightness/--no-tightness", default=None, help="Idea 3, first regulariser.")
 @click.option("--balance/--no-balance", default=None, help="Idea 3, second regulariser.")
-@click.option("--reg-weight", type=float, metavar="LAMBDA", help="Weight of the regularisers at the start of the ramp.")
-@click.option("--crop", type=int, metavar="PIXELS", help="Random shifts in training.")
+@click.option("--reg-weight", type=REAL, metavar="LAMBDA", help="Weight of the regularisers at the start of the ramp.")
+@click.option("--crop", type=WHOLE, metavar="PIXELS", help="Random shifts in training.")
 @click.option("--flip/--no-flip", default=None, help="Random horizontal flips in training.")
-@click.option("--held-out", type=float, metavar="SHARE", help="Of the training data, to show progress on.  [0.1]")
+@click.option("--held-out", type=REAL, metavar="SHARE", help="Of the training data, to show progress on.  [0.1]")
 @click.option(
     "--select",
     type=click.Choice(["final", "held-out"]),
     help="Deliver the last weights, or those that certify most of the held-out part once eps is whole.  [final]",
 )
 @click.option("--optimiser", type=click.Choice(["adam", "adamw"]))
-@click.option("--weight-decay", type=float, metavar="W")
-@click.option("--l1", type=float, metavar="W", help="Weight of the sum of absolute weights.")
-@click.option("--ema", type=float, metavar="DECAY", help="Deliver a running mean of the weights, such as 0.999.")
+@click.option("--weight-decay", type=REAL, metavar="W")
+@click.option("--l1", type=REAL, metavar="W", help="Weight of the sum of absolute weights.")
+@click.option("--ema", type=REAL, metavar="DECAY", help="Deliver a running mean of the weights, such as 0.999.")
 @click.option("--population-bn/--no-population-bn", default=None, help="Take statistics anew when training ends.")
 @click.option("--loss", metavar="NAME", help="The robust loss: ibp, crown-ibp, mtl-ibp or pgd.  [the recipe's]")
-@click.option("--alpha", type=float, metavar="SHARE", help="Of the bounds in mtl-ibp; the rest is an attack's.  [0.5]")
-@click.option("--natural-start", type=float, metavar="SHARE", help="Of the natural loss where eps leaves zero.")
-@click.option("--natural-end", type=float, metavar="SHARE", help="Of the natural loss at the full eps.")
-@click.option("--adversary-steps", type=int, metavar="N", help="Steps of the attack that is trained on.")
-@click.option("--adversary-step", type=float, metavar="LENGTH", help="Of each, in half widths of the box.")
+@click.option("--alpha", type=REAL, metavar="SHARE", help="Of the bounds in mtl-ibp; the rest is an attack's.  [0.5]")
+@click.option("--natural-start", type=REAL, metavar="SHARE", help="Of the natural loss where eps leaves zero.")
+@click.option("--natural-end", type=REAL, metavar="SHARE", help="Of the natural loss at the full eps.")
+@click.option("--adversary-steps", type=WHOLE, metavar="N", help="Steps of the attack that is trained on.")
+@click.option("--adversary-step", type=REAL, metavar="LENGTH", help="Of each, in half widths of the box.")
 @click.option(
-    "--micro-batch", type=int, metavar="N", help="Samples whose bounds fit at once; the gradient stays the batch's."
+    "--micro-batch", type=WHOLE, metavar="N", help="Samples whose bounds fit at once; the gradient stays the batch's."
 )
 @click.option(
     "--precision",

@@ -9,13 +9,17 @@ from typing import Any
 
 import click
 
+from pipeline.cli.numbers import WHOLE
+
 
 @click.command("verify")
 @click.argument("report", type=click.Path(path_type=Path))
 @click.option("--model", type=click.Path(path_type=Path), metavar="FILE", help="The model that was certified.")
 @click.option("--data", metavar="URI", help="The data that it was certified on.")
-@click.option("--recheck", type=int, metavar="N", help="Make N proofs again; takes --model, and --data or --property.")
-@click.option("--seed", type=int, metavar="N", help="Draw the samples of an earlier --recheck again.  [by chance]")
+@click.option(
+    "--recheck", type=WHOLE, metavar="N", help="Make N proofs again; takes --model, and --data or --property."
+)
+@click.option("--seed", type=WHOLE, metavar="N", help="Draw the samples of an earlier --recheck again.  [by chance]")
 @click.option(
     "--property",
     "property_file",

@@ -13,6 +13,7 @@ from pipeline.errors import Incomplete, InputRejected, UsageError
 
 Images = UInt8[np.ndarray, " n *sample"] | Float32[np.ndarray, " n *sample"]
 EXACT_IN_FLOAT32 = 2**24
+LARGEST_LABEL = 2**31
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,4 +132,6 @@ def _plain_labels(labels: np.ndarray, uri: str) -> tuple[np.ndarray, tuple[str, 
         labels = labels.reshape(len(labels))
     if labels.dtype.kind == "f" and not (np.isfinite(labels).all() and (labels == np.round(labels)).all()):
         raise InputRejected(f"{uri!r}: labels of {labels.dtype} are not whole numbers. Store class numbers.")
+    if labels.size and not (labels.min() >= -LARGEST_LABEL and labels.max() <= LARGEST_LABEL):
+        raise InputRejected(f"{uri!r}: labels hold {labels.min()} to {labels.max()}; they are class numbers from 0.")
     return labels.astype(np.int64), notes

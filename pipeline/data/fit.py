@@ -57,6 +57,7 @@ class Fitted:
 
 def fit(
     dataset: Dataset,
+    rows: Int64[np.ndarray, " k"] | None = None,
     *,
     input_shape: tuple[int, ...],
     classes: int,
@@ -64,8 +65,9 @@ def fit(
     value_range: tuple[float, float] | None = None,
     label_offset: int = 0,
 ) -> Fitted:
-    """The data set as inputs of shape `input_shape` (one sample, no batch axis) with labels in 0 .. classes - 1.
+    """The data set, or some of its rows, as inputs of shape `input_shape` (one sample, no batch axis), with labels from 0.
 
+    Labels are judged as a whole, whichever rows are taken: whether data are accepted does not depend on the draw.
     8-bit images become x/255 unless `value_range` says that the model takes them as they stand. `layout` is the order
     of channels of the side whose shape does not tell it. `label_offset` is added to every label.
 
@@ -77,9 +79,11 @@ def fit(
         )
     if value_range is not None and not (np.isfinite(value_range).all() and value_range[0] < value_range[1]):
         raise UsageError(f"--range must be LOW,HIGH with LOW < HIGH, both finite; received {value_range}.")
+    labels, label_notes = _labels(dataset, classes, label_offset)
+    if rows is not None:
+        dataset, labels = dataset.take(rows), labels[rows]
     images, layout_notes = arrange(dataset.images, input_shape, layout, uri=dataset.uri)
     pixels, bounds, range_notes = _scale(images, value_range, dataset.uri)
-    labels, label_notes = _labels(dataset, classes, label_offset)
     notes = (*dataset.notes, *layout_notes, *range_notes, *label_notes)
     return Fitted(pixels, labels, bounds, order_of(input_shape), notes)
 

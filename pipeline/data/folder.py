@@ -20,6 +20,8 @@ PART_FOLDERS = frozenset({*PARTS, "val", "valid", "validation"})
 
 def parts(root: Path) -> tuple[str, ...]:
     """Which of `train` and `test` the folder has. Raises UsageError if there is no such folder."""
+    if root.exists() and not root.is_dir():
+        raise InputRejected(f"Images lie in a folder of folders; {str(root)!r} is something else. Name one: dir:PATH.")
     if not root.is_dir():
         raise UsageError(f"No folder {str(root)!r}. Name an existing folder: dir:PATH.")
     names = {folder.name for folder in _subfolders(root)}
@@ -35,7 +37,7 @@ def read(root: Path, *, uri: str, part: str) -> Dataset:
     classes = _subfolders(root)
     if not classes:
         raise InputRejected(f"{str(root)!r} has no class folders. Put the images of each class into one of its own.")
-    files = [(file, k) for k, folder in enumerate(classes) for file in sorted(folder.iterdir()) if file.is_file()]
+    files = [(file, k) for k, folder in enumerate(classes) for file in sorted(folder.iterdir()) if not file.is_dir()]
     known = [(file, label) for file, label in files if file.suffix.lower() in SUFFIXES]
     notes = _notes([folder.name for folder in classes], len(files) - len(known))
     images = picture.stack([(file, file.name) for file, _ in known], of=str(root))

@@ -19,6 +19,7 @@ import numpy as np
 from pipeline.data import picture
 from pipeline.data.dataset import Dataset, make
 from pipeline.errors import EnvironmentFailure, InputRejected, PipelineError, UsageError
+from pipeline.regular import require_below
 
 OPTIONS = ("split", "revision", "name", "image", "label")
 OLDEST = 4
@@ -60,6 +61,7 @@ def read(source: Source, split: str, *, download: bool, uri: str) -> Dataset:
     """
     datasets = _library(uri)
     folder, commit = _folder(source, download, uri)
+    require_below(folder)
     with _offline(datasets):
         try:
             known = datasets.get_dataset_split_names(str(folder), config_name=source.config)

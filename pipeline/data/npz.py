@@ -16,6 +16,7 @@ from numpy.lib import format as npy
 
 from pipeline.errors import InputRejected, UsageError
 from pipeline.limits import limits, raised
+from pipeline.regular import opened
 
 BOMB_BYTES = 64 * 2**20
 # What zipfile and numpy raise for a damaged member; numpy reads its header as Python reads a literal.
@@ -29,14 +30,14 @@ ALIASES = {"images": ("x", "images", "data"), "labels": ("y", "labels", "targets
 
 def members(path: Path) -> dict[str, zipfile.ZipInfo]:
     """The arrays of an archive by name, from its directory. Raises UsageError (no file) or InputRejected."""
-    if not path.is_file():
-        raise UsageError(f"No file {str(path)!r}. Name an existing npz file: npz:PATH.")
-    with path.open("rb") as file:
-        if file.read(40).startswith(b"version https://git-lfs"):
-            raise InputRejected(f"{path.name!r} is a Git LFS pointer, not data. Run `git lfs pull`.")
     try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
+        with opened(path) as file:
+            if file.read(40).startswith(b"version https://git-lfs"):
+                raise InputRejected(f"{path.name!r} is a Git LFS pointer, not data. Run `git lfs pull`.")
+            with zipfile.ZipFile(file) as archive:
+                entries = archive.infolist()
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"No file {str(path)!r}. Name an existing npz file: npz:PATH.") from None
     # NotImplementedError is how zipfile says that it lacks a compression or an encryption.
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
         said = str(error)[:200]
@@ -77,7 +78,7 @@ def read(path: Path, name: str) -> np.ndarray:
             "as an archive bomb. If the data are really so uniform, store them with numpy.savez (uncompressed)."
         )
     try:
-        with zipfile.ZipFile(path) as archive:
+        with opened(path) as file, zipfile.ZipFile(file) as archive:
             _check_header(archive, entry, where)
             with archive.open(entry) as stream:
                 return npy.read_array(stream, allow_pickle=False)  # type: ignore[arg-type]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from pipeline.errors import InputRejected
 from pipeline.limits import limits, raised
+from pipeline.regular import opened
 
 # By content, not by name: other formats that Pillow knows run a program (Ghostscript, for one) to be read.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
@@ -45,16 +47,18 @@ def stack(files: Sequence[tuple[File, str]], *, of: str) -> np.ndarray:
     return images
 
 
-def _open(file: File, name: str) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS)
-    width, height = image.size
-    if width * height > limits().pixels:
-        raise InputRejected(
-            f"A picture has at most {limits().pixels} pixels; {name!r} declares {width} x {height}. {raised('pixels')}"
-        )
-    return image
+@contextmanager
+def _open(file: File, name: str) -> Iterator[Image.Image]:
+    with io.BytesIO(file) if isinstance(file, bytes) else opened(file) as stream:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(stream, formats=FORMATS)
+        width, height = image.size
+        if width * height > limits().pixels:
+            raise InputRejected(
+                f"A picture has at most {limits().pixels} pixels; {name!r} declares {width} x {height}. {raised('pixels')}"
+            )
+        yield image
 
 
 def _is_grey(file: File, name: str) -> bool:

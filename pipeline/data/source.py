@@ -5,6 +5,7 @@ A bare path is guessed, and the guess is a note of the data set.
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -72,6 +73,8 @@ def parse(uri: str) -> tuple[str, str, tuple[str, ...]]:
         return "npz", uri, (f"{path.name!r} was taken as an npz archive",)
     if uri in vision.NAMES:
         raise UsageError(f"{uri!r} is no data URI. Did you mean torchvision:{uri}?")
+    if os.path.lexists(path) and not path.is_file():
+        raise InputRejected(f"Data are a file or a folder; {uri!r} is something else (a FIFO, a device, a dead link).")
     what = "a file that is not .npz" if path.is_file() else "no file or folder of that name"
     raise UsageError(
         f"{uri!r} names no data: {what}. "

@@ -10,8 +10,17 @@ import numpy as np
 
 from pipeline.data.dataset import Dataset, make
 from pipeline.errors import EnvironmentFailure, UsageError
+from pipeline.regular import require_below
 
-NAMES = ("MNIST", "FashionMNIST", "CIFAR10", "SVHN", "GTSRB")
+FOLDERS = {
+    "MNIST": "MNIST",
+    "FashionMNIST": "FashionMNIST",
+    "CIFAR10": "cifar-10-batches-py",
+    "SVHN": "",
+    "GTSRB": "gtsrb",
+}
+"""Where torchvision looks for each, below the root."""
+NAMES = tuple(FOLDERS)
 GTSRB_SIZE = 32
 
 
@@ -30,6 +39,7 @@ def read(name: str, part: str, *, root: Path, download: bool, uri: str) -> Datas
         from torchvision import datasets
     except ImportError as error:
         raise EnvironmentFailure(f"{uri!r} needs torchvision: {error}. Run `pip install torchvision`.") from error
+    require_below(root / FOLDERS[name])
     which: dict[str, Any] = {"split": part} if name in ("SVHN", "GTSRB") else {"train": part == "train"}
     try:
         source = getattr(datasets, name)(str(root), download=download, **which)

@@ -11,6 +11,7 @@ from pipeline.errors import UsageError
 from pipeline.gates.exact import shown
 from pipeline.gates.gate import Gate, check_gates, evaluate
 from pipeline.gates.regression import Reference, held_against
+from pipeline.numbers import BLANK
 from pipeline.report.facts import Parity
 from pipeline.report.level import ClassRow, Level
 from pipeline.report.outcome import GateOutcome
@@ -82,7 +83,7 @@ def parity_gate(written: str, parity: Parity) -> GateOutcome:
 
 def share(text: str, name: str, *, below: Fraction = Fraction(1)) -> Fraction:
     """An exact number in [0, below], from a decimal or a fraction. Raises UsageError."""
-    value = Fraction(text.strip()) if NUMBER.fullmatch(text.strip()) else Fraction(-1)
+    value = Fraction(text.strip(BLANK)) if NUMBER.fullmatch(text.strip(BLANK)) else Fraction(-1)
     if not 0 <= value <= below:
         raise UsageError(f"--{name} is a number between 0 and {float(below):g}; received {text[:40]!r}.")
     return value

@@ -11,6 +11,7 @@ from typing import Literal
 from pipeline.errors import UsageError
 from pipeline.gates.exact import lower_end_reaches
 from pipeline.gates.pairing import Metric
+from pipeline.numbers import BLANK
 from pipeline.report.level import ClassRow, Level
 from pipeline.report.outcome import GateOutcome, Kind
 from pipeline.report.rate import Rate, decimal
@@ -19,9 +20,9 @@ On = Literal["value", "lower-ci"]
 Verdict = Literal["pass", "fail", "incomplete"]
 EXIT_CODES: dict[Verdict, int] = {"pass": 0, "fail": 1, "incomplete": 4}
 
-NUMBER = r"\d{1,12}(?:\.\d{1,12})?|\.\d{1,12}|\d{1,12}/\d{1,12}"
+NUMBER = r"[0-9]{1,12}(?:\.[0-9]{1,12})?|\.[0-9]{1,12}|[0-9]{1,12}/[0-9]{1,12}"
 GRAMMAR = re.compile(
-    r"(?:class:(?P<label>\d{1,9}):)?(?P<metric>natural|attacked|certified)"
+    r"(?:class:(?P<label>[0-9]{1,9}):)?(?P<metric>natural|attacked|certified)"
     rf"(?:@(?P<eps>{NUMBER}))?=(?P<threshold>{NUMBER})"
 )
 METRICS = "(metrics: natural, attacked, certified)"
@@ -51,7 +52,7 @@ class Gate:
 
 def parse_gate(text: str, *, kind: Kind = "fail-under", on: On = "value") -> Gate:
     """A gate from `[class:LABEL:]METRIC[@EPS]=THRESHOLD`. Raises UsageError for anything else."""
-    match = GRAMMAR.fullmatch(text.strip())
+    match = GRAMMAR.fullmatch(text.strip(BLANK))
     if match is None or (match["label"] and kind != "fail-under"):
         raise UsageError(f"A gate of --{kind} has the form {FORMS[kind]}; received {text[:100]!r}.")
     try:
@@ -64,7 +65,7 @@ def parse_gate(text: str, *, kind: Kind = "fail-under", on: On = "value") -> Gat
         raise UsageError(f"A gate's threshold lies between 0 and 1; received {match['threshold']}{likely}")
     label = int(match["label"]) if match["label"] else None
     metric: Metric = match["metric"]  # type: ignore[assignment]
-    return Gate(text.strip(), metric, threshold, match["threshold"], eps, label, kind, on)
+    return Gate(text.strip(BLANK), metric, threshold, match["threshold"], eps, label, kind, on)
 
 
 def check_gates(gates: Sequence[Gate], *, eps: Sequence[str], labels: Sequence[int], attacked: bool) -> None:

@@ -17,7 +17,7 @@ def _encodable(value: object) -> object:
 Name = Annotated[str, BeforeValidator(_encodable)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 # A fraction or decimal that a reader may take as it is, neither 1/0 nor 1e999999999.
-EXACT = r"(\d{1,60}(/0{0,60}[1-9]\d{0,60})?|\d{0,60}\.\d{1,60})"
+EXACT = r"([0-9]{1,60}(/0{0,60}[1-9][0-9]{0,60})?|[0-9]{0,60}\.[0-9]{1,60})"
 Exact = Annotated[str, Field(pattern=f"^{EXACT}$")]
 Dimension = int | str | None
 
@@ -119,7 +119,7 @@ class Attack(Frozen):
     name: str
     steps: int = Field(ge=1)
     restarts: int = Field(ge=1)
-    step_size: str = Field(pattern=r"^\d{0,9}\.?\d{1,12}(e-\d{1,2})? eps$")
+    step_size: str = Field(pattern=r"^[0-9]{0,9}\.?[0-9]{1,12}(e-[0-9]{1,2})? eps$")
     loss: str
     seed: int = Field(ge=0)
 

@@ -14,7 +14,7 @@ from pipeline.report.text import clean
 
 PLACES = 4
 ALPHA = 0.05
-DECIMAL = re.compile(r"[01]\.\d{4}")
+DECIMAL = re.compile(r"[01]\.[0-9]{4}")
 
 
 class Frozen(BaseModel):

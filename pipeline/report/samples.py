@@ -17,6 +17,8 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from numpy.lib import format as npy
 
 from pipeline.errors import Contradiction, InputRejected, UsageError
+from pipeline.limits import limits, raised
+from pipeline.regular import opened
 from pipeline.report.facts import EXACT
 from pipeline.report.result import SamplesFile
 from pipeline.report.text import clean
@@ -193,9 +195,12 @@ def _require(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
 
 def _arrays(path: Path, expected: SamplesFile | None) -> dict[str, np.ndarray]:
     try:
-        content = path.read_bytes()
+        with opened(path) as file:
+            content = file.read(limits().data_bytes + 1)
     except OSError as error:
         raise UsageError(f"No samples file {str(path)!r}: {error.strerror}. Name the folder of a report.") from error
+    if len(content) > limits().data_bytes:
+        raise InputRejected(f"{path.name!r} has more than {limits().data_bytes} bytes. {raised('data_bytes')}")
     if expected is not None and hashlib.sha256(content).hexdigest() != expected.sha256:
         raise Contradiction(f"{path.name!r} is not the file that its report describes. Certify again.")
     try:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pipeline.atomic import replace_atomically
 from pipeline.errors import Contradiction, EnvironmentFailure, InputRejected, UsageError
 from pipeline.limits import limits
+from pipeline.regular import opened
 from pipeline.report.canonical import digest
 from pipeline.report.result import Report
 from pipeline.report.samples import COUNTEREXAMPLES_NAME, FILE_NAME, Samples
@@ -81,9 +82,11 @@ def parse(path: Path) -> tuple[str, dict[str, Any]]:
     """
     file = path / JSON_NAME if path.is_dir() else path
     try:
-        if file.stat().st_size > limits().report_bytes:
+        with opened(file) as stored:
+            content = stored.read(limits().report_bytes + 1)
+        if len(content) > limits().report_bytes:
             raise InputRejected(f"{file.name!r} has more than {limits().report_bytes} bytes: no report of ours.")
-        text = file.read_bytes().decode("utf-8")
+        text = content.decode("utf-8")
         raw = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_repeats)
     except OSError as error:
         raise UsageError(f"No report {str(file)!r}: {error.strerror}. Name a report.json or its folder.") from error

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Share = Field(default=0.0, ge=0, le=1)
 
@@ -82,6 +82,16 @@ class Recipe(BaseModel):
     select: Literal["final", "held-out"] = "final"
     """Which weights are delivered: the last, or those of the best held-out certified accuracy once eps is whole."""
     seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers(cls, values: Any) -> Any:
+        """Text is no number here: pydantic would read other digits than 0 to 9, and underscores."""
+        for name, value in values.items() if isinstance(values, dict) else ():
+            kind = cls.model_fields[name].annotation if name in cls.model_fields else None
+            if kind in (int, float, int | None) and isinstance(value, str | bool):
+                raise ValueError(f"{name} is a number, not {value!r:.40}")
+        return values
 
     @property
     def regularised(self) -> bool:

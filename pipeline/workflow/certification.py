@@ -127,7 +127,7 @@ def examine(
     kernels = measured(subject, settings)
     began = time.monotonic()
     indices, limit = chosen(len(dataset), settings)
-    fitted = to_inputs(dataset.take(indices), subject, settings)
+    fitted = to_inputs(dataset, subject, settings, indices)
     balls = [BALLS[settings.norm](eps, *fitted.value_range) for eps in settings.radii]
     labels = sorted(set(fitted.labels.tolist()))
     gates.check(eps=settings.radii, attacked=settings.attack, arithmetic=settings.arithmetic, labels=labels)

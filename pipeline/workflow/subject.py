@@ -157,10 +157,14 @@ def need_data(subject: Subject, settings: Settings) -> str:
     )
 
 
-def to_inputs(dataset: Dataset, subject: Subject, settings: Settings) -> Fitted:
-    """The samples as float32 pixels in the shape of the model's input. Raises InputRejected (3) for what does not fit."""
+def to_inputs(dataset: Dataset, subject: Subject, settings: Settings, rows: np.ndarray | None = None) -> Fitted:
+    """The samples, or some of them, as float32 pixels in the shape of the model's input.
+
+    Raises InputRejected (3) for what does not fit.
+    """
     return fit(
         dataset,
+        rows,
         input_shape=subject.sample_shape,
         classes=subject.classes,
         layout=settings.layout,

@@ -6,6 +6,7 @@ the words of a library.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -173,6 +174,32 @@ TABLE = {
     "no archive": Bad(data.written(b"not a zip")),
     "a Git LFS pointer for data": Bad(data.written(b"version https://git-lfs.github.com/spec/v1\n")),
     "an archive without images": Bad(lambda f: np.savez(f / "d.npz", a=data.X, b=data.Y)),
+    "a label out of range that the draw leaves out": Bad(
+        data.arrays(x=np.tile(data.X, (10, 1)), y=np.r_[np.tile(data.Y, 10)[:-1], 9]), (*CERTIFY, "--max-samples", "2")
+    ),
+    "labels beyond all counting": Bad(data.arrays(y=np.array([0, 1, 2, 2**64 - 1], np.uint64))),
+    "labels beyond all counting, as floats": Bad(data.arrays(y=np.array([0, 1, 2, 1e300]))),
+    "a FIFO for data": Bad(lambda f: (os.unlink(f / "d.npz"), os.mkfifo(f / "d.npz"))),
+    "a folder for data": Bad(lambda f: (os.unlink(f / "d.npz"), (f / "d.npz").mkdir())),
+    "a device for data": Bad(lambda f: None, (*CERTIFY[:3], "npz:/dev/zero", *CERTIFY[4:])),
+    "a circle of links for data": Bad(lambda f: (os.unlink(f / "d.npz"), (f / "d.npz").symlink_to("d.npz"))),
+    "a FIFO for data, without a scheme": Bad(lambda f: os.mkfifo(f / "d"), (*CERTIFY[:3], "d", *CERTIFY[4:])),
+    "a file for a folder of images": Bad(lambda f: None, (*CERTIFY[:3], "dir:d.npz", *CERTIFY[4:])),
+    "a FIFO among the images": Bad(
+        lambda f: (data.picture(data.png(2, 3))(f), os.mkfifo(f / "d" / "cat" / "1.png")),
+        (*CERTIFY[:3], "dir:d", *CERTIFY[4:]),
+    ),
+    "a FIFO among torchvision's files": Bad(
+        lambda f: ((f / "MNIST" / "raw").mkdir(parents=True), os.mkfifo(f / "MNIST" / "raw" / "x")),
+        (*CERTIFY[:3], "torchvision:MNIST?root=.", *CERTIFY[4:]),
+    ),
+    "a FIFO for a report": Bad(lambda f: ((f / "r").mkdir(), os.mkfifo(f / "r" / "report.json")), ("verify", "r")),
+    "a FIFO for a baseline": Bad(
+        lambda f: os.mkfifo(f / "r"), (*CERTIFY, "--baseline", "r", "--max-regression", "certified=0")
+    ),
+    "digits of another script in a gate": Bad(lambda f: None, (*CERTIFY, "--fail-under", "certified=０.３"), 2),
+    "an underscore in a whole number": Bad(lambda f: None, (*CERTIFY, "--max-samples", "1_0"), 2),
+    "a whole number without end": Bad(lambda f: None, (*CERTIFY, "--seed", "9" * 40), 2),
     "a picture that is none": folder(b"\x89PNG\r\n\x1a\n nothing"),
     "a picture of a gigapixel": folder(data.png(40_000, 25_000)),
     "a picture that runs a program": folder(

@@ -1,0 +1,37 @@
+"""Numbers as people write them in flags, settings and files: in ASCII digits, finite, and short enough to be computed with.
+
+Python reads more: other scripts' digits, underscores, ``nan``, ``inf``. What is read here is what everybody sees.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from fractions import Fraction
+
+_WHOLE = re.compile(r"[-+]?[0-9]{1,18}")
+# Few digits, and an exponent of two: the exact fraction of "1e999999999" would take hours to write down.
+_DECIMAL = re.compile(r"[-+]?(?:[0-9]{1,20}(?:\.[0-9]{0,30})?|\.[0-9]{1,30})(?:[eE][-+]?[0-9]{1,2})?")
+BLANK = " \t\r\n"
+
+
+def whole(text: str) -> int | None:
+    """``"12"`` as a whole number of at most 18 digits; None for anything else."""
+    text = text.strip(BLANK)
+    return int(text) if _WHOLE.fullmatch(text) else None
+
+
+def exact(text: str) -> Fraction | None:
+    """``"8/255"``, ``"0.1"`` or ``"1e-3"`` as an exact fraction; None for anything else, however long."""
+    numerator, slash, denominator = text[:200].strip(BLANK).partition("/")
+    parts = (numerator.strip(BLANK), denominator.strip(BLANK) if slash else "1")
+    if len(text) > 200 or not all(map(_DECIMAL.fullmatch, parts)):
+        return None
+    top, bottom = map(Fraction, parts)
+    return top / bottom if bottom else None
+
+
+def real(text: str) -> float | None:
+    """``"0.1"`` or ``"1e-3"`` as the nearest float64, which is finite; None for anything else."""
+    found = float(text) if len(text) <= 200 and _DECIMAL.fullmatch(text := text.strip(BLANK)) else math.nan
+    return found if math.isfinite(found) else None
