@@ -15,7 +15,7 @@ import hypothesis
 import pytest
 
 Pair = tuple[tuple[str, int], ...]
-"""Two parameters, each with the number of its value."""
+"""Two parameters, each with one of its values."""
 
 
 def everything(config: pytest.Config) -> bool:
@@ -45,7 +45,9 @@ def mark_what_pairs_leave_out(items: list[pytest.Item]) -> None:
 
 def left_out(product: list[Any]) -> list[Any]:
     """The items that a greedy choice does not need: each time that which brings most new pairs, the first of such."""
-    pairs = {id(item): set(combinations(sorted(item.callspec.indices.items()), 2)) for item in product}
+    # Values are told apart as objects: they are those of the lists that the test is parametrised with.
+    values = {id(item): sorted((name, id(value)) for name, value in item.callspec.params.items()) for item in product}
+    pairs = {item: set(combinations(found, 2)) for item, found in values.items()}
     missing: set[Pair] = set().union(*pairs.values())
     rest = list(product)
     while missing:

@@ -40,8 +40,8 @@ def run(network, n=40, seed=0, predict=None, settings=None, eps=EPS, labels=None
 
 @pytest.mark.parametrize("make", [nets.mlp, nets.conv_net, nets.residual_concat_net])
 def test_certified_survives_and_is_correct_and_falls_with_eps(make):
-    result = run(make(seed=1))
-    wrong = np.arange(40) % 7 == 0
+    result = run(make(seed=1), n=21)
+    wrong = np.arange(21) % 7 == 0
     before = None
     for level in result.levels:
         assert (level.verdicts[wrong] == Verdict.MISCLASSIFIED).all()
@@ -58,7 +58,7 @@ def test_certified_survives_and_is_correct_and_falls_with_eps(make):
 
 def test_without_an_attack_the_same_samples_are_certified_and_none_is_falsified():
     network = nets.conv_net(seed=4)
-    attacked, alone = run(network), run(network, settings=Settings(attack=None))
+    attacked, alone = run(network, n=12), run(network, n=12, settings=Settings(attack=None))
     for a, b in zip(attacked.levels, alone.levels, strict=True):
         assert ((a.verdicts == Verdict.CERTIFIED) == (b.verdicts == Verdict.CERTIFIED)).all()
         assert b.survived is None
@@ -68,7 +68,7 @@ def test_without_an_attack_the_same_samples_are_certified_and_none_is_falsified(
 def test_neither_chunks_nor_the_device_change_a_verdict(device):
     network = nets.conv_net(seed=5)
     whole, cut = (
-        run(network, settings=Settings(batch=batch, device=device, method="crown-ibp")) for batch in (None, 3)
+        run(network, n=16, settings=Settings(batch=batch, device=device, method="crown-ibp")) for batch in (None, 3)
     )
     assert next(network.parameters()).device.type == "cpu", "the caller's network stays where it was"
     for a, b in zip(whole.levels, cut.levels, strict=True):

@@ -76,7 +76,7 @@ class Hurried(Journal):
 
 
 def test_a_run_stopped_again_and_again_ends_like_one_that_was_not(tmp_path):
-    settings = {"n": 40, "method": "crown-ibp", "largest_eps": True, "batch": 16}
+    settings = {"n": 24, "method": "crown-ibp", "largest_eps": True, "batch": 10}
     whole = climb(NETWORK, EPS, **settings)
     for _ in range(60):
         journal = Hurried(tmp_path / "run", SEAL)

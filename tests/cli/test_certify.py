@@ -141,7 +141,7 @@ def test_no_samples_is_incomplete(pipeline, here):
 
 def test_settings_come_from_the_toml_and_flags_win(pipeline, here):
     (here / "pipeline.toml").write_text(
-        'data = "digits"\neps = "0.1"\nmax_samples = 20\nfail_under = ["natural=0.5"]\n'
+        'data = "digits"\neps = "0.1"\nmax_samples = 20\nmethod = "ibp"\nfail_under = ["natural=0.5"]\n'
     )
     assert pipeline("certify", "model.onnx")[0] == 0
     assert [level.eps for level in read_here().result.levels] == ["1/10"]

@@ -27,7 +27,7 @@ CERTIFY = (
     "--method",
     "crown-ibp",
     "--max-samples",
-    "300",
+    "80",
 )
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", "-m", "pipeline"]
 DATA = ["retrain", "model.onnx", "--data", "digits", "--eps", "0.05", "--no-attack", "--max-samples", "20"]
@@ -93,6 +93,7 @@ def test_a_gate_that_fails_gives_its_code_and_the_result_of_one_process(pipeline
 
 @posix
 def test_a_stopped_run_goes_on_and_ends_where_a_process_is_killed(here):
+    """Over 5 s of CPU: two runs of two processes, each of which imports PyTorch and is told by its own signals."""
     process, _ = training(*RETRAIN)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=600)

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -19,7 +19,6 @@ from pipeline.rules import rule_for
 from tests.propagate.executor import matrix
 
 REAL, FLOAT32 = Outward(deployed=False), Outward(deployed=True)
-FEW = settings(max_examples=20, deadline=None, derandomize=True)
 
 
 def numbers(count: int, low: int = -140, high: int = 60):
@@ -96,7 +95,6 @@ CASES: dict[str, tuple] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-@FEW
 @given(data=st.data())
 def test_real_images_and_forms(name, data):
     make, shape, divisor, constant = CASES[name]
@@ -149,7 +147,6 @@ def below(form: LinearForm, point: list[Fraction], true: Fraction) -> None:
         assert value <= true
 
 
-@FEW
 @given(data=st.data())
 def test_batch_norm_with_exact_roots(data):
     """``sqrt(var + eps)`` is a power of two, so that the real function is rational."""
@@ -170,7 +167,6 @@ def test_batch_norm_with_exact_roots(data):
         check(rule_for(op).interval(op, box, rounding=rounding), images)
 
 
-@FEW
 @given(data=st.data())
 def test_division(data):
     op, n = ops.Div(), 3
@@ -182,7 +178,6 @@ def test_division(data):
         check(rule_for(op).interval(op, box, divisor, rounding=rounding), images)
 
 
-@FEW
 @given(data=st.data())
 def test_relu_and_its_lines(data):
     op, n = nn.ReLU(), 4
@@ -202,7 +197,6 @@ def test_relu_and_its_lines(data):
                 below(pulled, point, sum(a * y for a, y in zip(exact(coeff), image, strict=True)))
 
 
-@FEW
 @given(data=st.data())
 def test_forms_that_meet(data):
     """``merge``, ``minimum`` and ``total`` never exceed what they bound."""
@@ -225,7 +219,6 @@ def test_forms_that_meet(data):
         assert Fraction(float(separate)) <= true
 
 
-@FEW
 @given(data=st.data())
 def test_modes_are_ordered_and_boxes_grow(data):
     """``float32 >= real >= the exact hull``; a box within a box has an image within its image, up to rounding."""

@@ -48,6 +48,7 @@ def samples(x: Interval, n: int = 20000) -> torch.Tensor:
     return x.center + weight * x.radius
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("rounding", [EXACT, REAL, KERNELS], ids=["none", "real", "float32"])
 @pytest.mark.parametrize("radius", [10.0, 1.0, 1e-2, 1e-7])
 @pytest.mark.parametrize("case", CASES)

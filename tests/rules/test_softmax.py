@@ -44,6 +44,7 @@ def test_the_box_is_attained(op):
             assert torch.isclose((box.center + sign * box.radius)[0, i], op(corner)[0, i], rtol=1e-9)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("op", OPS, ids=NAMES)
 @pytest.mark.parametrize("radius", [3.0, 0.5, 1e-2, 1e-9])
 @pytest.mark.parametrize("spread", [1.0, 20.0])

@@ -212,6 +212,7 @@ def test_one_walk_and_two_give_the_same(name: str, phase: Phase) -> None:
     assert all(torch.allclose(p.double(), q.double()) for p, q in zip(a.buffers(), b.buffers(), strict=True))
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("micro_batch", [1, 5, 12])
 @pytest.mark.parametrize("phase", [FULL, Phase(robust=False, tightness=True, balance=True)], ids=["ramp", "before"])
