@@ -59,6 +59,14 @@ class Quotient(_Function):
     function = staticmethod(torch.div)
 
 
+class GuardedQuotient(_Function):
+    """Div by a norm that depends on the input; what has the norm zero is left as it is."""
+
+    @staticmethod
+    def function(x: Tensor, y: Tensor) -> Tensor:
+        return x / torch.where(y == 0, 1, y)
+
+
 class MatrixProduct(_Function):
     """MatMul of two values that both depend on the input, batch first."""
 

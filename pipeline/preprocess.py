@@ -36,7 +36,7 @@ class Normalise:
         if len(self.mean) not in (1, channels):
             raise UsageError(
                 f"--mean and --std give one number, or one a channel; the model's input {sample_shape} has {channels} channels "
-                f"and {len(self.mean)} numbers were given."
+                f"and {len(self.mean)} numbers were given (--layout says which axis of an image holds its channels)."
             )
         shape = [1] * len(sample_shape)
         if len(self.mean) > 1:
@@ -75,6 +75,22 @@ class Normalise:
         for reader in readers:
             reader.replace_input_with(placeholder, over)
         return _rebuilt(network, graph)
+
+
+def channel_axis(sample_shape: tuple[int, ...], count: int, layout: str | None) -> int:
+    """The axis of one sample along which ``count`` means stand: the first or the last of an image, whichever has that many.
+
+    Raises UsageError where both have, and ``layout`` does not say which.
+    """
+    if count == 1 or len(sample_shape) != 3:
+        return len(sample_shape) - 1 if layout == "NHWC" else 0
+    fitting = [axis for axis in (0, 2) if sample_shape[axis] == count]
+    if len(fitting) == 2 and layout is None:
+        raise UsageError(
+            f"--mean and --std give one number a channel; the model's input {sample_shape} has {count} along its first axis and "
+            "along its last. Say --layout NCHW if channels come first, --layout NHWC if they come last."
+        )
+    return fitting[0] if len(fitting) == 1 else 2 if layout == "NHWC" else 0
 
 
 def without_normalisation(network: Network) -> Network:

@@ -18,7 +18,8 @@ from pipeline.limits import limits, raised
 
 DEPTH = 32
 """Graphs within graphs: protobuf reads 100 messages within each other, and a graph in a node's attribute is three."""
-NEWEST_IR = onnx.IR_VERSION
+NEWEST_IR = min(13, onnx.IR_VERSION)
+"""ONNX Runtime 1.31 loads no newer one."""
 _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
 
 
@@ -84,12 +85,17 @@ def _check_text(message: Message) -> None:
 
 def check_structure(model: onnx.ModelProto) -> None:
     """What can be refused without touching a tensor: versions, operators, names, declared sizes. Raises InputRejected."""
+    graph = model.graph
+    operators.opset(model)  # what follows helps only where the opset is supported
     if model.ir_version > NEWEST_IR:
         raise InputRejected(
-            f"A file's IR version is at most {NEWEST_IR}; this one says {model.ir_version}. Export it with an older onnx, or"
-            " update this one."
+            f"A file's IR version is at most {NEWEST_IR}; this one says {model.ir_version}. No operator that is supported needs"
+            " a newer one: set model.ir_version = 10 (between onnx.load and onnx.save), and certify and deploy that file."
         )
-    graph = model.graph
+    if not [i for i in graph.input if i.name not in {t.name for t in graph.initializer}]:
+        raise InputRejected(
+            "A model has an input; this graph has none: its outputs are constants. Export the network itself."
+        )
     if max(len(graph.node), len(graph.initializer)) > limits().nodes:
         raise InputRejected(
             f"A graph has at most {limits().nodes} nodes, and as many initialisers; this one has {len(graph.node)} and"
@@ -118,6 +124,11 @@ def check_structure(model: onnx.ModelProto) -> None:
         dims = [d.dim_value for d in port.type.tensor_type.shape.dim]
         if not port.type.HasField("tensor_type"):
             raise InputRejected(f"An input is a tensor; input '{shown(port.name)}' is not. Export the network alone.")
+        if any(d.HasField("dim_value") and d.dim_value == 0 for d in port.type.tensor_type.shape.dim):
+            raise InputRejected(
+                f"An input holds numbers; '{shown(port.name)}' declares {dims[:8]}, where an axis has no entry. Export the model"
+                " with its size, or with a free one."
+            )
         if math.prod(max(d, 1) for d in dims) > limits().tensor_elements:
             raise InputRejected(
                 f"An input has at most {limits().tensor_elements} elements; '{shown(port.name)}' declares {dims[:8]}."

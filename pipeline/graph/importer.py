@@ -11,7 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -23,9 +23,11 @@ from torch import nn
 from pipeline.errors import InputRejected, out_of_memory
 from pipeline.graph import (
     batch_rules,
+    chosen,
     freeze,
     lower_activations,
     lower_blocks,
+    lower_classical,
     lower_layers,
     lower_norms,
     lower_pointwise,
@@ -33,6 +35,7 @@ from pipeline.graph import (
     lower_reductions,
     lower_resize,
     lower_shapes,
+    operators,
     parity,
     runtime,
 )
@@ -45,13 +48,13 @@ from pipeline.graph.names import listed, shown
 from pipeline.graph.normalise import Normalised, normalise
 from pipeline.graph.parity import Parity
 from pipeline.graph.probe import check_bombs
-from pipeline.graph.table import Unsupported, unread
+from pipeline.graph.table import TABLE, Unsupported, unread
 from pipeline.network import Network, Origin, Port
 
 DETECTION = ("onnx2torch.node_converters.nms", "onnx2torch.node_converters.roialign")
 _LOWERINGS = (
     *(lower_activations, lower_blocks, lower_layers, lower_norms, lower_pointwise, lower_pools, lower_reductions),
-    lower_resize,
+    *(lower_classical, lower_resize),
     lower_shapes,
     batch_rules,
 )  # importing them enters what they lower, and where samples stand behind it
@@ -79,7 +82,12 @@ def load(file: ModelFile, *, output: str | None = None, real_inputs: np.ndarray 
     Raises InputRejected for a file that is unsafe, unsupported (all operators are named) or not the function that was
     imported (the first node that differs is named), UsageError for an output that the file does not have.
     """
+    if output is None and (found := chosen.only(file.model)) is not None:
+        imported = load(file, output=found, real_inputs=real_inputs)
+        note = f"output '{shown(found)}' was taken, the only one with numbers for each class; --output names another"
+        return replace(imported, notes=(*imported.notes, note))
     model = file.model
+    operators.require(model, output, TABLE)
     check_bombs(model)
     # Before ONNX Runtime loads the file itself, and folds its constants: here it runs under a limit of memory.
     normal = normalise(model, output=output)

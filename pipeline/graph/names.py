@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
+from pipeline.graph.chosen import needed
 from pipeline.network import Origin
 
 
@@ -32,9 +33,10 @@ class Names:
     """Neutral name of a node's output value -> the node that the file computes it with."""
 
 
-def neutralise(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Names]:
+def neutralise(model: onnx.ModelProto, output: str | None = None) -> tuple[onnx.ModelProto, Names]:
     """A copy whose nodes are ``n0, n1, ...`` and whose values are ``v0, v1, ...``, and the table back.
 
+    It holds what ``output`` needs alone where one is named.
     onnx2torch makes module names of node names and torch.fx pastes those unescaped into source that it executes, so no name
     of the file may get that far. Documentation, metadata and the file's own type annotations are left behind too.
     """
@@ -44,27 +46,33 @@ def neutralise(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Names]:
         return neutral.setdefault(name, f"v{len(neutral) - 1}")
 
     copy = onnx.ModelProto(ir_version=model.ir_version)
-    for entry in model.opset_import:
-        if entry.domain in ("", "ai.onnx"):
-            copy.opset_import.add(domain="", version=entry.version)
+    domains = {"ai.onnx": "", "": "", "ai.onnx.ml": "ai.onnx.ml"}
+    # The same opset may be stated twice, under both names of ONNX's own domain.
+    imports = {domains[e.domain]: e.version for e in model.opset_import if e.domain in domains}
+    for domain, version in imports.items():
+        copy.opset_import.add(domain=domain, version=version)
     graph = copy.graph
     graph.name = "graph"
     initialised = {i.name for i in model.graph.initializer}
     for source, target in ((model.graph.input, graph.input), (model.graph.output, graph.output)):
         for value in source:
             # A file of IR 3 must list its initialisers among the inputs; from IR 4 on they stand by themselves.
-            if target is graph.input and value.name in initialised:
+            if value.name in initialised if target is graph.input else output not in (None, value.name):
                 continue
             port = target.add(name=rename(value.name))
             port.type.CopyFrom(value.type)
             _name_dimensions(port)
+    nodes = needed(model.graph, [output]) if output is not None else model.graph.node
+    read = {v for n in nodes for v in n.input} | {o.name for o in model.graph.output}
     for tensor in model.graph.initializer:
+        if tensor.name not in read:
+            continue
         added = graph.initializer.add()
         added.CopyFrom(tensor)
         added.name, added.doc_string = rename(tensor.name), ""
     origins = {}
-    for index, node in enumerate(model.graph.node):
-        added = graph.node.add(op_type=node.op_type, name=f"n{index}")
+    for index, node in enumerate(nodes):
+        added = graph.node.add(op_type=node.op_type, domain=domains.get(node.domain, ""), name=f"n{index}")
         added.input.extend(rename(v) for v in node.input)
         added.output.extend(rename(v) for v in node.output)
         added.attribute.extend(node.attribute)

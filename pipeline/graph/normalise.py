@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from pipeline.errors import UsageError
-from pipeline.graph import batch, einsum, linear, resize
+from pipeline.graph import batch, einsum, linear, precision, resize
 from pipeline.graph.batch_axis import Tracing
 from pipeline.graph.batch_first import batch_first
 from pipeline.graph.draft import Draft, Node, Source, drafted, filled
@@ -22,6 +22,7 @@ from pipeline.graph.forms import newest
 from pipeline.graph.names import listed, neutralise, shown
 from pipeline.graph.place import Place
 from pipeline.graph.probe import Probes, dependence, probe
+from pipeline.graph.shapes import check_shapes
 from pipeline.graph.table import TABLE
 from pipeline.network import Origin
 
@@ -58,19 +59,19 @@ def normalise(model: onnx.ModelProto, *, output: str | None = None, free_batch: 
     With ``free_batch`` a baked batch of 1 is made free where the rules of ``batch.py`` reach; whether that was right only
     parity can tell. Raises InputRejected if the model does not run, UsageError if it has no such output.
     """
-    neutral, names = neutralise(model)
-    neutral.ir_version = max(model.ir_version, 8)
     file_outputs = [o.name for o in model.graph.output]
     if output is not None and output not in file_outputs:
         raise UsageError(f"An output of the file is wanted; '{shown(output)}' is none of {listed(file_outputs)}.")
+    neutral, names = neutralise(model, output)
+    neutral.ir_version = max(model.ir_version, 8)
+    kinds = dict(dependence(neutral))
+    precision.check(neutral, kinds, names.values)
     probes = probe(neutral)
+    check_shapes(neutral, kinds, probes, names)
     draft = drafted(neutral, names.nodes, names.values)
-    if output is not None:
-        draft.outputs = [draft.outputs[file_outputs.index(output)]]
     first = probes.values[0]
     draft.shapes.update({n: tuple(np.shape(v)) for n, v in first.items()})
     draft.dtypes.update({n: np.asarray(v).dtype for n, v in first.items()})
-    kinds = dict(dependence(neutral))
     samples = Tracing(draft, probes.values) if probes.free and not probes.sizes else None
     fold(draft, kinds, probes, samples)
     own = newest(draft)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Container, Sequence
 
 import onnx
 from onnx import defs, numpy_helper
 
 from pipeline.errors import InputRejected
-from pipeline.graph.names import shown
+from pipeline.graph.chosen import needed
+from pipeline.graph.names import listed, shown
 
 OPSETS = range(7, 24)
+STANDARD = ("", "ai.onnx")
+CLASSICAL = "ai.onnx.ml"
 _CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 
 
 def check(model: onnx.ModelProto) -> None:
-    """Raises InputRejected, naming all operators that break the rule, with counts."""
-    graph, opset = model.graph, _opset(model)
+    """What holds of a whole file, whichever output is meant. Raises InputRejected, naming all operators that break a rule."""
+    graph, version = model.graph, opset(model)
     if model.functions:
         raise InputRejected(
             f"Model-local functions are not supported; the file has {len(model.functions)}: inline them with"
@@ -33,16 +37,11 @@ def check(model: onnx.ModelProto) -> None:
             f"Control flow is not supported (a branch must never be ignored); found {_counted(nested)}."
             " Export the network with fixed control flow."
         )
-    foreign = Counter(f"{n.op_type} of {n.domain}" for n in graph.node if n.domain not in ("", "ai.onnx"))
-    if foreign:
-        raise InputRejected(
-            f"Only the operators of ONNX itself are supported; found {_counted(foreign)}. Export without custom operators or"
-            " runtime-specific optimisation."
-        )
-    unknown = Counter(n.op_type for n in graph.node if not defs.has(n.op_type, max_inclusive_version=opset))
+    own = [n for n in graph.node if n.domain in STANDARD]
+    unknown = Counter(n.op_type for n in own if not defs.has(n.op_type, max_inclusive_version=version))
     if unknown:
         raise InputRejected(
-            f"Every operator is one that ONNX defines at the file's opset, {opset}; these are not: {_counted(unknown)}."
+            f"Every operator is one that ONNX defines at the file's opset, {version}; these are not: {_counted(unknown)}."
             " Export the model again, at the opset that its operators need."
         )
     random = Counter(n.op_type for n in graph.node if n.op_type in _RANDOM)
@@ -53,8 +52,44 @@ def check(model: onnx.ModelProto) -> None:
         )
 
 
-def _opset(model: onnx.ModelProto) -> int:
-    versions = [e.version for e in model.opset_import if e.domain in ("", "ai.onnx")]
+def require(model: onnx.ModelProto, output: str | None, known: Container[str]) -> None:
+    """Refuses operators of other domains, but for those that only other outputs than ``output`` need.
+
+    ``known``: the operators of ai.onnx.ml that are supported. Raises InputRejected.
+    """
+    names = [o.name for o in model.graph.output]
+    wanted = [output] if output is not None else names
+    mine = {v for n in needed(model.graph, wanted) for v in n.output}
+    others = {v for n in needed(model.graph, set(names) - set(wanted)) for v in n.output} - mine
+    foreign = [
+        n
+        for n in model.graph.node
+        if n.domain not in STANDARD
+        and not others.intersection(n.output)
+        and not (n.domain == CLASSICAL and n.op_type in known)
+    ]
+    if not foreign:
+        return
+    raise InputRejected(
+        "Only the operators of ONNX itself are supported; found"
+        f" {_counted(Counter(f'{n.op_type} of {n.domain}' for n in foreign))}. {_advice(foreign, names)}"
+    )
+
+
+def _advice(foreign: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> str:
+    kinds = {n.op_type for n in foreign if n.domain == CLASSICAL}
+    if any(kind.startswith("TreeEnsemble") for kind in kinds):
+        return "Decision trees are no network: their steps have no bounds here."
+    if "ZipMap" in kinds:
+        return "Export the classifier without ZipMap (skl2onnx: options={'zipmap': False})."
+    if kinds and len(outputs) > 1:
+        return f"Where they belong to another output, name the one of the scores: --output, one of {listed(outputs)}."
+    return "Export without custom operators or runtime-specific optimisation."
+
+
+def opset(model: onnx.ModelProto) -> int:
+    """The version of the operators of ONNX itself. Raises InputRejected for several, or one that is not supported."""
+    versions = sorted({e.version for e in model.opset_import if e.domain in STANDARD})
     if len(versions) != 1 or versions[0] not in OPSETS:
         raise InputRejected(
             f"One opset between {OPSETS.start} and {OPSETS.stop - 1} is supported; the file says"

@@ -49,7 +49,8 @@ def probe(model: onnx.ModelProto) -> Probes:
     Free dimensions other than the batch take a size at which the model runs, and a second one to see what depends on them.
     Raises InputRejected if no size works.
     """
-    run = runtime.session(exposed(model).SerializeToString(), limited=True)
+    # The optimiser takes time that grows with the square of the readers of one value, where all values are outputs.
+    run = runtime.session(exposed(model).SerializeToString(), limited=True, level="off")
     free = all(_dims(p)[:1] == [None] for p in model.graph.input)
     others = any(d is None for p in model.graph.input for d in (_dims(p)[1:] if free else _dims(p)))
     reason: InputRejected | None = None

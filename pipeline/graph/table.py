@@ -117,24 +117,31 @@ def refusal(node: Node, opset: int, read: set[str]) -> str | None:
         first, last = entry.opsets.start, entry.opsets.stop - 1
         return f"its form at opset {opset} is not supported, those from {first} to {last} are"
     for name in node.attributes:
-        value, usual = node.attributes.peek(name), default(node.op_type, name, opset)
+        value, usual = node.attributes.peek(name), default(node.op_type, name, _version(node, opset), node.domain)
         if name not in entry.reads and name not in entry.inert and not _equal(value, usual):
             said = "" if usual is None else f", only {_told(usual)} is, ONNX's default"
             return f"its attribute {name} = {_told(value)} is not supported{said}"
     for position, value in enumerate(node.inputs):
         if value and entry.inputs is not None and position >= entry.inputs:
-            return f"its input {_named(node.op_type, opset, 'inputs', position)} is not supported"
+            return f"its input {_named(node, opset, 'inputs', position)} is not supported"
     for position, value in enumerate(node.outputs):
         if value in read and entry.outputs is not None and position >= entry.outputs:
-            return f"its output {_named(node.op_type, opset, 'outputs', position)} is read"
+            return f"its output {_named(node, opset, 'outputs', position)} is read"
     return entry.refuses(node, opset)
+
+
+def _version(node: Node, opset: int) -> int:
+    """The opset of the file, where the operator is of ONNX's own domain; the newest of any other domain."""
+    return opset if not node.domain else OPSETS.stop - 1
 
 
 def unread(node: Node, opset: int) -> str | None:
     """The attribute that was said to be read, is not at its default, and was read by nobody; None where all were."""
     entry = TABLE.get(node.op_type)
     for name in sorted(entry.reads - node.attributes.read) if entry is not None else ():
-        if name in node.attributes and not _equal(node.attributes.peek(name), default(node.op_type, name, opset)):
+        if name in node.attributes and not _equal(
+            node.attributes.peek(name), default(node.op_type, name, _version(node, opset), node.domain)
+        ):
             return f"its attribute {name} = {_told(node.attributes.peek(name))} is not honoured"
     return None
 
@@ -144,8 +151,8 @@ def kept(node: Node) -> Node:
     return replace(node, inputs=list(node.inputs), outputs=list(node.outputs), attributes=node.attributes | {})
 
 
-def _named(operator: str, opset: int, kind: str, position: int) -> str:
-    formal = list(getattr(defs.get_schema(operator, opset), kind))
+def _named(node: Node, opset: int, kind: str, position: int) -> str:
+    formal = list(getattr(defs.get_schema(node.op_type, _version(node, opset), node.domain), kind))
     return str(formal[min(position, len(formal) - 1)].name) if formal else str(position)
 
 

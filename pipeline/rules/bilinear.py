@@ -189,7 +189,7 @@ class Quotient(Relaxation):
         return LinearForm(x.coeff, self.rounding.total([x.const, self.rounding.minimum(w, self.w)])), None
 
 
-@rule(ops.Quotient)
+@rule(ops.Quotient, ops.GuardedQuotient)
 class QuotientRule(Rule[nn.Module]):
     """``x / y`` over a box of ``y`` on one side of zero; any other is undefined, which is NaN."""
 
@@ -205,7 +205,8 @@ class QuotientRule(Rule[nn.Module]):
         return Quotient(ProductRule().relax(op, x, w, rounding=rounding), w, lines, rounding)
 
     def examples(self) -> Iterator[Example]:
-        yield Example(ops.Quotient(), ((3, 9), torch.randn(9)))  # boxes of a divisor would contain zero
+        for op in (ops.Quotient(), ops.GuardedQuotient()):
+            yield Example(op, ((3, 9), torch.randn(9)))  # boxes of a divisor would contain zero
 
 
 def _one_side(y: Interval, rounding: Rounding) -> tuple[Tensor, Tensor, Tensor]:

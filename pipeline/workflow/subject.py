@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from pipeline.graph.model_file import ModelFile
 from pipeline.graph.names import shown
 from pipeline.limits import hold
 from pipeline.network import Network
-from pipeline.preprocess import Normalise
+from pipeline.preprocess import Normalise, channel_axis
 from pipeline.rules import require
 from pipeline.settings import CURVE_SAMPLES, Settings, limits_beside
 
@@ -126,8 +126,13 @@ def open_model(file: ModelFile, settings: Settings) -> Subject:
     session = runtime.session(file, provider=settings.provider)
     normalise = None
     if settings.mean is not None or settings.std is not None:
-        axis = len(sample) - 1 if settings.layout == "NHWC" else 0
         mean = settings.mean or (0.0,) * len(settings.std or ())
+        axis = channel_axis(sample, len(mean), settings.layout)
+        if axis and settings.layout is None:
+            note = (
+                f"--mean and --std stand along the last axis of the input {list(sample)}: channels last (--layout NHWC)"
+            )
+            imported = replace(imported, notes=(*imported.notes, note))
         normalise = Normalise(mean, settings.std or (1.0,) * len(mean), axis)
     pixels = normalise.before(network) if normalise else network
     return Subject(file, imported, pixels, session, normalise, sample, logits.numel())

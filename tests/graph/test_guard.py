@@ -86,6 +86,7 @@ def _foreign(made: onnx.ModelProto) -> None:
     made.graph.node.append(helper.make_node("Quant\x1b[31m", ["x"], ["z"], domain="custom"))
     made.graph.node.append(helper.make_node("Fused", ["x"], ["u"], domain="com.microsoft"))
     made.graph.node.append(helper.make_node("Fused", ["x"], ["v"], domain="com.microsoft"))
+    made.opset_import.extend([helper.make_opsetid("custom", 1), helper.make_opsetid("com.microsoft", 1)])
 
 
 def _opset(made: onnx.ModelProto, version: int) -> None:
