@@ -11,7 +11,7 @@ import torch
 from pipeline.arithmetic import Outward
 from pipeline.bounds import Interval
 from pipeline.errors import UsageError
-from pipeline.preprocess import Normalise, without_normalisation
+from pipeline.preprocess import Normalise, channel_axis, without_normalisation
 from pipeline.propagate.margins import MarginBounds
 from pipeline.threat import LinfBall, clipped_box
 from tests import nets
@@ -68,3 +68,25 @@ def test_numbers_that_normalise_nothing_are_refused(mean, std):
 def test_another_number_of_channels_is_refused():
     with pytest.raises(UsageError, match="3 channels"):
         Normalise((0.1, 0.2), (1.0, 1.0)).arrays((3, 6, 6))
+
+
+@pytest.mark.parametrize(
+    ("shape", "count", "layout", "axis"),
+    [
+        ((3, 8, 8), 3, None, 0),
+        ((8, 8, 3), 3, None, 2),
+        ((3, 8, 8), 3, "NHWC", 0),  # the layout of the data: the model takes channels first
+        ((8, 8, 3), 3, "NCHW", 2),
+        ((3, 8, 3), 3, "NHWC", 2),
+        ((3, 8, 3), 3, "NCHW", 0),
+        ((8, 8, 3), 1, None, 0),
+        ((64,), 1, None, 0),
+    ],
+)
+def test_means_stand_along_the_axis_that_has_as_many_entries(shape, count, layout, axis):
+    assert channel_axis(shape, count, layout) == axis
+
+
+def test_where_two_axes_have_as_many_entries_the_layout_is_asked_for():
+    with pytest.raises(UsageError, match="--layout NCHW if .* --layout NHWC"):
+        channel_axis((3, 8, 3), 3, None)
