@@ -88,5 +88,5 @@ def test_means_stand_along_the_axis_that_has_as_many_entries(shape, count, layou
 
 
 def test_where_two_axes_have_as_many_entries_the_layout_is_asked_for():
-    with pytest.raises(UsageError, match="--layout NCHW if .* --layout NHWC"):
+    with pytest.raises(UsageError, match=r"--layout NCHW if .* --layout NHWC"):
         channel_axis((3, 8, 3), 3, None)
