@@ -111,6 +111,10 @@ class Outward:
     folded_scale: Tensor | None = None
     folded_peak: float = 1.0
     """The largest product of such scales."""
+    vanishing: Tensor | None = None
+    """By channel, the relative error of folded weights where a subnormal factor may be flushed to zero."""
+    moved: tuple[float, float] = (1.0, 1.0)
+    """The least and the greatest product of numbers before a matrix product that a runtime may multiply by behind it."""
     kernels: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """The measured error of each float32 activation kernel: absolute, and relative to its exact value."""
 
@@ -158,18 +162,21 @@ class Outward:
         offset: Tensor | float,
         terms: int,
         deployed_terms: int,
+        flush: Tensor | float = 0.0,
     ) -> Interval:
-        """The box of an affine image: ``center ± (|W|(r + g m) + g|b| + U)``, with no third product.
+        """The box of an affine image: ``center ± (|W|(r + g m) + g|b| + U + flush)``, with no third product.
 
         ``g = 2 gamma(k+3, w) + gamma(n, u)`` where ``k`` counts the terms of our own sum and ``n`` those of the deployed
         one; ``m = |c| + r``; ``U`` pays for results flushed to zero. Proof: every leaf ``W_i x_i`` of any summation tree
         meets at most ``n`` factors ``1 + d``, ``|d| <= u``, so the evaluation errs by at most
         ``gamma(n,u)(|W| m + |b|) + U``; our own center errs by the same expression with ``w``; ``|c| <= m``.
-        A sample whose partial sums might overflow float32 gets an infinite radius, which nothing certifies.
+        A sample whose partial sums might overflow float32 gets an infinite radius, which nothing certifies. ``flush`` is
+        what the operator's own subnormal constants may cost where they are read as zero.
         """
         g = self._relative(terms, deployed_terms)
         widened = _each(inputs, lambda x: Interval(x.center, (x.radius + g * x.magnitude) * (1 + 2.0**-49)))
         spread = radius(*widened) + g * _abs(offset)
+        spread = spread + self._vanishing(inputs, radius, offset) + (flush if self.deployed else 0.0)
         row_sum = _row_sum(inputs, radius) if self.deployed else None
         spread = (spread + self._flushed(inputs, row_sum, terms)) * (1 + 2 * gamma(terms + 8, U64))
         return Interval(center, self._unless_overflow(spread, inputs, radius, row_sum, offset, terms))
@@ -181,6 +188,7 @@ class Outward:
         offset: Tensor | float,
         terms: int,
         deployed_terms: int,
+        flush: Tensor | float = 0.0,
     ) -> Tensor:
         """What one affine evaluation may err by, per output: ``g (|W| m + |b|) + U``, the disturbance of a backward walk.
 
@@ -190,7 +198,8 @@ class Outward:
         g = self._relative(terms + 1, deployed_terms)
         magnitude = radius(*_each(inputs, _as_radius)) + _abs(offset)
         row_sum = _row_sum(inputs, radius) if self.deployed else None
-        error = (g * magnitude + self._flushed(inputs, row_sum, terms)) * (1 + 2 * gamma(terms + 8, U64))
+        magnitude = g * magnitude + self._vanishing(inputs, radius, offset) + (flush if self.deployed else 0.0)
+        error = (magnitude + self._flushed(inputs, row_sum, terms)) * (1 + 2 * gamma(terms + 8, U64))
         return self._unless_overflow(error, inputs, radius, row_sum, offset, terms)
 
     def descend(self, const: Tensor, added: Tensor | None, coeff: Tensor, slack: Tensor | None) -> Tensor:
@@ -236,7 +245,9 @@ class Outward:
         """``<A, c> - <|A|, r> + d``, rounded down: at most the minimum of the form over the box."""
         box = form.over(box)
         least = self._plus_dot(form.const, form.coeff, box.center)
-        return self._minus(least, dot(form.coeff.abs(), box.radius), form.coeff[0, 0].numel())
+        # An operator that only selects may read and write zero for a subnormal number: what leaves it is off by that.
+        lost = dot(form.coeff.abs(), box.radius + TINY32) if self.deployed else dot(form.coeff.abs(), box.radius)
+        return self._minus(least, lost, form.coeff[0, 0].numel())
 
     def total(self, parts: Sequence[Tensor]) -> Tensor:
         """The sum of lower bounds, rounded down."""
@@ -260,13 +271,25 @@ class Outward:
         return 2 * gamma(terms + 3, U64) + (gamma(deployed_terms, U32) if self.deployed else 0.0)
 
     def _flushed(self, inputs: tuple[Interval | Tensor, ...], row_sum: Tensor | None, terms: int) -> Tensor | float:
-        """``U``: what products and sums below the smallest normal number may lose, and folded weights with them."""
+        """``U``: what products and sums below the smallest normal number may lose, and folded weights with them.
+
+        ``U(t) = 2 tiny (rowsum |W| + k max|t| + 4(k + 1))`` of ``W t``. Where ``t = p x`` and a runtime computes ``p (W x)``
+        instead, that errs by ``|p| U(x) = 2 tiny (|p| rowsum |W| + k max|t| + 4(k + 1)|p|) <= (1 + |p|) U(t)``.
+        """
         if row_sum is None:
             return TINY64
         flushed = 2 * TINY32 * (row_sum + terms * _peak(inputs, row_sum.dim()) + 4 * (terms + 1))
         if self.folded_scale is not None:
             flushed = flushed * (1 + 1 / self.folded_scale)
-        return flushed
+        return flushed * (1 + self.moved[1])
+
+    def _vanishing(
+        self, inputs: tuple[Interval | Tensor, ...], radius: Callable[..., Tensor], offset: Tensor | float
+    ) -> Tensor | float:
+        """What is lost where the factor of a folded weight is subnormal, and may be zero: a share of ``|W| m + |b|``."""
+        if self.vanishing is None:
+            return 0.0
+        return self.vanishing * (radius(*_each(inputs, _as_radius)) + _abs(offset))
 
     def _unless_overflow(
         self,
@@ -279,8 +302,9 @@ class Outward:
     ) -> Tensor:
         """An infinite spread wherever some order of summation might leave the range of float32.
 
-        A mean of ``terms`` numbers may be summed before it is divided, a folded scale multiplies every partial sum, and up
-        to four sums may share an accumulator (a layer, a residual, the two constants of a BatchNorm).
+        A mean of ``terms`` numbers may be summed before it is divided, a folded scale multiplies every partial sum, a scale
+        that is moved behind a product leaves its partial sums unscaled, and up to four sums may share an accumulator (a
+        layer, a residual, the two constants of a BatchNorm).
         """
         if row_sum is None:
             return spread
@@ -288,6 +312,7 @@ class Outward:
         if self.folded_scale is not None:
             largest = torch.where(self.folded_scale.isinf(), 0.0, self.folded_scale).max().clamp(min=self.folded_peak)
             limit = limit / float(largest.clamp(min=1))
+        limit = limit * min(1.0, self.moved[0])
         if bool((row_sum * _peak(inputs, row_sum.dim()) + _abs(offset) < limit).all()):
             return spread
         magnitude = radius(*_each(inputs, _as_radius)) + _abs(offset)

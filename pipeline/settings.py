@@ -16,10 +16,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pipeline.arithmetic import Mode
 from pipeline.certify import Choice
 from pipeline.errors import UsageError
+from pipeline.graph.runtime import LEVELS, Level
 from pipeline.limits import NAMES as LIMITS
 from pipeline.limits import Limits
 from pipeline.numbers import BLANK, exact, real, whole
 from pipeline.threat import parse_eps
+
+__all__ = ["LEVELS", "Settings", "limits_beside", "metadata_of", "settle", "settled"]
 
 CURVE = tuple(Fraction(k) / 255 for k in (Fraction(1, 2), 1, 2, 4, 8, 16))
 CURVE_SAMPLES = 200
@@ -81,6 +84,8 @@ class Settings(BaseModel):
     restarts: Whole = Field(1, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     provider: Literal["cpu", "cuda"] = "cpu"
+    runtime_optimization: Level = "all"
+    """Of the graph, by ONNX Runtime where the model runs."""
     precision: Literal["fp32", "tf32", "bf16"] | None = None
     compile: bool | None = None
     fail_under: tuple[str, ...] = ()

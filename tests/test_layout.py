@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "certify": {"seal", "allocator", "crew", "vnnlib", *WALKS},
     "train": {"seal", "crew", "spread", *WALKS},
     "preprocess": {"errors", "ops", "network"},
-    "settings": {"errors", "numbers", "limits", "arithmetic", "threat", "certify"},
+    "settings": {"errors", "numbers", "limits", "arithmetic", "threat", "certify", "graph"},
     "graph": {"errors", "limits", "bounds", "arithmetic", "ops", "network", "rules"},
     "data": {"errors", "limits", "regular"},
     "report": {"errors", "atomic", "limits", "regular"},

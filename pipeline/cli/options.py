@@ -11,6 +11,7 @@ import click
 from pipeline.arithmetic import MODES
 from pipeline.certify import CHOICES
 from pipeline.cli.numbers import WHOLE, Whole
+from pipeline.settings import LEVELS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -72,6 +73,11 @@ proof_options = _apply(
     click.option("--output", metavar="NAME", help="Which output holds the logits, where the file has several."),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where bounds and training run.  [auto]"),
     click.option("--provider", type=click.Choice(["cpu", "cuda"]), help="Where ONNX Runtime runs the file.  [cpu]"),
+    click.option(
+        "--runtime-optimization",
+        type=click.Choice(LEVELS),
+        help="How far ONNX Runtime optimises the graph where the model runs.  [all, its default]",
+    ),
 )
 
 gate_options = _apply(

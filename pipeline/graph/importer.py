@@ -76,7 +76,13 @@ class Imported:
         return self.file.model
 
 
-def load(file: ModelFile, *, output: str | None = None, real_inputs: np.ndarray | None = None) -> Imported:
+def load(
+    file: ModelFile,
+    *,
+    output: str | None = None,
+    real_inputs: np.ndarray | None = None,
+    level: runtime.Level = "all",
+) -> Imported:
     """The Network of a file, or of one of its outputs, in eval mode, with any batch where the graph allows it.
 
     Raises InputRejected for a file that is unsafe, unsupported (all operators are named) or not the function that was
@@ -91,7 +97,7 @@ def load(file: ModelFile, *, output: str | None = None, real_inputs: np.ndarray 
     check_bombs(model)
     # Before ONNX Runtime loads the file itself, and folds its constants: here it runs under a limit of memory.
     normal = normalise(model, output=output)
-    session = runtime.session(file)
+    session = runtime.session(file, level=level)
     freed = _attempt(file, session, normal, output, real_inputs)
     if isinstance(freed, Imported) and freed.parity.holds:
         return freed

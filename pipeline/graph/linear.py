@@ -1,7 +1,9 @@
 """Every product with a constant in one form: ``y = x W^T + b``, W stored as ``(out, in)``, b as ``(out,)``.
 
-Gemm's alpha, beta and transposes, MatMul with and without an Add after it, and a bias that a separate Add gives to a
-convolution all end here; what was done to a weight is undone by the steps kept in its Source.
+Gemm's transposes, MatMul with and without an Add after it, and a bias that a separate Add gives to a convolution all end
+here; what was done to a weight is undone by the steps kept in its Source. Gemm's alpha stays a Mul behind the product, where a
+runtime multiplies by it: in the weights, products would overflow and underflow elsewhere. Its beta is multiplied into a
+bias where that is exact.
 """
 
 from __future__ import annotations
@@ -34,10 +36,17 @@ def _transposed(draft: Draft, name: str) -> str:
 
 
 def _scaled(draft: Draft, name: str, factor: float) -> str:
+    """A constant times a number; empty where that is not exact, or subnormal."""
     if factor == 1.0:
         return name
     array = draft.constants[name]
-    return draft.derive(name, (array * array.dtype.type(factor)), ("scale", 1.0 / factor), key=f"times_{factor.hex()}")
+    exact = array.astype(np.float64) * factor
+    with np.errstate(over="ignore", under="ignore"):
+        product = exact.astype(array.dtype)
+    normal = (product == 0) | (np.abs(product) >= np.finfo(array.dtype).tiny)
+    if not (np.isfinite(product) & normal & (product == exact)).all():
+        return ""
+    return draft.derive(name, product, ("scale", 1.0 / factor), key=f"times_{factor.hex()}")
 
 
 def _gemm(draft: Draft, node: Node) -> list[Node]:
@@ -56,13 +65,13 @@ def _gemm(draft: Draft, node: Node) -> list[Node]:
                 draft, nodes, "Mul", [product, draft.constant(np.asarray(alpha, draft.dtypes[node.output]))]
             )
         return [*nodes, *_plus(draft, node, nodes, product, c, beta)]
-    weight = _scaled(draft, b if node.attributes.get("transB", 0) else _transposed(draft, b), alpha)
+    weight = b if node.attributes.get("transB", 0) else _transposed(draft, b)
     size = draft.constants[weight].shape[0]
-    if c and beta != 0.0 and (bias := _as_bias(draft, c, size, scale=beta)):
+    if alpha == 1.0 and c and beta != 0.0 and (bias := _as_bias(draft, c, size, scale=beta)):
         return [*nodes, Node("Gemm", [a, weight, bias], node.outputs, Attributes({"transB": 1}))]
-    if not c or beta == 0.0:
-        return [*nodes, Node("Gemm", [a, weight], node.outputs, Attributes({"transB": 1}))]
     product = _emit(draft, nodes, "Gemm", [a, weight], {"transB": 1})
+    if alpha != 1.0:
+        product = _emit(draft, nodes, "Mul", [product, draft.constant(np.asarray(alpha, draft.dtypes[node.output]))])
     return [*nodes, *_plus(draft, node, nodes, product, c, beta)]
 
 
@@ -155,8 +164,6 @@ def _as_bias(draft: Draft, name: str, size: int, *, scale: float = 1.0, trailing
         if array.ndim != 1:
             name = draft.derive(name, array.reshape(size), ("reshape", tuple(array.shape)), key="flat")
         return _scaled(draft, name, scale)
-    if array.size == 1 and not exact:
-        spread = np.full(size, array.reshape(()) * array.dtype.type(scale), array.dtype)
-        back: tuple = (("scale", 1.0 / scale),) if scale not in (0.0, 1.0) else ()
-        return draft.derive(name, spread, *back, key=f"spread_{size}")
-    return ""
+    if array.size != 1 or exact or not (scaled := _scaled(draft, name, scale)):
+        return ""
+    return draft.derive(scaled, np.full(size, draft.constants[scaled].reshape(()), array.dtype), key=f"spread_{size}")

@@ -49,7 +49,8 @@ def probe(model: onnx.ModelProto) -> Probes:
     Free dimensions other than the batch take a size at which the model runs, and a second one to see what depends on them.
     Raises InputRejected if no size works.
     """
-    # The optimiser takes time that grows with the square of the readers of one value, where all values are outputs.
+    # Operator by operator: constants are then the file's own, whatever an optimiser makes of them. And the optimiser takes
+    # time that grows with the square of the readers of one value, where all values are outputs.
     run = runtime.session(exposed(model).SerializeToString(), limited=True, level="off")
     free = all(_dims(p)[:1] == [None] for p in model.graph.input)
     others = any(d is None for p in model.graph.input for d in (_dims(p)[1:] if free else _dims(p)))
@@ -164,7 +165,7 @@ def _example(rng: np.random.Generator, shape: list[int], dtype: np.dtype) -> np.
 
 def dependence(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
     """For each computed value, in order: ``constant``, ``shape`` (of input shapes alone), or ``data``."""
-    data = {p.name for p in model.graph.input}
+    data = {p.name for p in model.graph.input} - {t.name for t in model.graph.initializer}
     shape: set[str] = set()
     for node in model.graph.node:
         read = [v for v in node.input if v]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -14,16 +15,20 @@ from pipeline.graph.model_file import ModelFile
 from pipeline.graph.names import shown
 from pipeline.limits import limits
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-# TF32 is on by default on CUDA, and no certificate holds for it.
-_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
 Level = Literal["off", "basic", "extended", "all"]
-_LEVELS: dict[Level, str] = {
+LEVELS: tuple[Level, ...] = get_args(Level)
+"""Of graph optimisation, lowest first."""
+OPTION: dict[Level, str] = {
     "off": "ORT_DISABLE_ALL",
     "basic": "ORT_ENABLE_BASIC",
     "extended": "ORT_ENABLE_EXTENDED",
     "all": "ORT_ENABLE_ALL",
 }
+"""What ONNX Runtime calls them; the last is its default."""
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# TF32 is on by default on CUDA, and no certificate holds for it.
+_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
 _DTYPES = {
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,
@@ -39,9 +44,9 @@ _DTYPES = {
 class Session:
     """A loaded model: ``inputs`` and ``outputs`` by name, and the batch it insists on, if any."""
 
-    def __init__(self, inference: Any, provider: str, options: Any = None):
+    def __init__(self, inference: Any, provider: str, level: Level = "all", options: Any = None):
         self._inference, self._options = inference, options
-        self.provider = provider
+        self.provider, self.level = provider, level
         self.inputs = tuple(i.name for i in inference.get_inputs())
         self.outputs = tuple(o.name for o in inference.get_outputs())
         self.shapes = tuple(tuple(d if isinstance(d, int) else None for d in i.shape) for i in inference.get_inputs())
@@ -84,14 +89,27 @@ class Session:
         return np.concatenate(parts)
 
 
+def version() -> str:
+    """The version of the ONNX Runtime that is loaded."""
+    import onnxruntime as ort
+
+    return str(ort.__version__)
+
+
 def session(
-    source: ModelFile | bytes, *, provider: str = "cpu", limited: bool = False, level: Level = "all"
+    source: ModelFile | bytes,
+    *,
+    provider: str = "cpu",
+    limited: bool = False,
+    level: Level = "all",
+    written_to: Path | None = None,
 ) -> Session:
     """ONNX Runtime on the bytes of a file and of its external data, on as many threads as this process may use.
 
     ``level``: how far ONNX Runtime may rewrite the graph; its own default is all. ``limited``: on the CPU, in no more memory
-    than ``Limits.runtime_bytes``; what needs more fails as a model that cannot run. Raises EnvironmentFailure if the provider is
-    not there (ONNX Runtime itself would fall back in silence), InputRejected if the model cannot be loaded.
+    than ``Limits.runtime_bytes``; what needs more fails as a model that cannot run. ``written_to``: where the rewritten graph is
+    written, with its large weights in a file beside it. Raises EnvironmentFailure if the provider is not there (ONNX Runtime
+    itself would fall back in silence), InputRejected if the model cannot be loaded.
     """
     import onnxruntime as ort
 
@@ -102,6 +120,11 @@ def session(
             f" {', '.join(ort.get_available_providers())}; install onnxruntime-gpu, or ask for provider 'cpu'."
         )
     options = _session_options(level)
+    if written_to is not None:
+        options.optimized_model_filepath = str(written_to)
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name", f"{written_to.stem}.weights"
+        )
     if limited:
         _limit_memory()
         options.add_session_config_entry("session.use_env_allocators", "1")
@@ -119,7 +142,7 @@ def session(
             f"Provider '{provider}' was asked for, but ONNX Runtime fell back to {inference.get_providers()[0]};"
             " check the CUDA and cuDNN libraries, or ask for provider 'cpu'."
         )
-    return Session(inference, provider, _shrinking() if limited else None)
+    return Session(inference, provider, level, _shrinking() if limited else None)
 
 
 def _session_options(level: Level) -> Any:
@@ -129,7 +152,7 @@ def _session_options(level: Level) -> Any:
     options.intra_op_num_threads = threads()
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[level])
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, OPTION[level])
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 

@@ -7,12 +7,13 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
 from pipeline import ops
-from pipeline.arithmetic import FLOAT32_MAX, SLACK, TINY64, U64, Outward, gamma
+from pipeline.arithmetic import FLOAT32_MAX, SLACK, TINY32, TINY64, U64, Outward, gamma
 from pipeline.errors import EnvironmentFailure, InputRejected
 from pipeline.network import Plan, Step
 from pipeline.rules.rule import Rearrange, fold_floor, rule_for
@@ -20,34 +21,67 @@ from pipeline.rules.rule import Rearrange, fold_floor, rule_for
 
 @torch.no_grad()
 def sites(plan: Plan, rounding: Outward) -> dict[int, Outward]:
-    """What each operator may add, with the scales that a runtime may fold into its weights from the operators after it.
+    """What each operator may add, with the scales around it that a runtime may multiply in elsewhere.
 
-    Folding multiplies every weight by ``s`` in float32, once for each scale of a chain (BatchNorm, Mul; moved entries and
-    added constants do not end it). Relative errors are paid for by the slack of the layer, as far as it goes; a product
-    ``W s`` may also underflow (an absolute error, which ``folded_scale`` carries) or overflow (refused here).
+    *Behind* a layer (BatchNorm, Mul, Div by one number; moved entries and added constants do not end the chain), folding
+    multiplies every weight by ``s`` in float32, once for each scale. *Before* a matrix product, one number may be multiplied
+    in behind it. Relative errors are paid for by the slack of the layer, as far as it goes; a product ``W s`` may also
+    underflow (an absolute error, which ``folded_scale`` carries), overflow (refused here), or have a subnormal factor that is
+    read as zero (``vanishing``); sums without the scale before them have another range (``moved``).
     """
     readers = Counter(a for s in plan.steps for a in s.args)
     constants = {index: getattr(owner, name) for index, owner, name in plan.constants}
     chains: dict[int, _Chain] = {}
+    numbers: dict[int, tuple[float, ...]] = {}
     for step in plan.steps:
         rule = rule_for(step.op)
         varying = [a for a in step.args if a not in constants]
         if rule is None or len(varying) != 1:
             continue
+        (source,), known = varying, tuple(constants.get(a) for a in step.args)
+        moves = isinstance(rule, Rearrange)
+        number = _number(step, known)
+        if moves or number is not None:
+            numbers[step.index] = (*numbers.get(source, ()), *([] if number is None else [number]))[-JOINED:]
         layer = _layer(step, constants)
-        before = chains.get(varying[0]) if readers[varying[0]] == 1 else None
+        before = chains.get(source) if readers[source] == 1 else None
         if layer is not None:
-            chains[step.index] = layer
+            product = isinstance(step.op, nn.Linear | ops.MatMul)
+            chains[step.index] = layer.after(numbers.get(source, ())) if product else layer
         elif before is not None:
-            scale = rule.folds_into_producer(step.op, tuple(constants.get(a) for a in step.args))
-            moves = isinstance(rule, Rearrange)
+            scale = rule.folds_into_producer(step.op, known)
             if scale is not None:
-                roundings = 1 if isinstance(step.op, ops.Mul) else 5  # a BatchNorm makes its scale first
-                chains[step.index] = before.scaled(scale, roundings, step.name)
+                chains[step.index] = before.scaled(scale, _smallest_factor(step, scale), _roundings(step.op), step.name)
             elif moves or isinstance(step.op, ops.Add | ops.Sub):
                 chains[step.index] = replace(before, aligned=before.aligned and not moves)
     # The last link of a chain knows all of it, and comes last.
-    return {c.layer: c.site(rounding) for c in chains.values() if c.roundings}
+    return {c.layer: c.site(rounding) for c in chains.values() if c.roundings or c.moved != (1.0, 1.0)}
+
+
+JOINED = 4
+"""How many numbers around one matrix product may become its factor: each costs two roundings at most, of the slack."""
+
+
+def _number(step: Step, known: tuple[Tensor | None, ...]) -> float | None:
+    """The one number that a step multiplies by."""
+    if not isinstance(step.op, ops.Mul | ops.Div):
+        return None
+    constant = next((c for c in known if c is not None), None)
+    if constant is None or constant.numel() != 1:
+        return None
+    value = abs(float(constant.reshape(())))
+    return value if isinstance(step.op, ops.Mul) else 1 / value if value else math.inf
+
+
+def _roundings(op: nn.Module) -> int:
+    """How many roundings a scale costs: a BatchNorm makes its own first, a divisor becomes a factor."""
+    return 1 if isinstance(op, ops.Mul) else 2 if isinstance(op, ops.Div) else 5
+
+
+def _smallest_factor(step: Step, scale: Tensor) -> Tensor:
+    """The smallest of the float32 numbers that a scale is made of, by channel: subnormal ones may be read as zero."""
+    weight = getattr(step.op, "weight", None)
+    return scale if weight is None else torch.minimum(scale.reshape(-1), weight.abs())
 
 
 @dataclass(frozen=True)
@@ -56,6 +90,7 @@ class _Chain:
 
     layer: int
     weight: Tensor
+    channels: int
     rank: int
     """Axes of the output from the channels on; 0 where channels are not known."""
     aligned: bool
@@ -63,13 +98,22 @@ class _Chain:
     high: Tensor
     lost: Tensor
     """``1/s1 + 1/(s1 s2) + ...``: by how much an underflow in folding is larger before the scales than behind them."""
+    vanishing: Tensor
+    """The share of a weight that is lost where a scale is read as zero."""
     roundings: int = 0
+    moved: tuple[float, float] = (1.0, 1.0)
 
-    def scaled(self, scale: Tensor, roundings: int, name: str) -> _Chain:
+    def after(self, numbers: tuple[float, ...]) -> _Chain:
+        """The layer behind numbers that were multiplied in, the last of them nearest to it: any last few may be moved."""
+        products = list(accumulate(reversed(numbers), lambda a, b: a * b))
+        return replace(self, moved=(min([1.0, *products]), max([1.0, *products])))
+
+    def scaled(self, scale: Tensor, factor: Tensor, roundings: int, name: str) -> _Chain:
         """The chain with one scale more. Raises InputRejected where folding may overflow, or is more than slack pays for."""
-        scale = scale.reshape(-1)
-        by_channel = self.aligned and scale.numel() in (1, self.weight.shape[0])
+        scale, factor = scale.reshape(-1), factor.reshape(-1)
+        by_channel = self.aligned and scale.numel() in (1, self.channels)
         floor, ceiling = (fold_floor(scale), scale) if by_channel else (fold_floor(scale).min(), scale.max())
+        zeroed = torch.where((factor > 0) & (factor < TINY32), 1.0, 0.0).to(scale)
         low, high = (self.low * floor).clamp_min(TINY64), self.high * ceiling
         if float(self.weight.abs().max()) * float(high.max()) > FLOAT32_MAX:
             raise InputRejected(f"folding the scale of {name} into the weights before it overflows float32.")
@@ -79,25 +123,46 @@ class _Chain:
                 f"{name} is one of so many scales behind one layer that rounding in folding them is not bounded; use "
                 "`--arithmetic real`."
             )
-        return replace(self, low=low, high=high, lost=self.lost + 1 / low, roundings=roundings)
+        return replace(
+            self,
+            low=low,
+            high=high,
+            lost=self.lost + 1 / low,
+            vanishing=torch.maximum(self.vanishing, zeroed if by_channel else zeroed.max()),
+            roundings=roundings,
+        )
 
     def site(self, rounding: Outward) -> Outward:
         """What the layer may add, all of its scales folded into it."""
-        lost = self.lost.reshape(-1, *[1] * (self.rank - 1)) if self.lost.numel() > 1 else self.lost.reshape(())
-        return replace(rounding, carried=0, folded_scale=1 / lost, folded_peak=float(self.high.max()))
+        scaled = self.roundings > 0
+        return replace(
+            rounding,
+            carried=0,
+            folded_scale=1 / self._by_channel(self.lost) if scaled else None,
+            folded_peak=float(self.high.max()),
+            vanishing=self._by_channel(self.vanishing) if bool(self.vanishing.any()) else None,
+            moved=self.moved,
+        )
+
+    def _by_channel(self, value: Tensor) -> Tensor:
+        return value.reshape(-1, *[1] * (self.rank - 1)) if value.numel() > 1 else value.reshape(())
 
 
 def _layer(step: Step, constants: Mapping[int, Tensor]) -> _Chain | None:
     """The beginning of a chain, where the operator is a layer with weights."""
     if isinstance(step.op, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
         weight = step.op.weight
-        rank = 1 if isinstance(step.op, nn.Linear) else weight.dim() - 1
+        channels, rank = weight.shape[0], 1 if isinstance(step.op, nn.Linear) else weight.dim() - 1
+    elif isinstance(step.op, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+        weight = step.op.weight
+        channels, rank = step.op.out_channels, weight.dim() - 1
     elif isinstance(step.op, ops.MatMul):
-        weight, rank = next(constants[a] for a in step.args if a in constants), 0
+        weight, channels, rank = next(constants[a] for a in step.args if a in constants), 0, 0
     else:
         return None
     one = torch.ones(1, dtype=torch.float64, device=weight.device)
-    return _Chain(step.index, weight, rank, rank > 0, one, one, torch.zeros_like(one))
+    none = torch.zeros_like(one)
+    return _Chain(step.index, weight, channels, rank, rank > 0, one, one, none, none)
 
 
 def self_test(device: str = "cpu") -> None:

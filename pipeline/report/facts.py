@@ -124,6 +124,16 @@ class Attack(Frozen):
     seed: int = Field(ge=0)
 
 
+class Execution(Frozen):
+    """What runs the file, and the digest of the graph that it executes: operators, attributes and constants, without names."""
+
+    runtime: str
+    version: str
+    provider: str
+    optimization: Literal["off", "basic", "extended", "all"]
+    graph_sha256: Sha256
+
+
 class Method(Frozen):
     """How samples were certified, and what "certified" says: `statement`, under `assumptions`.
 
@@ -140,6 +150,7 @@ class Method(Frozen):
     long_attack: Attack | None = None
     memory_budget: int | None = None
     provider: str
+    execution: Execution | None = None
 
 
 class Parity(Frozen):

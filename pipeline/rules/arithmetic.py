@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import ops
-from pipeline.arithmetic import SLACK
+from pipeline.arithmetic import SLACK, TINY32
 from pipeline.bounds import Interval
 from pipeline.rules.relax import Window
 from pipeline.rules.rule import Affine, Example, Value, rule
@@ -88,7 +88,7 @@ class MulRule(Affine[nn.Module]):
 
     def folds_into_producer(self, op: nn.Module, constants: tuple[Tensor | None, ...]) -> Tensor | None:
         scale = next((c for c in constants if c is not None), None)
-        return None if scale is None or isinstance(op, ops.Div) else scale.abs().reshape(-1)
+        return None if scale is None else scale.abs().reshape(-1)
 
     def examples(self) -> Iterator[Example]:
         yield Example(ops.Mul(), ((3, 9), torch.randn(9)))
@@ -101,6 +101,17 @@ class DivRule(MulRule):
 
     def refuses(self, op: nn.Module, abstract: tuple[bool, ...]) -> str | None:
         return "a quotient by a value that varies has no rule yet" if abstract[1] else None
+
+    def folds_into_producer(self, op: nn.Module, constants: tuple[Tensor | None, ...]) -> Tensor | None:
+        """One number alone: it may become the factor of a matrix product, and divisors of channels stay where they are."""
+        divisor = constants[1]
+        return None if divisor is None or divisor.numel() != 1 else 1 / divisor.abs().reshape(-1)
+
+    def flush(self, op: nn.Module, *xs: Value) -> Tensor | float:
+        """A subnormal divisor may be read as zero: the quotient is then infinite."""
+        divisor = xs[1]
+        assert isinstance(divisor, Tensor)
+        return torch.where(divisor.abs() < TINY32, torch.inf, 0.0).to(divisor.dtype)
 
     def examples(self) -> Iterator[Example]:
         yield Example(ops.Div(), ((3, 9), torch.randn(9)))

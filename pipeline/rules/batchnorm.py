@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.arithmetic import EXACT, SLACK, Rounding
+from pipeline.arithmetic import EXACT, SLACK, TINY32, Rounding
 from pipeline.bounds import Interval, Lockstep, full
 from pipeline.ops import AffineBN, BatchNorm, Layer
 from pipeline.rules.affine import correlate
@@ -101,6 +101,19 @@ class BatchNormRule(Affine[BatchNorm]):
         scale, _ = _running(op)
         mean = (scale * op.running_mean).abs() if op.running_mean is not None else torch.zeros_like(scale)
         return _channels(mean if op.bias is None else mean + op.bias.abs(), x.center)
+
+    def flush(self, op: BatchNorm, *xs: Value) -> Tensor | float:
+        """``tiny (1 + 1/sqrt(v)) (|x| + |mean| + 1)`` with ``v = var + eps``: a subnormal ``gamma``, ``s`` or ``mean`` read as
+        zero changes ``s x`` and ``s mean`` by at most that. Where ``v < 2^-96`` a flushed ``var`` or ``eps`` would change ``s``
+        by more than a rounding that the slack has to spare: infinite.
+        """
+        (x,) = xs
+        assert isinstance(x, Interval)
+        assert op.running_mean is not None
+        assert op.running_var is not None
+        spread = op.running_var + op.eps
+        lost = torch.where(spread < 2.0**-96, torch.inf, TINY32 * (1 + torch.rsqrt(spread.abs())))
+        return _channels(lost, x.center) * (x.magnitude + _channels(op.running_mean.abs(), x.center) + 1)
 
     def carries(self, op: BatchNorm, carried: int, *xs: Value) -> int:
         return carried + 1

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import ops
-from pipeline.arithmetic import Outward, Rounding
+from pipeline.arithmetic import TINY32, Outward, Rounding
 from pipeline.rules.curves import Curve, Kind
 from pipeline.rules.elementwise import Elementwise
 from pipeline.rules.rule import Example, Value, rule
@@ -32,7 +32,9 @@ class LeakyReLURule(Elementwise[nn.Module]):
         return Curve(op, derivative, (0.0,), ("linear", "linear"), turns=() if rising else (0.0,))
 
     def error(self, op: nn.Module, x: Tensor, y: Tensor, rounding: Rounding, *constants: Value) -> Tensor | float:
-        return rounding.own_error(y, 1) + rounding.kernel_error(y, 1)
+        # A subnormal slope may be read as zero.
+        flushed = x.abs() * TINY32 if rounding.deployed else 0.0
+        return rounding.own_error(y, 1) + rounding.kernel_error(y, 1) + flushed
 
     def examples(self) -> Iterator[Example]:
         for slope in (0.01, 1.5, -0.5):

@@ -97,6 +97,10 @@ class Affine(Rule[Op]):
         """``|b|``, broadcastable to the output: every constant leaf of the sum by its absolute value."""
         return 0.0
 
+    def flush(self, op: Op, *xs: Value) -> Tensor | float:
+        """What reading subnormal parameters as zero may cost beyond ``U`` of ``arithmetic.py``, which covers weights."""
+        return 0.0
+
     def interval(self, op: Op, *xs: Value, rounding: Rounding = EXACT) -> Interval:
         """``op(c) ± |W| r``."""
         center = op(*(x.center if isinstance(x, Interval) else x for x in xs))
@@ -110,6 +114,7 @@ class Affine(Rule[Op]):
             self.offset(op, *xs),
             terms,
             self.deployed_terms(op, terms, rounding.carried),
+            self.flush(op, *xs),
         )
         return Interval(center, box.radius.expand_as(center))
 
@@ -154,6 +159,7 @@ class Affine(Rule[Op]):
             self.offset(op, *xs),
             max(terms, self.fan_out(op, *xs)),
             self.deployed_terms(op, terms, rounding.carried),
+            self.flush(op, *xs),
         )
 
 

@@ -30,6 +30,7 @@ def settings(result: Result) -> Settings:
         "arithmetic": method.arithmetic,
         "attack": method.attack is not None,
         "provider": method.provider,
+        **({} if method.execution is None else {"runtime_optimization": method.execution.optimization}),
     }
     try:
         return settled(said, dict.fromkeys(said, "report.json"))

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.report.facts import Name, Sha256, Tool
+from pipeline.report.facts import Execution, Name, Sha256, Tool
 from pipeline.report.rate import Frozen
 from pipeline.report.result import Run
 from pipeline.report.write import dump, put
@@ -58,6 +58,7 @@ class Answer(Frozen):
     """The one that was chosen, of several."""
     arithmetic: str
     provider: str
+    execution: Execution | None = None
     statement: str
     assumptions: tuple[str, ...] = ()
     verdict: Verdict

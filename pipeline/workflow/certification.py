@@ -123,8 +123,8 @@ def examine(
 ) -> Generator[Event, None, Evidence]:
     """Certify an opened file on one part of a data set."""
     work = work or Work(budget=settings.time_budget)
-    refuse_unpromised(subject, settings)
     kernels = measured(subject, settings)
+    refuse_unpromised(subject, settings)
     began = time.monotonic()
     indices, limit = chosen(len(dataset), settings)
     fitted = to_inputs(dataset, subject, settings, indices)
@@ -145,7 +145,7 @@ def examine(
         "preprocessing": facts.preprocessing(subject, fitted, source),
         "data": facts.data(dataset, len(indices), limit, settings.seed, fitted.notes),
         "threat": reports.Threat(norm=settings.norm, range=fitted.value_range),
-        "method": facts.method(settings, how, (*kernels.assumptions, *subject.assumptions)),
+        "method": facts.method(subject, settings, how, (*kernels.assumptions, *subject.assumptions)),
         "parity": facts.parity(parity),
     }
     doubts = (*_comparable(gates, told, indices, fitted.labels), *left_to_the_model(gates, source))

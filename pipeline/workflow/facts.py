@@ -103,20 +103,33 @@ def data(dataset: Dataset, evaluated: int, limit: int | None, seed: int, notes: 
     )
 
 
-def method(settings: Settings, how: How, kernels: tuple[str, ...] = ()) -> report.Method:
+def method(subject: Subject, settings: Settings, how: How, kernels: tuple[str, ...] = ()) -> report.Method:
     """How samples were certified, and what certified means."""
-    region = "box" if settings.norm == "linf" else "Euclidean ball"
+    region, ran = "box" if settings.norm == "linf" else "Euclidean ball", execution(subject)
     return report.Method(
         bounds=how.methods,
         requested=settings.method,
         dtype="float64",
         arithmetic=settings.arithmetic,
         assumptions=(*promise.ASSUMPTIONS[settings.arithmetic], *kernels),
-        statement=promise.SAMPLES[settings.arithmetic].format(region=region),
+        statement=promise.SAMPLES[settings.arithmetic].format(region=region, execution=promise.in_words(ran)),
         attack=_attack(how.attack),
         long_attack=_attack(how.long_attack),
         memory_budget=settings.memory_budget,
         provider=settings.provider,
+        execution=ran,
+    )
+
+
+def execution(subject: Subject) -> report.Execution:
+    """What runs the file, and the graph that it makes of it."""
+    ran = subject.executed
+    return report.Execution(
+        runtime="ONNX Runtime",
+        version=ran.runtime,
+        provider=ran.provider,
+        optimization=ran.level,
+        graph_sha256=ran.digest,
     )
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
-
 from pipeline.arithmetic import Mode
 from pipeline.errors import InputRejected
+from pipeline.graph import executed
+from pipeline.report.facts import Execution
 from pipeline.settings import Settings
 from pipeline.workflow.subject import Subject
 
 SAMPLES: dict[Mode, str] = {
     "float32-any-order": (
-        "For every certified sample and every real input in its {region}, the network of this ONNX file, and every float32 "
-        "evaluation of it in which each affine output is computed by IEEE round-to-nearest operations in any order, with or "
-        "without FMA, flush-to-zero allowed, folding of BatchNorm, scale and bias allowed, gives the sample's label."
+        "For every certified sample and every real input in its {region}, this ONNX file gives the sample's label: in exact real "
+        "arithmetic; in every float32 evaluation of its own graph, operator by operator, in which each affine output is computed "
+        "by IEEE round-to-nearest operations in any order, with or without FMA, flush-to-zero allowed, folding of BatchNorm, "
+        "scale and bias allowed; and as executed by {execution}, each of whose rewritings of the file is accounted for."
     ),
     "real": (
         "For every certified sample and every real input in its {region}, the network of this ONNX file evaluated in exact real "
@@ -22,12 +23,13 @@ SAMPLES: dict[Mode, str] = {
     ),
     "none": "Bounds without any account of rounding, for comparisons of speed: nothing is certified.",
 }
-"""Of a certification; ``region`` is what a threat allows around a sample."""
+"""Of a certification; ``region`` is what a threat allows around a sample, ``execution`` what runs the file."""
 
 PROPERTY: dict[Mode, str] = {
     "float32-any-order": (
-        "For every real input of every box, and for the float32 nearest to it, the network of this ONNX file, and every float32 "
-        "evaluation of it in any order of IEEE operations, gives outputs outside the unsafe set."
+        "For every real input of every box, and for the float32 nearest to it, this ONNX file gives outputs outside the unsafe "
+        "set: in exact real arithmetic, in every float32 evaluation of its own graph, operator by operator, in any order of IEEE "
+        "operations, and as executed by {execution}, each of whose rewritings of the file is accounted for."
     ),
     "real": (
         "For every real input of every box, the network of this ONNX file in exact real arithmetic stays outside the unsafe set."
@@ -35,6 +37,15 @@ PROPERTY: dict[Mode, str] = {
     "none": "Bounds without any account of rounding: nothing is proved.",
 }
 """Of a property that holds."""
+
+
+def in_words(execution: Execution) -> str:
+    """What runs the file, for a statement."""
+    return (
+        f"{execution.runtime} {execution.version} ({execution.provider.upper()}, graph optimization {execution.optimization}, "
+        f"executed graph {execution.graph_sha256[:12]})"
+    )
+
 
 _FOLDED = "Expressions of constants alone have the values that ONNX Runtime gives them in float32."
 ASSUMPTIONS: dict[Mode, tuple[str, ...]] = {
@@ -61,9 +72,5 @@ def refuse_unpromised(subject: Subject, settings: Settings) -> None:
             "on CUDA, no option of ONNX Runtime 1.20 or newer rules out transform convolutions, and this model has "
             f"{convolutions} Conv nodes: float32-any-order cannot be promised there. Use `--arithmetic real` or `--provider cpu`."
         )
-    factors = [f for w in subject.network.provenance.weights.values() for step, f in w.steps if step == "scale"]
-    if settings.arithmetic == "real" and any(abs(math.frexp(f)[0]) != 0.5 for f in factors):
-        raise InputRejected(
-            "a Gemm's alpha or beta was multiplied into its weights in float32, which exact arithmetic does not allow for; "
-            "the default `--arithmetic float32-any-order` covers it."
-        )
+    if settings.arithmetic == "float32-any-order":
+        executed.require(subject.file, subject.executed, [port.name for port in subject.network.outputs])

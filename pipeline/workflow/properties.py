@@ -91,6 +91,7 @@ def decide_read(
     judge = _Judge(subject, question, asked.text, settings.output)
     falsifier = _falsifier(subject, question, judge, settings, source) if settings.attack else None
     outcome, witness, kernels = yield from _decided(subject, question, falsifier, settings, method, clock)
+    ran = facts.execution(subject)
     answer = Answer(
         tool=facts.tool(),
         model=Delivered(file=file.path.name, sha256=file.digests.sha256, bytes=len(file.content)),
@@ -106,7 +107,8 @@ def decide_read(
         output=settings.output,
         arithmetic=settings.arithmetic,
         provider=settings.provider,
-        statement=promise.PROPERTY[settings.arithmetic],
+        execution=ran,
+        statement=promise.PROPERTY[settings.arithmetic].format(execution=promise.in_words(ran)),
         assumptions=(*promise.ASSUMPTIONS[settings.arithmetic], *kernels.assumptions, *subject.assumptions),
         verdict=_verdict(outcome, witness, settings),
         methods=METHODS[: METHODS.index(method) + 1],

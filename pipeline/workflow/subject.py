@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from pipeline.crew import ALONE, Crew
 from pipeline.data import Dataset, Fitted, Pixels, fit, has_part, load, select
 from pipeline.errors import EnvironmentFailure, InputRejected, UsageError
 from pipeline.graph import freeze, importer, model_file, parity, runtime
+from pipeline.graph.executed import Executed, optimised
 from pipeline.graph.model_file import ModelFile
 from pipeline.graph.names import shown
 from pipeline.limits import hold
@@ -43,6 +45,11 @@ class Subject:
         """What any statement about this file takes for granted."""
         said = freeze.assumption(self.file.model)
         return () if said is None else (said,)
+
+    @cached_property
+    def executed(self) -> Executed:
+        """The graph that ONNX Runtime executes of this file, by a session like ``session``."""
+        return optimised(self.file, provider=self.session.provider, level=self.session.level)
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """The delivered bytes on float32 pixels: logits (n, classes), by ONNX Runtime."""
@@ -90,7 +97,7 @@ def open_model(file: ModelFile, settings: Settings) -> Subject:
 
     Raises InputRejected (3) for a file or an operator that cannot be certified, UsageError (2) where a choice is missing.
     """
-    imported = importer.load(file, output=settings.output)
+    imported = importer.load(file, output=settings.output, level=settings.runtime_optimization)
     network = imported.network
     if len(network.outputs) != 1:
         names = ", ".join(shown(p.name) for p in network.outputs)
@@ -123,7 +130,7 @@ def open_model(file: ModelFile, settings: Settings) -> Subject:
     assert isinstance(logits, torch.Tensor)
     if logits.numel() < 2:
         raise InputRejected(f"a classifier has at least two classes; the output has shape {list(logits.shape)}.")
-    session = runtime.session(file, provider=settings.provider)
+    session = runtime.session(file, provider=settings.provider, level=settings.runtime_optimization)
     normalise = None
     if settings.mean is not None or settings.std is not None:
         mean = settings.mean or (0.0,) * len(settings.std or ())

@@ -79,6 +79,8 @@ def _decided_again(
         "provider": result.provider,
         "attack": result.attack is not None,
     }
+    if result.execution is not None:
+        flags["runtime_optimization"] = result.execution.optimization
     if result.output is not None:
         flags["output"] = result.output
     for event in decide_read(file, name, asked, flags):
@@ -144,7 +146,8 @@ def _asked(result: Answer, asked: Source, name: str) -> Iterator[str]:
 def _refused(result: Answer, file: ModelFile, asked: Source) -> Iterator[str]:
     witness = result.witness
     assert witness is not None
-    session = runtime.session(file, provider="cuda" if result.provider == "cuda" else "cpu")
+    level = "all" if result.execution is None else result.execution.optimization
+    session = runtime.session(file, provider="cuda" if result.provider == "cuda" else "cpu", level=level)
     shapes = [tuple(d or 1 for d in shape) for shape in session.shapes]
 
     def run(point: np.ndarray) -> np.ndarray:
