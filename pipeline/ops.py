@@ -297,7 +297,7 @@ class Slice(nn.Module):
                 if step > 1:
                     x = x[(slice(None),) * (axis % x.dim()) + (slice(None, None, step),)]
             else:
-                x = x.index_select(axis, torch.tensor(list(picked), device=x.device))
+                x = x.index_select(axis, torch.tensor(list(picked), dtype=torch.int64, device=x.device))
         return x
 
     def extra_repr(self) -> str:
@@ -375,7 +375,7 @@ class Gather(nn.Module):
         axis = self.axis % x.dim()
         index = torch.where(self.indices < 0, self.indices + x.shape[axis], self.indices)
         picked = x.index_select(axis, index.reshape(-1))
-        return picked.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
+        return picked.reshape([*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]])
 
     def extra_repr(self) -> str:
         return f"axis={self.axis}, indices={tuple(self.indices.shape)}"

@@ -23,8 +23,11 @@ class Builder:
         sources: Mapping[str, Source],
         shapes: Mapping[str, tuple[int, ...]],
         dtypes: Mapping[str, np.dtype],
+        *,
+        free: bool = False,
     ):
-        self.constants, self.shapes, self._dtypes = constants, shapes, dtypes
+        self.constants, self.shapes, self._dtypes, self.free = constants, shapes, dtypes, free
+        """``free``: whether the first axis of every input is of any size, so that what was measured there is no number."""
         self.ledger = Ledger(sources)
         self.origin = Origin("", "", "")
         """The node of the file that is being lowered."""

@@ -95,6 +95,8 @@ class Draft:
     origins: dict[str, Origin]
     opset: int
     """Of the file."""
+    free: bool = False
+    """Whether the first axis of every input is of any size."""
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Shapes at the first probe, by value name."""
     dtypes: dict[str, np.dtype] = field(default_factory=dict)

@@ -57,7 +57,8 @@ def newest(draft: Draft) -> tuple[Node, ...]:
     own, made = tuple(kept(node) for node in draft.nodes), list[Node]()
     refused: Counter[tuple[str, str]] = Counter()
     for node in draft.nodes:
-        reason = refusal(node, draft.opset, read)
+        empty = any(0 in draft.shapes.get(value, ()) for value in node.outputs)
+        reason = refusal(node, draft.opset, read) or ("it makes an empty value" if empty else None)
         try:
             made += _newest(draft, node) if reason is None else []
         except Unsupported as error:
@@ -145,12 +146,16 @@ def _split_sizes(draft: Draft, node: Node) -> None:
 @form("Split", last=23)
 def _split(draft: Draft, node: Node) -> None:
     """Equal parts, the last one smaller, where no sizes are given: said now, for an output that nobody reads is dropped later."""
-    number = node.attributes.pop("num_outputs", None) or len(node.outputs)
+    if node.attributes.pop("num_outputs", len(node.outputs)) != len(node.outputs):
+        raise Unsupported("its num_outputs is not how many outputs it has")
     if node.input(1):
         return
-    whole = draft.shapes[node.inputs[0]][node.attributes.peek("axis", 0)]
-    part = -(-whole // number)
-    sizes = [min(part, whole - i * part) for i in range(number)]
+    shape, axis = draft.shapes[node.inputs[0]], node.attributes.peek("axis", 0)
+    if axis in (0, -len(shape)) and draft.free:
+        raise Unsupported("it divides the batch")
+    whole = shape[axis]
+    part = -(-whole // len(node.outputs))
+    sizes = [min(part, whole - i * part) for i in range(len(node.outputs))]
     node.inputs = [node.inputs[0], draft.constant(np.array(sizes, np.int64))]
 
 

@@ -140,7 +140,7 @@ def _attempt(
 def convert(normal: Normalised, model: onnx.ModelProto, output: str | None = None) -> Network:
     """The Network of a normalised model. Raises InputRejected naming every operator that cannot be imported."""
     graph = normal.model.graph
-    build = Builder(normal.constants, normal.sources, normal.shapes, normal.dtypes)
+    build = Builder(normal.constants, normal.sources, normal.shapes, normal.dtypes, free=normal.free_batch)
     for port in graph.input:
         build.input(port.name)
     onnx2torch = _Onnx2Torch(normal)

@@ -61,6 +61,13 @@ class Item:
         usual = default(self.node.op_type, name, domain=self.node.domain)
         return self.node.attributes.get(name, usual)
 
+    def flag(self, name: str) -> bool:
+        """An attribute that is 0 or 1. Raises Unsupported for what a runtime may read either way."""
+        value = self.attribute(name)
+        if value not in (0, 1):
+            raise Unsupported(f"its attribute {name} = {value} is neither 0 nor 1")
+        return bool(value)
+
     def shape(self, position: int = 0) -> tuple[int, ...]:
         """The measured shape of an input. Raises Unsupported where it was not measured."""
         try:

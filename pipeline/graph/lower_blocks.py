@@ -9,6 +9,7 @@ from torch import fx, nn
 
 from pipeline import ops
 from pipeline.graph.lower import Item
+from pipeline.graph.lower_pools import windows
 from pipeline.graph.table import Unsupported, operator
 
 _TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -34,6 +35,7 @@ def _space_to_depth(item: Item) -> fx.Node:
     inputs=3,
     weights={1: "weight", 2: "bias"},
     trains=True,
+    refuses=windows,
 )
 def _conv_transpose(item: Item) -> fx.Node:
     """``output_shape`` and ``auto_pad`` say how long the result is, and hence how much is cut off at its two ends.

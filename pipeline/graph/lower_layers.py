@@ -12,6 +12,7 @@ from torch import fx, nn
 from pipeline import ops
 from pipeline.graph.draft import Node
 from pipeline.graph.lower import Item
+from pipeline.graph.lower_pools import windows
 from pipeline.graph.table import Unsupported, operator
 
 _LAYER = {1: "weight", 2: "bias"}
@@ -19,7 +20,7 @@ _WINDOW = ("auto_pad", "pads", "strides", "dilations", "group")
 _SHAPED = {"kernel_shape": "the weight has it; a runtime refuses a file where they differ"}
 
 
-@operator("Conv", reads=_WINDOW, inert=_SHAPED, inputs=3, weights=_LAYER, trains=True)
+@operator("Conv", reads=_WINDOW, inert=_SHAPED, inputs=3, weights=_LAYER, trains=True, refuses=windows)
 def _conv(item: Item) -> fx.Node:
     x = item.arg()
     module = item.module()
@@ -45,12 +46,14 @@ def _trains(node: Node, opset: int) -> str | None:
     trains=True,
     refuses=_trains,
 )
-@operator("LayerNormalization", reads=["axis", "epsilon", "stash_type"], inputs=3, weights=_LAYER)
+@operator("LayerNormalization", reads=["axis", "epsilon"], inputs=3, weights=_LAYER)
 @operator("InstanceNormalization", reads=["epsilon"], inputs=3, weights=_LAYER)
 def _layer(item: Item) -> fx.Node:
     module = item.module()
     if type(module).__module__.startswith("onnx2torch"):
         raise Unsupported("its weights are computed, not constant")
+    if isinstance(module, nn.LayerNorm) and item.build.constants[item.input(1)].shape != tuple(module.normalized_shape):
+        raise Unsupported("its scale is broadcast, or it normalises over all samples")
     if item.node.op_type == "InstanceNormalization" and math.prod(item.shape()[2:]) == 1:
         raise Unsupported(
             "each channel has a single place, of which normalising leaves nothing: the output is its bias"
@@ -103,7 +106,7 @@ def _div(item: Item) -> fx.Node:
 _GRID = ("axis", "block_size", "output_dtype")
 
 
-@operator("QuantizeLinear", reads=_GRID, inert={"saturate": "of 8-bit floats alone"}, inputs=3)
+@operator("QuantizeLinear", reads=_GRID, inputs=3)
 def _quantize(item: Item) -> fx.Node:
     """``saturate(round(x / s) + z)``, halves to even; whole numbers are held as floats."""
     scale, zero, kind = _grid(item)
@@ -143,13 +146,13 @@ def _grid(item: Item) -> tuple[torch.Tensor, torch.Tensor, np.dtype]:
     return held.reshape(shape), torch.from_numpy(np.array(zero).astype(scale.dtype)).reshape(shape), zero.dtype
 
 
-@operator("Cast", reads=["to"], inert={"saturate": "of 8-bit floats alone"})
+@operator("Cast", reads=["to"])
 def _cast(item: Item) -> fx.Node:
     return item.build.emit(ops.Cast(item.module().torch_dtype), item.arg())
 
 
 @operator("ArgMax", reads=["axis", "keepdims", "select_last_index"])
 def _argmax(item: Item) -> fx.Node:
-    if item.attribute("select_last_index"):
+    if item.flag("select_last_index"):
         raise Unsupported("select_last_index is set")
-    return item.build.emit(ops.ArgMax(item.attribute("axis"), keepdim=bool(item.attribute("keepdims"))), item.arg())
+    return item.build.emit(ops.ArgMax(item.attribute("axis"), keepdim=item.flag("keepdims")), item.arg())

@@ -108,11 +108,9 @@ def _activation(item: Item) -> fx.Node:
 def _prelu(item: Item) -> fx.Node:
     slope, shape = item.array(1), item.shape()
     assert slope is not None
-    per_channel = (slope.shape[-len(shape) + 1 :] if len(shape) > 1 else slope.shape) == (
-        shape[1],
-        *(1,) * (len(shape) - 2),
-    )
-    if slope.size == 1 or (slope.ndim <= len(shape) - 1 and per_channel):
+    rank, width = len(shape), shape[1] if len(shape) > 1 else 1
+    per_channel = slope.shape[-(rank - 1) :] == (width, *[1] * (rank - 2)) if rank > 1 else False
+    if slope.ndim <= rank and (slope.size == 1 or (slope.ndim < rank and per_channel)):
         module = nn.PReLU(slope.size)
         module.weight = nn.Parameter(torch.from_numpy(np.array(slope.reshape(-1))))
         return item.build.emit(module, item.arg())

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from pipeline import ops
+from pipeline.graph.draft import Node
 from pipeline.graph.lower import Item
 from pipeline.graph.table import Unsupported, operator
 
@@ -36,6 +37,11 @@ class _Axis:
     @property
     def extent(self) -> int:
         return self.dilation * (self.kernel - 1) + 1
+
+    def blind(self) -> bool:
+        """Whether some window sees no entry."""
+        first = (i * self.stride - self.begin for i in range(self.count))
+        return not all(any(0 <= f + self.dilation * j < self.size for j in range(self.kernel)) for f in first)
 
     def made(self, padding: int, ceil: bool) -> int:
         """How many windows torch makes: with ``ceil`` the last may stick out, if it begins inside or in the left padding."""
@@ -63,14 +69,29 @@ def _axes(item: Item) -> list[_Axis]:
     strides, dilations = item.attribute("strides") or [1] * rank, item.attribute("dilations") or [1] * rank
     if rank not in _MAX:
         raise Unsupported(f"it pools over {rank} axes")
-    return [_Axis(*a) for a in zip(size, kernel, strides, dilations, pads[:rank], pads[rank:], out, strict=True)]
+    axes = [_Axis(*a) for a in zip(size, kernel, strides, dilations, pads[:rank], pads[rank:], out, strict=True)]
+    if any(axis.blind() for axis in axes):
+        raise Unsupported("a window lies in the padding alone")
+    return axes
 
 
 _WINDOW = ("auto_pad", "kernel_shape", "pads", "strides", "dilations")
+
+
+def windows(node: Node, opset: int) -> str | None:
+    """Why the padding of windows is refused: where ONNX does not say it, and runtimes differ."""
+    automatic = node.attributes.peek("auto_pad", b"NOTSET") not in (b"NOTSET", b"")
+    if automatic and any(node.attributes.peek("pads", ())):
+        return "it has pads beside auto_pad, of which one counts"
+    if automatic and "Pool" in node.op_type and set(node.attributes.peek("dilations", ())) - {1}:
+        return "its auto_pad is not supported together with dilations"
+    return None
+
+
 _COUNTED = {"ceil_mode": "how many windows there are was measured"}
 
 
-@operator("MaxPool", reads=_WINDOW, inert={**_COUNTED, "storage_order": "of the output Indices alone"})
+@operator("MaxPool", reads=_WINDOW, inert={**_COUNTED, "storage_order": "of the output Indices alone"}, refuses=windows)
 def _max_pool(item: Item) -> fx.Node:
     """With symmetric padding where torch's windows contain ONNX's (the surplus sliced off), else on explicit padding."""
     axes = _axes(item)
@@ -92,15 +113,17 @@ def _max_pool(item: Item) -> fx.Node:
     return item.build.emit(_MAX[len(axes)](**settings), x)
 
 
-@operator("AveragePool", reads=[*_WINDOW, "count_include_pad"], inert=_COUNTED)
+@operator("AveragePool", reads=[*_WINDOW, "count_include_pad"], inert=_COUNTED, refuses=windows)
 def _average_pool(item: Item) -> fx.Node:
     """Symmetric padding as it stands; otherwise zeros around, the mean over full windows, times kernel size over count."""
     axes = _axes(item)
     if any(a.dilation != 1 for a in axes):
         raise Unsupported("it is dilated")
-    include = bool(item.attribute("count_include_pad"))
+    include = item.flag("count_include_pad")
     kernel, stride = tuple(a.kernel for a in axes), tuple(a.stride for a in axes)
-    plain = all(a.begin == a.end and a.made(a.begin, False) == a.count and 2 * a.begin <= a.kernel for a in axes)
+    plain = all(
+        a.begin == a.end and a.made(a.begin, False) == a.count and 2 * a.begin <= a.kernel <= a.size for a in axes
+    )
     make = _AVERAGE[len(axes)]
     if plain:
         padding = tuple(a.begin for a in axes)

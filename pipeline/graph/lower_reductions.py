@@ -26,19 +26,19 @@ def _axes(item: Item) -> list[int]:
     """The axes, counted from the front. Raises Unsupported for a node that reduces nothing."""
     rank = len(item.shape())
     axes = item.ints(1)
-    if not axes and item.attribute("noop_with_empty_axes"):
+    if not axes and item.flag("noop_with_empty_axes"):
         raise Unsupported("noop_with_empty_axes: it reduces nothing")
-    return sorted(a % rank for a in axes) if axes else list(range(rank))
+    return sorted({a % rank for a in axes}) if axes else list(range(rank))
 
 
 @operator(*_PLAIN, reads=_READ, inputs=2)
 def _reduce(item: Item) -> fx.Node:
-    keep = bool(item.attribute("keepdims"))
+    keep = item.flag("keepdims")
     return item.build.emit(_PLAIN[item.node.op_type](_axes(item), keepdim=keep), item.arg())
 
 
 def _sum(item: Item, x: fx.Node) -> fx.Node:
-    return item.build.emit(ops.ReduceSum(_axes(item), keepdim=bool(item.attribute("keepdims"))), x)
+    return item.build.emit(ops.ReduceSum(_axes(item), keepdim=item.flag("keepdims")), x)
 
 
 def squared(item: Item, x: fx.Node) -> fx.Node:
@@ -82,7 +82,7 @@ def _prod(item: Item) -> fx.Node:
     for axis in axes:
         parts = [item.build.emit(ops.Slice([i], [i + 1], [axis], [1]), x) for i in range(shape[axis])]
         x = reduce(lambda a, b: item.build.emit(ops.Product(), a, b), parts)
-    if not item.attribute("keepdims"):
+    if not item.flag("keepdims"):
         x = item.build.emit(ops.Squeeze(axes), x)
     return item.build.emit(ops.WholeKernel("ReduceProd"), x)
 

@@ -22,7 +22,7 @@ SOURCE = "source"
 def _reshape(item: Item) -> fx.Node:
     shape = item.ints(1)
     assert shape is not None
-    if item.attribute("allowzero") and 0 in shape:
+    if item.flag("allowzero") and 0 in shape:
         raise Unsupported("it makes an empty value (allowzero)")
     return _reshaped(item, shape)
 
@@ -32,7 +32,7 @@ def _reshaped(item: Item, shape: Sequence[int]) -> fx.Node:
     x, before, after = item.arg(), item.shape(), item.build.shapes[item.node.outputs[0]]
     if SOURCE in x.meta and 0 not in shape:
         x, before = x.all_input_nodes[0], x.meta[SOURCE]
-    if len(after) > 1 and before[0] == after[0]:
+    if len(after) > 1 and before[0] == after[0] and (shape[0] == -1 or not item.build.free):
         shape = [0, *shape[1:]]
     made = item.build.emit(ops.Reshape(shape), x)
     made.meta[SOURCE] = before
@@ -60,7 +60,7 @@ def _flatten(item: Item) -> fx.Node:
     shape = item.shape()
     axis = item.attribute("axis")
     axis += len(shape) if axis < 0 else 0
-    if axis == 1:
+    if axis == 1 and len(shape) > 1:
         return item.build.emit(nn.Flatten(), item.arg())
     return _reshaped(item, [1, -1] if axis == 0 else [-1, math.prod(shape[axis:])])
 
@@ -77,10 +77,11 @@ def _transpose(item: Item) -> fx.Node:
 
 @operator("Squeeze", reads=["axes"], inputs=2)
 def _squeeze(item: Item) -> fx.Node:
-    axes = item.ints(1)
-    return item.build.emit(
-        ops.Squeeze([i for i, d in enumerate(item.shape()) if d == 1] if axes is None else axes), item.arg()
-    )
+    axes, shape = item.ints(1), item.shape()
+    if axes is None and item.build.free:
+        raise Unsupported("without axes it removes the batch where that is one sample; give it axes")
+    gone = [i for i, d in enumerate(shape) if d == 1] if axes is None else sorted({a % len(shape) for a in axes})
+    return item.build.emit(ops.Squeeze(gone), item.arg())
 
 
 @operator("Unsqueeze", reads=["axes"], inputs=2)
@@ -132,8 +133,8 @@ def _pad(item: Item) -> fx.Node:
     least = 2 if mode == "constant" else max(2, 2 * (rank - 2))
     while len(order) > least and order[-2:] == [0, 0]:
         order = order[:-2]
-    if mode != "constant" and rank - len(order) // 2 < 1:
-        raise Unsupported("it reflects or repeats along the batch")
+    if mode != "constant" and (rank - len(order) // 2 < 1 or len(order) > 6):
+        raise Unsupported("it reflects or repeats along the batch, or along more than three axes")
     filler = 0.0 if value is None else float(value.reshape(()))
     return item.build.emit(ops.Pad(order, mode=mode, value=filler), item.arg())
 

@@ -72,6 +72,7 @@ def normalise(model: onnx.ModelProto, *, output: str | None = None, free_batch: 
     first = probes.values[0]
     draft.shapes.update({n: tuple(np.shape(v)) for n, v in first.items()})
     draft.dtypes.update({n: np.asarray(v).dtype for n, v in first.items()})
+    draft.free = probes.free
     samples = Tracing(draft, probes.values) if probes.free and not probes.sizes else None
     fold(draft, kinds, probes, samples)
     own = newest(draft)
