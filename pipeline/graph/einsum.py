@@ -25,6 +25,8 @@ def _product(draft: Draft, node: Node) -> list[Node]:
     (a, b, out), (x, y) = found.groups(), node.inputs
     if x in draft.constants:
         a, b, x, y = b, a, y, x
+    if any(draft.shapes[x][a.index(label)] != draft.shapes[y][b.index(label)] for label in a if label in b):
+        return [node]  # a runtime may broadcast a size of one, which MatMul does not
     shared = [label for label in out if label in a and label in b]
     left, right = ([label for label in one if label not in other] for one, other in ((a, b), (b, a)))
     summed = [label for label in a if label in b and label not in out]
