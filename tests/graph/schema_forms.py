@@ -17,11 +17,9 @@ import onnx
 from onnx import TensorProto, defs, helper, numpy_helper
 
 from pipeline.graph.table import OPSETS, TABLE
-from tests.graph.schema_operands import OPERANDS, RANKS, Operand, alternatives
+from tests.graph.schema_operands import BLOCKS, OPERANDS, RANKS, SIZES, Operand, alternatives
 
 Attributes = Mapping[str, Any]
-SIZES = (4, 7, 5, 6)
-"""Behind the batch, which is 2 or 3; the channels can be grouped by two."""
 ONES = ((), (1,), (3,), (1, 2))
 """Axes that have size one instead, counted from the batch."""
 
@@ -136,6 +134,9 @@ def values(name: str, schema: defs.OpSchema, rank: int) -> Sequence[Any]:
             *("ij,jk->ik", "bij,bjk->bik", "bij,bkj->bik", "bij,jk->bik", "bij,kj->bki", "bij,bij->b", "bij->bji"),
             *("b...,b...->b...", "bii,bij->bij", "bij,bjk->bi", "ij,ij->ij"),
         ],
+        "blocksize": [2, 1],
+        "num_groups": [2, 1, 4],
+        "stash_type": [1, 0, 10],
         "epsilon": [1e-5, 0.3, 1e-3],
         "min": [-0.5, 0.0],
         "max": [0.5, 6.0],
@@ -153,15 +154,16 @@ def values(name: str, schema: defs.OpSchema, rank: int) -> Sequence[Any]:
 
 
 def shapes(operator: str) -> Iterator[tuple[int | str, ...]]:
+    sizes = BLOCKS if operator == "SpaceToDepth" else SIZES
     for rank in RANKS.get(operator, range(1, 6)):
-        yield ("batch", *SIZES[: rank - 1])
-        yield (3, *SIZES[: rank - 1])
+        yield ("batch", *sizes[: rank - 1])
+        yield (3, *sizes[: rank - 1])
         for ones in ONES if rank > 1 else ():
-            whole = [1 if axis in ones else size for axis, size in enumerate(SIZES[: rank - 1], 1)]
+            whole = [1 if axis in ones else size for axis, size in enumerate(sizes[: rank - 1], 1)]
             if ones and max(ones) < rank:
                 yield ("batch", *whole)
         if rank > 1:
-            yield (1, *SIZES[: rank - 1])
+            yield (1, *sizes[: rank - 1])
 
 
 @dataclass(frozen=True)

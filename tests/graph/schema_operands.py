@@ -14,9 +14,16 @@ Operand = np.ndarray | str | None
 Constants = list[onnx.TensorProto]
 Shape = Sequence[int | str]
 
+SIZES = (4, 7, 5, 6)
+"""Behind the batch, which is 2 or 3; the channels can be grouped by two."""
+BLOCKS = (4, 6, 8)
+"""Of an operator that takes blocks of two by two."""
 IMAGES, FLAT = range(3, 6), range(2, 3)
 RANKS: Mapping[str, range] = {
-    **dict.fromkeys(("Conv", "ConvTranspose", "MaxPool", "AveragePool", "InstanceNormalization"), IMAGES),
+    **dict.fromkeys(
+        ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "InstanceNormalization", "GroupNormalization"), IMAGES
+    ),
+    **dict.fromkeys(("SpaceToDepth", "DepthToSpace"), range(4, 5)),
     **{"Gemm": FLAT, "BatchNormalization": range(2, 6), "LRN": range(2, 6), "Einsum": range(2, 4)},
 }
 
@@ -185,6 +192,16 @@ def _instance_norm(opset: int, shape: Shape, settings: Mapping[str, Any]) -> Ite
     yield ["x", drawn(width), drawn(width, seed=1)]
 
 
+def _group_norm(opset: int, shape: Shape, settings: Mapping[str, Any]) -> Iterator[Sequence[Operand]]:
+    width = _sizes(shape)[1] if opset >= 21 else int(settings["num_groups"])
+    yield ["x", drawn(width), drawn(width, seed=1)]
+
+
+def _root_norm(opset: int, shape: Shape, settings: Mapping[str, Any]) -> Iterator[Sequence[Operand]]:
+    own = _sizes(shape)[settings.get("axis", -1) :]
+    yield from (["x", drawn(*own)], ["x", drawn(1)])
+
+
 def _reshape(opset: int, shape: Shape, settings: Mapping[str, Any]) -> Iterator[Sequence[Operand]]:
     own, rank = _sizes(shape), len(shape)
     rest = int(np.prod(own[1:]))
@@ -290,6 +307,7 @@ def _gather(opset: int, shape: Shape, settings: Mapping[str, Any]) -> Iterator[S
 _OWN: Mapping[str, Callable[[int, Shape, Mapping[str, Any]], Iterator[Sequence[Operand]]]] = {
     **{"Squeeze": _axes, "Unsqueeze": _axes, "Clip": _clip, "MatMul": _product, "Gemm": _gemm, "Conv": _conv},
     **{"ConvTranspose": _conv_transpose, "BatchNormalization": _batch_norm, "LayerNormalization": _layer_norm},
+    **{"GroupNormalization": _group_norm, "RMSNormalization": _root_norm},
     **{"InstanceNormalization": _instance_norm, "Reshape": _reshape, "Slice": _slice, "Split": _split, "Pad": _pad},
     **{"Resize": _resize, "QuantizeLinear": _quantize, "DequantizeLinear": _dequantize, "Gather": _gather},
     "Upsample": lambda opset, shape, settings: iter([["x"]]) if opset < 9 else _resize(9, shape, settings),
