@@ -220,16 +220,18 @@ class Tracing:
         found = [
             f"{self.told(self.nodes[i])}: {why}" for i, why in refused.items() if not ignored(self.nodes[i].op_type)
         ]
+        made_by = {value: f", of {self.told(node)}," for node in self.nodes for value in node.outputs}
         for value in () if refused else self.outputs:
+            output = f"an output{made_by.get(value, '')}"
             try:
                 place = self.place(value)
             except Lost as error:
-                found.append(f"an output: {error}")
+                found.append(f"{output}: {error}")
                 continue
             if place is None or value not in self.places:
-                found.append("an output does not depend on the input")
+                found.append(f"{output} does not depend on the input")
             elif place.axis or not place.alone:
-                found.append(f"an output has its samples in axis {place.axis}, or not alone there")
+                found.append(f"{output} has its samples in axis {place.axis}, or not alone there")
         if found:
             said = "; ".join(dict.fromkeys(found))
             raise InputRejected(

@@ -22,8 +22,12 @@ _SHAPED = {"kernel_shape": "the weight has it; a runtime refuses a file where th
 
 @operator("Conv", reads=_WINDOW, inert=_SHAPED, inputs=3, weights=_LAYER, trains=True, refuses=windows)
 def _conv(item: Item) -> fx.Node:
-    x = item.arg()
-    module = item.module()
+    x, module = item.arg(), item.module()
+    kernel, size = item.rank(1) - 2, item.shape()[2:]
+    pads, dilations = item.attribute("pads") or [0] * 2 * kernel, item.attribute("dilations") or [1] * kernel
+    padded = [n + before + after for n, before, after in zip(size, pads[:kernel], pads[kernel:], strict=True)]
+    if any(n < d * (k - 1) + 1 for n, d, k in zip(padded, dilations, item.shape(1)[2:], strict=True)):
+        raise Unsupported("its window is larger than its input")
     if type(module) is nn.Sequential:
         # onnx2torch says asymmetric padding as a Pad of its own, over all axes, before a convolution without padding.
         pad: Any = module[0]

@@ -70,6 +70,8 @@ def _axes(item: Item) -> list[_Axis]:
     if rank not in _MAX:
         raise Unsupported(f"it pools over {rank} axes")
     axes = [_Axis(*a) for a in zip(size, kernel, strides, dilations, pads[:rank], pads[rank:], out, strict=True)]
+    if any(axis.extent > axis.size + axis.begin + axis.end for axis in axes):
+        raise Unsupported("its window is larger than its input")
     if any(axis.blind() for axis in axes):
         raise Unsupported("a window lies in the padding alone")
     return axes
