@@ -462,7 +462,9 @@ def test_bounds_of_a_quantized_file_hold_what_onnx_runtime_computes_in_real_arit
 
 def test_samples_that_are_mixed_are_named(tmp_path: Path) -> None:
     mixed = model([node("Reshape", ["x", "s"], ["y"])], ["batch", 2, 6], {"s": i64(-1, 6)})
-    with pytest.raises(InputRejected, match=r"samples of a batch .* an output.* has its samples in axis 0, or not alone"):
+    with pytest.raises(
+        InputRejected, match=r"samples of a batch .* an output.* has its samples in axis 0, or not alone"
+    ):
         load(saved(tmp_path, mixed))
 
 
