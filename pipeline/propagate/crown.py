@@ -79,13 +79,19 @@ class LinearWalk:
 
 
 class Bounds:
-    """What is known of one batch: a box for each node, and a relaxation for each operator that has one."""
+    """What is known of one batch: a box for each node, and a relaxation for each operator that has one.
 
-    def __init__(self, walk_: LinearWalk, regions: Sequence[Region]):
+    ``boxes`` holds what is known beforehand, by node; it is never changed.
+    """
+
+    def __init__(
+        self, walk_: LinearWalk, regions: Sequence[Region], boxes: Mapping[int, Interval | Tensor] | None = None
+    ):
         self.walk, self.plan = walk_, walk_.plan
         self.regions = dict(zip(self.plan.inputs, regions, strict=True))
         self.values: dict[int, Interval | Tensor] = {i: r.box for i, r in self.regions.items()}
         self.values |= {index: getattr(owner, name) for index, owner, name in self.plan.constants}
+        self.values |= boxes or {}
         self.other_slopes: dict[int, Tensor] = {}
         """Slopes, as ``alpha`` takes them, that operators would start from over backward bounds not met with IBP's."""
         self._relaxed: dict[tuple[int, bool], Relaxation | None] = {}

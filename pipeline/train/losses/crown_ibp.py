@@ -40,9 +40,7 @@ class CrownIBP(IBP):
 
     def linear_margins(self, samples: Samples) -> Float[Tensor, "rows batch"]:
         """Margins by one walk back to the input over the boxes of IBP, differentiable in weights and boxes alike."""
-        bounds = Bounds(LinearWalk(self.network, plan=samples.top.plan), [Box(samples.box)])
-        bounds.values |= {
-            i: v.box if isinstance(v, Lockstep) else v for i, v in enumerate(samples.values) if v is not None
-        }
+        boxes = {i: v.box if isinstance(v, Lockstep) else v for i, v in enumerate(samples.values) if v is not None}
+        bounds = Bounds(LinearWalk(self.network, plan=samples.top.plan), [Box(samples.box)], boxes)
         logits = bounds.box(samples.top.index).center
         return bounds.lower({samples.top.index: margin_form(samples.labels, logits.shape[1:], logits.dtype)})
