@@ -26,7 +26,7 @@ from pipeline.propagate.margins import METHODS, MarginBounds
 from pipeline.rules import rule_for
 from pipeline.seal import Seal
 from pipeline.threat import Box
-from pipeline.train import Checkpoint, Finished, insert, recipe, train
+from pipeline.train import Checkpoint, Finished, Task, insert, recipe, train
 from pipeline.train.execution import PLAIN, Execution
 from pipeline.train.recipes import NAMES
 from pipeline.train.run import Run
@@ -229,11 +229,7 @@ def trained(device: str, checkpoint: Path | None = None, stop: int | None = None
     count = iter(range(10**6))
     stopping = (lambda: next(count) == stop) if stop is not None else (lambda: False)
     *_, last = train(
-        conv_net(),
-        loader,
-        held,
-        recipe=asked,
-        eps=Fraction(1, 20),
+        Task(conv_net(), loader, asked, Fraction(1, 20), held),
         device=device,
         checkpoint=None if checkpoint is None else Checkpoint(checkpoint, Seal(bytes(32))),
         should_stop=stopping,

@@ -14,7 +14,6 @@ from pipeline.train.full_bn import Placement as Placement
 from pipeline.train.full_bn import fold as fold
 from pipeline.train.full_bn import insert as insert
 from pipeline.train.full_bn import placements as placements
-from pipeline.train.loop import Batches as Batches
 from pipeline.train.loop import train as train
 from pipeline.train.recipe import Recipe as Recipe
 from pipeline.train.recipes import DEFAULT as DEFAULT
@@ -23,3 +22,5 @@ from pipeline.train.recipes import as_toml as as_toml
 from pipeline.train.recipes import recipe as recipe
 from pipeline.train.recipes import told as told
 from pipeline.train.sparsity import masks as masks
+from pipeline.train.task import Batches as Batches
+from pipeline.train.task import Task as Task

@@ -53,18 +53,14 @@ def trained_network(
     aside = (torch.from_numpy(images.images[held]).to(device), torch.from_numpy(images.labels[held]).to(device))
     kept = crew.first(lambda: run.begin(key))
     assert settings.eps is not None
+    low, high = images.value_range
+    watched = aside if len(held) else None
+    task = train.Task(subject.network, loader, recipe, settings.eps[-1], watched, low, high, identity={"run": key})
     events = train.train(
-        subject.network,
-        loader,
-        aside if len(held) else None,
-        recipe=recipe,
-        eps=settings.eps[-1],
-        low=images.value_range[0],
-        high=images.value_range[1],
+        task,
         device=device,
         # The first process alone reads and writes it, so that the others need no key.
         checkpoint=train.Checkpoint(run.checkpoint, run.seal() or Seal(b"")) if kept else None,
-        identity={"run": key},
         should_stop=should_stop,
         execution=execution,
         crew=crew,

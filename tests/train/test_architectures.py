@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.data import Loader
 from pipeline.network import Network
-from pipeline.train import Finished, recipe, train
+from pipeline.train import Finished, Task, recipe, train
 from tests.graph.files import load, model, node, saved, write_back
 
 CLASSES = 3
@@ -144,7 +144,7 @@ def trained(network: Network, name: str, **settings: object) -> Finished:
     x, y = points()
     short = {"epochs": 4, "warmup_start": 2, "warmup_length": 2, "batch_size": 15, "learning_rate": 5e-3}
     asked = recipe(name, input_shape=(2, 6, 6), n_train=len(x), **(short | settings))
-    *_, last = train(network, Loader(x, y, batch_size=15, seed=0), (x, y), recipe=asked, eps=Fraction(1, 50))
+    *_, last = train(Task(network, Loader(x, y, batch_size=15, seed=0), asked, Fraction(1, 50), (x, y)))
     assert isinstance(last, Finished)
     return last
 

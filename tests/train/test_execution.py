@@ -14,7 +14,7 @@ from pipeline.errors import UsageError
 from pipeline.propagate.interval import lockstep
 from pipeline.propagate.margins import head, lockstep_margins, margins
 from pipeline.rules.batchnorm import batch_statistics
-from pipeline.train import Epoch, Started, insert, recipe, train
+from pipeline.train import Epoch, Started, Task, insert, recipe, train
 from pipeline.train.execution import PRECISIONS, Execution
 from pipeline.train.regularise import regularisers
 from pipeline.train.run import Run
@@ -124,7 +124,7 @@ def test_a_step_sees_tf32_and_nothing_else_does() -> None:
     loader = Loader(x, y, batch_size=32, seed=0)
     short = recipe(input_shape=(2, 8, 8), n_train=64, epochs=2, batch_size=32)
     told = []
-    for event in train(conv_net(), loader, (x, y), recipe=short, eps=Fraction(1, 50), execution=Execution("tf32")):
+    for event in train(Task(conv_net(), loader, short, Fraction(1, 50), (x, y)), execution=Execution("tf32")):
         told.append(type(event))
         assert [f.allow_tf32 for f in FLAGS] == before
     assert {Started, Epoch} <= set(told)

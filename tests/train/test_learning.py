@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline.data import Loader, load
 from pipeline.propagate.margins import head
 from pipeline.threat import clipped_box
-from pipeline.train import Finished, recipe, train
+from pipeline.train import Finished, Task, recipe, train
 from pipeline.train.adversary import attacked
 from tests.nets import Drawing
 
@@ -40,7 +40,7 @@ def network():
 def learnt(name: str, eps: Fraction = EPS, **settings: object) -> Finished:
     x, y = digits("train")
     asked = recipe(name, input_shape=(1, 8, 8), n_train=len(x), **({"epochs": 12, "batch_size": 64} | settings))
-    *_, last = train(network(), Loader(x, y, batch_size=64, seed=0), digits("test"), recipe=asked, eps=eps)
+    *_, last = train(Task(network(), Loader(x, y, batch_size=64, seed=0), asked, eps, digits("test")))
     assert isinstance(last, Finished)
     return last
 

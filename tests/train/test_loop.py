@@ -21,8 +21,8 @@ from pipeline.propagate.margins import MarginBounds
 from pipeline.seal import Seal
 from pipeline.threat import clipped_box
 from pipeline.train import Batch, Checkpoint, Epoch, Finished, Started, recipe, train
-from pipeline.train.loop import prepare
 from pipeline.train.run import Run, shrinkage
+from pipeline.train.task import Task, prepare
 from tests.nets import Drawing, conv_net, mlp
 
 DEVICES = [
@@ -49,6 +49,7 @@ def start(
     device: str = "cpu",
     eps: Fraction = EPS,
     settings: dict[str, Any] | None = None,
+    identity: dict[str, str] | None = None,
     **options: Any,
 ):
     x, y = data(network)
@@ -56,7 +57,7 @@ def start(
     asked = recipe("shi2021", input_shape=x.shape[1:], n_train=len(x), **(fast | (settings or {})))
     batches = Loader(x, y, batch_size=asked.batch_size, seed=asked.seed, device=device)
     held = tuple(v[:32].to(device) for v in data(network, 48))
-    return train(network, batches, held, recipe=asked, eps=eps, device=device, **options)
+    return train(Task(network, batches, asked, eps, held, identity=identity or {}), device=device, **options)
 
 
 def outcome(network: Network, **options: Any) -> tuple[Network, list[dict[str, float]]]:
@@ -162,7 +163,7 @@ def test_another_run_s_checkpoint_is_refused(tmp_path: Path) -> None:
 def trained_form(events: Any) -> Network:
     """The model while it trains, from inside the generator."""
     next(events)
-    return events.gi_frame.f_locals["model"]
+    return events.gi_frame.f_locals["session"].model
 
 
 @pytest.mark.parametrize(
@@ -242,7 +243,7 @@ def test_data_that_are_not_finite_are_told() -> None:
     x[50, 3] = torch.nan
     asked = recipe("shi2021", input_shape=(12,), n_train=len(x), epochs=2, batch_size=16)
     with pytest.raises(Diverged, match=r"Batch \d of its data holds a value that is not finite"):
-        list(train(network, Loader(x, y, batch_size=16, seed=0), recipe=asked, eps=EPS))
+        list(train(Task(network, Loader(x, y, batch_size=16, seed=0), asked, EPS)))
 
 
 def test_after_a_failure_the_weights_are_those_that_met_it() -> None:
@@ -266,7 +267,8 @@ def test_a_deep_net_whose_gradients_have_no_square_in_float32() -> None:
     x, y = data(network)
     asked = recipe("shi2021", input_shape=(12,), n_train=96, epochs=12, batch_size=16, warmup_start=1, warmup_length=6)
     loader = Loader(x, y, batch_size=16, seed=0)
-    one = Run(prepare(network, loader, asked), len(loader), asked, Fraction(1, 1000), 0.0, 1.0)
+    task = Task(network, loader, asked, Fraction(1, 1000))
+    one = Run(prepare(task), len(loader), asked, task.eps, 0.0, 1.0)
     losses = []
     for epoch in range(1, 13):
         one.begin(epoch)
@@ -333,7 +335,7 @@ def test_the_mean_of_the_weights_is_delivered_and_shown() -> None:
     mean, steps, last = None, 0, None
     for event in events:
         if isinstance(event, Batch) and event.epoch == 2:
-            weight = events.gi_frame.f_locals["model"].graph.n1.weight.detach().clone()
+            weight = events.gi_frame.f_locals["session"].model.graph.n1.weight.detach().clone()
             kept = min(0.5, steps / (steps + 9))
             mean = weight if mean is None else kept * mean + (1 - kept) * weight
             steps += 1

@@ -19,8 +19,8 @@ from pipeline.errors import PipelineError
 from pipeline.network import Network
 from pipeline.seal import Seal
 from pipeline.train import Checkpoint, Finished, recipe, train
-from pipeline.train.loop import prepare
 from pipeline.train.run import Run
+from pipeline.train.task import Task, prepare
 from tests.crews import together
 from tests.nets import conv_net, residual_concat_net
 
@@ -52,7 +52,7 @@ def first_steps(crew: Crew, name: str, *, compiled: bool = False) -> dict[str, A
     short = {"epochs": 3, "batch_size": BATCH, "warmup_start": 2, "warmup_length": 2, "ema": 0.9}
     settings = recipe(asked.pop("recipe", name), input_shape=x.shape[1:], n_train=len(x), **(short | asked))
     batches = Loader(x, y, batch_size=BATCH, seed=0, augment=Augment(1, True))
-    run = Run(prepare(network, batches, settings), len(batches), settings, EPS, 0.0, 1.0, crew=crew)
+    run = Run(prepare(Task(network, batches, settings, EPS)), len(batches), settings, EPS, 0.0, 1.0, crew=crew)
     if compiled:
         run.objective = torch.compile(run.objective, fullgraph=True, backend="aot_eager")
     totals = []
@@ -124,7 +124,8 @@ def run(
     batches = Loader(x, y, batch_size=batch_size, seed=0)
     stop = {"should_stop": lambda: next(left, None) is None}
     kept = Checkpoint(checkpoint, Seal(bytes(32)))
-    *_, last = train(network, batches, images(network, 7), recipe=settings, eps=EPS, checkpoint=kept, crew=crew, **stop)
+    task = Task(network, batches, settings, EPS, images(network, 7))
+    *_, last = train(task, checkpoint=kept, crew=crew, **stop)
     assert isinstance(last, Finished)
     return {"state": dict(last.network.state_dict()), "loss": [r["loss"] for r in last.history]}
 

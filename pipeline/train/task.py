@@ -1,0 +1,117 @@
+"""What a training run is asked to do, and the network in the form in which it trains."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipeline import rules
+from pipeline.errors import InputRejected
+from pipeline.network import Network
+from pipeline.train.execution import Execution
+from pipeline.train.full_bn import insert
+from pipeline.train.initialise import reinitialise_
+from pipeline.train.recipe import Recipe
+from pipeline.train.sparsity import masks
+from pipeline.train.statistics import start_from_statistics_
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """Training data: the same number of batches ``(x, y)`` of one shape in every epoch, on the device, in pixel units.
+
+    What an epoch holds depends on its number alone, so that an interrupted run sees what an uninterrupted one would.
+    """
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, epoch: int, /) -> Iterable[tuple[Tensor, Tensor]]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A network, the data it is trained on, and the perturbations that it is to withstand.
+
+    Raises InputRejected (3) for a network that cannot be trained.
+    """
+
+    network: Network
+    batches: Batches
+    recipe: Recipe
+    eps: Fraction
+    """As a fraction of the valid range ``[low, high]`` of the data."""
+    held: tuple[Float[Tensor, " n *features"], Int[Tensor, " n"]] | None = None
+    """Samples that are watched and never trained on."""
+    low: float = 0.0
+    high: float = 1.0
+    identity: Mapping[str, str] = field(default_factory=dict)
+    """Digests of what else must be the same when a run goes on (the data, the file)."""
+
+    def __post_init__(self) -> None:
+        inputs, outputs = self.network.inputs, self.network.outputs
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise InputRejected(
+                f"training needs one input and one output; this network has {len(inputs)} and {len(outputs)}: name the "
+                "logits with `--output`."
+            )
+        rules.require(self.network)
+
+    @property
+    def sample(self) -> Tensor:
+        """Two samples, for what depends on shapes alone."""
+        return next(iter(self.batches.epoch(1)))[0][:2]
+
+    def configuration(self, execution: Execution) -> dict[str, Any]:
+        """Everything that what is learnt depends on: a checkpoint belongs to one such configuration."""
+        recipe = {f"recipe.{k}": v for k, v in self.recipe.model_dump(mode="json").items()}
+        data = {"eps": str(self.eps), "range": [self.low, self.high], "steps_per_epoch": len(self.batches)}
+        arithmetic = {"precision": execution.precision, "channels_last": execution.channels_last}
+        return recipe | dict(self.identity) | data | {"model": digest(self.network)} | arithmetic
+
+
+def prepare(
+    task: Task,
+    *,
+    device: torch.device | str = "cpu",
+    fresh: bool = True,
+    masks: Mapping[str, Tensor] | None = None,
+) -> Network:
+    """The training form of the network on ``device``, as a copy: BatchNorm inserted and weights drawn as the recipe says."""
+    recipe = task.recipe
+    model = _with_batch_norm(task)
+    if fresh and recipe.init == "reinit":
+        reinitialise_(model, ibp=recipe.ibp_init, generator=torch.Generator().manual_seed(recipe.seed), masks=masks)
+    model.to(device)
+    if fresh and recipe.init == "keep":
+        start_from_statistics_(model, (x for x, _ in task.batches.epoch(0)))
+    return model
+
+
+def masks_of(task: Task) -> dict[str, Tensor]:
+    """The zeros that are to stay, under the names that weights have in the training form."""
+    return masks(_with_batch_norm(task)) if task.recipe.keep_sparsity else {}
+
+
+def _with_batch_norm(task: Task) -> Network:
+    """A copy of the network, with BatchNorm inserted where the recipe asks for it."""
+    if not task.recipe.full_bn:
+        return copy.deepcopy(task.network)
+    return insert(task.network, task.sample, keep=task.recipe.bn == "keep")
+
+
+def digest(network: Network) -> str:
+    """SHA-256 of a Network: its graph and every tensor in it."""
+    sha, plan = hashlib.sha256(), network.plan()
+    sha.update(repr([(s.name, repr(s.op), s.args) for s in plan.steps]).encode())
+    for name, tensor in network.graph.state_dict().items():
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
