@@ -40,6 +40,7 @@ WORK, BALLS = "tests/certify/test_work.py", "tests/certify/test_balls.py"
 GATES, SCHEDULE = "tests/gates/test_gates.py", "tests/train/test_schedule.py"
 OBJECTIVE, CLOSED = "tests/train/test_objective.py", "tests/train/test_closed_forms.py"
 DRAW, FULL_BN, STORE = "tests/train/test_initialise.py", "tests/train/test_full_bn.py", "tests/train/test_checkpoint.py"
+FOLDER = "tests/cli/test_run_folder.py"
 MIXED = "tests.train.test_losses.py"
 LOSSES = "tests/train/test_losses.py"
 LOOP, WRITTEN, IMPORT = "tests/train/test_loop.py", "tests/graph/test_write_back.py", "tests/graph/test_importer.py"
@@ -191,6 +192,16 @@ VERDICTS: list[Fault] = [
      "torch.from_numpy(self.images[np.sort(rows)]), torch.from_numpy(self.labels[np.sort(rows)])", f"{LADDER} tests/certify/test_rungs.py {WORK}"),
     ("certify/largest.py", "proved = np.isfinite(margins) & (margins > 0)",
      "proved = np.isfinite(margins) & (margins > -1)", LARGEST),
+    ("seal.py", "if not hmac.compare_digest(", "if False and not hmac.compare_digest(", f"{WORK} {STORE}"),
+    ("seal.py", "self.run.encode(), path.name.encode()", 'self.run.encode(), b""', f"{WORK} {STORE}"),
+    ("seal.py", "(FORMAT, self.run.encode(), path", "(FORMAT, path", WORK),
+    ("workflow/runs.py", 'return "this command" if found == run.encode()', 'return "this command" if found', f"{FOLDER} -k another_command"),
+    ("workflow/retraining.py", "    if not force:\n        run.require_own()", "    if False:\n        run.require_own()",
+     f"{FOLDER} -k training"),
+    ("user_key.py", "if found.st_mode & 0o077:", "if found.st_mode & 0o007:", "tests/test_user_key.py"),
+    ("workflow/verification.py", "secrets.randbits(63) if seed is None else seed", "seed or 0",
+     "tests/cli/test_verify.py -k foresee"),
+    ("numbers.py", "[-+]?[0-9]{1,18}", "[-+]?\\d{1,18}", "tests/test_numbers.py"),
     ("certify/resume.py", 'found is not None and np.array_equal(found["rows"], rows)',
      "found is not None", WORK),
     ("certify/attack.py", "fooled = said != labels[alive][where].cpu().numpy()",

@@ -83,7 +83,22 @@ def group(isolate: bool | None, isolate_memory: str | None, isolate_time: str | 
 def main(argv: list[str] | None = None) -> None:
     """Run a command in this process and exit with its code."""
     keep_large_blocks()
+    own_code_cache()
     sys.exit(_apart(sys.argv[1:] if argv is None else argv))
+
+
+def own_code_cache() -> None:
+    """Let PyTorch keep compiled code in the user's own cache folder, which no other user can have made first.
+
+    Its default is a name below the system's folder for temporary files, from which it would load, and run, what lies there.
+    """
+    from platformdirs import user_cache_path
+
+    folder = user_cache_path("pipeline", appauthor=False) / "torchinductor"
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        with suppress(OSError):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
 def _apart(argv: list[str]) -> int:

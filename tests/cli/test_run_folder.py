@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.cli.main import own_code_cache
 from pipeline.data import load
 from pipeline.report import read
 from pipeline.user_key import VARIABLE
@@ -87,6 +88,13 @@ def test_planted_parts_decide_nothing_whatever_says_whose_they_are(digits, pipel
         assert "going on from" not in err
         assert read(Path("r")).result_sha256 == honest
         assert not Path("r.run").exists()
+
+
+def test_what_another_command_of_ones_own_left_is_told_from_a_strangers(digits, pipeline):
+    begun(*CERTIFY, "--seed", "1", run="r.run")
+    code, _, err = pipeline(*CERTIFY)
+    assert code == 0
+    assert "another model, data, settings or version: it is cleared" in " ".join(err.split())
 
 
 def test_a_folder_of_another_user_or_machine_is_cleared_and_said(digits, pipeline, monkeypatch):
@@ -196,6 +204,19 @@ def test_training_goes_on_from_no_checkpoint_that_is_not_ones_own(digits, pipeli
     assert "nothing is trained" in err
     monkeypatch.setenv(VARIABLE, "01" * 32)
     assert pipeline(*RETRAIN)[0] == 2, "another user's, or another machine's"
+
+
+def test_compiled_code_lies_in_a_folder_of_the_users_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    own_code_cache()
+    place = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    assert place.is_relative_to(tmp_path)
+    assert place.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/somewhere")
+    own_code_cache()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/somewhere"
 
 
 def test_a_record_holds_what_a_run_did(digits, pipeline):
