@@ -71,6 +71,8 @@ def _show(found: Any, out: Any) -> None:
         _show_cost(found.cost, out)
     for note in found.notes:
         out.print(Text(f"  note    {clean(note)}"))
+    verdict = f"refuses it: {clean(found.refused, 1000)}" if found.refused else "certifies this file"
+    out.print(Text(f"  mode    {found.mode} {verdict}", style="red" if found.refused else "green"))
     nodes = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), title="Nodes", title_justify="left")
     for column in ("ONNX", "name", "becomes", "bounds", "BatchNorm"):
         nodes.add_column(column, overflow="fold")

@@ -125,7 +125,8 @@ def _attempt(
         if out_of_memory(error):
             raise
         return InputRejected(
-            f"The imported network must run; it fails with: {shown(str(error), 300)}. Export the model at opset 17."
+            f"The imported network must run; it fails with: {shown(str(error), 300)}. Export the model with fixed sizes, or"
+            " ask for support of this file."
         )
     notes = list(normal.notes)
     if shared := freeze.overridable(file.model):

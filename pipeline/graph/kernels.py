@@ -80,7 +80,6 @@ OPERATORS: Mapping[str, Kernel] = {
     "Celu": Kernel(lambda x: torch.where(x > 0, x, torch.expm1(x)), pivot=1.0),
     "Selu": Kernel(lambda x: _SELU[1] * torch.where(x > 0, x, _SELU[0] * torch.expm1(x)), pivot=1.0),
     "Softsign": Kernel(lambda x: x / (1 + x.abs())),
-    "HardSwish": Kernel(lambda x: x * (x / 6 + 0.5).clamp(0, 1), pivot=1.0),
     "Mish": Kernel(_mish, pivot=1.0),
     "Atan": Kernel(torch.atan),
     # Below the smallest normal number flushing the argument to zero would change the logarithm by anything.
@@ -88,7 +87,7 @@ OPERATORS: Mapping[str, Kernel] = {
     "Sin": Kernel(torch.sin),
     "Cos": Kernel(torch.cos),
 }
-"""What can be measured. A Softmax is no function of one number."""
+"""What can be measured: the kernels that rules ask for, except those that are no function of one number, as a Softmax is none."""
 
 
 @dataclass(frozen=True)

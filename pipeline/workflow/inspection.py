@@ -18,10 +18,12 @@ from pipeline.graph.parity import Parity
 from pipeline.network import Network, Port
 from pipeline.report.write import replace_atomically
 from pipeline.rules import Unsupported, unsupported
-from pipeline.settings import settle
+from pipeline.settings import Settings, settle
 from pipeline.train.full_bn import Placement, placements
 from pipeline.workflow.cost import Cost, cost_of
-from pipeline.workflow.subject import opened
+from pipeline.workflow.kernels import measured
+from pipeline.workflow.promise import refuse_unpromised
+from pipeline.workflow.subject import opened, subject_of
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,9 @@ class Inspection:
     """What happens to the input before the first layer, and what the metadata says of what happens outside the file."""
     cost: Cost | None
     """None where the graph does not run on one blank sample."""
+    mode: str
+    refused: str | None
+    """Why ``certify`` refuses the file in that mode of arithmetic on this machine, None where it does not."""
     fixed: tuple[str, ...] = ()
     """The weights that are fixed in a copy, where one was written."""
 
@@ -79,7 +84,7 @@ def inspect(model: Path, flags: Mapping[str, Any], *, freeze_to: Path | None = N
     """
     file = opened(model)
     settings, _ = settle(file.path, flags, file.metadata)
-    imported = importer.load(file, output=settings.output)
+    imported = importer.load(file, output=settings.output, level=settings.runtime_optimization)
     network = imported.network
     return Inspection(
         file=file.path.name,
@@ -93,8 +98,21 @@ def inspect(model: Path, flags: Mapping[str, Any], *, freeze_to: Path | None = N
         notes=imported.notes,
         preprocessing=_preprocessing(network, file.metadata),
         cost=_cost(network),
+        mode=settings.arithmetic,
+        refused=_refused(file, imported, settings),
         fixed=() if freeze_to is None else _write_frozen(file, freeze_to),
     )
+
+
+def _refused(file: ModelFile, imported: importer.Imported, settings: Settings) -> str | None:
+    """What ``certify`` would say before its first bound, by the very checks that it makes."""
+    try:
+        subject = subject_of(file, imported, settings)
+        measured(subject, settings)
+        refuse_unpromised(subject, settings)
+    except PipelineError as error:
+        return str(error)
+    return None
 
 
 def _write_frozen(file: ModelFile, out: Path) -> tuple[str, ...]:

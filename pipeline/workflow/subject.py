@@ -97,7 +97,11 @@ def open_model(file: ModelFile, settings: Settings) -> Subject:
 
     Raises InputRejected (3) for a file or an operator that cannot be certified, UsageError (2) where a choice is missing.
     """
-    imported = importer.load(file, output=settings.output, level=settings.runtime_optimization)
+    return subject_of(file, importer.load(file, output=settings.output, level=settings.runtime_optimization), settings)
+
+
+def subject_of(file: ModelFile, imported: importer.Imported, settings: Settings) -> Subject:
+    """The same of a file that is imported already."""
     network = imported.network
     if len(network.outputs) != 1:
         names = ", ".join(shown(p.name) for p in network.outputs)

@@ -53,3 +53,22 @@ def test_preprocessing_in_the_graph_is_shown_with_its_constants(pipeline, here):
     assert "by its metadata" in out
     (scaled,) = [line for line in out.splitlines() if "pixels" in line and ("Div" in line or "Mul" in line)]
     assert math.isclose(float(scaled.rpartition("with ")[2]), 0.2, rel_tol=1e-6)
+
+
+def test_inspect_says_what_certify_says(pipeline, here):
+    """One source: the page names the refusal of the default mode word for word, and none where there is none."""
+    for name in ("Relu", "HardSwish", "Softsign", "Softmax"):
+        nodes = [
+            files.node("Gemm", ["x", "w"], ["h"], transB=1),
+            files.node(name, ["h"], ["a"]),
+            files.node("Gemm", ["a", "v"], ["y"], transB=1),
+        ]
+        held = {"w": files.weights(5, 6), "v": files.weights(3, 5)}
+        onnx.save(files.model(nodes, ["batch", 6], held), here / f"{name}.onnx")
+        np.savez(here / "flat.npz", x=np.random.default_rng(0).random((4, 6), np.float32), y=np.zeros(4, np.int64))
+        code, page, _ = pipeline("inspect", f"{name}.onnx", "--format", "json")
+        assert code == 0
+        said = json.loads(page)["refused"]
+        code, _, err = pipeline("certify", f"{name}.onnx", "--data", "flat.npz", "--eps", "1/100", "--no-attack")
+        assert (said is None) == (code == 0), err
+        assert said is None or " ".join(said.split()) in " ".join(err.split())

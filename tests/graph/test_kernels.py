@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.arithmetic import Outward
 from pipeline.errors import EnvironmentFailure
 from pipeline.graph import kernel_table
 from pipeline.graph.kernels import (
@@ -22,6 +24,8 @@ from pipeline.graph.kernels import (
     measure,
     on_runtime,
 )
+from pipeline.rules import rules
+from tests import laws
 
 FEW = 1 << 13
 EXACT = {
@@ -39,7 +43,6 @@ EXACT = {
         * (x if x > 0 else mpmath.mpf(1.67326319217681884765625) * mpmath.expm1(x))
     ),
     "Softsign": lambda x: x / (1 + abs(x)),
-    "HardSwish": lambda x: x * min(max(x / 6 + mpmath.mpf("0.5"), 0), 1),
     "Mish": lambda x: x * mpmath.tanh(mpmath.log1p(mpmath.exp(x))),
     "Atan": mpmath.atan,
     "Log": mpmath.log,
@@ -52,6 +55,24 @@ def result(operator: str, **how) -> Measured:
     *_, last = measure(operator, **{"count": FEW, **how})
     assert isinstance(last, Measured)
     return last
+
+
+class Asked(dict):
+    """A table that has every kernel, and remembers which were asked for."""
+
+    def __contains__(self, name: object) -> bool:
+        self.setdefault(name, (0.0, 0.0))
+        return True
+
+
+def test_what_doctor_measures_is_what_rules_ask_for():
+    """Else the default mode would refuse a kernel that nothing measures, or ``doctor`` would name one that nothing needs."""
+    asked = Asked()
+    for rule in rules().values():
+        for example in rule.examples():
+            op = laws.randomise(copy.deepcopy(example.op), seed=1)
+            rule.interval(op, *laws.boxes(example, "wide", 0), rounding=Outward(deployed=True, kernels=asked))
+    assert set(OPERATORS) <= set(asked)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)

@@ -86,3 +86,18 @@ def clipped_relu(at: Matching, own: Operator, index: int, pair: Pair) -> Steps:
     if not _close(mine, _above_zero(wanted)):
         return False
     return (yield Pair(own.inputs[0], relu.inputs[0], pair.view))
+
+
+@rewriting("Mul")
+def hard_swish(at: Matching, own: Operator, index: int, pair: Pair) -> Steps:
+    """HardSwish, a function of ONNX, executed as its parts ``x HardSigmoid(x)``: four roundings, which are charged."""
+    _, theirs = behind(at.file, pair.file)
+    if theirs is None or theirs.type != "HardSwish" or len(own.inputs) != 2:
+        return False
+    for x, gated in (own.inputs, own.inputs[::-1]):
+        _, gate = behind(at.executed, gated)
+        if gate is None or gate.type != "HardSigmoid" or gate.inputs[0] != x:
+            continue
+        if _close((gate.attributes.get("alpha", 0.2), gate.attributes.get("beta", 0.5)), (1 / 6, 0.5)):
+            return (yield Pair(x, theirs.inputs[0], pair.view))
+    return False
