@@ -1,4 +1,4 @@
-"""Memory of large tensors: kept by the process, where glibc would give it back and fault it in again."""
+"""Memory of large tensors: kept by the process, where glibc would give it back and fault it in again, or given back at once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import sys
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 SIZES = (1 << 30, 1 << 25)
 """Block sizes to ask for: before version 2.35 glibc takes no more than the second."""
+LARGE = 1 << 20
+"""Blocks from this size on are given back at once where memory is scarce."""
 
 
 def keep_large_blocks() -> bool:
@@ -16,9 +18,21 @@ def keep_large_blocks() -> bool:
     On a CPU a training step and a batch of linear bounds take a fifth less time by it. It is a setting of the whole process,
     so programs call it and the library never does.
     """
+    return _set(*SIZES, trim=SIZES[0])
+
+
+def give_back_large_blocks() -> bool:
+    """Let glibc return every large block when it is freed, so that the process takes what its tensors take and no more.
+
+    Blocks that are kept leave holes between them, up to as much again. Called where a budget of memory was asked for.
+    """
+    return _set(LARGE, trim=LARGE)
+
+
+def _set(*sizes: int, trim: int) -> bool:
     if sys.platform != "linux":
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    return any(mallopt(M_MMAP_THRESHOLD, size) for size in SIZES) and bool(mallopt(M_TRIM_THRESHOLD, SIZES[0]))
+    return any(mallopt(M_MMAP_THRESHOLD, size) for size in sizes) and bool(mallopt(M_TRIM_THRESHOLD, trim))

@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 from pipeline.allocator import keep_large_blocks  # noqa: E402
 from pipeline.arithmetic import EXACT  # noqa: E402
 from pipeline.bounds import Interval  # noqa: E402
-from pipeline.certify.prover import CHUNK_BYTES, at_once, sizes  # noqa: E402
+from pipeline.certify.prover import CHUNK_BYTES, IBP_BATCH, LINEAR_BATCH  # noqa: E402
 from pipeline.network import Network  # noqa: E402
 from pipeline.propagate.alpha import Search  # noqa: E402
 from pipeline.propagate.margins import MarginBounds  # noqa: E402
@@ -93,8 +93,8 @@ def ours(
 ) -> Callable[[], Tensor]:
     """Rows (classes - 1, batch) of margins by this package, as many samples at once as its commands take."""
     bounds = MarginBounds(network, EXACT, method=method, search=Search(until_proved=False), fixed=True, **options)
-    classes = network(x[:1]).numel()
-    chunk = at_once(method, classes, *sizes(network, x[:1]), CHUNK_BYTES, width=x.element_size())
+    classes, most = network(x[:1]).numel(), IBP_BATCH if method == "ibp" else LINEAR_BATCH
+    chunk = bounds.need(Box(box[:1])).samples(CHUNK_BYTES, classes - 1, most)
     parts = [slice(i, i + chunk) for i in range(0, len(x), chunk)]
     return lambda: torch.cat([bounds.rows(Box(box[part]), labels[part]) for part in parts], dim=1)
 

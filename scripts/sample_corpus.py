@@ -28,8 +28,8 @@ from check_corpus import properties  # noqa: E402
 from pipeline.arithmetic import rounding_of  # noqa: E402
 from pipeline.bounds import LinearForm  # noqa: E402
 from pipeline.certify.boxes import inputs_of, outputs_of, whole  # noqa: E402
-from pipeline.certify.clock import Clock, OutOfTime  # noqa: E402
 from pipeline.certify.constraints import Forms  # noqa: E402
+from pipeline.clock import Clock, OutOfTime  # noqa: E402
 from pipeline.errors import PipelineError  # noqa: E402
 from pipeline.propagate.alpha import Search, improved  # noqa: E402
 from pipeline.propagate.crown import Bounds, LinearWalk  # noqa: E402

@@ -57,13 +57,14 @@ def attack(
     indices: np.ndarray,
     ball: Ball,
     settings: PGD,
+    check: Callable[[], None] = lambda: None,
 ) -> Attacked:
     """Which samples the deployed file misclassifies somewhere in their ball, and the points that show it.
 
     Gradients are those of the margins that are bounded, before whatever saturates behind them (``Pursuit``); where they vanish,
     a step goes in a random direction. A point counts only once ``predict`` has confirmed it. A broken sample leaves the attack.
     Every point lies inside the real ball with no tolerance, and depends on ``seed`` and the sample's own index alone, never on
-    how the set was cut into batches.
+    how the set was cut into batches. ``check`` is called at every step, and may raise to end the attack.
     """
     broken, blind, pursuit = np.zeros(len(x), bool), np.ones(len(x), bool), Pursuit.of(network)
     found, became = x.cpu().numpy().copy(), labels.cpu().numpy().astype(np.int64)
@@ -75,6 +76,7 @@ def attack(
         here = space.of(alive)
         point = here.start(_uniform(x.shape[1:], [(settings.seed, restart, int(i)) for i in indices[~broken]]).to(x))
         for last in range(settings.steps + 1):
+            check()
             point = here.project(point)
             gradient, suspect = pursuit.gradient(point, labels[alive])
             flat = ~gradient.flatten(1).any(1)

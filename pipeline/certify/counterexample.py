@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from pipeline.certify.boxes import Patch, inputs_of, outputs_of
-from pipeline.certify.clock import Clock, OutOfTime
 from pipeline.certify.witness import Witness
+from pipeline.clock import Clock, OutOfTime
 from pipeline.network import Network
 from pipeline.vnnlib import Property, above32, below32, nearest32
 

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from pipeline.certify.attack import PGD, Attacked, Predict, attack
+from pipeline.certify.batches import attacked_at_once, predicted_at_once
 from pipeline.certify.largest import largest_eps
-from pipeline.certify.prover import Prover
+from pipeline.certify.prover import CHUNK_BYTES, Prover
 from pipeline.certify.table import Table
 from pipeline.certify.verdicts import Certification, Images, RoundingCost, Settings
 from pipeline.certify.work import Progress, Work
@@ -78,6 +79,7 @@ class _Ladder:
         self.blind = np.zeros(len(self.images), bool)
         """Samples on which no attack saw a gradient at the last eps where it was tried."""
         self.prover = Prover(self.network, self.images, self.labels, settings, self.work.clock)
+        self.prover.require(settings.methods)
         if settings.attack is not None:
             yield from self._attack("pgd", settings.attack)
         costs = yield from self._ibp()
@@ -103,6 +105,15 @@ class _Ladder:
             int(self.blind.sum()),
         )
 
+    @property
+    def _sample(self) -> torch.Tensor:
+        """One input, of which it is measured what it takes."""
+        return torch.from_numpy(self.images[:1])
+
+    @property
+    def _memory(self) -> int:
+        return min(CHUNK_BYTES, self.settings.memory or CHUNK_BYTES)
+
     def _predictions(self) -> Generator[Progress, None, tuple[np.ndarray, int]]:
         """The file's own labels, and how many classes it tells apart."""
 
@@ -112,7 +123,8 @@ class _Ladder:
             label = np.where(np.isfinite(logits).all(1), logits.argmax(1), -1)
             return {"label": label.astype(np.int64), "classes": np.array(logits.shape[1])}
 
-        cuts = _chunks(np.arange(len(self.images)), PREDICTED)
+        at_once = predicted_at_once(self.network, self._sample, self._memory, PREDICTED)
+        cuts = _chunks(np.arange(len(self.images)), at_once)
         results = yield from self.work.units("prediction", cuts, compute, phase="prediction", always=True)
         found = [r for r in results if r is not None]
         return np.concatenate([r["label"] for r in found]), int(found[0]["classes"])
@@ -120,15 +132,16 @@ class _Ladder:
     def _attack(self, rung: str, pgd: PGD) -> Generator[Progress, None, None]:
         """Attack what is still open at each eps, ascending: what breaks at a smaller eps is broken at every larger one."""
         network, table = copy.deepcopy(self.network).to(self.settings.device), self.table
+        at_once = attacked_at_once(network, self._sample.to(self.settings.device), self._memory, ATTACKED)
         total, done = sum(len(table.open(i)) for i in range(len(self.balls))), 0
         for level, ball in enumerate(self.balls):
             rows = table.open(level)
-            cuts = _chunks(rows, ATTACKED)
+            cuts = _chunks(rows, at_once)
 
             def compute(pick: np.ndarray, ball: Ball = ball) -> dict[str, np.ndarray]:
                 x = torch.from_numpy(self.images[pick]).to(self.settings.device)
                 y = torch.from_numpy(self.labels[pick]).to(self.settings.device)
-                found = attack(network, self.predict, x, y, self.indices[pick], ball, pgd)
+                found = attack(network, self.predict, x, y, self.indices[pick], ball, pgd, self.work.clock.check)
                 points = found.points[found.broken]
                 return {"broken": found.broken, "points": points, "labels": found.labels, "blind": found.blind}
 

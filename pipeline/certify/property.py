@@ -16,19 +16,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.allocator import give_back_large_blocks
 from pipeline.arithmetic import Rounding
 from pipeline.bounds import Interval, LinearForm
+from pipeline.certify.batches import require_memory
 from pipeline.certify.boxes import Patch, inputs_of, outputs_of, whole
-from pipeline.certify.clock import Clock, OutOfTime
 from pipeline.certify.constraints import Forms, never_negative
 from pipeline.certify.work import Progress
+from pipeline.clock import Clock, OutOfTime
 from pipeline.network import Network
 from pipeline.propagate.alpha import Search, improved
 from pipeline.propagate.crown import MEMORY, Bounds, LinearWalk
 from pipeline.propagate.ends import exact_ends
+from pipeline.propagate.footprint import FILL, Need, need
 from pipeline.propagate.margins import METHODS, Method, ends_tail
+from pipeline.rules.weights import Facts
 from pipeline.vnnlib import Property
 
+BATCH = 256
+"""Boxes bounded at once at most."""
 SPLIT_INPUTS = 8
 """Boxes are cut only where at most this many inputs vary: more dimensions have too many halves."""
 MAX_BOXES = 1 << 17
@@ -76,20 +82,49 @@ class Refuter:
         rounding: Rounding,
         *,
         method: Method = "alpha-crown",
-        batch: int = 64,
-        memory: int = MEMORY,
+        batch: int = BATCH,
+        memory: int | None = None,
         search: Search | None = None,
     ):
         self.network, self.question, self.rounding, self.batch = network, question, rounding, batch
         self.methods = METHODS[: METHODS.index(method) + 1]
         self.search = search or Search()
-        self.loose = LinearWalk(network, rounding, memory=memory, fixed=True)
-        self.tight = LinearWalk(network, rounding, tighten=True, memory=memory, fixed=True)
+        fixed = 2 * sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
+        room, facts = max(0, int(FILL * ((memory or MEMORY) - fixed))), Facts()
+        self.loose = LinearWalk(network, rounding, memory=room, facts=facts)
+        self.tight = LinearWalk(network, rounding, tighten=True, memory=room, facts=facts)
         self.device = next((p.device for p in network.parameters()), torch.device("cpu"))
         self.shapes = [tuple(d or 1 for d in port.shape[1:]) for port in network.inputs]
         with torch.no_grad():
             self.outputs = [y.shape[1:] for y in outputs_of(network, self._inputs(torch.zeros(1, question.inputs)))]
         self.forms = Forms(question)
+        self._needs: dict[bool, Need] = {}
+        if question.cases:
+            one = self._need(self.methods[-1])
+            if memory is not None:
+                give_back_large_blocks()
+                require_memory(memory, fixed, one.least, self.methods[-1])
+            for walk in (self.loose, self.tight):
+                walk.memory, walk.kept = max(walk.memory, one.least), one.sample
+            self.batch = one.samples(self.loose.memory, max(len(case.unsafe) for case in question.cases), batch)
+
+    def _need(self, method: Method) -> Need:
+        """What one box takes of memory and work, measured once where slopes are searched for and once where not."""
+        search = method == "alpha-crown"
+        if search not in self._needs:
+            first = [whole(0, self.question.cases[0])]
+            regions, forms = self._regions(first), self._forms(first)[0]
+            quick = replace(self.search, steps=1, until_proved=False)
+
+            def lower(bounds: Bounds, rows: int) -> Tensor:
+                # One row as often as it takes: a property may have fewer.
+                coeff, const = (t[:1].expand(rows, *t.shape[1:]) for t in (forms.coeff, forms.const))
+                part = self._at_outputs(LinearForm(coeff, const), bounds)
+                least = bounds.lower(part)
+                return improved(bounds, part, least, quick) if search else least
+
+            self._needs[search] = need(lambda: self.loose.over(regions), lower, self.loose.memory)
+        return self._needs[search]
 
     def prove(
         self, clock: Clock, *, split: bool = True, stop: Callable[[Sequence[Patch]], bool] = lambda patches: False
@@ -173,8 +208,7 @@ class Refuter:
                 continue
             regions = self._regions(left)
             bounds = (self.tight if tighten else self.loose).over(regions)
-            forms, owner, strict = self.forms(left)
-            forms = LinearForm(forms.coeff.to(self.device), forms.const.to(self.device))
+            forms, owner, strict = self._forms(left)
             least = torch.full(owner.shape, -torch.inf, dtype=torch.float64, device=self.device)
             for method in group:
                 least = torch.fmax(least, self._least(bounds, forms, least, method))
@@ -207,8 +241,7 @@ class Refuter:
     @torch.no_grad()
     def _least(self, bounds: Bounds, forms: LinearForm, known: Tensor, method: Method) -> Tensor:
         """The lower bound of every row by one method, as many rows at once as memory allows."""
-        depth = len(self.loose.plan.steps) if method == "alpha-crown" else 1
-        size, parts = bounds.rows_at_once(forms.const.shape[1], depth=depth), []
+        size, parts = self._need(method).rows(bounds.walk.memory, forms.const.shape[1]), []
         for start in range(0, len(forms.const), size):
             at = slice(start, start + size)
             part = self._at_outputs(LinearForm(forms.coeff[at], forms.const[at]), bounds)
@@ -217,6 +250,11 @@ class Refuter:
             else:
                 parts.append(bounds.lower(part, until=ends_tail if method == "ibp" else lambda step: False))
         return torch.cat(parts)
+
+    def _forms(self, patches: Sequence[Patch]) -> tuple[LinearForm, np.ndarray, np.ndarray]:
+        """The rows of every patch on the network's device, which conjunction each belongs to, and which are strict."""
+        forms, owner, strict = self.forms(patches)
+        return LinearForm(forms.coeff.to(self.device), forms.const.to(self.device)), owner, strict
 
     def _at_outputs(self, forms: LinearForm, bounds: Bounds) -> dict[int, LinearForm]:
         """The form over all outputs as one form for each node that gives some; the constant is counted once."""

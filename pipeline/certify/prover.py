@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.allocator import give_back_large_blocks
 from pipeline.arithmetic import Mode, rounding_of
 from pipeline.bounds import Interval
-from pipeline.certify.clock import Clock
+from pipeline.certify.batches import require_memory
 from pipeline.certify.verdicts import Images, Layer, Settings
+from pipeline.clock import Clock
 from pipeline.network import Network, Plan, Step
 from pipeline.propagate import walk
-from pipeline.propagate.crown import COPIES
+from pipeline.propagate.crown import MEMORY
+from pipeline.propagate.footprint import FILL, Need
 from pipeline.propagate.margins import MarginBounds, Method
 from pipeline.propagate.rounding import self_test
 from pipeline.rules import Affine, Rule, rule_for
-from pipeline.threat import Ball, Region, joined
+from pipeline.rules.weights import Facts
+from pipeline.threat import Ball, LinfBall, Region, joined
 
 CHUNK_BYTES = 1 << 29
-"""What a batch may take at most on a CPU, however much memory is allowed: nothing is faster beyond its caches."""
-LINEAR_BATCH = 32
-"""Samples that a linear rung bounds at once at most: little is gained beyond, and what a budget cuts short is lost."""
-KEPT = 12
-"""Tensors that a linear walk keeps for each value: its box, its relaxation's lines and slack, and what made them."""
+"""What a batch takes at most on a CPU, however much memory is allowed: nothing is faster beyond its caches."""
+IBP_BATCH, LINEAR_BATCH = 1024, 32
+"""Samples that a rung bounds at once at most: little is gained beyond, and what a budget cuts short is lost."""
 LOOKED_AT = 8
 """Tensors for each value while layers are looked into: its box, and what vertices reach."""
 VERTICES = 4
@@ -39,11 +42,14 @@ class Prover:
         self, network: Network, images: Images, labels: np.ndarray, settings: Settings, clock: Clock | None = None
     ):
         self_test(settings.device)
+        if settings.memory is not None:
+            give_back_large_blocks()
         self.clock = clock or Clock()
         self.network = network.in_float64().to(settings.device)
         self.images, self.labels, self.settings = images, labels, settings
         self._bounds: dict[tuple[Method, Mode], MarginBounds] = {}
-        self._largest, self._total = sizes(self.network, torch.from_numpy(images[:1]))
+        self._facts: Facts = {}
+        self._total = total_of(self.network, torch.from_numpy(images[:1]))
 
     def margins(
         self, method: Method, ball: Ball | Sequence[Ball], rows: np.ndarray, *, mode: Mode | None = None
@@ -58,12 +64,35 @@ class Prover:
         return self._bounds_of(method, ball.region(x), labels, mode)
 
     def batch(self, method: Method, classes: int) -> int:
-        """Samples at once, so that boxes and the rows of all margins stay within the memory allowed."""
-        if self.settings.batch is not None:
-            return self.settings.batch
-        on_cpu = torch.device(self.settings.device).type == "cpu"
-        memory = min(CHUNK_BYTES, self.settings.memory) if on_cpu else self.settings.memory
-        return at_once(method, classes, self._largest, self._total, memory)
+        """Samples at once, so that boxes and a group of rows of margins, of any number of classes, stay within memory."""
+        need, memory = self._need(method), self._by(method, self.settings.arithmetic).walk.memory
+        most = self.settings.batch or (IBP_BATCH if method == "ibp" else LINEAR_BATCH)
+        return need.samples(memory, classes - 1, most)
+
+    def require(self, methods: Sequence[Method]) -> None:
+        """Raise UsageError (2) where the memory that was asked for does not hold one row of margins of one sample."""
+        for method in methods if self.settings.memory is not None else ():
+            require_memory(self.settings.memory or 0, self._fixed(), self._need(method).least, method)
+
+    def _need(self, method: Method) -> Need:
+        """What bounds of one sample take by a method, measured once."""
+        bounds = self._by(method, self.settings.arithmetic)
+        x, _ = self._tensors(np.arange(1))
+        need = bounds.need(LinfBall(Fraction(0)).region(x))
+        if self.settings.memory is None:
+            # What nobody asked for refuses no model: it grows to what one sample takes.
+            bounds.walk.memory = max(bounds.walk.memory, need.least)
+        return need
+
+    def _fixed(self) -> int:
+        """Bytes of the network in float64, of what is remembered of its weights, and of its copy in the attack."""
+        kept = [*self.network.parameters(), *self.network.buffers()]
+        return 5 * sum(tensor.nbytes for tensor in kept) // 2
+
+    def _room(self) -> int:
+        """Bytes for one batch beside what is there for all of them."""
+        left = max(0, int(FILL * ((self.settings.memory or MEMORY) - self._fixed())))
+        return min(CHUNK_BYTES, left) if torch.device(self.settings.device).type == "cpu" else left
 
     def has_relaxations(self) -> bool:
         """Whether any operator on the way is better than its own box: else every method gives what IBP gives."""
@@ -79,7 +108,7 @@ class Prover:
         Over the first of the samples: as many as memory has room for with every value kept.
         """
         bounds = self._by("ibp", self.settings.arithmetic)
-        room = min(CHUNK_BYTES, self.settings.memory) // (8 * LOOKED_AT * self._total)
+        room = self._room() // (8 * LOOKED_AT * self._total)
         x, _ = self._tensors(rows[: self.settings.batch or max(1, room)])
         box = ball.region(x).box
         with torch.no_grad():
@@ -112,9 +141,9 @@ class Prover:
 
     def _by(self, method: Method, mode: Mode) -> MarginBounds:
         if (method, mode) not in self._bounds:
-            rounding, memory = rounding_of(mode, self.settings.kernels), self.settings.memory
+            rounding, memory = rounding_of(mode, self.settings.kernels), self._room()
             self._bounds[method, mode] = MarginBounds(
-                self.network, rounding, method=method, memory=memory, fixed=True, check=self.clock.check
+                self.network, rounding, method=method, memory=memory, facts=self._facts, check=self.clock.check
             )
         return self._bounds[method, mode]
 
@@ -140,21 +169,9 @@ def _reached(plan: Plan, box: Interval) -> dict[int, float]:
     return {index: float((highest[index] - low).double().mean()) / 2 for index, low in lowest.items()}
 
 
-def sizes(network: Network, sample: Tensor) -> tuple[int, int]:
-    """How many numbers the largest value of one sample holds, and all of them together."""
+def total_of(network: Network, sample: Tensor) -> int:
+    """How many numbers all values of one sample hold together."""
     probe = sample.to(next(network.parameters(), torch.zeros(1, dtype=torch.float64)))
-    values = walk.forward(network.plan(), [probe], lambda step, *xs: step.op(*xs), keep=walk.EVERYTHING)
-    found = [v.numel() for v in values if isinstance(v, Tensor) and v.dim() and v.shape[0] == 1]
-    return max(found), sum(found)
-
-
-def at_once(method: Method, classes: int, largest: int, total: int, memory: int, *, width: int = 8) -> int:
-    """Samples whose bounds take about ``memory`` bytes, in numbers of ``width`` bytes.
-
-    IBP: eight values of the largest layer. Linear rungs: ``KEPT`` tensors for every value of the network and ``COPIES`` for
-    each row of coefficients, at every step of the walk where slopes are searched for.
-    """
-    if method == "ibp":
-        return max(1, min(1024, memory // (width * 8 * largest)))
-    rows = (classes - 1) * (total if method == "alpha-crown" else largest)
-    return max(1, min(LINEAR_BATCH, memory // (width * (KEPT * total + COPIES * rows))))
+    with torch.no_grad():
+        values = walk.forward(network.plan(), [probe], lambda step, *xs: step.op(*xs), keep=walk.EVERYTHING)
+    return sum(v.numel() for v in values if isinstance(v, Tensor) and v.dim() and v.shape[0] == 1)

@@ -11,7 +11,6 @@ import numpy as np
 
 from pipeline.arithmetic import Mode
 from pipeline.certify.attack import PGD
-from pipeline.propagate.crown import MEMORY
 from pipeline.propagate.margins import METHODS, Method
 from pipeline.threat import Ball
 
@@ -53,8 +52,8 @@ class Settings:
     batch: int | None = None
     """Samples bounded at once; None chooses by the size of the network's values."""
     method: Choice = "auto"
-    memory: int = MEMORY
-    """Bytes that the boxes and coefficients of one batch may take."""
+    memory: int | None = None
+    """Bytes that one batch may take, the float64 network included; None for a usual amount, or what one sample needs."""
     largest_eps: bool = False
     """Whether each sample's largest certified eps is looked for."""
     kernels: Mapping[str, tuple[float, float]] = field(default_factory=dict)

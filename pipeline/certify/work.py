@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from pipeline.certify.clock import Clock, OutOfTime
 from pipeline.certify.resume import Arrays, Journal
+from pipeline.clock import Clock, OutOfTime, preparing
 from pipeline.crew import ALONE, Crew
 from pipeline.errors import EnvironmentFailure, Preempted, out_of_memory
 
@@ -59,14 +59,16 @@ class Work:
     crew: Crew = ALONE
     journal: Journal = field(default_factory=Journal)
     budget: float | None = None
-    """Seconds from now on."""
+    """Seconds from now on, or from ``since`` on the monotonic clock."""
+    since: float | None = None
     should_stop: Callable[[], bool] = lambda: False
     cut: bool = False
     """Whether the budget has left something out."""
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.clock = Clock.of(self.budget)
+        self.clock = Clock.of(self.budget, self.since)
+        self.preparing = preparing(self.budget, self.since)
 
     @property
     def over(self) -> bool:
@@ -84,7 +86,9 @@ class Work:
         total: int = 0,
         always: bool = False,
     ) -> Generator[Progress, None, list[Arrays | None]]:
-        """The result for each array of samples in ``cuts``, None where the budget ran out first; ``always`` ignores it.
+        """The result for each array of samples in ``cuts``, None where the budget ran out first.
+
+        ``always`` has all of them, within a budget that is never less than ``PREPARING``; raises OutOfTime (4) beyond.
 
         ``before`` of ``total`` samples of the phase were done already. Raises Preempted (75) once asked to stop, after what
         was computed has been kept.
@@ -98,7 +102,7 @@ class Work:
         done = before + sum(len(cuts[i]) for i in known)
         fault: Exception | None = None
         for i in todo[self.crew.rank :: self.crew.world]:
-            if self.should_stop() or (self.over and not always):
+            if self.should_stop() or (self.preparing.over if always else self.over):
                 break
             try:
                 mine[i] = in_parts(compute, cuts[i])
@@ -121,5 +125,7 @@ class Work:
             self.journal.flush()
             raise Preempted("stopped as asked; what was decided is kept, and the same command goes on from there.")
         results = {i: arrays for part, _, _ in told for i, arrays in part.items()}
+        if always and len(results) < len(cuts):
+            raise OutOfTime
         self.cut = self.cut or len(results) < len(cuts)
         return [results.get(i) for i in range(len(cuts))]

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from pipeline.clock import look
 from pipeline.network import Origin
 
 OPSET = 17
@@ -127,6 +128,7 @@ class Draft:
 
     def uses(self) -> Counter[str]:
         """How often each value is read, a graph output counting as one reading."""
+        look()  # every pass over the graph asks this first
         counts: Counter[str] = Counter(self.outputs)
         for node in self.nodes:
             counts.update(node.inputs)

@@ -20,6 +20,7 @@ import onnx
 import torch
 from torch import nn
 
+from pipeline.clock import look
 from pipeline.errors import InputRejected, out_of_memory
 from pipeline.graph import (
     batch_rules,
@@ -147,6 +148,7 @@ def convert(normal: Normalised, model: onnx.ModelProto, output: str | None = Non
     onnx2torch = _Onnx2Torch(normal)
     failed: Counter[tuple[str, str]] = Counter()
     for node in normal.nodes:
+        look()
         own = Origin(node.op_type, "", "")
         build.origin = next((normal.origins[v] for v in node.outputs if v in normal.origins), own)
         try:

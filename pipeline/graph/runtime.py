@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from pipeline.clock import look
 from pipeline.errors import EnvironmentFailure, InputRejected, out_of_memory
 from pipeline.graph.model_file import ModelFile
 from pipeline.graph.names import shown
@@ -57,8 +58,10 @@ class Session:
     def __call__(self, *xs: np.ndarray, outputs: Sequence[str] | None = None) -> list[np.ndarray]:
         """All outputs (or the named ones) for exactly these inputs, in one call.
 
-        Raises InputRejected if the model cannot be run on them, and what ONNX Runtime raises of a machine without memory.
+        Raises InputRejected if the model cannot be run on them, OutOfTime beyond a budget, and what ONNX Runtime raises of
+        a machine without memory.
         """
+        look()
         feed = {
             name: np.ascontiguousarray(x, dtype=dtype)
             for name, x, dtype in zip(self.inputs, xs, self._dtypes, strict=True)

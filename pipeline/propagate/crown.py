@@ -9,37 +9,50 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.arithmetic import EXACT, Rounding
+from pipeline.arithmetic import EXACT, GROUP, Rounding
 from pipeline.bounds import Interval, LinearForm
 from pipeline.network import Network, Plan, Step
 from pipeline.propagate import walk
+from pipeline.propagate.footprint import STEP_FLOPS, measured
 from pipeline.propagate.interval import IntervalWalk
 from pipeline.rules import Affine, rule_for
 from pipeline.rules.relax import Relaxation
-from pipeline.rules.weights import remembering
+from pipeline.rules.weights import Facts, remembering
 from pipeline.threat import Region
 
 MEMORY = 1 << 30
-"""Bytes that the coefficients of one backward walk may take, unless a caller says otherwise."""
-COPIES = 6
-"""How many tensors of the size of the coefficients one step of the walk holds at once."""
-
+"""Bytes that the bounds of one batch may take, unless a caller says otherwise."""
 
 TILE = 8
 """Into how many tiles each axis of an image is cut, at most, none shorter than 4: rows of one tile share a window."""
 
 
 def tiles(size: Sequence[int]) -> Iterator[tuple[tuple[slice, ...], tuple[int, ...]]]:
-    """The tiles of an image of that size (none: one tile without a window), as slices behind batch and channels."""
+    """The tiles of an image of that size (none: one tile without a window), as slices behind batch and channels.
+
+    Those in the middle come first: nothing cuts their windows, and by the first rows it is judged how many fit.
+    """
     sides = [max(4, -(-n // TILE)) for n in size]
-    for corner in itertools.product(*(range(0, n, side) for n, side in zip(size, sides, strict=True))):
+    corners = itertools.product(*(range(0, n, side) for n, side in zip(size, sides, strict=True)))
+    middle = [(n - side) / 2 for n, side in zip(size, sides, strict=True)]
+    for corner in sorted(corners, key=lambda c: max((abs(a - b) for a, b in zip(c, middle, strict=True)), default=0)):
         spans = (slice(c, c + side) for c, side in zip(corner, sides, strict=True))
         yield (slice(None), slice(None), *spans) if corner else (slice(None),), corner
+
+
+@dataclass(frozen=True)
+class RowCost:
+    """What a row takes: ``copies`` tensors as wide as its coefficients grow (``widest`` numbers), and ``flops`` at once."""
+
+    copies: int
+    flops: int
+    widest: int
 
 
 class LinearWalk:
@@ -47,7 +60,7 @@ class LinearWalk:
 
     ``tighten`` bounds the inputs of nonlinearities by backward walks; without ``meet`` such a bound replaces IBP's, of every
     entry, as other tools have it (for comparisons: it is looser). ``check`` is called at every node, and may raise to end a
-    walk.
+    walk. ``facts`` are shared with other walks over the same weights, which must stay as they are; ``fixed`` keeps its own.
     """
 
     def __init__(
@@ -60,11 +73,16 @@ class LinearWalk:
         meet: bool = True,
         memory: int = MEMORY,
         fixed: bool = False,
+        facts: Facts | None = None,
         check: Callable[[], None] = lambda: None,
     ):
-        self.walk = IntervalWalk(network, rounding, plan, fixed=fixed)
+        self.walk = IntervalWalk(network, rounding, plan, fixed=fixed, facts=facts, check=check)
         self.plan, self.rounding, self.tighten, self.memory = self.walk.plan, rounding, tighten, memory
         self.meet, self.check = meet, check
+        self.kept = 0
+        """Bytes of ``memory`` that each sample's boxes and relaxations take, where that was measured."""
+        self.rows: dict[int, RowCost] = {}
+        """By node, what a row of a walk from it takes."""
         self.readers: dict[int, list[Step]] = {}
         for step in self.plan.steps:
             for a in step.args:
@@ -156,10 +174,6 @@ class Bounds:
         ]
         return rounding.total(parts)
 
-    def rows_at_once(self, batch: int, *, depth: int = 1) -> int:
-        """How many rows of coefficients stay within the memory that is allowed; ``depth`` steps of a walk kept at once."""
-        return max(1, self.walk.memory // (COPIES * 8 * batch * self._size * depth))
-
     def _tightened(self, index: int, box: Interval) -> Interval:
         """The box met with backward bounds of every entry that some reader would want tighter."""
         wanted = torch.zeros_like(box.radius, dtype=torch.bool)
@@ -170,7 +184,6 @@ class Bounds:
         if not bool(wanted.any()):
             return box
         lower, upper = (end.clone() for end in self.walk.rounding.ends(box))
-        self._widest = 0
         for tile, origin in tiles(wanted.shape[2:]):
             self._replace(index, wanted[tile], lower[tile], upper[tile], origin)
         own = self.walk.rounding.enclose(lower, upper)
@@ -196,17 +209,40 @@ class Bounds:
         order = wanted.flatten(1).to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :count]
         start = 0
         while start < count:
-            # The first rows of a node are few: how wide their windows grow says how many fit from then on.
-            room = self.walk.memory // (COPIES * 16 * batch * (self._widest or self._size))
-            picked = order[:, start : start + max(1, room)]
-            start, rows = start + picked.shape[1], picked.shape[1]
-            coeff = torch.zeros(2 * rows, batch, shape.numel(), dtype=lower.dtype, device=lower.device)
-            coeff[:rows].scatter_(2, picked.T[..., None], 1.0)
-            coeff[rows:] = -coeff[:rows]
-            form = LinearForm(coeff.unflatten(2, shape), torch.zeros_like(coeff[..., 0]), origin)
-            ends = self.lower({index: form})
-            for side, found in ((lower, ends[:rows].T), (upper, -ends[rows:].T)):
-                side.copy_(side.flatten(1).scatter(1, picked, found).unflatten(1, shape))
+            picked = order[:, start : start + self._room(index, batch)]
+            start += picked.shape[1]
+
+            def ends(picked: Tensor = picked) -> Tensor:
+                rows = picked.shape[1]
+                coeff = torch.zeros(2 * rows, batch, shape.numel(), dtype=lower.dtype, device=lower.device)
+                coeff[:rows].scatter_(2, picked.T[..., None], 1.0)
+                coeff[rows:] = -coeff[:rows]
+                form = LinearForm(coeff.unflatten(2, shape), torch.zeros_like(coeff[..., 0]), origin)
+                return self.lower({index: form})
+
+            for side, found in zip((lower, upper), self._measured(index, ends).chunk(2), strict=True):
+                end = found.T if side is lower else -found.T
+                side.copy_(side.flatten(1).scatter(1, picked, end).unflatten(1, shape))
+
+    def _room(self, index: int, batch: int) -> int:
+        """How many entries of a node are bounded at once: whole groups of rows, a lower and an upper one each."""
+        cost = self.walk.rows.get(index, RowCost(copies=16, flops=0, widest=self._size))
+        memory = max(0, self.walk.memory - batch * self.walk.kept)
+        rows = min(memory // (8 * cost.copies * batch * cost.widest), STEP_FLOPS // max(batch * cost.flops, 1)) // 2
+        return rows // (GROUP // 2) * (GROUP // 2) if rows >= GROUP // 2 else max(1, rows)
+
+    def _measured(self, index: int, ends: Callable[[], Tensor]) -> Tensor:
+        """``ends()``; the first time at a node it is measured, later only how wide windows grow."""
+        self._widest = 1
+        known = self.walk.rows.get(index)
+        if known is None:
+            found, cost = measured(ends)
+            numbers = found.numel() * self._widest
+            known = RowCost(-(-cost.peak // (8 * numbers)), -(-cost.flops // found.numel()), self._widest)
+        else:
+            found = ends()
+        self.walk.rows[index] = replace(known, widest=max(known.widest, self._widest))
+        return found
 
     def _met(self, box: Interval, lower: Tensor, upper: Tensor) -> Interval:
         """``[lower, upper]`` met with the box: a bound that is NaN says nothing, ends that cross prove a fault and become NaN."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from torch import Tensor
 
@@ -21,16 +21,27 @@ class IntervalWalk:
     """IBP over one Network (Gowal et al., arXiv 1810.12715, eq. 6-8), in the precision of its weights.
 
     ``boxes(x)`` gives the box of every node; ``rounding_at`` remembers what each operator was charged, which a backward walk
-    over the same values needs again. ``fixed`` promises that no weight changes while the walk is in use.
+    over the same values needs again. ``fixed`` promises that no weight changes while the walk is in use; ``facts`` about the
+    weights may then be shared by several walks. ``check`` is called at every node, and may raise to end the walk.
     """
 
-    def __init__(self, network: Network, rounding: Rounding = EXACT, plan: Plan | None = None, *, fixed: bool = False):
+    def __init__(
+        self,
+        network: Network,
+        rounding: Rounding = EXACT,
+        plan: Plan | None = None,
+        *,
+        fixed: bool = False,
+        facts: Facts | None = None,
+        check: Callable[[], None] = lambda: None,
+    ):
         self.network, self.plan, self.rounding = network, plan or network.plan(), rounding
         self._site: dict[int, Rounding] = dict.fromkeys((s.index for s in self.plan.steps), rounding)
         if isinstance(rounding, Outward):
             self._site.update(sites(self.plan, rounding))
         self._carried: dict[int, int] = {}
-        self.facts: Facts | None = {} if fixed else None
+        self.facts: Facts | None = facts if facts is not None else {} if fixed else None
+        self.check = check
 
     def boxes(
         self, inputs: Sequence[Interval | Tensor], *, keep: Container[int] = ()
@@ -40,6 +51,7 @@ class IntervalWalk:
 
     def apply(self, step: Step, *xs: Interval | Tensor) -> Interval:
         """The box of one step from those of its arguments."""
+        self.check()
         rule = rule_for(step.op)
         if rule is None:
             raise PipelineError(f"{self.network.origin(step.name)} has no rule; `rules.require` was not asked first.")

@@ -7,9 +7,10 @@ tail it is ``l_y - u_j``. That is IBP; the other methods walk on.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -24,14 +25,20 @@ from pipeline.ops import AffineBN, BatchNorm
 from pipeline.propagate import walk
 from pipeline.propagate.alpha import Search, improved
 from pipeline.propagate.crown import MEMORY, Bounds, LinearWalk
+from pipeline.propagate.footprint import Need, need
 from pipeline.rules import Affine, rule_for
+from pipeline.rules.weights import Facts
 from pipeline.threat import Box, Region, margin_form
 
 Method = Literal["ibp", "crown-ibp", "crown", "alpha-crown"]
+Known = Bounds | Sequence[Interval | Tensor | None]
+"""What is known of a batch before margins are taken: boxes and relaxations, or the boxes of the tail alone."""
 METHODS: tuple[Method, ...] = get_args(Method)
 """Cheapest first; each is met with those before it."""
 BATCHED = (AffineBN, *get_args(BatchNorm))
 """Operators whose meaning depends on the batch while they train."""
+SMALL, SMALL_BYTES = 8 * 64, 1 << 28
+"""More bytes a number of the batch than any walk takes for a row, and what may be taken without measuring."""
 PAIRS = 64
 """Up to how many classes training tabulates ``|W_i - W_j|``: the table and its product grow with their square."""
 KERNEL = 2.0**-19
@@ -95,10 +102,13 @@ def margins(
     values: Sequence[Interval | Tensor | None],
     labels: Int[Tensor, " batch"],
     rounding_at: Callable[[Step], Rounding] = lambda step: EXACT,
+    rows: slice = slice(None),
+    check: Callable[[], None] = lambda: None,
 ) -> Float[Tensor, "rows batch"]:
     """Lower bounds of ``z_y - z_j`` for every other class ``j`` and sample, from the boxes of the tail.
 
-    ``values`` holds the boxes of the nodes in ``top.tail``; ``rounding_at(step)`` what each operator may add.
+    ``values`` holds the boxes of the nodes in ``top.tail``; ``rounding_at(step)`` what each operator may add; ``rows`` picks
+    some of the other classes; ``check`` is called at every node, and may raise to end the walk.
     """
 
     def box_at(index: int) -> Interval:
@@ -109,6 +119,7 @@ def margins(
     def visit(step: Step, form: LinearForm) -> Sequence[LinearForm | None] | None:
         if ends_tail(step):
             return None
+        check()
         rule = rule_for(step.op)
         assert isinstance(rule, Affine)
         arguments = [x for a in step.args if (x := values[a]) is not None]
@@ -119,7 +130,7 @@ def margins(
         return at.pull_back(form)
 
     logits = box_at(top.index).center
-    form = margin_form(labels, logits.shape[1:], logits.dtype)
+    form = margin_form(labels, logits.shape[1:], logits.dtype, rows)
     rounding = rounding_at(top.plan.steps[-1])
     frontier = walk.backward(top.plan, {top.index: form}, visit, lambda i, a, b: rounding.merge(a, b, box_at(i)))
     return rounding.total([rounding.minimum(part, box_at(index)) for index, part in frontier.items()])
@@ -158,8 +169,9 @@ class MarginBounds:
     """Margins of one classifier: ``bounds(region, labels)`` is the least margin over the other classes, per sample.
 
     ``method`` says how far the walk goes and over which boxes; a method's margins are met, row by row, with those of the
-    methods before it that share its boxes. ``memory`` bounds the bytes of a backward walk's coefficients; ``fixed`` promises that
-    the weights stay as they are, so that what is found out about them need not be found again.
+    methods before it that share its boxes. ``memory`` bounds the bytes of one batch: rows are taken in groups that fit, of any
+    number of classes. ``fixed`` promises that the weights stay as they are, so that what is found out about them need not be
+    found again; ``facts`` shares it with other bounds of the same network.
     """
 
     def __init__(
@@ -172,6 +184,7 @@ class MarginBounds:
         search: Search | None = None,
         meet: bool = True,
         fixed: bool = False,
+        facts: Facts | None = None,
         check: Callable[[], None] = lambda: None,
     ):
         if len(network.inputs) != 1 or len(network.outputs) != 1:
@@ -180,40 +193,93 @@ class MarginBounds:
                 f"{len(network.inputs)} and {len(network.outputs)}: name the logits with `--output`."
             )
         self.top, self.method, self.search = head(network.plan()), method, search or Search()
-        tighten = method in ("crown", "alpha-crown")
+        tighten, self.check = method in ("crown", "alpha-crown"), check
+        self._need: Need | None = None
         self.walk = LinearWalk(
-            network, rounding, self.top.plan, tighten=tighten, meet=meet, memory=memory, fixed=fixed, check=check
+            network,
+            rounding,
+            self.top.plan,
+            tighten=tighten,
+            meet=meet,
+            memory=memory,
+            fixed=fixed,
+            facts=facts,
+            check=check,
         )
 
     @torch.no_grad()
     def bounds(self, region: Region | Interval, labels: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """The lower bound of ``min_j (z_y - z_j)``; what is not finite proves nothing."""
-        rows = self.rows(Box(region) if isinstance(region, Interval) else region, labels)
+        parts = list(self._parts(Box(region) if isinstance(region, Interval) else region, labels))
+        least, classes = torch.stack([part.amin(0) for part in parts]).amin(0), 1 + sum(map(len, parts))
         if self.top.softmax is None or not self.walk.rounding.deployed:
-            return rows.amin(0)
-        return rows.amin(0) - softmax_gap(self.top.softmax, len(rows) + 1)
+            return least
+        return least - softmax_gap(self.top.softmax, classes)
 
     @torch.no_grad()
     def rows(self, region: Region, labels: Int[Tensor, " batch"]) -> Float[Tensor, "rows batch"]:
         """The same for every other class: row ``j`` is class ``j`` below the label and ``j + 1`` from it on."""
-        if self.method == "ibp":
-            values = self.walk.walk.boxes([region.box], keep=self.top.tail)
-            return margins(self.top, values, labels, self.walk.walk.rounding_at)
-        bounds = self.walk.over([region])
-        logits = bounds.box(self.top.index).center
-        form = margin_form(labels, logits.shape[1:], logits.dtype)
-        depth = len(self.top.plan.steps) if self.method == "alpha-crown" else 1
-        parts, size = [], bounds.rows_at_once(len(labels), depth=depth)
-        for start in range(0, len(form.const), size):
-            part = LinearForm(form.coeff[start : start + size], form.const[start : start + size])
-            parts.append(self._rows(bounds, part))
-        return torch.cat(parts)
+        return torch.cat(list(self._parts(region, labels)))
 
-    def _rows(self, bounds: Bounds, form: LinearForm) -> Tensor:
-        forms = {self.top.index: form}
-        least = bounds.lower(forms)
+    def need(self, region: Region) -> Need:
+        """What bounds take of memory and work, measured once, on the first sample of a region."""
+        if self._need is None:
+            quick = copy.copy(self)
+            quick.search = replace(self.search, steps=1, until_proved=False)
+            quick.walk = copy.copy(self.walk)
+            quick.walk.tighten = False
+            one, label = region[:1], torch.zeros(1, dtype=torch.int64, device=region.box.center.device)
+            besides = self._tightening(one)
+            self._need = need(
+                lambda: quick._over(one),
+                lambda known, rows: quick._least(known, label, slice(0, rows)),
+                self.walk.memory,
+                besides=besides,
+            )
+            self.walk.kept = self._need.sample
+        return self._need
+
+    def _tightening(self, one: Region) -> int:
+        """Bytes that tightening the boxes of one sample takes beside the walks themselves: ends, their order, other slopes."""
+        if not self.walk.tighten:
+            return 0
+        boxes = [v for v in self.walk.walk.boxes([one.box], keep=walk.EVERYTHING) if isinstance(v, Interval)]
+        each = [box.center.nbytes for box in boxes]
+        return 12 * max(each) + sum(each)
+
+    def _parts(self, region: Region, labels: Int[Tensor, " batch"]) -> Iterator[Tensor]:
+        """Rows in order, as many at once as memory allows."""
+        known = self._over(region)
+        rows = self._box(known).center[0].numel() - 1
+        boxes = known.values.values() if isinstance(known, Bounds) else known
+        numbers = sum(v.center.numel() for v in boxes if isinstance(v, Interval))
+        # What is small in any case need not be measured.
+        small = SMALL * rows * numbers < min(self.walk.memory, SMALL_BYTES)
+        size = rows if small else self.need(region).rows(self.walk.memory, len(labels))
+        for start in range(0, rows, size):
+            yield self._least(known, labels, slice(start, start + size))
+
+    def _over(self, region: Region) -> Known:
+        """The boxes that margins are taken over."""
+        if self.method == "ibp":
+            return self.walk.walk.boxes([region.box], keep=self.top.tail)
+        return self.walk.over([region])
+
+    def _box(self, known: Known) -> Interval:
+        """The box of the logits."""
+        box = known.box(self.top.index) if isinstance(known, Bounds) else known[self.top.index]
+        assert isinstance(box, Interval)
+        return box
+
+    def _least(self, known: Known, labels: Tensor, rows: slice) -> Tensor:
+        """Some rows of margins, by the method and, where they share its boxes, by those before it."""
+        if not isinstance(known, Bounds):
+            return margins(self.top, known, labels, self.walk.walk.rounding_at, rows, self.check)
+        logits = self._box(known).center
+        forms = {self.top.index: margin_form(labels, logits.shape[1:], logits.dtype, rows)}
+        least = known.lower(forms)
         if self.walk.meet:
-            least = torch.fmax(least, bounds.lower(forms, until=ends_tail))
-        if bounds.other_slopes:
-            least = torch.fmax(least, bounds.lower(forms, alpha=bounds.other_slopes))
-        return improved(bounds, forms, least, self.search) if self.method == "alpha-crown" else least
+            least = torch.fmax(least, known.lower(forms, until=ends_tail))
+        if known.other_slopes:
+            least = torch.fmax(least, known.lower(forms, alpha=known.other_slopes))
+        return improved(known, forms, least, self.search) if self.method == "alpha-crown" else least

@@ -13,7 +13,6 @@ from pipeline.graph import importer, parity, runtime
 from pipeline.graph.model_file import ModelFile
 from pipeline.graph.names import shown
 from pipeline.network import Network
-from pipeline.propagate import walk
 from pipeline.rules import require, rule_for
 from pipeline.settings import Settings
 from pipeline.vnnlib import Property, nearest32
@@ -80,19 +79,6 @@ def require_rules(network: Network) -> None:
                 f"a property is about the model's own outputs, and {network.origin(step.name)}, with which it ends, cannot be "
                 f"bounded: {why}. Certify the model up to it."
             )
-
-
-def batch_of(network: Network) -> int:
-    """Boxes bounded at once: one where the file fixes the batch, else by the size of the largest layer."""
-    if network.inputs[0].shape[0] is not None:
-        return 1
-    xs = [torch.zeros(1, *(d or 1 for d in port.shape[1:])).double() for port in network.inputs]
-    device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    values = walk.forward(
-        network.plan(), [x.to(device) for x in xs], lambda step, *v: step.op(*v), keep=walk.EVERYTHING
-    )
-    largest = max(v.numel() for v in values if isinstance(v, torch.Tensor) and v.dim() and len(v) == 1)
-    return max(1, min(256, BATCH_BYTES // (8 * 8 * largest)))
 
 
 def _points(network: Network, question: Property) -> list[np.ndarray]:

@@ -15,6 +15,7 @@ import numpy as np
 from pipeline import certify as verdicts
 from pipeline import report as reports
 from pipeline.certify import PGD, Certification, Work
+from pipeline.clock import limited, preparing
 from pipeline.crew import Crew, gathered
 from pipeline.data import Dataset, Fitted
 from pipeline.errors import EnvironmentFailure
@@ -86,11 +87,12 @@ def _certify(
     should_stop: Callable[[], bool],
     crew: Crew,
 ) -> Iterator[Event]:
-    started, folder = datetime.now(UTC), run.out
+    started, began, folder = datetime.now(UTC), time.monotonic(), run.out
     file = opened(model, crew)
     settings, source = settle(model, flags, file.metadata)
     gates = demands(settings, folder)
-    subject = open_model(file, settings)
+    with limited(preparing(settings.time_budget, began)):
+        subject = open_model(file, settings)
     for note in subject.imported.notes:
         yield Note(note)
     uri = settings.test_data or need_data(subject, settings)
@@ -98,7 +100,7 @@ def _certify(
     if settings.eps is None:
         yield Note(f"no eps was given: the curve over {', '.join(map(str, settings.radii))}")
     journal = yield from resumed(run, run_key(subject, dataset, settings), crew)
-    work = Work(crew, journal, settings.time_budget, should_stop)
+    work = Work(crew, journal, settings.time_budget, began, should_stop)
     evidence = yield from examine(subject, dataset, settings, source, gates, work)
     result = conclude(evidence, gates)
     stopped_by = "time budget" if evidence.cut else None
@@ -134,8 +136,10 @@ def examine(
     softmax = (SOFTMAX,) if subject.network.plan().before_softmax()[1] is not None else ()
     for note in (*fitted.notes, *softmax, *([kernels.note] if kernels.note else [])):
         yield Note(note)
-    parity = subject.parity_on(fitted.images[:32])
-    if subject.normalise is None and (doubt := subject.often_wrong(fitted.images, fitted.labels)):
+    with limited(work.preparing):
+        parity = subject.parity_on(fitted.images[:32])
+        doubt = subject.often_wrong(fitted.images, fitted.labels) if subject.normalise is None else None
+    if doubt:
         yield Note(doubt, warning=True)
     pgd = PGD(settings.attack_steps, settings.restarts, seed=settings.seed) if settings.attack else None
     how = _how(subject, settings, pgd, kernels)
@@ -215,7 +219,6 @@ def _comparable(gates: Demands, told: Mapping[str, Any], indices: np.ndarray, la
 
 def _how(subject: Subject, settings: Settings, pgd: PGD | None, kernels: Kernels) -> verdicts.Settings:
     fixed = subject.network.inputs[0].shape[0] is not None
-    memory = {} if settings.memory_budget is None else {"memory": settings.memory_budget}
     return verdicts.Settings(
         settings.arithmetic,
         pgd,
@@ -224,7 +227,7 @@ def _how(subject: Subject, settings: Settings, pgd: PGD | None, kernels: Kernels
         method=settings.method,
         largest_eps=settings.largest_eps,
         kernels=kernels.errors,
-        **memory,
+        memory=settings.memory_budget,
     )
 
 

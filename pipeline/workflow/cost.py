@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.certify.prover import CHUNK_BYTES, at_once, sizes
+from pipeline.certify.prover import CHUNK_BYTES, IBP_BATCH
 from pipeline.network import Network, Step
 from pipeline.propagate import walk
 
@@ -32,21 +32,22 @@ class Cost:
     train_bytes: int
 
 
-def cost_of(network: Network, classes: int) -> Cost:
+def cost_of(network: Network) -> Cost:
     """Run one blank sample through the graph and count. Raises RuntimeError where it cannot run on one."""
     samples = [torch.zeros(1, *(d or 1 for d in port.shape[1:]), dtype=port.dtype) for port in network.inputs]
     plan = network.plan()
     with torch.no_grad():
         values = walk.forward(plan, samples, lambda step, *xs: step.op(*xs), keep=walk.EVERYTHING)
-    largest, total = sizes(network, samples[0]) if len(samples) == 1 else (1, sum(map(_numbers, values)))
-    batch = at_once("ibp", classes, largest, total, CHUNK_BYTES)
+    numbers = [_numbers(v) for v in values if isinstance(v, Tensor) and v.dim() and v.shape[0] == 1]
+    largest = max(numbers, default=1)
+    batch = max(1, min(IBP_BATCH, CHUNK_BYTES // (8 * 8 * largest)))
     return Cost(
         parameters=sum(p.numel() for p in network.parameters()),
         multiply_adds=sum(multiply_adds(step, values) for step in plan.steps),
-        values=total,
+        values=sum(numbers),
         certify_batch=batch,
         certify_bytes=8 * 8 * largest * batch,
-        train_bytes=3 * 4 * total * BATCH,
+        train_bytes=3 * 4 * sum(numbers) * BATCH,
     )
 
 

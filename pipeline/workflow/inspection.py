@@ -159,8 +159,7 @@ def _values(constant: Tensor) -> str:
 
 def _cost(network: Network) -> Cost | None:
     try:
-        classes = next((d for d in reversed(network.outputs[0].shape) if d), 2)
-        return cost_of(network, max(classes, 2))
+        return cost_of(network)
     except (PipelineError, RuntimeError):
         return None
 

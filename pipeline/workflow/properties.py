@@ -16,13 +16,12 @@ import numpy as np
 from pipeline.arithmetic import rounding_of
 from pipeline.certify import Progress
 from pipeline.certify.boxes import Patch
-from pipeline.certify.clock import Clock
 from pipeline.certify.counterexample import Descent, Falsifier
-from pipeline.certify.property import Outcome, Refuter
+from pipeline.certify.property import BATCH, Outcome, Refuter
 from pipeline.certify.witness import Witness, check
+from pipeline.clock import Clock
 from pipeline.errors import Contradiction, UsageError
 from pipeline.graph.model_file import ModelFile
-from pipeline.propagate.crown import MEMORY
 from pipeline.propagate.margins import METHODS, Method
 from pipeline.propagate.rounding import self_test
 from pipeline.report.canonical import digest
@@ -30,7 +29,7 @@ from pipeline.settings import Settings, settle
 from pipeline.vnnlib import Case, Property, Source, counterexample, exact, load, parse
 from pipeline.workflow import facts, places, promise
 from pipeline.workflow.answer import Answer, Asked, Decided, Delivered, Found, PropertyReport, Verdict, write
-from pipeline.workflow.asked import batch_of, open_for, require_rules
+from pipeline.workflow.asked import open_for, require_rules
 from pipeline.workflow.demanded import GATES
 from pipeline.workflow.events import Note
 from pipeline.workflow.kernels import Kernels, measured
@@ -144,8 +143,14 @@ def _decided(
     kernels, device = measured(subject, settings), device_of(settings)
     self_test(device)
     network = subject.network.in_float64().to(device)
-    rounding, memory = rounding_of(settings.arithmetic, kernels.errors), settings.memory_budget or MEMORY
-    refuter = Refuter(network, question, rounding, method=method, batch=batch_of(network), memory=memory)
+    refuter = Refuter(
+        network,
+        question,
+        rounding_of(settings.arithmetic, kernels.errors),
+        method=method,
+        batch=1 if network.inputs[0].shape[0] is not None else BATCH,
+        memory=settings.memory_budget,
+    )
     on_the_way: list[Witness] = []
 
     def stop(patches: Sequence[Patch]) -> bool:

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from pipeline.arithmetic import rounding_of
-from pipeline.certify.clock import Clock
 from pipeline.certify.constraints import Forms, scaled
 from pipeline.certify.counterexample import Descent, Falsifier
 from pipeline.certify.property import Refuter
 from pipeline.certify.witness import check
+from pipeline.clock import Clock
 from pipeline.errors import InputRejected
 from pipeline.propagate.margins import METHODS
 from pipeline.vnnlib import Case, Constraint, Property, parse

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from pipeline.certify import Journal, Verdict, Work
-from pipeline.certify.clock import Clock, OutOfTime
 from pipeline.certify.work import in_parts
+from pipeline.clock import Clock, OutOfTime
 from pipeline.crew import Crew
 from pipeline.errors import EnvironmentFailure, Preempted
 from pipeline.seal import Seal
