@@ -89,8 +89,8 @@ class Refuter:
         self.network, self.question, self.rounding, self.batch = network, question, rounding, batch
         self.methods = METHODS[: METHODS.index(method) + 1]
         self.search = search or Search()
-        fixed = 2 * sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
-        room, facts = max(0, int(FILL * ((memory or MEMORY) - fixed))), Facts()
+        self.memory, self.fixed = memory, 2 * sum(t.nbytes for t in (*network.parameters(), *network.buffers()))
+        room, facts = max(0, int(FILL * ((memory or MEMORY) - self.fixed))), Facts()
         self.loose = LinearWalk(network, rounding, memory=room, facts=facts)
         self.tight = LinearWalk(network, rounding, tighten=True, memory=room, facts=facts)
         self.device = next((p.device for p in network.parameters()), torch.device("cpu"))
@@ -99,14 +99,18 @@ class Refuter:
             self.outputs = [y.shape[1:] for y in outputs_of(network, self._inputs(torch.zeros(1, question.inputs)))]
         self.forms = Forms(question)
         self._needs: dict[bool, Need] = {}
-        if question.cases:
-            one = self._need(self.methods[-1])
-            if memory is not None:
-                give_back_large_blocks()
-                require_memory(memory, fixed, one.least, self.methods[-1])
-            for walk in (self.loose, self.tight):
-                walk.memory, walk.kept = max(walk.memory, one.least), one.sample
-            self.batch = one.samples(self.loose.memory, max(len(case.unsafe) for case in question.cases), batch)
+
+    def _fit(self) -> None:
+        """As many boxes at once as memory allows. Raises UsageError (2) where it does not hold one."""
+        if not self.question.cases:
+            return
+        one = self._need(self.methods[-1])
+        if self.memory is not None:
+            give_back_large_blocks()
+            require_memory(self.memory, self.fixed, one.least, self.methods[-1])
+        for walk in (self.loose, self.tight):
+            walk.memory, walk.kept = max(walk.memory, one.least), one.sample
+        self.batch = one.samples(self.loose.memory, max(len(c.unsafe) for c in self.question.cases), self.batch)
 
     def _need(self, method: Method) -> Need:
         """What one box takes of memory and work, measured once where slopes are searched for and once where not."""
@@ -133,6 +137,7 @@ class Refuter:
         outcome = Outcome.before(self.question)
         self.loose.check = self.tight.check = clock.check
         try:
+            self._fit()
             for method in self.methods:
                 outcome.left = yield from self._sweep(outcome, method, clock)
                 if not outcome.left:

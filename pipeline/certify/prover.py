@@ -14,7 +14,7 @@ from pipeline.arithmetic import Mode, rounding_of
 from pipeline.bounds import Interval
 from pipeline.certify.batches import require_memory
 from pipeline.certify.verdicts import Images, Layer, Settings
-from pipeline.clock import Clock
+from pipeline.clock import Clock, OutOfTime
 from pipeline.network import Network, Plan, Step
 from pipeline.propagate import walk
 from pipeline.propagate.crown import MEMORY
@@ -65,7 +65,10 @@ class Prover:
 
     def batch(self, method: Method, classes: int) -> int:
         """Samples at once, so that boxes and a group of rows of margins, of any number of classes, stay within memory."""
-        need, memory = self._need(method), self._by(method, self.settings.arithmetic).walk.memory
+        try:
+            need, memory = self._need(method), self._by(method, self.settings.arithmetic).walk.memory
+        except OutOfTime:
+            return 1  # and nothing will be begun
         most = self.settings.batch or (IBP_BATCH if method == "ibp" else LINEAR_BATCH)
         return need.samples(memory, classes - 1, most)
 

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
 from pipeline.arithmetic import GROUP
 
@@ -77,14 +76,17 @@ class _Watch(TorchDispatchMode):
         self.live = self.peak = self.flops = self.total = 0
         self.known: set[int] = set()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # asking for it would import the compiler, which takes a second, and nothing here is compiled
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         seen = {_storage(t)._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor) and (storage := _storage(tensor))._cdata not in seen | self.known:
                 self._enter(storage)
-        count = flop_registry.get(func.overloadpacket)
-        flops = int(count(*args, **(kwargs or {}), out_val=out)) if count is not None else 0
+        flops = _flops(func.overloadpacket.__name__, args, out)
         self.flops, self.total = max(self.flops, flops), self.total + flops
         self.peak = max(self.peak, self.live + _workspace(func, args, out))
         return out
@@ -128,6 +130,18 @@ def need(over: Callable[[], T], lower: Callable[[T, int], object], memory: int, 
 
 def _storage(tensor: Tensor) -> torch.UntypedStorage:
     return tensor.untyped_storage()
+
+
+def _flops(name: str, args: Sequence[Any], out: Any) -> int:
+    """Floating point operations of a product of matrices or a convolution; nothing else takes long."""
+    if name in ("mm", "bmm", "addmm", "baddbmm"):
+        a, b = args[-2:]
+        return 2 * a.numel() * int(b.shape[-1])
+    if name == "convolution":
+        return 2 * math.prod(args[1].shape[1:]) * int(args[0].numel() if args[6] else out.numel())
+    if name == "convolution_backward":
+        return 4 * math.prod(args[2].shape[1:]) * int(args[0].numel())
+    return 0
 
 
 def _workspace(func: Any, args: Sequence[Any], out: Any) -> int:
