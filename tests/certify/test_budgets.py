@@ -60,7 +60,7 @@ for classes, method, budget in CASES:
 CASES = [
     *((10, method, 20) for method in ("ibp", "crown", "alpha-crown")),
     *((400, method, 40) for method in ("ibp", "crown-ibp")),
-    (10_000, "ibp", 20),
+    (3000, "ibp", 40),
 ]
 
 

@@ -1,4 +1,4 @@
-"""``python -m tests.fuzz graphs|bytes|coverage --seconds N [--seed S]``: fuzz for a while, exit 1 on a finding.
+"""``python -m tests.fuzz graphs|bytes|coverage|falsehoods --seconds N [--seed S]``: fuzz for a while, exit 1 on a finding.
 
 Prints what was tried. ``--target report --target samples`` shares the time among these readers alone.
 """
@@ -75,17 +75,23 @@ def guided(seconds: float, seed: int, names: Sequence[str]) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("what", choices=("graphs", "bytes", "coverage"))
+    parser.add_argument("what", choices=("graphs", "bytes", "coverage", "falsehoods"))
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument(
         "--target", action="append", choices=targets.TARGETS, help="a reader of files; all, if none is named"
     )
+    parser.add_argument("--points", type=int, default=2000, help="of each certified box, for falsehoods")
     asked = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     names = asked.target or tuple(targets.TARGETS)
-    if asked.what == "graphs":
+    if asked.what == "falsehoods":
+        from tests.fuzz.falsehoods import search
+
+        print(figures := search(asked.seconds, asked.seed, Path(".fuzz/falsehoods"), points=asked.points))
+        clean = figures.false == 0
+    elif asked.what == "graphs":
         clean = random_graphs(asked.seconds, asked.seed)
     else:
         clean = (targets.run if asked.what == "bytes" else guided)(asked.seconds, asked.seed, names)

@@ -1,0 +1,295 @@
+"""A search for false certificates, with parity and attack off: what is certified is tried on ONNX Runtime as it is deployed.
+
+Each suspect is imported as ``certify`` imports it and certified at the largest radius that a bisection finds. The file is then
+run at many points of each box: at every level of optimisation, with subnormal numbers as zero, alone and in batches. Any
+other label than the one certified is a false certificate; its suspect is made smaller and kept, with the points.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from pipeline.certify import Settings
+from pipeline.certify.prover import Prover
+from pipeline.errors import PipelineError
+from pipeline.graph import model_file, parity
+from pipeline.graph.kernels import OPERATORS
+from pipeline.rules import require
+from pipeline.settings import Settings as Asked
+from pipeline.threat import LinfBall
+from pipeline.workflow.subject import open_model
+from tests.fuzz.suspects import Suspect, drawn
+
+LEVELS = ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL")
+KERNELS = dict.fromkeys(OPERATORS, (1.1e-6, 4e-7))
+"""Twice the largest error that a sweep of a million inputs finds of any of these kernels."""
+SAMPLES, GRID, ALONE = 3, 4096, 8
+"""Samples of each suspect, steps of the bisection, and points tried in a batch of their own."""
+COMPANIES = (2, 3, 8)
+
+
+@dataclass
+class Figures:
+    """What was tried, and what was refused, by reason."""
+
+    suspects: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    certified: int = 0
+    boxes: int = 0
+    points: int = 0
+    false: int = 0
+
+    def __str__(self) -> str:
+        asked = max(self.suspects, 1)
+        lines = [
+            f"{self.suspects} suspects: {sum(self.refused.values()) / asked:.0%} refused, {self.certified / asked:.0%} with a "
+            f"certificate; {self.boxes} boxes, {self.points} evaluations, {self.false} false"
+        ]
+        return "\n".join(lines + [f"  {count:6} {reason}" for reason, count in self.refused.most_common(25)])
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Points of a certified box to which the runtime gives another label."""
+
+    how: str
+    sample: np.ndarray
+    label: int
+    eps: Fraction
+    points: np.ndarray
+
+
+@contextmanager
+def parity_off() -> Iterator[None]:
+    """Believe the import, whatever a comparison with the runtime says: the second net is not under test."""
+    held, asked = parity.Parity.holds, parity.require
+    parity.Parity.holds, parity.require = property(lambda self: True), lambda *a, **k: None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        parity.Parity.holds, parity.require = held, asked  # type: ignore[method-assign]
+
+
+def session(content: bytes, level: str, *, flushed: bool = False) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, "ORT_" + level)
+    options.intra_op_num_threads, options.log_severity_level = 1, 4
+    if flushed:
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def labels(run: ort.InferenceSession, x: np.ndarray) -> np.ndarray:
+    """-1 where an output is not finite."""
+    y = run.run(None, {run.get_inputs()[0].name: x})[0].reshape(len(x), -1)
+    return np.where(np.isfinite(y).all(1), y.argmax(1), -1)
+
+
+def _flushing(pipe: Any) -> None:
+    """In a process of its own, since the setting outlives its session: labels with subnormal numbers as zero."""
+    while (task := pipe.recv()) is not None:
+        content, x = task
+        try:
+            pipe.send(labels(session(content, "ENABLE_ALL", flushed=True), x))
+        except Exception as error:
+            pipe.send(str(error))
+
+
+class Search:
+    """One search: a folder for what is found, and how many points a box is tried at."""
+
+    def __init__(self, folder: Path, points: int, figures: Figures):
+        self.folder, self.count, self.figures = folder, points, figures
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.child = context.Process(target=_flushing, args=(theirs,), daemon=True)
+        self.child.start()
+
+    def close(self) -> None:
+        self.pipe.send(None)
+        self.child.join(5)
+
+    def examine(self, suspect: Suspect) -> Found | None:
+        """The first false certificate of a suspect. Counts what was refused."""
+        self.figures.suspects += 1
+        rng = np.random.default_rng([suspect.seed, 5])
+        try:
+            content = suspect.build().SerializeToString()
+        except Exception as error:
+            return self._refused(f"cannot be built: {type(error).__name__}")
+        try:
+            runs = {level: session(content, level) for level in LEVELS}
+            x = rng.random((SAMPLES, *suspect.shape), np.float32)
+            said = np.array([labels(runs["ENABLE_ALL"], x[i : i + 1])[0] for i in range(SAMPLES)])
+        except Exception as error:
+            return self._refused(f"the runtime refuses it: {str(error)[:60]!r}")
+        x, said = x[said >= 0], said[said >= 0]
+        if not len(x):
+            return self._refused("no finite output")
+        try:
+            largest = self._largest(content, x, said)
+        except PipelineError as error:
+            return self._refused(re.sub(r"'[^']*'|\d+", "*", str(error))[:110])
+        rows = np.flatnonzero(largest > 0)
+        self.figures.certified += len(rows) > 0
+        for i in rows:
+            eps = Fraction(int(largest[i]), GRID)
+            points = self._points(x[i], eps, runs["ENABLE_ALL"], int(said[i]), rng)
+            self.figures.boxes += 1
+            for how, got, at in self._labels(content, runs, points, x, rng):
+                self.figures.points += len(got)
+                if (wrong := got != said[i]).any():
+                    return Found(how, x[i], int(said[i]), eps, at[wrong][:8])
+        return None
+
+    def _refused(self, why: str) -> None:
+        self.figures.refused[why] += 1
+
+    def _largest(self, content: bytes, x: np.ndarray, said: np.ndarray) -> np.ndarray:
+        """By sample, the largest step of the grid at which it was certified, 0 for none."""
+        path = self.folder / "suspect.onnx"
+        path.write_bytes(content)
+        with parity_off():
+            subject = open_model(model_file.read(path), Asked(data="none"))
+        require(subject.network)
+        fixed = 1 if subject.network.inputs[0].shape[0] is not None else None
+        settings = Settings(attack=None, batch=fixed, method="crown", kernels=KERNELS)
+        prover = Prover(subject.network, x, said, settings)
+        low, high = np.zeros(len(x), int), np.full(len(x), GRID)
+        for method in ("ibp", "crown"):
+            if method == "crown" and not prover.has_relaxations():
+                break
+            high = np.full(len(x), GRID)
+            while (open_ := np.flatnonzero(high - low > np.maximum(low // 16, 1))).size:
+                middle = np.where(low == 0, np.maximum(high // 8, 1), (low + high) // 2)
+                balls = [LinfBall(Fraction(int(m), GRID)) for m in middle[open_]]
+                found = prover.margins(method, balls, open_)
+                proved = np.isfinite(found) & (found > 0)
+                low[open_[proved]] = middle[open_[proved]]
+                high[open_[~proved]] = middle[open_[~proved]]
+        return low
+
+    def _points(
+        self, x: np.ndarray, eps: Fraction, run: ort.InferenceSession, label: int, rng: np.random.Generator
+    ) -> np.ndarray:
+        """float32 points of the real box: random, corners, edges, neighbours of ends, sweeps of an axis, and a greedy descent."""
+        ends = []
+        for sign in (-1, 1):
+            end = np.clip(x.astype(np.float64) + sign * float(eps), 0.0, 1.0)
+            near = end.astype(np.float32)
+            outside = (near > end) if sign > 0 else (near < end)
+            ends.append(np.where(outside, np.nextafter(near, x), near))
+        low, high = ends
+        count, size = self.count, x.size
+        u = rng.random((count, *x.shape), np.float32)
+        kind = rng.integers(6, size=(count, *[1] * x.ndim))
+        corner = np.where(u < 0.5, low, high)
+        edge = np.where(rng.random(u.shape) < 0.3, corner, low + u * (high - low))
+        inner = np.nextafter(corner, x)
+        tiny = np.clip(np.float32(2.0) ** -rng.integers(20, 149, u.shape).astype(np.float32), low, high)
+        points = np.select(
+            [kind == 0, kind == 1, kind == 2, kind == 3], [corner, edge, inner, tiny], low + u * (high - low)
+        )
+        axes, steps = min(size, 6), max(32, count // 8)
+        sweep = np.repeat(x[None], axes * steps, 0).reshape(axes, steps, size)
+        for row, at in enumerate(rng.permutation(size)[:axes]):
+            sweep[row, :, at] = np.linspace(low.flat[at], high.flat[at], steps, dtype=np.float32)
+        points = np.concatenate([points, sweep.reshape(-1, *x.shape)]).astype(np.float32)
+        for _ in range(3):
+            worst = points[np.argsort(self._margin(run, points[-count:], label))[:32]] if count else points[:1]
+            near = np.repeat(worst, 16, 0)
+            moved = near + rng.standard_normal(near.shape, np.float32) * (high - low) * np.float32(
+                10.0 ** -rng.integers(1, 5)
+            )
+            points = np.concatenate([points, np.where(rng.random(near.shape) < 0.3, moved, near)])
+        return np.clip(points, low, high)
+
+    @staticmethod
+    def _margin(run: ort.InferenceSession, points: np.ndarray, label: int) -> np.ndarray:
+        y = run.run(None, {run.get_inputs()[0].name: points})[0].reshape(len(points), -1)
+        return y[:, label] - np.delete(y, label, 1).max(1)
+
+    def _labels(
+        self,
+        content: bytes,
+        runs: dict[str, ort.InferenceSession],
+        points: np.ndarray,
+        others: np.ndarray,
+        rng: np.random.Generator,
+    ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        """Labels of the points: all together at each level and flushed, some alone, some in small companies."""
+        few = points[rng.permutation(len(points))[:ALONE]]
+        for level, run in runs.items():
+            yield f"{level}, alone", np.concatenate([labels(run, p[None]) for p in few]), few
+        for level, run in runs.items():
+            yield f"{level}, a batch of {len(points)}", labels(run, points), points
+        self.pipe.send((content, points))
+        if not isinstance(got := self.pipe.recv(), str):
+            yield "subnormal numbers as zero", got, points
+        for size, place in itertools.product(COMPANIES, (0, -1)):
+            batches = rng.random((len(few), size, *points.shape[1:]), np.float32)
+            batches[:, :-1] = others[rng.integers(len(others), size=(len(few), size - 1))]
+            batches = np.roll(batches, 1, axis=1) if place == 0 else batches
+            batches[:, place] = few
+            got = np.array([labels(runs["ENABLE_ALL"], batch)[place] for batch in batches])
+            yield f"in a batch of {size}, place {place}", got, few
+
+    def shrink(self, suspect: Suspect, end: float) -> Suspect:
+        """The same fault with fewer pieces, and a plain head where that will do."""
+        for smaller in itertools.chain(
+            (replace(suspect, pieces=suspect.pieces[:i] + suspect.pieces[i + 1 :]) for i in range(len(suspect.pieces))),
+            [replace(suspect, head="plain")] if suspect.head != "plain" else [],
+        ):
+            if time.monotonic() < end and self._fails(smaller):
+                return self.shrink(smaller, end)
+        return suspect
+
+    def _fails(self, suspect: Suspect) -> bool:
+        try:
+            return Search.examine(self, suspect) is not None
+        except (PipelineError, RuntimeError, ValueError):
+            return False
+
+
+def search(seconds: float, seed: int, folder: Path, *, points: int = 2000, most: int = 20) -> Figures:
+    """Suspects from ``seed`` on until the time is over or ``most`` false certificates are found, each kept in ``folder``."""
+    from tests.fuzz import suspect_pieces  # noqa: F401  (enrols the pieces)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    figures, began = Figures(), time.monotonic()
+    tried = Search(folder, points, figures)
+    try:
+        while time.monotonic() - began < seconds and figures.false < most:
+            suspect = drawn(seed)
+            found = tried.examine(suspect)
+            if found is not None:
+                figures.false += 1
+                spare = Search(folder, points, Figures())
+                small = spare.shrink(suspect, time.monotonic() + 20)
+                last = spare.examine(small) or found
+                spare.close()
+                name = f"false-{seed}"
+                onnx.save(small.build(), folder / f"{name}.onnx")
+                np.savez(folder / f"{name}.npz", x=last.sample, y=last.label, points=last.points, eps=str(last.eps))
+                print(
+                    f"FALSE after {time.monotonic() - began:.0f} s: {small}\n  {last.how}, eps {last.eps}; {folder / name}.onnx",
+                    flush=True,
+                )
+            seed += 1
+    finally:
+        tried.close()
+    return figures

@@ -1,0 +1,131 @@
+"""Small classifiers built to be misread: what an import, an optimiser of a runtime or a batch may get wrong, one piece each.
+
+A suspect is a list of pieces and a seed. Pieces read a value of one sample's shape and give another; a head ends them in
+logits. Dropping pieces shrinks a suspect, and the same list and seed make the same file again.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+Shape = tuple[int, ...]
+Piece = Callable[["Draft", str, Shape], "tuple[str, Shape] | None"]
+PIECES: dict[str, Piece] = {}
+HEADS: dict[str, Piece] = {}
+
+
+@dataclass
+class Draft:
+    """A file under construction; ``opset`` decides in which form operators are written."""
+
+    rng: np.random.Generator
+    opset: int
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    constants: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def const(self, value: Any, dtype: type = np.float32) -> str:
+        name = f"c{len(self.constants)}"
+        self.constants[name] = np.asarray(value, dtype)
+        return name
+
+    def ints(self, *values: int) -> str:
+        return self.const(values, np.int64)
+
+    def __call__(self, operator: str, *inputs: str, outputs: int = 1, **attributes: Any) -> str:
+        names = [f"v{len(self.nodes)}_{i}" for i in range(outputs)]
+        self.nodes.append(helper.make_node(operator, list(inputs), names, name=f"n{len(self.nodes)}", **attributes))
+        return names[0]
+
+    def pick(self, *choices: Any) -> Any:
+        return choices[int(self.rng.integers(len(choices)))]
+
+    def normal(self, *shape: int) -> np.ndarray:
+        return self.rng.standard_normal(shape).astype(np.float32)
+
+    def power(self) -> np.float32:
+        """A scale: mostly ordinary, at times at the ends of float32 or beyond its normal numbers."""
+        exponent = self.pick(0, 1, -3, 10, -20, 60, -60, 100, -100, 120, -120, -130, -140)
+        return np.float32(2.0**exponent)
+
+    def reduced(self, operator: str, x: str, axes: Sequence[int], keepdims: int = 1) -> str:
+        as_input = 13 if operator == "ReduceSum" else 18
+        if self.opset >= as_input:
+            return self(operator, x, self.ints(*axes), keepdims=keepdims)
+        return self(operator, x, axes=list(axes), keepdims=keepdims)
+
+    def sliced(self, x: str, start: int, end: int, axis: int, step: int = 1) -> str:
+        if self.opset < 10:
+            return self("Slice", x, starts=[start], ends=[end], axes=[axis])
+        return self("Slice", x, self.ints(start), self.ints(end), self.ints(axis), self.ints(step))
+
+    def softmax(self, x: str, axis: int, log: bool = False) -> str:
+        return self("LogSoftmax" if log else "Softmax", x, axis=axis)
+
+
+def piece(function: Piece) -> Piece:
+    PIECES[function.__name__] = function
+    return function
+
+
+def head(function: Piece) -> Piece:
+    HEADS[function.__name__] = function
+    return function
+
+
+def flat(g: Draft, x: str, shape: Shape) -> tuple[str, int]:
+    return (g("Flatten", x), int(np.prod(shape))) if len(shape) > 1 else (x, shape[0])
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """How a file is made: the size of its input, its pieces, its head, and the seed of everything else."""
+
+    shape: Shape
+    pieces: tuple[str, ...]
+    head: str
+    opset: int
+    seed: int
+
+    def build(self) -> onnx.ModelProto:
+        """The file, whose batch is free. A piece that does not fit is left out."""
+        g, x, shape = Draft(np.random.default_rng(self.seed), self.opset), "x", self.shape
+        for name in self.pieces:
+            g.rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
+            made = PIECES[name](g, x, shape)
+            x, shape = made if made is not None else (x, shape)
+        g.rng = np.random.default_rng([self.seed, 99])
+        made = HEADS[self.head](g, x, shape)
+        assert made is not None
+        g.nodes.append(helper.make_node("Identity", [made[0]], ["y"], name="last"))
+        used = {v for n in g.nodes for v in n.input}
+        return helper.make_model(
+            helper.make_graph(
+                g.nodes,
+                "suspect",
+                [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", *self.shape])],
+                [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", *made[1]])],
+                [numpy_helper.from_array(a, n) for n, a in g.constants.items() if n in used],
+            ),
+            opset_imports=[helper.make_opsetid("", self.opset)],
+            ir_version=8 if self.opset < 21 else 10,
+        )
+
+
+def drawn(seed: int) -> Suspect:
+    """A suspect of one to three pieces."""
+    from tests.fuzz import suspect_pieces  # noqa: F401  (enrols them)
+
+    rng = np.random.default_rng(seed)
+    shapes = ((2,), (3,), (4,), (6,), (1, 4, 4), (2, 3, 3), (1, 2, 3), (2, 2), (1, 5, 4))
+    names = sorted(PIECES)
+    pieces = tuple(names[int(rng.integers(len(names)))] for _ in range(int(rng.integers(1, 4))))
+    heads = sorted(HEADS)
+    which = "plain" if rng.random() < 0.6 else heads[int(rng.integers(len(heads)))]
+    return Suspect(shapes[int(rng.integers(len(shapes)))], pieces, which, int(rng.integers(7, 24)), seed)
