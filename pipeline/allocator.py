@@ -8,7 +8,7 @@ import sys
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 SIZES = (1 << 30, 1 << 25)
 """Block sizes to ask for: before version 2.35 glibc takes no more than the second."""
-LARGE = 1 << 23
+LARGE = 1 << 20
 """Blocks from this size on are given back at once where memory is scarce."""
 
 

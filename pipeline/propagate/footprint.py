@@ -123,7 +123,7 @@ def need(over: Callable[[], T], lower: Callable[[T, int], object], memory: int, 
     with torch.no_grad():
         known = over()
         forward, one = footprint(over), footprint(lambda: lower(known, 1))
-        rows = ROWS if ROWS * one.peak <= memory else 1
+        rows = max(1, min(ROWS, memory // max(one.peak, 1)))
         several = footprint(lambda: lower(known, rows))
     return Need(forward.peak + one.peak + besides, several.peak // rows, forward.flops, several.flops // rows)
 

@@ -27,7 +27,7 @@ from pipeline.propagate.alpha import Search, improved
 from pipeline.propagate.crown import MEMORY, Bounds, LinearWalk
 from pipeline.propagate.footprint import Need, need
 from pipeline.rules import Affine, rule_for
-from pipeline.rules.weights import Facts
+from pipeline.rules.weights import Facts, remembering
 from pipeline.threat import Box, Region, margin_form
 
 Method = Literal["ibp", "crown-ibp", "crown", "alpha-crown"]
@@ -274,7 +274,8 @@ class MarginBounds:
     def _least(self, known: Known, labels: Tensor, rows: slice) -> Tensor:
         """Some rows of margins, by the method and, where they share its boxes, by those before it."""
         if not isinstance(known, Bounds):
-            return margins(self.top, known, labels, self.walk.walk.rounding_at, rows, self.check)
+            with remembering(self.walk.walk.facts):
+                return margins(self.top, known, labels, self.walk.walk.rounding_at, rows, self.check)
         logits = self._box(known).center
         forms = {self.top.index: margin_form(labels, logits.shape[1:], logits.dtype, rows)}
         least = known.lower(forms)
