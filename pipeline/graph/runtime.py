@@ -112,7 +112,8 @@ def session(
     ``level``: how far ONNX Runtime may rewrite the graph; its own default is all. ``limited``: on the CPU, in no more memory
     than ``Limits.runtime_bytes``; what needs more fails as a model that cannot run. ``written_to``: where the rewritten graph is
     written, with its large weights in a file beside it. Raises EnvironmentFailure if the provider is not there (ONNX Runtime
-    itself would fall back in silence), InputRejected if the model cannot be loaded.
+    itself would fall back in silence), OSError if the rewritten graph cannot be written, InputRejected if the model cannot be
+    loaded.
     """
     import onnxruntime as ort
 
@@ -139,6 +140,9 @@ def session(
     except Exception as error:  # ONNX Runtime raises its own kinds, without a common base
         if out_of_memory(error):
             raise
+        if written_to is not None and "Failed to write" in str(error):
+            # ONNX Runtime does not say why; the disk does.
+            written_to.write_bytes(bytes(content))
         raise InputRejected(f"ONNX Runtime must be able to load the model; it says: {shown(str(error), 500)}") from None
     if inference.get_providers()[0] != wanted:
         raise EnvironmentFailure(
