@@ -322,7 +322,7 @@ class Concat(nn.Module):
 
 
 class Pad(nn.Module):
-    """Padding in torch's order (last axis first) by a constant, or by ``reflect`` or ``replicate`` (ONNX: edge)."""
+    """Padding in torch's order (last axis first): a constant, ``reflect``, ``replicate`` (ONNX: edge) or ``circular`` (wrap)."""
 
     def __init__(self, pads: Sequence[int], *, mode: str = "constant", value: float = 0.0):
         super().__init__()

@@ -119,13 +119,17 @@ def _gather(item: Item) -> fx.Node:
     return item.build.emit(ops.Gather(torch.from_numpy(np.array(indices)), item.attribute("axis")), item.arg())
 
 
+_PADDINGS = {b"constant": "constant", b"reflect": "reflect", b"edge": "replicate", b"wrap": "circular"}
+"""ONNX's names of what stands in the padding, and torch's."""
+
+
 @operator("Pad", reads=["mode", "pads", "value"], inputs=4)
 def _pad(item: Item) -> fx.Node:
     pads, value, axes = item.ints(1), item.array(2), item.ints(3)
     rank = len(item.shape())
-    mode = {b"constant": "constant", b"reflect": "reflect", b"edge": "replicate"}.get(item.attribute("mode"))
+    mode = _PADDINGS.get(item.attribute("mode"))
     if pads is None or mode is None:
-        raise Unsupported("its mode is not constant, reflect or edge")
+        raise Unsupported("its mode is not constant, reflect, edge or wrap")
     places = list(range(rank)) if axes is None else [a % rank for a in axes]
     begins, ends = dict(zip(places, pads, strict=False)), dict(zip(places, pads[len(places) :], strict=True))
     order = [p for axis in reversed(range(rank)) for p in (begins.get(axis, 0), ends.get(axis, 0))]
@@ -135,6 +139,8 @@ def _pad(item: Item) -> fx.Node:
         order = order[:-2]
     if mode != "constant" and (rank - len(order) // 2 < 1 or len(order) > 6):
         raise Unsupported("it reflects or repeats along the batch, or along more than three axes")
+    if mode == "circular" and (rank < 3 or any(p < 0 for p in pads)):
+        raise Unsupported("it wraps a vector, or cuts off where it wraps")
     filler = 0.0 if value is None else float(value.reshape(()))
     return item.build.emit(ops.Pad(order, mode=mode, value=filler), item.arg())
 

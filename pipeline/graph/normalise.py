@@ -214,7 +214,7 @@ def explicit_pads(draft: Draft) -> None:
             node.attributes["pads"] = [0] * 2 * len(spatial)
             continue
         if node.op_type == "ConvTranspose":
-            node.attributes["auto_pad"] = mode  # onnx2torch refuses it by name
+            node.attributes["auto_pad"] = mode  # its lowering works out what is cut off
             continue
         kernel = node.attributes.peek("kernel_shape") or draft.shapes[node.inputs[1]][2:]
         strides = node.attributes.peek("strides") or [1] * len(spatial)

@@ -9,6 +9,7 @@ import onnx
 from onnx import TensorProto
 
 from pipeline.errors import InputRejected
+from pipeline.graph.chosen import needed
 from pipeline.graph.names import shown
 
 _SMALL = {
@@ -33,10 +34,9 @@ def check(neutral: onnx.ModelProto, kinds: Mapping[str, str], values: Mapping[st
         inferred = neutral.graph
     types = inputs | {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.output)}
     types |= {t.name: t.data_type for t in neutral.graph.initializer}
+    nodes = needed(neutral.graph, [o.name for o in neutral.graph.output])
     data = [(v, "an input of the model") for v in inputs]
-    data += [
-        (v, f"an output of {shown(n.op_type)}") for n in neutral.graph.node for v in n.output if kinds.get(v) == "data"
-    ]
+    data += [(v, f"an output of {shown(n.op_type)}") for n in nodes for v in n.output if kinds.get(v) == "data"]
     small = [(v, where) for v, where in data if types.get(v) in _SMALL]
     if small:
         (first, where), counts = small[0], Counter(_SMALL[types[v]] for v, _ in small)
@@ -48,7 +48,7 @@ def check(neutral: onnx.ModelProto, kinds: Mapping[str, str], values: Mapping[st
         )
     width = next((t for t in inputs.values() if t in _WIDTHS), TensorProto.FLOAT)
     known = {v for v, _ in data}
-    for node in neutral.graph.node:
+    for node in nodes:
         held = [v for v in node.input if v not in known and types.get(v) in _WIDTHS and types[v] != width]
         if held and known.intersection(node.input) and node.op_type != "Cast":
             raise InputRejected(

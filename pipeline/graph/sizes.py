@@ -297,6 +297,22 @@ def _expanded(node: Node, args: Sequence[Sized | None]) -> Sized:
     return x.each(lambda v: np.broadcast_to(v, wide), axis if axis is not None else own)
 
 
+@evaluates("Tile")
+def _tiled(node: Node, args: Sequence[Sized | None]) -> Sized:
+    """A token repeated for each sample, as PyTorch's newer exporter writes ``repeat``."""
+    x, repeats = _first(args), args[1]
+    assert repeats is not None
+    times, axis = list[int](), x.axis
+    for i, (base, slope) in enumerate(repeats.terms()):
+        if slope and (axis is not None or (base, slope) != (0, 1) or x.base.shape[i] != 1):
+            raise Lost("it copies samples beside samples")
+        axis = i if slope else axis
+        times.append(1 if slope else int(base))
+    if x.axis is not None and times[x.axis] != 1:
+        raise Lost("it copies samples")
+    return x.each(lambda v: np.tile(v, times), axis)
+
+
 @evaluates("Range")
 def _counted(node: Node, args: Sequence[Sized | None]) -> Sized:
     (start, _), (limit, slope), (delta, _) = (a.terms()[0] for a in args if a is not None)

@@ -71,6 +71,7 @@ class ShapeRule(Rearrange[nn.Module]):
         yield Example(ops.Pad((1, 2, 0, 1)), (image,))
         yield Example(ops.Pad((1, 1), value=-0.7), ((3, 9),))
         yield Example(ops.Pad((1, 1, 1, 1), mode="replicate"), (image,))
+        yield Example(ops.Pad((2, 1, 0, 3), mode="circular"), (image,))
         yield Example(ops.DepthToSpace(2), (image,))
         yield Example(ops.DepthToSpace(2, columns_first=True), (image,))
         yield Example(ops.SpaceToDepth(2), ((2, 3, 4, 6),))

@@ -175,6 +175,37 @@ def test_functions_that_jump_are_refused_by_name(op: str, attributes: dict, said
         imported(one(op, IMAGE, **attributes))
 
 
+@pytest.mark.parametrize(
+    ("shape", "pads"),
+    [
+        (["batch", 2, 5], [0, 0, 2, 0, 0, 3]),
+        (["batch", 2, 4, 3], [0, 0, 1, 2, 0, 0, 0, 3]),
+        (["batch", 2, 4, 3], [0, 0, 0, 1, 0, 0, 0, 1]),
+        (["batch", 2, 3, 2, 4], [0, 0, 1, 1, 2, 0, 0, 0, 2, 1]),
+    ],
+)
+def test_padding_that_wraps(shape: list, pads: list) -> None:
+    made = one("Pad", shape, np.array(pads), opset=19, mode="wrap")
+    same(made, samples(shape))
+    bounded(made, samples(shape), 0.1)
+
+
+def test_padding_that_wraps_and_cuts_off_is_refused_by_name() -> None:
+    with pytest.raises(InputRejected, match=r"Pad \(1: it wraps a vector, or cuts off"):
+        imported(one("Pad", ["batch", 2, 4], np.array([0, 0, 1, 0, 0, -1]), opset=19, mode="wrap"))
+
+
+def test_a_token_tiled_for_every_sample() -> None:
+    nodes = [
+        node("Shape", ["x"], ["s"], end=1),
+        node("Concat", ["s", "rest"], ["r"], axis=0),
+        node("Tile", ["token", "r"], ["t"]),
+        node("Concat", ["t", "x"], ["y"], axis=1),
+    ]
+    held = {"rest": np.array([1, 2]), "token": weights(1, 1, 3)}
+    same(model(nodes, ["batch", 2, 6], held, opset=18), samples(["batch", 2, 6]))
+
+
 def test_a_comparison_with_another_form_fails() -> None:
     """The comparison can fail: columns first are other entries."""
     shape = ["batch", 8, 2, 3]
