@@ -410,7 +410,7 @@ def assert_vocabulary(graph: torch.fx.GraphModule) -> None:
         ("matmul rank 3 with bias", nn.Linear),
         ("conv bias as an Add", nn.Conv2d),
         ("max pool padded at the start", nn.MaxPool2d),
-        ("gemm scaled", nn.Linear),
+        ("gemm, weight transposed", nn.Linear),
         ("dropout and identity", nn.ReLU),
     ],
 )
