@@ -298,7 +298,60 @@ TRAINING: list[Fault] = [
 
 # fmt: on
 
-FAULTS = [*RULES, *ACCOUNT, *VERDICTS, *REPORTS, *TRAINING]
+WALK = "tests/graph/test_schema_walk.py"
+IMPORTS: list[Fault] = [
+    (
+        "graph/table.py",
+        "if name not in entry.reads and name not in entry.inert and not _equal(value, usual):",
+        "if False:",
+        f"{WALK} -k is_named",
+    ),
+    (
+        "graph/table.py",
+        "if value and entry.inputs is not None and position >= entry.inputs:",
+        "if False:",
+        f"{WALK} -k is_named",
+    ),
+    (
+        "graph/table.py",
+        "if value in read and entry.outputs is not None and position >= entry.outputs:",
+        "if False:",
+        f"{WALK} -k is_named",
+    ),
+    (
+        "graph/table.py",
+        "for name in sorted(entry.reads - node.attributes.read)",
+        "for name in sorted(entry.reads - entry.reads)",
+        f"{WALK} -k no_lowering_reads",
+    ),
+    ("graph/lower.py", "if value and i not in item.seen]", "if value and i < 0]", f"{WALK} -k no_lowering_reads"),
+    (
+        "graph/draft.py",
+        "return Attributes({**self, **changes}, self.read)",
+        "return Attributes({**self, **changes})",
+        f"{WALK} -k copies_a_node",
+    ),
+    (
+        "graph/forms.py",
+        'node.attributes["axis"] = -1\n',
+        'node.attributes["axis"] = axis\n',
+        f"{WALK} -k drawn_at_random",
+    ),
+    (
+        "graph/lower_reductions.py",
+        "sorted({a % rank for a in axes}) if axes",
+        "sorted({a % rank or 1 for a in axes}) if axes",
+        f"{WALK} -k drawn_at_random",
+    ),
+    (
+        "graph/lower_pools.py",
+        "(a.count - 1) * a.stride + a.extent - a.size - a.begin",
+        "a.end",
+        f"{WALK} -k drawn_at_random",
+    ),
+]
+
+FAULTS = [*RULES, *ACCOUNT, *VERDICTS, *REPORTS, *TRAINING, *IMPORTS]
 
 
 def passes(copy: Path, tests: str) -> bool | None:

@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from pipeline import ops
 from pipeline.graph.lower import Item
-from pipeline.graph.table import Lowering, Operator, enter, operator
+from pipeline.graph.table import Lowering, Operator, Unsupported, enter, operator
 
 enter(Operator("Identity"))
 enter(Operator("Dropout", inputs=3, inert=dict.fromkeys(("ratio", "seed"), "nothing is dropped at inference")))
@@ -101,6 +101,8 @@ def _leaky_relu(item: Item) -> fx.Node:
 @operator("HardSwish", "Selu", "Softplus", pointwise=True)
 def _activation(item: Item) -> fx.Node:
     """What onnx2torch makes of it is a module of torch.nn that holds nothing of the file but its settings."""
+    if item.node.op_type == "Celu" and item.attribute("alpha") == 0:
+        raise Unsupported("its alpha is 0, by which it divides")
     return item.build.emit(item.module(), item.arg())
 
 

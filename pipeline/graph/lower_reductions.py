@@ -25,8 +25,8 @@ _MOST_FACTORS = 64
 def _axes(item: Item) -> list[int]:
     """The axes, counted from the front. Raises Unsupported for a node that reduces nothing."""
     rank = len(item.shape())
-    axes = item.ints(1)
-    if not axes and item.flag("noop_with_empty_axes"):
+    axes, nothing = item.ints(1), item.flag("noop_with_empty_axes")
+    if not axes and nothing:
         raise Unsupported("noop_with_empty_axes: it reduces nothing")
     return sorted({a % rank for a in axes}) if axes else list(range(rank))
 

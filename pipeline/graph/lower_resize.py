@@ -50,9 +50,9 @@ def _resize(item: Item) -> fx.Node:
         raise Unsupported("it has neither scales nor sizes for its axes")
     if before[0] != after[0] or (0 in axes and (given is sizes or given[axes.index(0)] != 1)):
         raise Unsupported("it resizes the batch")
+    attributes = tuple((k, item.node.attributes[k]) for k in sorted(_KEPT) if k in item.node.attributes)
     if before == after:
         return item.arg()  # the kernel copies, whatever the mode says
-    attributes = tuple((k, item.node.attributes[k]) for k in sorted(_KEPT) if k in item.node.attributes)
     tables = {}
     for axis, value in zip(axes, given, strict=True):
         scale = float(value) if given is scales else None

@@ -40,5 +40,5 @@ def fix_sizes(draft: Draft, node: Node, probes: Probes) -> None:
     if 0 in axes and seen[:, axes.index(0)].tolist() == batches:
         seen = np.delete(seen, axes.index(0), axis=1)
         axes.remove(0)
-    if all(len(set(column)) == 1 for column in seen.T):
+    if axes and all(len(set(column)) == 1 for column in seen.T):
         node.attributes["axes"], node.inputs[3] = axes, draft.constant(seen[0])

@@ -17,7 +17,8 @@ import onnx
 from onnx import TensorProto, defs, helper, numpy_helper
 
 from pipeline.graph.table import OPSETS, TABLE
-from tests.graph.schema_operands import BLOCKS, OPERANDS, RANKS, SIZES, Operand, alternatives
+from tests.graph.schema_operands import alternatives
+from tests.graph.schema_values import BLOCKS, OPERANDS, RANKS, SIZES, Operand
 
 Attributes = Mapping[str, Any]
 ONES = ((), (1,), (3,), (1, 2))

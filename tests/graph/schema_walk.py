@@ -83,7 +83,10 @@ def points(form: Form, samples: int) -> np.ndarray:
     shape = [samples if d == "batch" else int(d) for d in form.shape]
     rng = np.random.default_rng(samples)
     spread = rng.permutation(count := math.prod(shape)).reshape(shape) / count
-    return (40 * spread - 17 + rng.uniform(0.1, 0.4, shape) / count).astype(np.float32)
+    x = 40 * spread - 17 + rng.uniform(0.1, 0.4, shape) / count
+    return np.asarray(
+        np.abs(x) if form.operator == "ReduceLogSum" else x, np.float32
+    )  # a sum near zero has any logarithm
 
 
 def judge(form: Form, figures: Figures) -> None:
