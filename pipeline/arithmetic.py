@@ -10,16 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from pipeline.bounds import Interval, LinearForm
+from pipeline.choices import Mode
 from pipeline.errors import InputRejected
-
-Mode = Literal["float32-any-order", "real", "none"]
-MODES: tuple[Mode, ...] = ("float32-any-order", "real", "none")
 
 U32, U64 = 2.0**-24, 2.0**-53
 TINY32, TINY64 = 2.0**-126, 2.0**-960

@@ -9,6 +9,8 @@ import math
 import re
 from fractions import Fraction
 
+from pipeline.errors import UsageError
+
 _WHOLE = re.compile(r"[-+]?[0-9]{1,18}")
 # Few digits, and an exponent of two: the exact fraction of "1e999999999" would take hours to write down.
 _DECIMAL = re.compile(r"[-+]?(?:[0-9]{1,20}(?:\.[0-9]{0,30})?|\.[0-9]{1,30})(?:[eE][-+]?[0-9]{1,2})?")
@@ -29,6 +31,19 @@ def exact(text: str) -> Fraction | None:
         return None
     top, bottom = map(Fraction, parts)
     return top / bottom if bottom else None
+
+
+def parse_eps(text: str) -> Fraction:
+    """``"8/255"`` or ``"0.1"`` as an exact fraction, in units of the pixel range [0, 1]; UsageError (2) for anything else."""
+    eps = exact(text)
+    if eps is None:
+        raise UsageError(f"eps is a fraction of the pixel range such as 8/255 or 0.1; received {text[:40]!r}.")
+    if eps < 0:
+        raise UsageError(f"eps is a radius and cannot be negative; received {text!r}.")
+    if eps > 1:
+        likely = f": did you mean {text.strip()}/255?" if eps.denominator == 1 and eps < 256 else "."
+        raise UsageError(f"eps is in units of the pixel range, at most 1; received {text[:40]!r}{likely}")
+    return eps
 
 
 def real(text: str) -> float | None:

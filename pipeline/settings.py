@@ -13,14 +13,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from pipeline.arithmetic import Mode
-from pipeline.certify import Choice
+from pipeline.choices import Choice, Mode
 from pipeline.errors import UsageError
 from pipeline.graph.runtime import LEVELS, Level
 from pipeline.limits import NAMES as LIMITS
 from pipeline.limits import Limits
-from pipeline.numbers import BLANK, exact, real, whole
-from pipeline.threat import parse_eps
+from pipeline.numbers import BLANK, exact, parse_eps, real, whole
 
 __all__ = ["LEVELS", "Settings", "limits_beside", "metadata_of", "settle", "settled"]
 

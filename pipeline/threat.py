@@ -14,21 +14,6 @@ from torch import Tensor
 
 from pipeline.arithmetic import Rounding
 from pipeline.bounds import Interval, LinearForm
-from pipeline.errors import UsageError
-from pipeline.numbers import exact
-
-
-def parse_eps(text: str) -> Fraction:
-    """``"8/255"`` or ``"0.1"`` as an exact fraction, in units of the pixel range [0, 1]; UsageError (2) for anything else."""
-    eps = exact(text)
-    if eps is None:
-        raise UsageError(f"eps is a fraction of the pixel range such as 8/255 or 0.1; received {text[:40]!r}.")
-    if eps < 0:
-        raise UsageError(f"eps is a radius and cannot be negative; received {text!r}.")
-    if eps > 1:
-        likely = f": did you mean {text.strip()}/255?" if eps.denominator == 1 and eps < 256 else "."
-        raise UsageError(f"eps is in units of the pixel range, at most 1; received {text[:40]!r}{likely}")
-    return eps
 
 
 def clipped_box(

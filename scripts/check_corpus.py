@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
+from pipeline.choices import METHODS
 from pipeline.errors import PipelineError
-from pipeline.propagate.margins import METHODS
 from pipeline.workflow.answer import Decided
 from pipeline.workflow.properties import decide
 

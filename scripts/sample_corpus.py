@@ -29,11 +29,12 @@ from pipeline.arithmetic import rounding_of  # noqa: E402
 from pipeline.bounds import LinearForm  # noqa: E402
 from pipeline.certify.boxes import inputs_of, outputs_of, whole  # noqa: E402
 from pipeline.certify.constraints import Forms  # noqa: E402
+from pipeline.choices import METHODS  # noqa: E402
 from pipeline.clock import Clock, OutOfTime  # noqa: E402
 from pipeline.errors import PipelineError  # noqa: E402
 from pipeline.propagate.alpha import Search, improved  # noqa: E402
 from pipeline.propagate.crown import Bounds, LinearWalk  # noqa: E402
-from pipeline.propagate.margins import METHODS, ends_tail  # noqa: E402
+from pipeline.propagate.margins import ends_tail  # noqa: E402
 from pipeline.settings import Settings  # noqa: E402
 from pipeline.threat import Box  # noqa: E402
 from pipeline.vnnlib import Case, Property, parse, read  # noqa: E402

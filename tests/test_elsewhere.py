@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from pipeline.bounds import Interval, LinearForm, Lockstep
 from pipeline.certify import Settings
+from pipeline.choices import METHODS
 from pipeline.data import Augment, Loader
 from pipeline.errors import Preempted
-from pipeline.propagate.margins import METHODS, MarginBounds
+from pipeline.propagate.margins import MarginBounds
 from pipeline.rules import rule_for
 from pipeline.seal import Seal
 from pipeline.threat import Box

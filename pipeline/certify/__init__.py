@@ -7,10 +7,8 @@ from pipeline.certify.ladder import certify
 from pipeline.certify.largest import TOLERANCE, certified_at
 from pipeline.certify.resume import Journal
 from pipeline.certify.verdicts import (
-    CHOICES,
     DECIDERS,
     Certification,
-    Choice,
     Counterexamples,
     Layer,
     Level,
@@ -18,16 +16,15 @@ from pipeline.certify.verdicts import (
     Settings,
     Verdict,
 )
-from pipeline.certify.work import Progress, Work
+from pipeline.certify.work import Work
+from pipeline.progress import Progress
 
 __all__ = [
-    "CHOICES",
     "DECIDERS",
     "PGD",
     "TOLERANCE",
     "Attacked",
     "Certification",
-    "Choice",
     "Counterexamples",
     "Journal",
     "Layer",

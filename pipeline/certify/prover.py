@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from pipeline.allocator import give_back_large_blocks
-from pipeline.arithmetic import Mode, rounding_of
+from pipeline.arithmetic import rounding_of
 from pipeline.bounds import Interval
 from pipeline.certify.batches import require_memory
 from pipeline.certify.verdicts import Images, Layer, Settings
+from pipeline.choices import Mode
 from pipeline.clock import Clock, OutOfTime
 from pipeline.network import Network, Plan, Step
 from pipeline.propagate import walk

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.arithmetic import Mode
 from pipeline.certify.attack import Attacked
 from pipeline.certify.verdicts import DECIDERS, Counterexamples, Images, Layer, Level, RoundingCost, Verdict
+from pipeline.choices import Mode
 from pipeline.errors import Contradiction
 from pipeline.threat import Ball
 

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from pipeline.arithmetic import Mode
 from pipeline.certify.attack import PGD
-from pipeline.propagate.margins import METHODS, Method
+from pipeline.choices import METHODS, Choice, Method, Mode
 from pipeline.threat import Ball
 
-Choice = Literal["auto", Method]
-CHOICES: tuple[Choice, ...] = ("auto", *get_args(Method))
-"""What a user may ask for: a method stands for every rung up to it, ``auto`` for as many as are worth their time."""
 DECIDERS = ("nothing", "prediction", "pgd", "ibp", "crown-ibp", "long pgd", "crown", "alpha-crown")
 """What may settle a sample, in the order in which it is tried; the codes of ``decided_by``."""
 

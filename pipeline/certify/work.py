@@ -13,16 +13,7 @@ from pipeline.certify.resume import Arrays, Journal
 from pipeline.clock import Clock, OutOfTime, preparing
 from pipeline.crew import ALONE, Crew
 from pipeline.errors import EnvironmentFailure, Preempted, out_of_memory
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a phase has come; ``seconds`` estimates the whole phase, where that could be measured beforehand."""
-
-    phase: str
-    done: int
-    total: int
-    seconds: float | None = None
+from pipeline.progress import Progress
 
 
 def in_parts(compute: Callable[[np.ndarray], Arrays], rows: np.ndarray) -> Arrays:

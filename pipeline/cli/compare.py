@@ -30,7 +30,7 @@ def command(before: Path, after: Path, style: str) -> int:
     from rich.table import Table
     from rich.text import Text
 
-    from pipeline.cli.watch import consoles
+    from pipeline.cli.bars import consoles
     from pipeline.report import clean, dump
     from pipeline.review import compare
 

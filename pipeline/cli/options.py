@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from pipeline.arithmetic import MODES
-from pipeline.certify import CHOICES
+from pipeline.choices import CHOICES, MODES
 from pipeline.cli.numbers import WHOLE, Whole
 from pipeline.settings import LEVELS
 

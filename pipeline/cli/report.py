@@ -41,7 +41,7 @@ def command(
     """
     from pipeline import render as draws
     from pipeline.atomic import replace_atomically
-    from pipeline.cli.watch import consoles
+    from pipeline.cli.bars import consoles
     from pipeline.report import read
 
     found = read(report)

@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from pipeline.arithmetic import EXACT, Rounding
 from pipeline.bounds import Interval, LinearForm, Lockstep, full
+from pipeline.choices import METHODS as METHODS
+from pipeline.choices import Method
 from pipeline.errors import InputRejected
 from pipeline.network import Network, Plan, Step
 from pipeline.ops import AffineBN, BatchNorm
@@ -30,11 +32,8 @@ from pipeline.rules import Affine, rule_for
 from pipeline.rules.weights import Facts, remembering
 from pipeline.threat import Box, Region, margin_form
 
-Method = Literal["ibp", "crown-ibp", "crown", "alpha-crown"]
 Known = Bounds | Sequence[Interval | Tensor | None]
 """What is known of a batch before margins are taken: boxes and relaxations, or the boxes of the tail alone."""
-METHODS: tuple[Method, ...] = get_args(Method)
-"""Cheapest first; each is met with those before it."""
 BATCHED = (AffineBN, *get_args(BatchNorm))
 """Operators whose meaning depends on the batch while they train."""
 SMALL, SMALL_BYTES = 8 * 64, 1 << 28

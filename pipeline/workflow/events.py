@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.certify import Progress
 from pipeline.gates import EXIT_CODES
+from pipeline.progress import Progress
 from pipeline.report import Report
 
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from pipeline import report as reports
 from pipeline.errors import UsageError
+from pipeline.numbers import parse_eps
 from pipeline.report import Preprocessing, Result
-from pipeline.threat import LinfBall, parse_eps
+from pipeline.threat import LinfBall
 from pipeline.vnnlib import robustness
 from pipeline.workflow import again
 

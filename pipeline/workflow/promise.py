@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.arithmetic import Mode
+from pipeline.choices import Mode
 from pipeline.errors import InputRejected
 from pipeline.graph import executed
 from pipeline.report.facts import Execution

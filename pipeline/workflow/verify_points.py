@@ -16,23 +16,17 @@ from pipeline.workflow.subject import Subject
 def check_points(
     result: Result,
     samples: Samples,
-    points: Counterexamples | None,
+    points: Counterexamples,
     pixels: np.ndarray | None,
     subject: Subject | None,
     found: Findings,
 ) -> None:
-    """Counterexamples lie in their balls, and the file gives them the labels that are stated."""
-    if points is None:
-        return
+    """Counterexamples lie in their balls, where pixels are given, and the file, where given, gives them the labels stated."""
     rows = np.flatnonzero(np.isin(samples.index, points.index))  # of the same order, as the audit has found
-    if pixels is None:
-        found.skip("whether counterexamples lie in their balls: that takes --data")
-    else:
+    if pixels is not None:
         what = f"{len(points)} counterexamples lie within eps of their samples"
         found.weigh(what, _outside(result, points, pixels[rows]))
-    if subject is None:
-        found.skip("whether counterexamples are any: that takes --model")
-    else:
+    if subject is not None:
         found.weigh(f"ONNX Runtime gives {len(points)} counterexamples the labels stated", _harmless(points, subject))
 
 

@@ -10,9 +10,9 @@ import numpy as np
 from pipeline import certify as verdicts
 from pipeline.certify import PGD, Certification, Progress, certified_at
 from pipeline.certify.prover import Prover
+from pipeline.choices import METHODS, Choice
 from pipeline.errors import Contradiction, InputRejected
 from pipeline.limits import limits, raised
-from pipeline.propagate.margins import METHODS
 from pipeline.report import CERTIFIED, DECIDERS, FALSIFIED, Report, Result, Samples, clean
 from pipeline.review.findings import Findings
 from pipeline.threat import BALLS, Ball
@@ -77,7 +77,7 @@ def _ball(result: Result, eps: Fraction) -> Ball:
     return BALLS[result.threat.norm](eps, *result.threat.range)
 
 
-def _method(result: Result, samples: Samples, rows: np.ndarray) -> verdicts.Choice:
+def _method(result: Result, samples: Samples, rows: np.ndarray) -> Choice:
     if samples.decided_by is None:
         name = result.method.bounds[-1] if result.method.bounds else "nothing"
     else:

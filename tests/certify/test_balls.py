@@ -12,7 +12,8 @@ from torch import nn
 from pipeline import ops
 from pipeline.arithmetic import Outward
 from pipeline.certify import PGD, Verdict, attack
-from pipeline.propagate.margins import METHODS, MarginBounds
+from pipeline.choices import METHODS
+from pipeline.propagate.margins import MarginBounds
 from pipeline.threat import L2Ball, LinfBall, Region, joined
 from tests import nets
 from tests.climbing import climb, deployed, images_of, lively

@@ -14,9 +14,9 @@ from pipeline.certify.constraints import Forms, scaled
 from pipeline.certify.counterexample import Descent, Falsifier
 from pipeline.certify.property import Refuter
 from pipeline.certify.witness import check
+from pipeline.choices import METHODS
 from pipeline.clock import Clock
 from pipeline.errors import InputRejected
-from pipeline.propagate.margins import METHODS
 from pipeline.vnnlib import Case, Constraint, Property, parse
 from tests import nets
 

@@ -10,9 +10,9 @@ import torch
 
 from pipeline.certify import DECIDERS, PGD, Settings, Verdict
 from pipeline.certify.prover import Prover
+from pipeline.choices import METHODS
 from pipeline.errors import Contradiction
 from pipeline.propagate import margins
-from pipeline.propagate.margins import METHODS
 from pipeline.report.samples import DECIDERS as NAMES
 from pipeline.report.samples import VERDICTS
 from pipeline.threat import LinfBall

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pipeline.arithmetic import U64, Outward
 from pipeline.bounds import Interval, LinearForm
+from pipeline.choices import METHODS
 from pipeline.errors import InputRejected, PipelineError
 from pipeline.graph import runtime
 from pipeline.graph.importer import Imported
@@ -27,7 +28,7 @@ from pipeline.propagate import walk
 from pipeline.propagate.alpha import Search, improved
 from pipeline.propagate.crown import Bounds, LinearWalk
 from pipeline.propagate.interval import IntervalWalk
-from pipeline.propagate.margins import METHODS, MarginBounds
+from pipeline.propagate.margins import MarginBounds
 from pipeline.rules import rule_for, unsupported
 from pipeline.threat import Box
 from tests.fuzz.graphs import Graph

@@ -12,7 +12,8 @@ from torch import nn
 from pipeline import ops
 from pipeline.arithmetic import Outward
 from pipeline.bounds import Interval
-from pipeline.propagate.margins import METHODS, MarginBounds
+from pipeline.choices import METHODS
+from pipeline.propagate.margins import MarginBounds
 from pipeline.rules import rule_for
 from pipeline.threat import LinfBall
 from tests import nets

@@ -19,9 +19,10 @@ from pipeline import ops
 from pipeline.arithmetic import Outward
 from pipeline.bounds import Interval
 from pipeline.certify.attack import PGD, attack
+from pipeline.choices import METHODS
 from pipeline.network import Network
 from pipeline.propagate.alpha import Search
-from pipeline.propagate.margins import METHODS, MarginBounds
+from pipeline.propagate.margins import MarginBounds
 from pipeline.threat import LinfBall
 from tests import nets
 from tests.propagate.executor import Execution, run

@@ -11,12 +11,13 @@ from torch import nn
 from pipeline import ops
 from pipeline.arithmetic import EXACT, Outward
 from pipeline.bounds import Interval, LinearForm
+from pipeline.choices import METHODS
 from pipeline.network import Network
 from pipeline.propagate import walk
 from pipeline.propagate.alpha import Search
 from pipeline.propagate.crown import LinearWalk
 from pipeline.propagate.interval import IntervalWalk
-from pipeline.propagate.margins import METHODS, MarginBounds, head, margins
+from pipeline.propagate.margins import MarginBounds, head, margins
 from pipeline.threat import Box, EuclideanBall, LinfBall
 from tests import laws, nets
 

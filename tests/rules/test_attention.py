@@ -11,8 +11,9 @@ from torch import nn
 from pipeline import ops
 from pipeline.arithmetic import Outward
 from pipeline.bounds import Interval
+from pipeline.choices import METHODS
 from pipeline.network import Network
-from pipeline.propagate.margins import METHODS, MarginBounds
+from pipeline.propagate.margins import MarginBounds
 from pipeline.rules import unsupported
 from tests.nets import Drawing
 

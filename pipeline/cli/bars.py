@@ -1,0 +1,79 @@
+"""Where a command writes, and what it says while it works: notes and progress, on standard error. Imports no tensors."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from pipeline import progress
+from pipeline.cli.ending import leads
+from pipeline.report import clean
+from pipeline.workflow.events import Note
+
+LABELS = {
+    "prediction": "ONNX Runtime on every sample",
+    "pgd": "PGD on every correct sample",
+    "ibp": "IBP on every sample",
+    "long pgd": "longer PGD on what is open",
+    **{name: f"{name} on what is open" for name in ("crown-ibp", "crown", "alpha-crown")},
+}
+SHORTEN = {"pgd": "--no-attack skips it", "long pgd": "--no-attack skips it"}
+
+
+def consoles() -> tuple[Console, Console]:
+    """(standard output, standard error), silent in all but the first process of a run; rich honours ``NO_COLOR``."""
+    width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 100
+    return Console(width=width), Console(stderr=True, width=width, quiet=not leads())
+
+
+class Bars:
+    """Shows notes and progress as they come; bars appear on a terminal only."""
+
+    def __init__(self, errors: Console):
+        self.errors = errors
+        self.tasks: dict[str, TaskID] = {}
+        self.announced: set[str] = set()
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[loss]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=errors,
+            transient=True,
+            disable=not errors.is_terminal,
+        )
+
+    def show(self, event: Any) -> None:
+        """One event: a note is a line, progress moves a bar; of others nothing is shown."""
+        if isinstance(event, Note):
+            self.errors.print(
+                f"{'warning' if event.warning else 'note'}: {clean(event.text)}", markup=False, highlight=False
+            )
+        elif isinstance(event, progress.Progress):
+            self._advance(event)
+
+    def _advance(self, event: progress.Progress) -> None:
+        if event.phase not in self.tasks:
+            label = LABELS.get(event.phase, event.phase)
+            if event.seconds is not None and event.seconds > 2 and event.phase not in self.announced:
+                self.announced.add(event.phase)
+                shorter = SHORTEN.get(event.phase, "--time-budget ends it early")
+                self.errors.print(f"note: {label}: at most about {event.seconds:.0f} s ({shorter})", highlight=False)
+            self.tasks[event.phase] = self.bars.add_task(label, total=event.total, loss="")
+        self.bars.update(self.tasks[event.phase], completed=event.done, total=event.total)
+        if event.done >= event.total:
+            self.bars.remove_task(self.tasks.pop(event.phase))
