@@ -1,4 +1,4 @@
-"""The words by which an arithmetic and a method are asked for, by flags and settings as by walks. Imports no tensors."""
+"""The words by which arithmetics, methods and levels are asked for, by flags and settings as by walks. Imports no tensors."""
 
 from __future__ import annotations
 
@@ -12,3 +12,6 @@ METHODS: tuple[Method, ...] = get_args(Method)
 Choice = Literal["auto", Method]
 CHOICES: tuple[Choice, ...] = ("auto", *METHODS)
 """What a user may ask for: a method stands for every rung up to it, ``auto`` for as many as are worth their time."""
+Level = Literal["off", "basic", "extended", "all"]
+LEVELS: tuple[Level, ...] = get_args(Level)
+"""Of ONNX Runtime's graph optimisation, lowest first."""

@@ -13,14 +13,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from pipeline.choices import Choice, Mode
+from pipeline.choices import Choice, Level, Mode
 from pipeline.errors import UsageError
-from pipeline.graph.runtime import LEVELS, Level
 from pipeline.limits import NAMES as LIMITS
 from pipeline.limits import Limits
 from pipeline.numbers import BLANK, exact, parse_eps, real, whole
 
-__all__ = ["LEVELS", "Settings", "limits_beside", "metadata_of", "settle", "settled"]
+__all__ = ["Settings", "limits_beside", "metadata_of", "settle", "settled"]
 
 CURVE = tuple(Fraction(k) / 255 for k in (Fraction(1, 2), 1, 2, 4, 8, 16))
 CURVE_SAMPLES = 200

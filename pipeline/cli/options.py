@@ -8,9 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
-from pipeline.choices import CHOICES, MODES
+from pipeline.choices import CHOICES, LEVELS, MODES
 from pipeline.cli.numbers import WHOLE, Whole
-from pipeline.settings import LEVELS
 
 F = TypeVar("F", bound=Callable[..., Any])
 

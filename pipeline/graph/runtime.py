@@ -6,19 +6,18 @@ import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
+from pipeline.choices import LEVELS as LEVELS  # of this module too, for those who walk over them
+from pipeline.choices import Level
 from pipeline.clock import look
 from pipeline.errors import EnvironmentFailure, InputRejected, out_of_memory
 from pipeline.graph.model_file import ModelFile
 from pipeline.graph.names import shown
 from pipeline.limits import limits
 
-Level = Literal["off", "basic", "extended", "all"]
-LEVELS: tuple[Level, ...] = get_args(Level)
-"""Of graph optimisation, lowest first."""
 OPTION: dict[Level, str] = {
     "off": "ORT_DISABLE_ALL",
     "basic": "ORT_ENABLE_BASIC",
