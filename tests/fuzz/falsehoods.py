@@ -144,6 +144,11 @@ class Search:
             largest = self._largest(content, x, said)
         except PipelineError as error:
             return self._refused(re.sub(r"'[^']*'|\d+", "*", str(error))[:110])
+        except (RuntimeError, ValueError, IndexError, KeyError) as error:
+            print(
+                f"a fault behind an import that parity would refuse, perhaps: {suspect}: {str(error)[:200]}", flush=True
+            )
+            return self._refused(f"FAULT {type(error).__name__}")
         rows = np.flatnonzero(largest > 0)
         self.figures.certified += len(rows) > 0
         for i in rows:
