@@ -18,6 +18,7 @@ from pipeline.graph.draft import Draft, Node
 from pipeline.graph.names import shown
 from pipeline.graph.place import Lost, Place
 from pipeline.graph.sizes import Sized, evaluated, shape_of
+from pipeline.graph.table import TABLE
 
 Rule = Callable[["Tracing", Node], Place]
 """Where the samples of an operator's results stand. Raises Lost where they influence each other or cannot be followed."""
@@ -35,6 +36,15 @@ def follows(*names: str) -> Callable[[Rule], Rule]:
         return rule
 
     return register
+
+
+POINTWISE = "pointwise"
+"""Under this name stands the rule of every operator that the table of operators calls so."""
+
+
+def rule_of(operator: str) -> Rule | None:
+    entry = TABLE.get(operator)
+    return RULES.get(POINTWISE if entry is not None and entry.pointwise else operator)
 
 
 class Tracing:
@@ -74,10 +84,10 @@ class Tracing:
                 raise Lost("it holds a graph of its own")
             elif node.op_type in ("Shape", "Size") or self.places.keys().isdisjoint(reads):
                 self._shapes(node, reads, made)
-            elif node.op_type not in RULES:
+            elif (rule := rule_of(node.op_type)) is None:
                 raise Lost("where its samples stand is not known")
             else:
-                place = RULES[node.op_type](self, node)
+                place = rule(self, node)
                 for value in made:
                     self._placed(value, place)
         except Lost as error:
@@ -125,9 +135,10 @@ class Tracing:
     def _alike(self, node: Node, otherwise: Lost) -> Sized:
         """An operator on what every sample has alike: its result is, too, where it keeps samples apart."""
         varying = [self.sized[v] for v in node.inputs if v in self.sized]
-        if node.op_type not in RULES or not self.runs or not all(v.alike for v in varying):
+        rule = rule_of(node.op_type)
+        if rule is None or not self.runs or not all(v.alike for v in varying):
             raise otherwise
-        place = RULES[node.op_type](self, node)
+        place = rule(self, node)
         seen = np.asarray(self.runs[0][node.output])
         if place.outer != 1:
             raise Lost("it folds samples into another axis")

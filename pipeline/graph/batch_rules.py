@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from pipeline.graph.batch_axis import Tracing, follows
+from pipeline.graph.batch_axis import POINTWISE, Tracing, follows
 from pipeline.graph.draft import Node
 from pipeline.graph.place import Lost, Place, axis_of, resized
 from pipeline.graph.sizes import Sized
@@ -32,13 +32,35 @@ def _apart(place: Place, axes: Iterable[int]) -> Place:
 
 
 @follows(
-    *("Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BitShift", "BitwiseAnd", "BitwiseNot"),
-    *("BitwiseOr", "BitwiseXor", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Cos", "Cosh", "Div", "Dropout", "Elu"),
-    *("Equal", "Erf", "Exp", "FastGelu", "Floor", "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish"),
-    *("Identity", "IsInf", "IsNaN", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Mean", "Min", "Mish", "Mod"),
-    *("Mul", "Neg", "Not", "Or", "PRelu", "Pow", "QuickGelu", "Reciprocal", "Relu", "Round", "Selu", "Shrink"),
-    *("Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Swish", "Tan", "Tanh"),
-    *("ThresholdedRelu", "Where", "Xor"),
+    POINTWISE,
+    *(
+        "Acos",
+        "Acosh",
+        "Asin",
+        "Asinh",
+        "Atanh",
+        "BitShift",
+        "BitwiseAnd",
+        "BitwiseNot",
+        "BitwiseOr",
+        "BitwiseXor",
+        "Cast",
+    ),
+    *(
+        "CastLike",
+        "Cosh",
+        "Dropout",
+        "Identity",
+        "IsInf",
+        "IsNaN",
+        "Mean",
+        "Mod",
+        "PRelu",
+        "QuickGelu",
+        "Sinh",
+        "Swish",
+    ),
+    *("Tan", "Xor"),
 )
 def pointwise(t: Tracing, node: Node) -> Place:
     """Entry by entry, operands broadcast."""
