@@ -91,6 +91,8 @@ class Settings(BaseModel):
     max_regression: tuple[str, ...] = ()
     significance: str | None = None
     require_parity: str | None = None
+    parity_seed: int | None = Field(None, ge=0)
+    """Of the points at which import, runtime and certificates are compared; None draws them by chance."""
     download: bool = False
     thumbnails: bool = True
     limits: Limits = Limits()

@@ -6,6 +6,7 @@ from pipeline.certify.attack import PGD, Attacked, Predict, attack
 from pipeline.certify.ladder import certify
 from pipeline.certify.largest import TOLERANCE, certified_at
 from pipeline.certify.resume import Journal
+from pipeline.certify.spots import Delivered, Spots, sampled, unforeseen
 from pipeline.certify.verdicts import (
     DECIDERS,
     Certification,
@@ -26,6 +27,7 @@ __all__ = [
     "Attacked",
     "Certification",
     "Counterexamples",
+    "Delivered",
     "Journal",
     "Layer",
     "Level",
@@ -33,9 +35,12 @@ __all__ = [
     "Progress",
     "RoundingCost",
     "Settings",
+    "Spots",
     "Verdict",
     "Work",
     "attack",
     "certified_at",
     "certify",
+    "sampled",
+    "unforeseen",
 ]

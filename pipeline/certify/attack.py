@@ -40,7 +40,10 @@ class PGD:
 
 
 class Attacked(NamedTuple):
-    """By sample: whether the file misclassifies a point of its ball, that point, and the label it gets there."""
+    """By sample: whether the file misclassifies a point of its ball, that point, and the label it gets there.
+
+    Of a sample that is not broken the point is where the attack ended.
+    """
 
     broken: np.ndarray
     points: np.ndarray
@@ -99,7 +102,14 @@ def attack(
                 drawn = _uniform(x.shape[1:], [(settings.seed, restart, last, int(i)) for i in rows])
                 gradient[flat] = drawn.to(x) - 0.5
             point = here.climb(point, gradient, settings.step)
+        found[alive.cpu().numpy()] = point.cpu().numpy()
     return Attacked(broken, found, became, blind & ~broken)
+
+
+def inside(x: Float[Tensor, " batch *features"], ball: Ball, draws: Tensor) -> Tensor:
+    """Float32 points inside the real balls, of draws from [0, 1]: from end to end of a box, a direction in a Euclidean ball."""
+    space = _Space.around(x, ball)
+    return space.project(space.start(draws))
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +132,7 @@ class _Space:
     def start(self, draws: Tensor) -> Tensor:
         if self.euclidean:
             return self.x + self.radius * _unit(draws - 0.5)
-        return self.low + draws * (self.high - self.low)
+        return torch.where(draws == 1, self.high, self.low + draws * (self.high - self.low))
 
     def climb(self, point: Tensor, gradient: Tensor, step: float) -> Tensor:
         return point + step * self.radius * (_unit(gradient) if self.euclidean else gradient.sign())

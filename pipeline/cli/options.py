@@ -101,6 +101,7 @@ gate_options = _apply(
         "--significance", metavar="ALPHA", help="A larger drop fails only where McNemar's exact p is at most ALPHA."
     ),
     click.option("--require-parity", metavar="T", help="Exit 1 where import and runtime differ by more, such as 1e-5."),
+    click.option("--parity-seed", type=int, metavar="N", help="Compare at the points of an earlier run.  [by chance]"),
     click.option("--report", type=click.Path(path_type=Path), metavar="DIR", help="Where the report goes."),
     click.option(
         "--no-thumbnails",

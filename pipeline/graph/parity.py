@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 import onnx
@@ -71,13 +72,20 @@ def compare(
 
     Whether it ``holds`` is for the caller to act on. Raises InputRejected where the network does not run.
     """
-    batch, free = batch_axis(network), free_batch(network) and session.fixed_batch in (None, 1)
-    nodes = NodeByNode(model, network)
-    seen = Agreement()
-    for points_ in (xs, more) if len(more) else (xs,):
-        seen = nodes.run(points_, batch=batch, together=free, seen=seen)
+    seen = by_node(session, model, network, xs, *([more] if len(more) else []))
     difference = None if seen.difference is None else seen.difference.told(network)
     return _measured(session, network, xs, seen, difference)
+
+
+def by_node(
+    session: runtime.Session, model: onnx.ModelProto, network: Network, *several: Sequence[np.ndarray]
+) -> Agreement:
+    """All nodes compared at points, up to the first that has a difference."""
+    nodes, seen = NodeByNode(model, network), Agreement()
+    together = free_batch(network) and session.fixed_batch in (None, 1)
+    for xs in several:
+        seen = nodes.run(xs, batch=batch_axis(network), together=together, seen=seen)
+    return seen
 
 
 def points(network: Network, real: np.ndarray | None = None, *, seed: int = 0, size: int = 16) -> list[np.ndarray]:
@@ -129,11 +137,16 @@ def free_batch(network: Network) -> bool:
 
 def require(measured: Parity) -> None:
     """Raises InputRejected where parity does not hold, naming the first node of the file that differs."""
-    if not measured.holds:
-        raise InputRejected(
-            f"The imported network must compute what ONNX Runtime computes, node by node; {measured.difference}. Nothing can be"
-            " certified of this file as it is: write that node in another form, or export the model at another opset."
-        )
+    if measured.difference is not None:
+        refuse(measured.difference)
+
+
+def refuse(difference: str) -> NoReturn:
+    """Raises InputRejected."""
+    raise InputRejected(
+        f"The imported network must compute what ONNX Runtime computes, node by node; {difference}. Nothing can be certified of"
+        " this file as it is: write that node in another form, or export the model at another opset."
+    )
 
 
 def _measured(

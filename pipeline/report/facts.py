@@ -154,7 +154,13 @@ class Method(Frozen):
 
 
 class Parity(Frozen):
-    """How well the network that was bounded agrees with the delivered file under its runtime."""
+    """How well the network that was bounded agrees with the delivered file under its runtime.
+
+    At `points` points all of `nodes` nodes had, in the file's own graph, a value inside the interval that bounds claim for the
+    same inputs; `nodes_with_tolerance` of them, or of the steps within them, have no bound, and got `tolerance` relative to each
+    entry. How far outputs were apart was measured at `n` of these points. Of `boxes` certified samples the file was run at
+    `box_points` points, and no label or margin was outside its bounds.
+    """
 
     provider: str
     n: int
@@ -164,6 +170,11 @@ class Parity(Frozen):
     argmax_disagreements: int
     left_out: int = 0
     batch_sizes: tuple[int, ...]
+    points: int = 0
+    nodes: int = 0
+    nodes_with_tolerance: int = 0
+    boxes: int = 0
+    box_points: int = 0
 
 
 class Caution(Frozen):

@@ -134,6 +134,8 @@ class Run(Frozen):
     host: dict[str, JsonValue] = Field(default_factory=dict)
     timings: dict[str, float] = Field(default_factory=dict)
     stopped_by: str | None = None
+    parity_seed: int | None = None
+    """Of the points at which import, runtime and certificates were compared, drawn by chance unless it was given."""
 
 
 class Report(Frozen):

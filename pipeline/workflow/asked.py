@@ -24,10 +24,11 @@ COMPARED = 4
 """Boxes at whose ends and centres the import is compared with ONNX Runtime."""
 
 
-def open_for(file: ModelFile, settings: Settings, question: Property) -> Subject:
+def open_for(file: ModelFile, settings: Settings, question: Property, seed: int = 0) -> Subject:
     """The model, whose inputs and outputs the property must name one by one. Raises InputRejected (3) where it does not.
 
-    Operators need no rule yet: what cannot be bounded may still be falsified.
+    Operators need no rule yet: what cannot be bounded may still be falsified. ``seed`` draws points at which import and runtime
+    are compared inside the boxes.
     """
     imported = importer.load(file, output=settings.output)
     network = imported.network
@@ -59,7 +60,7 @@ def open_for(file: ModelFile, settings: Settings, question: Property) -> Subject
                 "Is it the property of another model?"
             )
     session = runtime.session(file, provider=settings.provider, level=settings.runtime_optimization)
-    points = _points(network, question)
+    points = _points(network, question, seed)
     parity.require(parity.compare(session, file.model, network, points))
     subject = Subject(file, imported, network, session, None, tuple(xs[0].shape[1:]), question.outputs)
     refuse_unpromised(subject, settings)
@@ -81,12 +82,15 @@ def require_rules(network: Network) -> None:
             )
 
 
-def _points(network: Network, question: Property) -> list[np.ndarray]:
-    """Centres and two corners of some boxes, one array an input; the usual points where there is no box."""
-    flat = []
+def _points(network: Network, question: Property, seed: int) -> list[np.ndarray]:
+    """Of some boxes the centre, two corners and two points drawn, one array an input; the usual points where there is no box."""
+    rng, flat = np.random.default_rng(seed), []
     for case in question.cases[:: max(1, len(question.cases) // COMPARED)][:COMPARED]:
         for share in (Fraction(0), Fraction(1, 2), Fraction(1)):
             flat.append([nearest32(a + share * (b - a)) for a, b in zip(case.lower, case.upper, strict=True)])
+        for shares in (rng.random(len(case.lower)), rng.integers(0, 2, len(case.lower))):
+            ends = zip(shares.tolist(), case.lower, case.upper, strict=True)
+            flat.append([nearest32(a + Fraction(share) * (b - a)) for share, a, b in ends])
     if not flat:
         return parity.points(network)
     shapes = [tuple(d or 1 for d in port.shape[1:]) for port in network.inputs]

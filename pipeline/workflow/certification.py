@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline import certify as verdicts
 from pipeline import report as reports
-from pipeline.certify import PGD, Certification, Work
+from pipeline.certify import PGD, Work
 from pipeline.clock import limited, preparing
 from pipeline.crew import Crew, gathered
 from pipeline.data import Dataset, Fitted
@@ -23,8 +23,8 @@ from pipeline.gates import Demands, Setup
 from pipeline.gates import verdict as decided
 from pipeline.render import Pictures, render, thumbnails
 from pipeline.settings import Settings, settle
-from pipeline.threat import BALLS, Ball
-from pipeline.workflow import facts, places
+from pipeline.threat import BALLS
+from pipeline.workflow import facts, places, sampled
 from pipeline.workflow.demanded import demands, left_to_the_model
 from pipeline.workflow.events import Done, Event, Note
 from pipeline.workflow.kernels import Kernels, measured
@@ -53,6 +53,8 @@ class Evidence:
     """Seconds of each rung, by its name and eps."""
     cut: bool
     """Whether a budget left samples undecided."""
+    seed: int
+    """Of the points at which import, runtime and certificates were compared."""
     pictures: Pictures = field(default_factory=dict)
     """Of samples, for the page: a report holds no pixel."""
 
@@ -105,7 +107,9 @@ def _certify(
     result = conclude(evidence, gates)
     stopped_by = "time budget" if evidence.cut else None
     described = reports.Report.of(
-        "certification", result, facts.run(started, argv, device_of(settings), evidence.timings, stopped_by)
+        "certification",
+        result,
+        facts.run(started, argv, device_of(settings), evidence.timings, stopped_by, evidence.seed),
     )
     if crew.leads:
         reports.write(described, evidence.samples, folder, page=render(described, pictures=evidence.pictures))
@@ -136,8 +140,10 @@ def examine(
     softmax = (SOFTMAX,) if subject.network.plan().before_softmax()[1] is not None else ()
     for note in (*fitted.notes, *softmax, *([kernels.note] if kernels.note else [])):
         yield Note(note)
+    seed = sampled.seed_of(settings, work.crew)
+    yield Note(f"import, file and certificates are compared at points drawn by chance; --parity-seed {seed} draws the same")
     with limited(work.preparing):
-        parity = subject.parity_on(fitted.images[:32])
+        parity = sampled.parity(subject, fitted, balls[-1], seed)
         doubt = subject.often_wrong(fitted.images, fitted.labels) if subject.normalise is None else None
     if doubt:
         yield Note(doubt, warning=True)
@@ -150,18 +156,18 @@ def examine(
         "data": facts.data(dataset, len(indices), limit, settings.seed, fitted.notes),
         "threat": reports.Threat(norm=settings.norm, range=fitted.value_range),
         "method": facts.method(subject, settings, how, (*kernels.assumptions, *subject.assumptions)),
-        "parity": facts.parity(parity),
     }
     doubts = (*_comparable(gates, told, indices, fitted.labels), *left_to_the_model(gates, source))
     for note in doubts:
         yield Note(note, warning=True)
-    result = yield from _verdicts(subject, fitted, balls, how, indices, work)
+    result, spots = yield from sampled.decided(subject, fitted, balls, how, indices, seed, work)
     if result.blind:
         doubts = (*doubts, BLIND.format(result.blind))
         yield Note(doubts[-1], warning=True)
     samples = facts.samples(result, fitted.labels, indices)
     levels = reports.levels(samples, looked=facts.looked(result))
     fields = told | {
+        "parity": facts.parity(parity, spots),
         "levels": levels,
         "per_class": reports.per_class(samples),
         "samples": samples.described,
@@ -170,7 +176,7 @@ def examine(
         "warnings": tuple(reports.Caution(message=note) for note in (*subject.imported.notes, *softmax, *doubts)),
     }
     pictures = _pictures(levels, indices, fitted) if settings.thumbnails else {}
-    return Evidence(samples, fields, time.monotonic() - began, result.seconds, result.cut, pictures)
+    return Evidence(samples, fields, time.monotonic() - began, result.seconds, result.cut, seed, pictures)
 
 
 def _pictures(levels: Sequence[reports.Level], indices: np.ndarray, fitted: Fitted) -> Pictures:
@@ -229,20 +235,3 @@ def _how(subject: Subject, settings: Settings, pgd: PGD | None, kernels: Kernels
         kernels=kernels.errors,
         memory=settings.memory_budget,
     )
-
-
-def _verdicts(
-    subject: Subject,
-    fitted: Fitted,
-    balls: Sequence[Ball],
-    how: verdicts.Settings,
-    indices: np.ndarray,
-    work: Work,
-) -> Generator[Event, None, Certification]:
-    for event in verdicts.certify(
-        subject.network, subject.predict, fitted.images, fitted.labels, balls, how, indices=indices, work=work
-    ):
-        if isinstance(event, Certification):
-            return event
-        yield event
-    raise AssertionError("certify ends with a Certification")

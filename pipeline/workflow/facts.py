@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.certify import DECIDERS, PGD, Certification
+from pipeline.certify import DECIDERS, PGD, Certification, Spots
 from pipeline.certify import Settings as How
 from pipeline.data import Dataset, Fitted, without_folders
 from pipeline.graph.parity import Parity
@@ -141,7 +141,7 @@ def _attack(pgd: PGD | None) -> report.Attack | None:
     )
 
 
-def parity(measured: Parity) -> report.Parity:
+def parity(measured: Parity, spots: Spots) -> report.Parity:
     """How far the bounded network and the file's own runtime were apart."""
     return report.Parity(
         provider=measured.provider,
@@ -152,6 +152,11 @@ def parity(measured: Parity) -> report.Parity:
         argmax_disagreements=measured.argmax_disagreements,
         left_out=measured.left_out,
         batch_sizes=measured.batch_sizes,
+        points=measured.points_by_node,
+        nodes=measured.nodes,
+        nodes_with_tolerance=measured.nodes_with_tolerance,
+        boxes=spots.samples,
+        box_points=spots.points,
     )
 
 
@@ -221,7 +226,12 @@ def versions() -> dict[str, str]:
 
 
 def run(
-    started: datetime, argv: Sequence[str], device: str, timings: dict[str, float], stopped_by: str | None = None
+    started: datetime,
+    argv: Sequence[str],
+    device: str,
+    timings: dict[str, float],
+    stopped_by: str | None = None,
+    parity_seed: int | None = None,
 ) -> Run:
     """When, where and how long: what differs from run to run."""
     seconds = (datetime.now(UTC) - started).total_seconds()
@@ -238,6 +248,7 @@ def run(
         host=host,
         timings=timings,
         stopped_by=stopped_by,
+        parity_seed=parity_seed,
     )
 
 

@@ -20,6 +20,7 @@ from pipeline.certify.counterexample import Descent, Falsifier
 from pipeline.certify.property import BATCH, Outcome, Refuter
 from pipeline.certify.witness import Witness, check
 from pipeline.clock import Clock
+from pipeline.crew import ALONE
 from pipeline.errors import Contradiction, UsageError
 from pipeline.graph.model_file import ModelFile
 from pipeline.propagate.margins import METHODS, Method
@@ -27,7 +28,7 @@ from pipeline.propagate.rounding import self_test
 from pipeline.report.canonical import digest
 from pipeline.settings import Settings, settle
 from pipeline.vnnlib import Case, Property, Source, counterexample, exact, load, parse
-from pipeline.workflow import facts, places, promise
+from pipeline.workflow import facts, places, promise, sampled
 from pipeline.workflow.answer import Answer, Asked, Decided, Delivered, Found, PropertyReport, Verdict, write
 from pipeline.workflow.asked import open_for, require_rules
 from pipeline.workflow.demanded import GATES
@@ -81,7 +82,8 @@ def decide_read(
     clock = Clock(None if settings.time_budget is None else began + settings.time_budget)
     method: Method = METHODS[-1] if settings.method == "auto" else settings.method
     question = parse(asked.text)
-    subject = open_for(file, settings, question)
+    seed = sampled.seed_of(settings, ALONE)
+    subject = open_for(file, settings, question, seed)
     notes = list(subject.imported.notes)
     if question.vacuous:
         notes.append(f"{question.vacuous} disjuncts are met by no input (an empty box, or a false comparison)")
@@ -118,7 +120,7 @@ def decide_read(
         witness=None if witness is None else _found(witness),
         notes=(*notes, *([kernels.note] if kernels.note else [])),
     )
-    run = facts.run(started, argv, device_of(settings), {})
+    run = facts.run(started, argv, device_of(settings), {}, parity_seed=seed)
     described = PropertyReport(result=answer, result_sha256=digest(answer.model_dump(mode="json")), run=run)
     if folder is not None:
         text_of = None if witness is None else counterexample(witness.x, _exact(witness.y))

@@ -29,7 +29,9 @@ FOREIGN = "{} files in {} carry no authentication code of yours for this run (an
 
 def run_key(subject: Subject, dataset: Dataset, settings: Settings) -> str:
     """The digest of everything that a verdict depends on; gates, and how long one may look, are not among it."""
-    asked = settings.model_dump(mode="json", exclude=GATES | {"time_budget", "download", "thumbnails", "retrain"})
+    asked = settings.model_dump(
+        mode="json", exclude=GATES | {"time_budget", "download", "thumbnails", "retrain", "parity_seed"}
+    )
     parts = {
         "model": asdict(subject.file.digests),
         "data": dataset.digest,

@@ -149,6 +149,7 @@ def _retrain(
             device_of(settings),
             facts.epoch_times(finished.curves) | after.timings,
             "time budget" if after.cut else None,
+            after.seed,
         ),
     )
     if crew.leads:

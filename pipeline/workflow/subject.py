@@ -56,13 +56,20 @@ class Subject:
         inputs = self.normalise(x) if self.normalise else x
         return self.session.batched(inputs, output=self.network.outputs[0].name).reshape(len(x), -1)
 
-    def parity_on(self, images: np.ndarray) -> parity.Parity:
-        """Parity at real samples beside the random points. Raises InputRejected (3) where it does not hold."""
-        real = self.normalise(images) if self.normalise else images
+    def parity_on(self, images: np.ndarray, drawn: np.ndarray) -> parity.Parity:
+        """Parity at real samples beside the usual points, and node by node at others. Raises InputRejected (3) without it."""
+        real, more = (self.normalise(x) if self.normalise else x for x in (images, drawn))
         xs = parity.points(self.imported.network, real)
-        measured = parity.compare(self.session, self.file.model, self.imported.network, xs)
+        measured = parity.compare(self.session, self.file.model, self.imported.network, xs, [more])
         parity.require(measured)
         return measured
+
+    def agrees_at(self, images: np.ndarray) -> None:
+        """Every node at some points more. Raises InputRejected (3) where one differs."""
+        xs = [self.normalise(images) if self.normalise else images]
+        seen = parity.by_node(self.session, self.file.model, self.imported.network, xs)
+        if seen.difference is not None:
+            parity.refuse(seen.difference.told(self.imported.network))
 
     def often_wrong(self, images: Pixels, labels: np.ndarray) -> str | None:
         """What a first look says, before minutes are spent, where the file is wrong so often that its inputs may be at fault."""
