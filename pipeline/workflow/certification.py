@@ -167,7 +167,7 @@ def examine(
     samples = facts.samples(result, fitted.labels, indices)
     levels = reports.levels(samples, looked=facts.looked(result))
     fields = told | {
-        "parity": facts.parity(parity, spots),
+        "parity": sampled.told(parity, spots),
         "levels": levels,
         "per_class": reports.per_class(samples),
         "samples": samples.described,

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.certify import DECIDERS, PGD, Certification, Spots
+from pipeline.certify import DECIDERS, PGD, Certification
 from pipeline.certify import Settings as How
 from pipeline.data import Dataset, Fitted, without_folders
-from pipeline.graph.parity import Parity
 from pipeline.report import facts as report
 from pipeline.report.level import Layer, RoundingCost
 from pipeline.report.result import Run
@@ -138,25 +137,6 @@ def _attack(pgd: PGD | None) -> report.Attack | None:
         return None
     return report.Attack(
         name="pgd", steps=pgd.steps, restarts=pgd.restarts, step_size=f"{pgd.step:g} eps", loss=pgd.loss, seed=pgd.seed
-    )
-
-
-def parity(measured: Parity, spots: Spots) -> report.Parity:
-    """How far the bounded network and the file's own runtime were apart."""
-    return report.Parity(
-        provider=measured.provider,
-        n=measured.points,
-        tolerance=measured.tolerance,
-        max_abs_difference=measured.max_abs_difference,
-        scale=measured.scale,
-        argmax_disagreements=measured.argmax_disagreements,
-        left_out=measured.left_out,
-        batch_sizes=measured.batch_sizes,
-        points=measured.points_by_node,
-        nodes=measured.nodes,
-        nodes_with_tolerance=measured.nodes_with_tolerance,
-        boxes=spots.samples,
-        box_points=spots.points,
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from pipeline import certify as verdicts
+from pipeline import report as reports
 from pipeline.certify import Certification, Delivered, Spots, Work
 from pipeline.crew import Crew
 from pipeline.data import Fitted
@@ -63,3 +64,22 @@ def decided(
     if len(ends := np.concatenate([spots.ends, found.counterexamples.images[: len(spots.ends)]])):
         subject.agrees_at(ends)
     return found, spots
+
+
+def told(measured: Parity, spots: Spots) -> reports.Parity:
+    """How far the bounded network and the file's own runtime were apart."""
+    return reports.Parity(
+        provider=measured.provider,
+        n=measured.points,
+        tolerance=measured.tolerance,
+        max_abs_difference=measured.max_abs_difference,
+        scale=measured.scale,
+        argmax_disagreements=measured.argmax_disagreements,
+        left_out=measured.left_out,
+        batch_sizes=measured.batch_sizes,
+        points=measured.points_by_node,
+        nodes=measured.nodes,
+        nodes_with_tolerance=measured.nodes_with_tolerance,
+        boxes=spots.samples,
+        box_points=spots.points,
+    )
