@@ -16,13 +16,13 @@ from pipeline.bounds import Interval
 from pipeline.certify import PGD, attack
 from pipeline.certify.pursuit import Pursuit
 from pipeline.errors import InputRejected, PipelineError
-from pipeline.graph import importer, runtime
+from pipeline.graph import runtime
 from pipeline.propagate.margins import MarginBounds, softmax_gap
 from pipeline.rules import require
 from pipeline.threat import LinfBall
 from tests import nets
 from tests.certify.test_ladder import deployed
-from tests.graph.files import model, node, saved, weights
+from tests.graph.files import load, model, node, saved, session, weights
 
 CLASSES = 6
 MANY = 32
@@ -78,9 +78,9 @@ def falsely_certified(folder, seeds) -> tuple[int, int, int]:
         }
         constants["w2"] = weights(8, 6, seed=seed + 2) * np.float32(rng.choice([1, 0.05]))
         path = saved(folder, model([*body, *nodes], ["N", 2], constants))
-        run = runtime.session(path)
+        run = session(path)
         try:
-            network = importer.load(path).network
+            network = load(path).network
             require(network)
         except InputRejected:
             refused += 1
@@ -117,7 +117,7 @@ def test_a_softmax_in_groups_set_aside_is_found_out(tmp_path, monkeypatch):
 
 def aside(nodes, folder, shape=CLASSES):
     path = saved(folder, model(nodes, ["N", shape], {"s": np.array([0, 2, 3]), "f": np.array([0, 6, 1, 1])}))
-    plan, softmax = importer.load(path).network.plan().before_softmax()
+    plan, softmax = load(path).network.plan().before_softmax()
     return softmax is not None, len(plan.steps)
 
 
