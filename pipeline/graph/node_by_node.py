@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from pipeline.arithmetic import TINY32, Outward
 from pipeline.bounds import Interval
+from pipeline.clock import look
 from pipeline.errors import InputRejected, out_of_memory
 from pipeline.graph import runtime
 from pipeline.graph.correspondence import Mismatch, in_layout_of, value_of
@@ -133,6 +134,7 @@ class NodeByNode:
         values: dict[int, Value] = {i: getattr(owner, name) for i, owner, name in self._plan.constants}
         values |= {i: _entered(x) for i, x in zip(self._plan.inputs, xs, strict=True)}
         for step in self._plan.steps:
+            look()
             ours = self._walked(step, [values[a] for a in step.args], seen)
             if (told := theirs.get(self._known.get(step.name, ""))) is not None:
                 seen.nodes.add(step.name)

@@ -141,7 +141,9 @@ def examine(
     for note in (*fitted.notes, *softmax, *([kernels.note] if kernels.note else [])):
         yield Note(note)
     seed = sampled.seed_of(settings, work.crew)
-    yield Note(f"import, file and certificates are compared at points drawn by chance; --parity-seed {seed} draws the same")
+    yield Note(
+        f"import, file and certificates are compared at points drawn by chance; --parity-seed {seed} draws the same"
+    )
     with limited(work.preparing):
         parity = sampled.parity(subject, fitted, balls[-1], seed)
         doubt = subject.often_wrong(fitted.images, fitted.labels) if subject.normalise is None else None
