@@ -88,10 +88,13 @@ def _filters(at: Matching, own: Operator, layer: Operator, scales: Folded) -> bo
     if layer.inputs[1] not in at.file.constants or (got := held(at, own.inputs[1])) is None:
         return None
     filters = at.file.constants[layer.inputs[1]].astype(np.float64)
-    settings = ("dilations", "group", "strides")
-    spatial = filters.ndim - 2
-    plain = {"dilations": (1,) * spatial, "strides": (1,) * spatial, "group": 1}
-    if any(own.attributes.get(s, plain[s]) != layer.attributes.get(s, plain[s]) for s in settings):
+    plain = {"dilations": (1,) * (filters.ndim - 2), "strides": (1,) * (filters.ndim - 2)}
+    if any(own.attributes.get(s, plain[s]) != layer.attributes.get(s, plain[s]) for s in plain):
+        return None
+    mine, theirs = own.attributes.get("group", 1), layer.attributes.get("group", 1)
+    # One channel a group: these are counted in whole blocks.
+    whole = own.type.startswith(NCHWC) and filters.shape[:2] == (theirs, 1) and mine == got.shape[0] >= theirs
+    if mine != theirs and not whole:
         return None
     return _folded_into(at, own, got, filters, layer.input(2), scales)
 

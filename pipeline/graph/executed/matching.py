@@ -167,7 +167,7 @@ def copied(graph: Graph, value: str) -> str | None:
     if neutral is None:
         return None
     for one, other in ((first, second), (second, first))[: 2 if own.type in ("Add", "Mul") else 1]:
-        if other in graph.constants and one not in graph.constants:
+        if other in graph.constants and not graph.constants.fixed(one):
             array, rank = graph.constants[other], graph.rank(one)
             if array.size == 1 and array.ndim <= (rank or 0) and array.reshape(-1)[0] == neutral:
                 return one
