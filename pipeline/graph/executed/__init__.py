@@ -15,7 +15,7 @@ from pipeline.errors import InputRejected
 from pipeline.graph import runtime
 from pipeline.graph.executed import activations, arrangements, layers, pools, products
 from pipeline.graph.executed.graphs import Graph, Operator
-from pipeline.graph.executed.matching import Matching, Pair
+from pipeline.graph.executed.matching import REWRITINGS, Matching, Pair
 from pipeline.graph.executed.optimised import Executed, optimised
 from pipeline.graph.model_file import ModelFile
 
@@ -59,12 +59,19 @@ def unaccounted(model: onnx.ModelProto, executed: Executed, outputs: Sequence[st
 def _named(matching: Matching, output: str) -> str:
     """The first executed operator that could not be accounted for, and what it stands in place of."""
     own, value = matching.executed.producer(output), output
+    least: tuple[bool, int] | None = None
+    known = {o.type for o in matching.file.operators} | set(REWRITINGS)
     for pair, holds in matching.known.items():
         made = matching.executed.producer(pair.executed)
-        # Names survive most rewritings: a pair of one name is meant, others may only have been tried.
-        meant = made is not None and (pair.executed == pair.file or made.position in matching.reasons)
-        if made is not None and meant and not holds and (own is None or made.position < own.position):
-            own, value = made, pair.file
+        if made is None or holds:
+            continue
+        # An operator that the file does not have says most. Names survive most rewritings: a pair of one name is meant,
+        # others may only have been tried.
+        strange = made.type not in known
+        if strange or pair.executed == pair.file or made.position in matching.reasons:
+            rank = (not strange, made.position)
+            if least is None or rank < least:
+                least, own, value = rank, made, pair.file
     if own is None:
         return "makes a constant of an output that is computed"
     said = ", ".join(map(str, _replaced(matching.file, value, set(own.inputs))))

@@ -45,7 +45,7 @@ _LIMIT = float(np.finfo(np.float32).max)
 
 def _settings(at: Matching, theirs: Operator) -> tuple[float, ...] | None:
     """What an activation of the file is set to, in the order of ONNX Runtime's parameters; None for one that is not known."""
-    if theirs.type in ("Relu", "Sigmoid", "Tanh"):
+    if theirs.type in ("Relu", "Sigmoid", "Tanh", "HardSwish"):
         return ()
     if theirs.type in _KEYS:
         return tuple(theirs.attributes[key] for key in _KEYS[theirs.type])
