@@ -45,6 +45,8 @@ MIXED = "tests.train.test_losses.py"
 LOSSES = "tests/train/test_losses.py"
 LOOP, WRITTEN, IMPORT = "tests/train/test_loop.py", "tests/graph/test_write_back.py", "tests/graph/test_importer.py"
 
+RAN, RANGE = "tests/graph/test_executed.py", "tests/propagate/test_range.py"
+
 Fault = tuple[str, str, str, str]
 """A file below pipeline/, the exact text there, what it becomes, and the arguments of pytest that must fail."""
 
@@ -316,6 +318,25 @@ PROMISE: list[Fault] = [
      "", "tests/certify/test_budgets.py -k clock"),
 ]
 
+EXECUTED: list[Fault] = [
+    ("graph/executed/pools.py", "if not nonnegative(at.file, pad.inputs[0]):",
+     "if False:", f"{RAN} -k another_function"),
+    ("graph/executed/matching.py", "return pair.executed == pair.file and pair.view.plain",
+     "return True", f"{RAN} -k left_out"),
+    ("graph/executed/folding.py", "error * np.abs(size) + TINY",
+     "1e-2 * np.abs(size) + TINY", f"{RAN} -k changed"),
+    ("graph/executed/products.py", "if not any(v in at.file.constants for v in layer.inputs):",
+     "if False:", f"{RAN} -k another_function"),
+    ("graph/executed/activations.py", "return theirs.inputs[0] if _close(mine, wanted) else None",
+     "return theirs.inputs[0]", f"{RAN} -k changed"),
+    ("arithmetic.py", "return flushed * (1 + self.moved[1])",
+     "return flushed", RANGE),
+    ("propagate/rounding.py", "zeroed = torch.where((factor > 0) & (factor < TINY32), 1.0, 0.0).to(scale)",
+     "zeroed = torch.zeros_like(scale)", RANGE),
+    ("rules/arithmetic.py", "torch.where(divisor.abs() < TINY32, torch.inf, 0.0)",
+     "torch.where(divisor.abs() < 0, torch.inf, 0.0)", RANGE),
+]
+
 # fmt: on
 
 WALK = "tests/graph/test_schema_walk.py"
@@ -371,7 +392,7 @@ IMPORTS: list[Fault] = [
     ),
 ]
 
-FAULTS = [*RULES, *ACCOUNT, *VERDICTS, *REPORTS, *TRAINING, *PROMISE, *IMPORTS]
+FAULTS = [*RULES, *ACCOUNT, *VERDICTS, *REPORTS, *TRAINING, *PROMISE, *IMPORTS, *EXECUTED]
 
 
 def passes(copy: Path, tests: str) -> bool | None:

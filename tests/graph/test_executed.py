@@ -236,6 +236,17 @@ def test_whatever_is_changed_in_an_executed_graph_is_found():
     assert tried > 60
 
 
+def test_a_transpose_that_is_left_out_is_found():
+    def of(*nodes: onnx.NodeProto) -> onnx.ModelProto:
+        return files.model(nodes, ["n", 4, 4, 4])
+
+    made = of(node("Transpose", ["x"], ["t"], perm=[0, 2, 1, 3]), node("Relu", ["t"], ["y"]))
+    without = of(node("Relu", ["x"], ["y"]))
+    for other, accounted_for in ((made, True), (without, False)):
+        ran = executed.Executed(other, "", "cpu", "all")
+        assert (unaccounted(made, ran, ["y"]) is None) == accounted_for
+
+
 def judged(
     seed: int, points: int = 400, pictures: Sequence[Callable[[fusions.Sketch], None]] = fusions.PICTURES
 ) -> tuple[int, int]:

@@ -73,22 +73,6 @@ def _close(got: tuple[float, ...], wanted: tuple[float, ...]) -> bool:
     )
 
 
-@rewriting("Mul")
-def hard_swish(at: Matching, own: Operator, index: int, pair: Pair) -> Steps:
-    """HardSwish has no kernel, and is executed as ONNX defines it: ``x HardSigmoid(x)`` with 1/6 and 1/2."""
-    _, theirs = behind(at.file, pair.file)
-    if theirs is None or theirs.type != "HardSwish":
-        return False
-    for value, other in (own.inputs, own.inputs[::-1]):
-        gate = at.executed.producer(behind(at.executed, other)[0])
-        if gate is None or gate.type != "HardSigmoid":
-            continue
-        settings = tuple(gate.attributes[key] for key in _KEYS["HardSigmoid"])
-        if _close(settings, (1 / 6, 0.5)) and behind(at.executed, gate.inputs[0])[0] == behind(at.executed, value)[0]:
-            return (yield Pair(value, theirs.inputs[0], pair.view))
-    return False
-
-
 @rewriting("Clip")
 def clipped_relu(at: Matching, own: Operator, index: int, pair: Pair) -> Steps:
     """Relu before Clip, executed as one Clip."""
