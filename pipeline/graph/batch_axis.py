@@ -90,8 +90,8 @@ class Tracing:
                 place = rule(self, node)
                 for value in made:
                     self._placed(value, place)
-        except Lost as error:
-            self.refused[index] = str(error)
+        except (Lost, AssertionError, IndexError, KeyError, TypeError, ValueError) as error:
+            self.refused[index] = str(error) if isinstance(error, Lost) else "where its samples stand is not known"
             self.gone.update(made)
 
     def _placed(self, value: str, place: Place) -> None:
@@ -147,7 +147,7 @@ class Tracing:
 
     def _known(self, value: str, sized: Sized) -> None:
         for samples, run in zip((2, 3), self.runs, strict=False):
-            if value in run and not _equal(sized, samples, np.asarray(run[value])):
+            if value in run and not sized.is_at(samples, np.asarray(run[value])):
                 raise Lost("it is no function of the batch size that is known")
         if sized.constant and self.runs:
             self.constant.add(value)
@@ -249,12 +249,3 @@ class Tracing:
                 "The samples of a batch must not influence one another, and nothing but shapes may depend on their number; here"
                 f" they may. {said[:1500]}. Export the model with the batch first and each sample by itself."
             )
-
-
-def _equal(sized: Sized, samples: int, seen: np.ndarray) -> bool:
-    """Whether a value is what was measured with so many samples."""
-    one = sized.base + sized.slope * samples if sized.base.dtype != bool else sized.base
-    if sized.axis is not None:
-        step = [sized.step * n for n in range(samples)] if sized.step.any() else [0] * samples
-        one = np.concatenate([one + s if sized.step.any() else one for s in step], sized.axis)
-    return one.shape == seen.shape and bool(np.array_equal(one, seen, equal_nan=seen.dtype.kind == "f"))

@@ -23,7 +23,6 @@ from torch import nn
 from pipeline.clock import look
 from pipeline.errors import InputRejected, out_of_memory
 from pipeline.graph import (
-    batch_rules,
     chosen,
     freeze,
     lower_activations,
@@ -57,8 +56,7 @@ _LOWERINGS = (
     *(lower_activations, lower_blocks, lower_layers, lower_norms, lower_pointwise, lower_pools, lower_reductions),
     *(lower_classical, lower_resize),
     lower_shapes,
-    batch_rules,
-)  # importing them enters what they lower, and where samples stand behind it
+)  # importing them enters what they lower
 
 
 @dataclass(frozen=True)
@@ -136,6 +134,11 @@ def _attempt(
         )
     if normal.free_batch and session.fixed_batch == 1:
         notes.append("the file fixes a batch of 1; the network takes any, and was compared one sample at a time")
+    if not normal.free_batch and session.fixed_batch in (None, 1):
+        fixes = (
+            "fixes a batch of 1 that cannot be made free" if session.fixed_batch else "does not run with two samples"
+        )
+        notes.append(f"the file {fixes}: it is run, and certified, one sample at a time")
     return Imported(file, network, normal, measured, tuple(notes))
 
 

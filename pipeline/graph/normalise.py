@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from pipeline.errors import UsageError
-from pipeline.graph import batch, einsum, linear, precision, resize
+from pipeline.graph import batch, batch_moves, batch_rules, einsum, linear, precision, resize, size_rules
 from pipeline.graph.batch_axis import Tracing
 from pipeline.graph.batch_first import batch_first
 from pipeline.graph.draft import Draft, Node, Source, drafted, filled
@@ -25,6 +25,8 @@ from pipeline.graph.probe import Probes, dependence, probe
 from pipeline.graph.shapes import check_shapes
 from pipeline.graph.table import TABLE
 from pipeline.network import Origin
+
+_FOLLOWING = (batch_moves, batch_rules, size_rules)  # importing them enters how samples are followed
 
 
 @dataclass(frozen=True)
@@ -66,18 +68,16 @@ def normalise(model: onnx.ModelProto, *, output: str | None = None, free_batch: 
     neutral.ir_version = max(model.ir_version, 8)
     kinds = dict(dependence(neutral))
     precision.check(neutral, kinds, names.values)
-    probes = probe(neutral)
-    check_shapes(neutral, kinds, probes, names)
     draft = drafted(neutral, names.nodes, names.values)
-    first = probes.values[0]
-    draft.shapes.update({n: tuple(np.shape(v)) for n, v in first.items()})
-    draft.dtypes.update({n: np.asarray(v).dtype for n, v in first.items()})
+    probes = probe(neutral, lambda values: _followed(draft, values).require(_elsewhere))
+    check_shapes(neutral, kinds, probes, names)
+    _measured(draft, probes.values[0])
     draft.free = probes.free
     samples = Tracing(draft, probes.values) if probes.free and not probes.sizes else None
     fold(draft, kinds, probes, samples)
     own = newest(draft)
     if samples is not None:
-        samples.require(lambda op_type: op_type not in TABLE)
+        samples.require(_elsewhere)
     drop(draft)
     explicit_pads(draft)
     freed = probes.free or (free_batch and batch.baked(draft))
@@ -104,6 +104,23 @@ def normalise(model: onnx.ModelProto, *, output: str | None = None, free_batch: 
         notes=tuple(draft.notes),
         traced=tuple(t for t in traced if t is not None),
     )
+
+
+def _measured(draft: Draft, values: Mapping[str, np.ndarray]) -> None:
+    """Enters the shapes and types of what was measured."""
+    draft.shapes.update({n: tuple(np.shape(v)) for n, v in values.items()})
+    draft.dtypes.update({n: np.asarray(v).dtype for n, v in values.items()})
+
+
+def _followed(draft: Draft, values: Mapping[str, np.ndarray]) -> Tracing:
+    """Where the samples stand in what was measured with two of them."""
+    _measured(draft, values)
+    return Tracing(draft, (values,))
+
+
+def _elsewhere(op_type: str) -> bool:
+    """Whether an operator is refused by its name later, whatever it does with samples."""
+    return op_type not in TABLE
 
 
 def fold(draft: Draft, kinds: Mapping[str, str], probes: Probes, samples: Tracing | None) -> None:

@@ -7,7 +7,7 @@ not changing, or by how they change, from probe to probe.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,11 +43,12 @@ class Probes:
     sizes: bool
 
 
-def probe(model: onnx.ModelProto) -> Probes:
+def probe(model: onnx.ModelProto, check: Callable[[Mapping[str, np.ndarray]], None] = lambda values: None) -> Probes:
     """Runs a model at batch 2 and 3 where its first dimension is free, at the one it fixes where not.
 
     Free dimensions other than the batch take a size at which the model runs, and a second one to see what depends on them.
-    Raises InputRejected if no size works.
+    ``check`` may refuse what was seen at batch 2, in words of its own, before ONNX Runtime refuses batch 3. Raises InputRejected
+    if no size works.
     """
     # Operator by operator: constants are then the file's own, whatever an optimiser makes of them. And the optimiser takes
     # time that grows with the square of the readers of one value, where all values are outputs.
@@ -64,6 +65,8 @@ def probe(model: onnx.ModelProto) -> Probes:
                 continue
             values, sizes = [first], False
             if batch == 2:
+                if not others:
+                    check(first)
                 values.append(_run(run, model, 3, size))
             if others:
                 try:

@@ -24,7 +24,7 @@ from pipeline.gates import verdict as decided
 from pipeline.render import Pictures, render, thumbnails
 from pipeline.settings import Settings, settle
 from pipeline.threat import BALLS
-from pipeline.workflow import facts, places, sampled
+from pipeline.workflow import company, facts, places, sampled
 from pipeline.workflow.demanded import demands, left_to_the_model
 from pipeline.workflow.events import Done, Event, Note
 from pipeline.workflow.kernels import Kernels, measured
@@ -146,6 +146,7 @@ def examine(
     )
     with limited(work.preparing):
         parity = sampled.parity(subject, fitted, balls[-1], seed)
+        company.require_independent(subject, fitted.images[: company.LOOKED_AT])
         doubt = subject.often_wrong(fitted.images, fitted.labels) if subject.normalise is None else None
     if doubt:
         yield Note(doubt, warning=True)
@@ -167,6 +168,8 @@ def examine(
         doubts = (*doubts, BLIND.format(result.blind))
         yield Note(doubts[-1], warning=True)
     samples = facts.samples(result, fitted.labels, indices)
+    if settings.arithmetic == "float32-any-order":
+        company.require_labels(subject, fitted.images, samples)
     levels = reports.levels(samples, looked=facts.looked(result))
     fields = told | {
         "parity": sampled.told(parity, spots),

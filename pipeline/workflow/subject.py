@@ -51,10 +51,10 @@ class Subject:
         """The graph that ONNX Runtime executes of this file, by a session like ``session``."""
         return optimised(self.file, provider=self.session.provider, level=self.session.level)
 
-    def predict(self, x: np.ndarray) -> np.ndarray:
-        """The delivered bytes on float32 pixels: logits (n, classes), by ONNX Runtime."""
+    def predict(self, x: np.ndarray, *, chunk: int = 256) -> np.ndarray:
+        """The delivered bytes on float32 pixels: logits (n, classes), by ONNX Runtime, ``chunk`` samples together."""
         inputs = self.normalise(x) if self.normalise else x
-        return self.session.batched(inputs, output=self.network.outputs[0].name).reshape(len(x), -1)
+        return self.session.batched(inputs, output=self.network.outputs[0].name, chunk=chunk).reshape(len(x), -1)
 
     def parity_on(self, images: np.ndarray, drawn: np.ndarray) -> parity.Parity:
         """Parity at real samples beside the usual points, and node by node at others. Raises InputRejected (3) without it."""
@@ -142,6 +142,8 @@ def subject_of(file: ModelFile, imported: importer.Imported, settings: Settings)
     if logits.numel() < 2:
         raise InputRejected(f"a classifier has at least two classes; the output has shape {list(logits.shape)}.")
     session = runtime.session(file, provider=settings.provider, level=settings.runtime_optimization)
+    # A file that declares any batch and runs at a batch of one alone is only ever run so.
+    session.fixed_batch = session.fixed_batch or port.shape[0]
     normalise = None
     if settings.mean is not None or settings.std is not None:
         mean = settings.mean or (0.0,) * len(settings.std or ())
