@@ -380,8 +380,8 @@ IMPORTS: list[Fault] = [
     ),
     (
         "graph/forms.py",
-        'node.attributes["axis"] = -1\n',
-        'node.attributes["axis"] = axis\n',
+        'node.attributes.pop("axis", 1)',
+        'node.attributes.pop("axis", -1)',
         f"{WALK} -k drawn_at_random",
     ),
     (
