@@ -337,8 +337,8 @@ EXECUTED: list[Fault] = [
      "return theirs.inputs[0]", f"{RAN} -k changed"),
     ("arithmetic.py", "return flushed * (1 + self.moved[1])",
      "return flushed", RANGE),
-    ("propagate/rounding.py", "zeroed = torch.where((factor > 0) & (factor < TINY32), 1.0, 0.0).to(scale)",
-     "zeroed = torch.zeros_like(scale)", RANGE),
+    ("rules/batchnorm.py", "TINY32 * (1 + torch.rsqrt(spread.abs()))",
+     "torch.zeros_like(spread)", f"{RANGE} -k may_be_zero"),
     ("rules/arithmetic.py", "torch.where(divisor.abs() < TINY32, torch.inf, 0.0)",
      "torch.where(divisor.abs() < 0, torch.inf, 0.0)", RANGE),
 ]
