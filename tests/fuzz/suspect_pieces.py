@@ -33,6 +33,21 @@ def scaled_product(g: Draft, x: str, shape: Shape) -> Made:
 
 
 @piece
+def raised_product(g: Draft, x: str, shape: Shape) -> Made:
+    """A scale before a MatMul without which its products underflow, as they do where a runtime moves it behind them."""
+    x, n = flat(g, x, shape)
+    k, up, down = int(g.rng.integers(2, 5)), int(g.rng.integers(100, 125)), int(g.rng.integers(10, 45))
+    x = g("Relu", g("Mul", x, g.const(np.float32(2.0**-down))))
+    x = (
+        g("Mul", x, g.const(np.float32(2.0**up)))
+        if g.rng.random() < 0.7
+        else g("Div", x, g.const(np.float32(2.0**-up)))
+    )
+    w = (g.normal(n, k).astype(np.float64) * 2.0**-up).astype(np.float32)
+    return g("Relu", g("Mul", g("MatMul", x, g.const(w)), g.const(np.float32(2.0**down)))), (k,)
+
+
+@piece
 def scaled_gemm(g: Draft, x: str, shape: Shape) -> Made:
     x, n = flat(g, x, shape)
     k, scale = int(g.rng.integers(2, 5)), g.power()
@@ -88,7 +103,10 @@ def pad_and_pool(g: Draft, x: str, shape: Shape) -> Made:
         return None
     c, h, w = shape
     x = g("Sub", x, g.const(g.pick(0.0, 1.0, 2.0)))
-    value, pads = float(g.pick(0.0, 0.0, -1.0, 0.5)), [0, 0, *g.rng.integers(0, 2, 2), 0, 0, *g.rng.integers(0, 2, 2)]
+    value, pads = (
+        float(g.pick(0.0, 0.0, 0.0, -1.0)),
+        [0, 0, 1, *g.rng.integers(0, 2, 1), 0, 0, *g.rng.integers(0, 2, 2)],
+    )
     pads = [int(p) for p in pads]
     mode = g.pick("constant", "constant", "reflect", "edge")
     if g.opset < 11:
@@ -96,7 +114,7 @@ def pad_and_pool(g: Draft, x: str, shape: Shape) -> Made:
     else:
         x = g("Pad", x, g.ints(*pads), g.const(np.float32(value)), mode=mode)
     h, w = h + pads[2] + pads[6] - 1, w + pads[3] + pads[7] - 1
-    kind = g.pick("MaxPool", "MaxPool", "AveragePool", "Conv")
+    kind = g.pick("MaxPool", "MaxPool", "MaxPool", "AveragePool", "Conv")
     if kind == "Conv":
         return g("Conv", x, g.const(g.normal(1, c, 2, 2))), (1, h, w)
     return g(kind, x, kernel_shape=[2, 2]), (c, h, w)
@@ -262,7 +280,8 @@ def giant(g: Draft, x: str, shape: Shape) -> Made:
 def grouped(g: Draft, x: str, shape: Shape) -> Made:
     x, n = flat(g, x, shape)
     x = g("Reshape", g("Gemm", x, g.const(2 * g.normal(n, 4)), g.const(g.normal(4))), g.ints(-1, 2, 2))
-    return g("Flatten", g.softmax(x, int(g.pick(1, 2, -1, -2)), log=g.rng.random() < 0.5)), (4,)
+    x = g.softmax(x, int(g.pick(1, 2, -1, -2)), log=g.rng.random() < 0.5)
+    return (g("Flatten", x), (4,)) if g.rng.random() < 0.3 else (x, (2, 2))
 
 
 @head
