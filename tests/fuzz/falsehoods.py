@@ -31,6 +31,7 @@ from pipeline.graph.kernels import OPERATORS
 from pipeline.rules import require
 from pipeline.settings import Settings as Asked
 from pipeline.threat import LinfBall
+from pipeline.workflow.promise import refuse_unpromised
 from pipeline.workflow.subject import open_model
 from tests.fuzz.suspects import Suspect, drawn
 
@@ -170,6 +171,7 @@ class Search:
         path.write_bytes(content)
         with parity_off():
             subject = open_model(model_file.read(path), Asked(data="none"))
+            refuse_unpromised(subject, Asked(data="none"))
         require(subject.network)
         fixed = 1 if subject.network.inputs[0].shape[0] is not None else None
         settings = Settings(attack=None, batch=fixed, method="crown", kernels=KERNELS)
