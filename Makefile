@@ -18,8 +18,9 @@ PYTEST := -m pytest --numprocesses auto --dist worksteal --durations 15
 test: $(READY)
 	$(BIN)/python $(PYTEST)
 
+# Every test, and the types and shapes of every call checked, which doubles the time of each.
 test-all: $(READY)
-	$(BIN)/python $(PYTEST) -m ""
+	$(BIN)/python $(PYTEST) -m "" --jaxtyping-packages=pipeline,beartype.beartype
 
 # Minutes of a search for false certificates, of random graphs, of hostile files, and of such as reach new code (with the
 # extra `[fuzz]`; what was found is kept in .fuzz), from another seed each time; FUZZ_SECONDS=3600 for an hour in all.

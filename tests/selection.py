@@ -1,4 +1,4 @@
-"""What `make test` runs of a large set of cases; `make test-all`, which is `pytest -m ""`, runs all of it.
+"""What `make test` runs of a large set of cases; `make test-all` runs all of it, and checks the shapes of every call.
 
 A test marked ``pairwise`` is parametrised over a product. Most faults that depend on several parameters depend on two of them
 (Kuhn, Wallace and Gallo, IEEE TSE 30(6), 2004), so `make test` runs some of the combinations, in which every two values of two
