@@ -14,7 +14,7 @@ from tests.graph.files import load, write_back
 from tests.graph.test_operators import assert_vocabulary
 from tests.graph.test_write_back import trained
 
-pytestmark = pytest.mark.corpus
+pytestmark = [pytest.mark.corpus, pytest.mark.slow]
 CORPUS = Path(os.environ.get("PIPELINE_CORPUS", ""))
 INDEX = CORPUS / "index.json"
 MODELS = (

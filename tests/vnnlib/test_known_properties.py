@@ -16,7 +16,7 @@ from pipeline.workflow.answer import Decided
 from pipeline.workflow.properties import decide
 from tests.graph.files import session as file_session
 
-pytestmark = pytest.mark.corpus
+pytestmark = [pytest.mark.corpus, pytest.mark.slow]
 CORPUS = Path(os.environ.get("PIPELINE_CORPUS", ""))
 INDEX = CORPUS / "index.json"
 MODELS = json.loads(INDEX.read_text()) if os.environ.get("PIPELINE_CORPUS") and INDEX.is_file() else []
