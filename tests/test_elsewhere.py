@@ -38,6 +38,7 @@ from tests.graph.files import digests
 from tests.nets import conv_net
 from tests.propagate.test_soundness import NETS, region
 from tests.rules.test_laws import EXAMPLES, FLOAT32, drawn
+from tests.selection import everything
 from tests.train.test_loop import data, same
 
 pytestmark = pytest.mark.skipif(not elsewhere.AVAILABLE, reason="this PyTorch has no devices made in Python")
@@ -131,7 +132,7 @@ def same_tensors(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> bool:
     )
 
 
-@pytest.mark.parametrize("name", ["residual-concat", "no-tail"])
+@pytest.mark.parametrize("name", [pytest.param("residual-concat", marks=pytest.mark.slow), "no-tail"])
 def test_every_method(there: str, name: str) -> None:
     found = []
     for device in ("cpu", there):
@@ -240,14 +241,19 @@ def trained(device: str, checkpoint: Path | None = None, stop: int | None = None
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"select": "held-out", "keep_sparsity": True, "bn": "keep", "micro_batch": 8}]
+    "settings",
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        {"select": "held-out", "keep_sparsity": True, "bn": "keep", "micro_batch": 8},
+    ],
 )
 def test_a_whole_run_stopped_and_gone_on_with(
-    there: str, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    there: str, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
 ) -> None:
     monkeypatch.setattr("pipeline.train.run.FUSED", ("cpu", there))
+    moves = [(there, "cpu"), ("cpu", there), *([(there, there)] if everything(pytestconfig) else [])]
     want = trained("cpu", **settings).network
-    for first, then in ((there, there), (there, "cpu"), ("cpu", there)):
+    for first, then in moves:
         (tmp_path / "run.pt").unlink(missing_ok=True)
         with pytest.raises(Preempted):
             trained(first, tmp_path / "run.pt", 14, **settings)
@@ -267,6 +273,7 @@ def everywhere(there: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
     return send
 
 
+@pytest.mark.slow
 def test_commands(everywhere: Callable[[str], None], there: str, pipeline: Any, here: Path) -> None:  # noqa: F811
     data_, certify = ("--data", "digits", "--eps", "0.05"), ("--method", "ibp", "--format", "json")
     few = ("--max-samples", "8")

@@ -6,11 +6,14 @@ import doctest
 import shutil
 from pathlib import Path
 
+import pytest
+
 import pipeline
 
 DIGITS = Path(__file__).resolve().parent.parent / "models" / "digits.onnx"
 
 
+@pytest.mark.slow
 def test_the_tutorial_runs(tmp_path, monkeypatch):
     shutil.copyfile(DIGITS, tmp_path / "digits.onnx")
     monkeypatch.chdir(tmp_path)

@@ -46,7 +46,7 @@ def outcome(network, outputs, sign, end, *, strict, mode):
 @pytest.mark.parametrize(("end", "sign", "tail"), TAILS.values(), ids=TAILS)
 def test_an_output_that_stops_at_a_number_is_never_beyond_it(end, sign, tail, mode):
     reached = 0
-    for seed in range(5):
+    for seed in range(2):
         network = tailed(tail, seed)
         y = network(grid(2)).detach().double()
         assert (sign * (y[:, 0] - end) <= 0).all()

@@ -217,6 +217,7 @@ def test_a_killed_run_is_not_taken_for_the_one_before(pipeline, here, monkeypatc
     assert status(here)["exit_code"] == 130
 
 
+@pytest.mark.slow
 def test_under_torchrun_the_code_stands_in_the_status(here):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", "-m", "pipeline"]
     done = subprocess.run(

@@ -91,6 +91,7 @@ def test_a_gate_that_fails_gives_its_code_and_the_result_of_one_process(pipeline
     assert read(here / "model.report").result_sha256 == shared
 
 
+@pytest.mark.slow
 @posix
 def test_a_stopped_run_goes_on_and_ends_where_a_process_is_killed(here):
     """Over 5 s of CPU: two runs of two processes, each of which imports PyTorch and is told by its own signals."""

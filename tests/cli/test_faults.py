@@ -212,6 +212,7 @@ def test_a_clock_that_jumps_changes_no_result(nursery: Nursery, undisturbed, pip
     assert outcome(here, "model.report") == undisturbed["certify"][:2]
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_ends_the_others(here: Path) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pipeline"]
     argv = [*CERTIFY[:4], "--eps", "1/255", "--restarts", "200"]

@@ -71,6 +71,7 @@ def worse(path: Path) -> None:
     onnx.save(model, path)
 
 
+@pytest.mark.slow
 def test_the_jobs_commands_pass_then_fail_a_gate_then_find_nothing_to_check(pipeline, repository):
     code, _, err = pipeline("init", "github", "--data", "npz:test.npz", *GATE, *INSTALL)
     assert code == 0, err
@@ -183,17 +184,27 @@ def test_the_job_installs_what_is_installed_here_and_never_a_bare_name(monkeypat
     assert found.startswith("pipeline @ git+https://example.org/a/b.git@")
 
 
-def test_the_action_is_whole_and_this_repository_uses_it(repository):
+def action():
+    """The composite action, its step that certifies, and what this repository gives it."""
     told = yaml.safe_load((ROOT / ".github/actions/certify/action.yml").read_text())
     (certify,) = [step for step in told["runs"]["steps"] if step.get("id") == "certify"]
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    (ours,) = [s for s in workflow["jobs"]["certify"]["steps"] if s.get("uses") == "./.github/actions/certify"]
+    return told, certify, ours
+
+
+def test_the_action_is_whole_and_this_repository_uses_it():
+    told, certify, ours = action()
     used = {"${{ inputs." + name + " }}" for name in told["inputs"]}
     given = [value for step in told["runs"]["steps"] for value in (step.get("env", {}) | step.get("with", {})).values()]
     assert used <= {*given}, "every input is used, and none within a script"
     assert "${{" not in certify["run"]
-    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
-    (ours,) = [s for s in workflow["jobs"]["certify"]["steps"] if s.get("uses") == "./.github/actions/certify"]
     assert set(ours["with"]) <= set(told["inputs"])
 
+
+@pytest.mark.slow
+def test_the_action_runs_its_command_and_states_the_exit_code(repository):
+    told, certify, ours = action()
     inputs = {**{name: i.get("default", "") for name, i in told["inputs"].items()}, **ours["with"]}
     inputs |= {"model": "model.onnx", "args": "--method crown-ibp --no-attack"}
     environment = {k: inputs[v.removeprefix("${{ inputs.").removesuffix(" }}")] for k, v in certify["env"].items()}

@@ -36,6 +36,7 @@ def pipeline(*argv: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
+@pytest.mark.slow
 def test_a_child_writes_the_same_report_and_imports_nothing_that_lies_around(here):
     (here / "numpy.py").write_text("open('executed', 'w')")
     apart = subprocess.run(

@@ -149,8 +149,15 @@ def trained(network: Network, name: str, **settings: object) -> Finished:
     return last
 
 
-@pytest.mark.parametrize("name", ["shi2021", "crown-ibp", "mtl-ibp"])
-@pytest.mark.parametrize("drawn", FILES)
+RECIPES = ("shi2021", "crown-ibp", "mtl-ibp")
+TURNS = [  # `make test` trains each file by one recipe, in turn
+    pytest.param(drawn, name, id=f"{drawn}-{name}", marks=[] if i % len(RECIPES) == j else [pytest.mark.slow])
+    for i, drawn in enumerate(FILES)
+    for j, name in enumerate(RECIPES)
+]
+
+
+@pytest.mark.parametrize(("drawn", "name"), TURNS)
 def test_it_trains_and_is_written_back(drawn: str, name: str, tmp_path: Path) -> None:
     f = File()
     FILES[drawn](f)

@@ -113,8 +113,18 @@ MIXED = {
 CROWN = {"loss": "crown-ibp", "crown_start": 1.0, "micro_batch": 5}
 
 
-@pytest.mark.parametrize("settings", [{}, MIXED, CROWN], ids=["ibp", "mixed", "crown"])
-@pytest.mark.parametrize("stops", [(3,), (6, 7), (1, 13, 22)], ids=str)
+STOPS = [(3,), (6, 7), (1, 13, 22)]
+KINDS = {"ibp": {}, "mixed": MIXED, "crown": CROWN}
+
+
+@pytest.mark.parametrize(
+    ("stops", "settings"),
+    [
+        pytest.param(s, KINDS[k], id=f"{s}-{k}", marks=[pytest.mark.slow] if k == "crown" and s != STOPS[0] else [])
+        for s in STOPS
+        for k in KINDS
+    ],
+)
 def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
     tmp_path: Path, stops: tuple[int, ...], settings: dict[str, Any]
 ) -> None:
