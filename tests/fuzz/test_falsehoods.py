@@ -34,7 +34,7 @@ def test_a_bound_that_is_wrong_is_found_kept_and_made_smaller(tmp_path, monkeypa
 def test_samples_that_are_read_together_are_refused(piece, tmp_path):
     figures = Figures()
     tried = Search(tmp_path, 64, figures)
-    for seed in range(4):
+    for seed in range(2):
         assert tried.examine(Suspect((3,), (piece,), "plain", 17, seed)) is None
     tried.close()
     assert sum("samples of a batch" in reason for reason in figures.refused) >= 1

@@ -97,6 +97,7 @@ def test_axes(axes: list) -> None:
     assert np.allclose(imported(made)(torch.from_numpy(x)).numpy(), wanted, atol=1e-6)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize(("opset", "operator"), [(7, "Upsample"), (8, "Upsample"), (9, "Upsample"), (10, "Resize")])
 @pytest.mark.parametrize("mode", ["nearest", "linear"])
 @pytest.mark.parametrize("scale", [(2.0, 3.0), (1.5, 2.5), (1.0, 3.7), (0.5, 0.4)])

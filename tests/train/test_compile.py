@@ -54,7 +54,8 @@ if execution.compiled:
 """
 
 
-@pytest.mark.parametrize("name", [pytest.param("shi2021", marks=pytest.mark.slow), "fast"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["shi2021", "fast"])
 def test_a_step_with_a_sum_and_a_join_compiles_without_a_break(name: str) -> None:
     """With every BatchNorm beside a layer, and, attacked, with one alone. Over 5 s of CPU each: that is the compiler."""
     alone(SCRIPT, name)
