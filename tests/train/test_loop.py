@@ -188,7 +188,7 @@ def trained_form(events: Any) -> Network:
         ({"population_bn": True}, lambda m, f: True),
         ({"warmup_length": 0}, lambda m, f: f["eps"] == 0),
     ],
-    ids=str,
+    ids=lambda v: "" if callable(v) else str(v),
 )
 def test_each_idea_is_a_switch(settings: dict[str, Any], holds: Callable[[Network, dict[str, Any]], bool]) -> None:
     network = mlp(12, 9, 8, 4)
