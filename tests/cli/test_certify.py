@@ -201,11 +201,13 @@ def test_our_own_fault_is_70_and_keeps_the_traceback(pipeline, monkeypatch):
     assert "traceback.txt" in err
 
 
-def test_a_report_folder_that_cannot_be_written_is_74(pipeline, here):
+def test_a_report_in_the_place_of_a_file_is_refused_before_any_work(pipeline, here):
     (here / "model.report").write_text("a file in the way")
     code, _, err = pipeline("certify", "model.onnx", *FAST, "--eps", "0.1", "--no-attack")
-    assert code == 74
+    assert code == 2
     assert "--report" in err
+    assert (here / "model.report").read_text() == "a file in the way"
+    assert not list(here.glob("*.run"))
 
 
 def test_help_and_schema(pipeline):

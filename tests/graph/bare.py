@@ -23,7 +23,8 @@ def imported(made: onnx.ModelProto) -> Network:
     bare = onnx.ModelProto()
     bare.CopyFrom(made)
     for port in bare.graph.output:
-        port.type.tensor_type.ClearField("shape")
+        if port.type.HasField("tensor_type"):  # of some operators onnx infers no type, and an empty one is no type
+            port.type.tensor_type.ClearField("shape")
     return convert(normalise(bare), bare)
 
 
