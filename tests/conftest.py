@@ -22,6 +22,8 @@ torch.set_num_threads(1)  # for the reason that tests/__init__.py gives
 os.environ["PIPELINE_STATE_KEY"] = "7e" * 32
 # In CI commands run as children under limits, which has tests of its own; here processes are looked for by their parents.
 os.environ.pop("CI", None)
+# Sentences are looked for as they are broken into lines on no terminal; pytest-xdist tells its workers the width of one.
+os.environ.pop("COLUMNS", None)
 if elsewhere.AVAILABLE:
     elsewhere.register()  # before anything is differentiated: autograd counts the kinds of devices once
 

@@ -37,6 +37,13 @@ def check(model: onnx.ModelProto) -> None:
             f"Control flow is not supported (a branch must never be ignored); found {_counted(nested)}."
             " Export the network with fixed control flow."
         )
+    imported = {e.domain for e in model.opset_import} | set(STANDARD)
+    strange = Counter(f"{n.op_type} of {n.domain}" for n in graph.node if n.domain not in imported)
+    if strange:
+        raise InputRejected(
+            f"Operators are ONNX's own, or of domains that the file imports; found {_counted(strange)}. Export without"
+            " custom operators or runtime-specific optimisation."
+        )
     own = [n for n in graph.node if n.domain in STANDARD]
     unknown = Counter(n.op_type for n in own if not defs.has(n.op_type, max_inclusive_version=version))
     if unknown:

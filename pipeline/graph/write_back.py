@@ -12,6 +12,7 @@ import onnx
 import torch
 from torch import nn
 
+from pipeline import ops
 from pipeline.errors import Contradiction, PipelineError, UsageError
 from pipeline.graph import importer
 from pipeline.graph.deliver import deliver
@@ -109,7 +110,26 @@ def _biases(patch: Patch, network: Network, reference: Network) -> None:
         if field == "bias" and name not in known and node not in network.provenance.inserted:
             if f"{node}.weight" not in reference.provenance.weights:
                 raise Contradiction(f"A gained bias belongs to a layer of the file; '{name}' does not.")
-            patch.add_bias(reference.provenance.nodes[node].output, parameter.detach().numpy())
+            value, factor = _in_file(reference, node)
+            patch.add_bias(value, parameter.detach().numpy() * factor)
+
+
+def _in_file(reference: Network, node: str) -> tuple[str, np.float32]:
+    """The file's value that a layer computes, and the number behind the layer where that is a part of one node.
+
+    A Gemm with ``alpha`` is a layer and a product in the Network: ``alpha (A B + b)`` is ``alpha A B + alpha b`` in the file.
+    """
+    nodes = {n.name: n for n in reference.graph.graph.nodes}
+    here, factor = nodes[node], np.float32(1)
+    while not reference.provenance.nodes[here.name].output:
+        (after,) = here.users
+        (number,) = (a for a in after.all_input_nodes if a is not here)
+        if not isinstance(reference.graph.get_submodule(str(after.target)), ops.Mul) or number.op != "get_attr":
+            raise PipelineError(f"the layer {node} is a part of no node of the file")
+        owner, _, name = str(number.target).rpartition(".")
+        factor *= np.float32(getattr(reference.graph.get_submodule(owner), name).detach().numpy())
+        here = after
+    return reference.provenance.nodes[here.name].output, factor
 
 
 def undone(array: np.ndarray, weight: Weight, dtype: np.dtype) -> np.ndarray:

@@ -284,7 +284,7 @@ def test_budgets_that_mean_nothing_are_usage_errors(pipeline, argv):
 
 CLIMB = (
     *("certify", "model.onnx", "--data", "digits", "--eps", "1/255,1/20"),
-    *("--restarts", "5", "--max-samples", "90"),
+    *("--restarts", "20", "--max-samples", "300"),
 )
 
 
