@@ -30,7 +30,10 @@ KEPT = 4
 
 @dataclass(frozen=True, eq=False)
 class Spots:
-    """How many certified samples were looked at, at how many points, and some points where attacks ended."""
+    """How many certified samples were looked at, at how many points drawn for each, and some points where attacks ended.
+
+    Points run by themselves, and those where attacks ended, are more where more processes work, and are not counted.
+    """
 
     samples: int
     points: int
@@ -95,7 +98,7 @@ def sampled(
                 faults += _faults(about, part[after], bounds[after], about.predict(ended), ball)
                 ends.append(ended)
             looked += len(part)
-            points += len(part) * len(drawn) + len(alone) + len(after)
+            points += len(part) * len(drawn)
             yield Progress("sampling certified boxes", looked, len(mine))
     told = work.crew.share((faults, looked, points))
     if wrong := [fault for part, _, _ in told for fault in part]:
