@@ -32,10 +32,10 @@ RETRAIN = [
     "--eps",
     "0.05",
     "--epochs",
-    "4",
+    "2",
     "--no-attack",
     "--max-samples",
-    "100",
+    "40",
 ]
 CERTIFY = [
     "certify",
@@ -45,7 +45,7 @@ CERTIFY = [
     "--eps",
     "1/20",
     "--max-samples",
-    "150",
+    "60",
     "--method",
     "crown-ibp",
 ]

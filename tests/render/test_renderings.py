@@ -21,7 +21,11 @@ NAMES = [
 ]  # fmt: skip
 
 
-@pytest.fixture(params=[None, *NAMES], ids=lambda name: ascii(name))
+STRANGE = [pytest.param(name, marks=[pytest.mark.slow] if i % 3 else []) for i, name in enumerate(NAMES)]
+"""A report is drawn for a third of the names in `make test`; by themselves all are shown there."""
+
+
+@pytest.fixture(params=[None, *STRANGE], ids=lambda name: ascii(name))
 def strange(request: pytest.FixtureRequest, hostile_report: Report, make_report: Callable) -> Report:
     """A report in which file, data, classes, nodes and notes have this name."""
     if request.param is None:
