@@ -27,7 +27,7 @@ CERTIFY = (
     "--method",
     "crown-ibp",
     "--max-samples",
-    "24",
+    "80",
 )
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", "-m", "pipeline"]
 DATA = ["retrain", "model.onnx", "--data", "digits", "--eps", "0.05", "--no-attack", "--max-samples", "20"]
