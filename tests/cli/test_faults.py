@@ -169,6 +169,7 @@ def test_a_disk_without_room_or_without_leave_to_write(
     assert outcome(small_disk, report) == undisturbed[name][:2]
 
 
+@pytest.mark.slow  # by chance of where memory ends, compiled code of others ends the process in a way of its own
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="the size of a process is read there")
 @pytest.mark.parametrize("name", COMMANDS)
 def test_too_little_memory_is_said(name: str, nursery: Nursery, undisturbed, tmp_path: Path) -> None:
@@ -181,7 +182,8 @@ def test_too_little_memory_is_said(name: str, nursery: Nursery, undisturbed, tmp
         if ended.code == 74:
             assert "memory" in ended.err
         assert (folder / report / "report.json").exists() == (ended.code == 0)
-    assert 74 in ends <= {74, -signal.SIGSEGV, 0}
+    # 127: the dynamic loader, which was refused memory for a symbol that it looks up late.
+    assert 74 in ends <= {74, -signal.SIGSEGV, 127, 0}
     assert nursery.run(folder, *argv).code == 0
     assert outcome(folder, report) == undisturbed[name][:2]
 
