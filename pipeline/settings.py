@@ -70,6 +70,8 @@ class Settings(BaseModel):
     label_offset: Whole = Field(0, ge=-MANY, le=MANY)
     output: str | None = None
     max_samples: Whole | None = Field(None, ge=1)
+    before_samples: Whole | None = Field(None, ge=1)
+    """On how many samples ``retrain`` certifies the given file, to compare with; None takes those of the new one."""
     seed: Whole = Field(0, ge=0)
     arithmetic: Mode = "float32-any-order"
     method: Choice = "auto"

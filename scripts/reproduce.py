@@ -85,6 +85,8 @@ TABLES: dict[str, tuple[Setting, ...]] = {
     ),
 }
 
+BEFORE = "1000"
+"""Samples on which the untrained file is certified: nothing of it is provable."""
 COLUMNS = ("natural", "attacked", "ibp", "crown-ibp", "all")
 
 
@@ -111,6 +113,8 @@ class Run:
 @click.option("--time-budget", default=None, help="As retrain's, for each run; the same command goes on from there.")
 @click.option("--only", default="", help="Only runs whose name contains this.")
 @click.option("--method", default="auto", show_default=True, help="As retrain's: how far the ladder is climbed.")
+@click.option("--compile/--no-compile", "compiled", default=None, help="As retrain's.")
+@click.option("--precision", default=None, help="As retrain's.")
 @click.option("--seeds", default=None, type=int, help="At most so many.")
 @click.option("--show", is_flag=True, help="Print the table of what has finished, and run nothing.")
 def main(
@@ -122,6 +126,8 @@ def main(
     time_budget: str | None,
     only: str,
     method: str,
+    compiled: bool | None,
+    precision: str | None,
     seeds: int | None,
     show: bool,
 ) -> None:
@@ -129,8 +135,9 @@ def main(
     work.mkdir(parents=True, exist_ok=True)
     runs = [run for run in planned(TABLES[table], seeds) if only in run.name]
     if not show:
-        asked = {"--method": method, "--device": device, "--time-budget": time_budget}
+        asked = {"--method": method, "--device": device, "--time-budget": time_budget, "--precision": precision}
         more = [word for flag, value in asked.items() if value for word in (flag, value)]
+        more += [] if compiled is None else ["--compile" if compiled else "--no-compile"]
         for net in {run.setting.net for run in runs}:
             untrained(net, work)
         threads = str(max(1, len(os.sched_getaffinity(0)) // jobs))
@@ -151,6 +158,7 @@ def execute(run: Run, data: Path, work: Path, threads: str, more: list[str]) -> 
         return
     python, out = [sys.executable, "-m", "pipeline", "retrain"], work / f"{run.name}.onnx"
     given = ["--data", f"npz:{data}", "--eps", run.setting.eps, "--seed", str(run.seed), "--held-out", "0"]
+    given += ["--before-samples", BEFORE]
     command = [*python, str(untrained(run.setting.net, work)), "--out", str(out), *given, *more]
     began = time.monotonic()
     with open(work / f"{run.name}.log", "w") as log:

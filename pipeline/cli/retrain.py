@@ -61,6 +61,12 @@ RECIPE = (
 @click.option("--test-data", metavar="URI", help="Certify on this; else the data's test part, else a tenth set aside.")
 @threat_options
 @click.option(
+    "--before-samples",
+    type=WHOLE,
+    metavar="N",
+    help="Certify the given file on N samples drawn by seed, to compare with.  [those of the new one]",
+)
+@click.option(
     "--out", type=click.Path(path_type=Path), metavar="FILE", help="The new file.  [MODEL's name.certified.onnx]"
 )
 @click.option(

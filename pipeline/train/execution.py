@@ -86,9 +86,10 @@ class Execution:
         """The function, compiled if so asked; on a GPU its kernels are launched as CUDA graphs."""
         if not self.compiled:
             return function
+        # Shapes never change within a run: a graph of any batch size would be slower, and captured anew for each.
         if device.type != "cuda":
-            return torch.compile(function)
-        graphed = torch.compile(function, mode="reduce-overhead")
+            return torch.compile(function, dynamic=False)
+        graphed = torch.compile(function, mode="reduce-overhead", dynamic=False)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             torch.compiler.cudagraph_mark_step_begin()

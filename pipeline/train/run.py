@@ -28,6 +28,8 @@ from pipeline.train.schedule import learning_rate, regulariser_weight, smoothed
 TERMS = ("loss", "natural", "robust", "tightness", "balance", "correct", "certified")
 FUSED = ("cpu", "cuda")
 """Devices whose optimisers take a step in one kernel, or none at all, by a number that stays on the device."""
+BRIEF = 2
+"""Up to how many epochs at eps zero are not compiled."""
 LARGEST_LOSS = 20
 """The binary exponent up to which a loss is differentiated as it is."""
 
@@ -87,7 +89,8 @@ class Run:
         self.average = Average(model, recipe.ema) if recipe.ema else None
         self.bounds = MarginBounds(model)
         objective = Objective(model, recipe)
-        self.loss, self.objective = objective.loss, execution.compile(objective.__call__, self.device)
+        self.loss, self.eager = objective.loss, objective
+        self.objective = execution.compile(objective.__call__, self.device)
         self.draws = torch.Generator(self.device)
         self.totals = torch.zeros(len(TERMS) + 2, dtype=torch.float64, device=self.device)
 
@@ -111,6 +114,8 @@ class Run:
         robust = epoch >= r.warmup_start and final > 0
         linear = robust and any(map(self.loss.linear, progress))
         self.phase = Phase(robust, warm and r.tightness, warm and r.balance, linear=linear)
+        # A graph of its own is not worth its compiling to the one or two epochs before the ramp.
+        self.brief = epoch < r.warmup_start <= BRIEF + 1
         numbers = [radii, self.weights, kappas, progress]
         self.schedule = torch.tensor(numbers, dtype=self.parameters[0].dtype, device=self.device).T
         self.model.train()
@@ -165,9 +170,8 @@ class Run:
             self.draws.manual_seed((self.recipe.seed * 0x9E3779B97F4A7C15 + position) % (1 << 63))
             draw = part.uniform(x.shape, self.draws, x)
         now = Schedule(*self.schedule[i])
-        terms = self.objective(
-            self.bounds.top, x, y, now, draw, phase=self.phase, batch=part, low=self.low, high=self.high
-        )
+        objective = self.eager if self.brief else self.objective
+        terms = objective(self.bounds.top, x, y, now, draw, phase=self.phase, batch=part, low=self.low, high=self.high)
         if not self.penalised:
             return terms
         return replace(

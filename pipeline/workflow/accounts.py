@@ -69,9 +69,10 @@ def compared(
     worse = []
     for name in ("attacked", "certified"):
         was, now = getattr(old, name), getattr(new, name)
-        if was is not None and now is not None and now.k < was.k:
+        if was is not None and now is not None and now.k * was.n < was.k * now.n:
+            once = f"{was.k} of {was.n}" if was.n != now.n else f"{was.k}"
             worse.append(
-                f"the new file's {name} accuracy at eps {new.eps} is lower than the given one's: {now.k} of {now.n}, was {was.k}"
+                f"the new file's {name} accuracy at eps {new.eps} is lower than the given one's: {now.k} of {now.n}, was {once}"
             )
     if new.certified.k == 0:
         worse.append(f"nothing is certified at eps {new.eps} after training: train longer, or at a smaller eps")

@@ -98,7 +98,12 @@ def _retrain(
 
     def given() -> Generator[Event, None, Evidence]:
         yield Note("certifying the given file, to compare with")
-        return (yield from examine(subject, testing, settings, source, gates, Work(crew)))
+        fewer = settings.before_samples
+        if fewer is None or (settings.max_samples or fewer) < fewer:
+            return (yield from examine(subject, testing, settings, source, gates, Work(crew)))
+        some = settings.model_copy(update={"max_samples": fewer})
+        # Gates are about the new file, and a baseline about its samples.
+        return (yield from examine(subject, testing, some, source, work=Work(crew)))
 
     # First, since what cannot be certified need not be trained; a run cut into slices need not know it in each of them.
     before = None if begun else (yield from given())

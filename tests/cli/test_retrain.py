@@ -119,6 +119,15 @@ def test_the_precision_of_training_is_said_kept_in_the_report_and_no_part_of_the
     assert json.loads(out)["result"]["levels"][0]["certified"]["k"] == report.levels[0].certified.k
 
 
+def test_the_given_file_is_certified_on_fewer_samples_where_it_is_asked_to_be(pipeline, here):
+    code, out, err = pipeline("retrain", "model.onnx", *SHORT, "--before-samples", "50", "--fail-under", "natural=0.1")
+    assert code == 0, err
+    training = read(here / "model.certified.report").result.training
+    assert training.before.natural.n == 50
+    assert training.after.natural.n == 360
+    assert "50" in out
+
+
 def test_a_gate_that_fails_still_leaves_file_and_report(pipeline, here):
     code, _, _ = pipeline("retrain", "model.onnx", *SHORT, "--no-attack", "--fail-under", "natural=1")
     assert code == 1
