@@ -7,8 +7,8 @@
     python3 /tmp/gpu/go.py pack JOB           its report, all logs and the ONNX file, in parts, into $OUT
     python3 .gpu/kit/go.py unpack FOLDER JOB  on the ordinary machine: the ONNX file again, to the byte
 
-Environment: GPU_JOBS="shi2021 fast:alpha=0.6" (recipes, with options of retrain behind a colon), GPU_TABLE, GPU_SEED, GPU_PRECISION,
-GPU_ROOM (seconds that trainings may take), GPU_TINY=1 (a rehearsal on a CPU).
+Environment: GPU_JOBS="shi2021 fast:alpha=0.6" (recipes, with options of retrain behind a colon), GPU_TABLE, GPU_SEED,
+GPU_PRECISION, GPU_ROOM (seconds that trainings may take), GPU_TINY=1 (a rehearsal on a CPU).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 HOME = Path(os.environ.get("GPU_HOME", "/tmp/gpu"))
@@ -61,7 +62,9 @@ def daemon(name: str, command: list[object], after: float = 0) -> None:
     with open(LOGS / f"{name}.log", "w") as log:
         script = 'echo $$ > "$0.pid"; sleep "$1"; shift; "$@"; echo $? > "$0.rc"'
         words = ["sh", "-c", script, str(LOGS / name), str(after), *map(str, command)]
-        subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=CODE, env=ENV, start_new_session=True)
+        subprocess.Popen(
+            words, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=CODE, env=ENV, start_new_session=True
+        )
 
 
 def status(name: str) -> str | None:
@@ -77,14 +80,33 @@ def start() -> None:
     shutil.copytree(KIT / "code", CODE, dirs_exist_ok=True)
     for name in ("go.py", "decode.py"):
         shutil.copy(KIT / name, HOME)
-    install = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir", "--upgrade"]
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-index",
+        "--no-deps",
+        "--no-compile",
+        "--no-cache-dir",
+        "--upgrade",
+    ]
     subprocess.run([*install, "--target", str(SITE), *map(str, (KIT / "wheels").glob("*.whl"))], check=True)
     say("installed")
     daemon("probe", [sys.executable, HOME / "go.py", "probe"])
     keep("one")
     width = ("--width", "4") if TINY else ()
     _, net, *_ = SETTINGS[TABLE]
-    export = [sys.executable, CODE / "scripts" / "export_models.py", *net, *width, "--no-bn", "--out", HOME / "start.onnx"]
+    export = [
+        sys.executable,
+        CODE / "scripts" / "export_models.py",
+        *net,
+        *width,
+        "--no-bn",
+        "--out",
+        HOME / "start.onnx",
+    ]
     daemon("export", export)
     if complete():
         daemon("decode", [sys.executable, HOME / "go.py", "decode"])
@@ -193,23 +215,56 @@ def probe() -> None:
     (HOME / "probed").write_text("")
     if gpu:
         torch.cuda.empty_cache()
-    tests = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-ra", "--durations=8", "-n", "1" if TINY else "6", "-p", "no:cacheprovider"]
-    subprocess.run(["nice", *tests, *(["tests/data"] if TINY else ["tests"])], cwd=CODE, env=ENV | {"OMP_NUM_THREADS": "1"})
+    tests = [
+        "nice",
+        sys.executable,
+        "-m",
+        "pytest",
+        "-m",
+        "gpu",
+        "-q",
+        "-ra",
+        "--durations=8",
+        "-p",
+        "no:cacheprovider",
+    ]
+    some = ["-n", "1", "tests/data"] if TINY else ["-n", "6", "tests"]
+    subprocess.run([*tests, *some], cwd=CODE, env=ENV | {"OMP_NUM_THREADS": "1"})
 
 
 def name_of(job: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in job)
 
 
-def command_of(job: str, precision: str, compiled: bool, budget: float, epochs: int | None) -> list[object]:
+def command_of(job: str, way: Way, budget: float, epochs: int | None) -> list[object]:
     eps, _, more, *_ = SETTINGS[TABLE]
     recipe, _, changed = job.partition(":")
-    flags = [word for pair in filter(None, changed.split(",")) for key, value in [pair.split("=")] for word in (f"--{key}", value)]
+    pairs = [pair.split("=") for pair in changed.split(",") if pair]
+    flags = [word for key, value in pairs for word in (f"--{key}", value)]
     out, data = HOME / f"{name_of(job)}.onnx", f"npz:{HOME / 'data.npz'}"
     given = ["--out", out, "--data", data, "--eps", eps, "--recipe", recipe, "--held-out", "0", "--method", "crown-ibp"]
-    given += ["--seed", os.environ.get("GPU_SEED", "0"), "--device", "cpu" if TINY else "cuda", "--precision", precision]
-    given += ["--compile" if compiled else "--no-compile", "--time-budget", f"{int(budget)}s", "--before-samples", "100"]
-    tiny = ("--epochs", "3", "--warmup-length", "1", "--max-samples", "40") if TINY else ("--epochs", epochs) if epochs else ()
+    given += [
+        "--seed",
+        os.environ.get("GPU_SEED", "0"),
+        "--device",
+        "cpu" if TINY else "cuda",
+        "--precision",
+        way.precision,
+    ]
+    given += [
+        "--compile" if way.compiled else "--no-compile",
+        "--time-budget",
+        f"{int(budget)}s",
+        "--before-samples",
+        "100",
+    ]
+    tiny = (
+        ("--epochs", "3", "--warmup-length", "1", "--max-samples", "40")
+        if TINY
+        else ("--epochs", epochs)
+        if epochs
+        else ()
+    )
     return [sys.executable, "-m", "pipeline", "retrain", HOME / "start.onnx", *given, *more, *tiny, *flags]
 
 
@@ -219,23 +274,42 @@ def steps_of(job: str) -> float:
     return others * FAST if job.startswith("fast") else ours
 
 
-def plan(jobs: list[str], found: dict, room: float) -> tuple[list[str], str, bool, int | None]:
-    """As many jobs as fit, in TF32 if they do, else in bfloat16; else the first with fewer epochs."""
-    ways = [
-        (precision, compiled, found[name]["ms"] / 1000, 2 * found[name]["ready_s"] if compiled else 5.0)
-        for name, precision, compiled in (("compiled", "tf32", True), ("compiled bf16", "bf16", True), ("eager", "tf32", False))
-        if "ms" in found.get(name, {})
-    ]
+@dataclass(frozen=True)
+class Way:
+    """How a step is computed, and what it takes."""
+
+    precision: str
+    compiled: bool
+    step: float
+    ready: float
+    """Seconds until the first step."""
+
+
+def ways_of(found: dict) -> list[Way]:
+    """What the probe measured, the safest first. Raises SystemExit where compiled steps failed: that is mended first."""
+    kinds = (("compiled", "tf32", True), ("compiled bf16", "bf16", True), ("eager", "tf32", False))
+    measured = [(n, p, c, found[n]) for n, p, c in kinds if "ms" in found.get(n, {})]
+    ways = [Way(p, c, told["ms"] / 1000, 2 * told["ready_s"] if c else 5.0) for n, p, c, told in measured]
     if only := os.environ.get("GPU_PRECISION"):
-        ways = [way for way in ways if way[0] == only]
-    if not ways:
-        raise SystemExit(f"no step could be measured: {json.dumps(found, indent=1)}")
+        ways = [way for way in ways if way.precision == only]
+    if not any(way.compiled for way in ways) and not TINY:
+        raise SystemExit(f"no compiled step could be measured: {json.dumps(found, indent=1)}")
+    return ways
+
+
+def plan(jobs: list[str], ways: list[Way], room: float) -> tuple[list[tuple[str, Way]], int | None]:
+    """As many jobs as fit, each as safely as fits, the first before the others; else the first with fewer epochs."""
+
+    def takes(chosen: list[tuple[str, Way]]) -> float:
+        return sum(way.step * steps_of(job) for job, way in chosen) + max(way.ready for _, way in chosen)
+
     for count in range(len(jobs), 0, -1):
-        for precision, compiled, seconds, ready in ways:
-            if seconds * sum(map(steps_of, jobs[:count])) + ready < room:
-                return jobs[:count], precision, compiled, None
-    precision, compiled, seconds, ready = min(ways, key=lambda way: way[2])
-    return jobs[:1], precision, compiled, int(EPOCHS * (room - ready) / (seconds * steps_of(jobs[0])))
+        for safe in range(count, -1, -1):
+            chosen = [(job, ways[0] if i < safe else ways[min(1, len(ways) - 1)]) for i, job in enumerate(jobs[:count])]
+            if takes(chosen) < room:
+                return chosen, None
+    way = min(ways, key=lambda way: way.step)
+    return [(jobs[0], way)], int(EPOCHS * (room - way.ready) / (way.step * steps_of(jobs[0])))
 
 
 def waiting_for_probe(seconds: float) -> dict:
@@ -255,20 +329,19 @@ def train(seconds: str) -> None:
     say("decoded")
     found = waiting_for_probe(float(seconds) / 3)
     room = float(os.environ.get("GPU_ROOM", "480")) - CERTIFY
-    jobs, precision, compiled, epochs = plan(os.environ.get("GPU_JOBS", "shi2021 fast").split(), found, room)
+    chosen, epochs = plan(os.environ.get("GPU_JOBS", "shi2021 fast").split(), ways_of(found), room)
     if TINY:
-        precision, compiled, epochs = "fp32", False, None
-    say(f"room {room:.0f} s: {jobs} {precision} {'compiled' if compiled else 'eager'} epochs {epochs or 'all'}")
-    (HOME / "jobs.json").write_text(json.dumps(jobs))
-    ms = found.get({"tf32": "compiled", "bf16": "compiled bf16"}.get(precision, "eager"), {}).get("ms", 10)
+        chosen, epochs = [(job, Way("fp32", False, 1.0, 0.0)) for job, _ in chosen], None
+    say(f"room {room:.0f} s: epochs {epochs or 'all'}", *chosen)
+    (HOME / "jobs.json").write_text(json.dumps([job for job, _ in chosen]))
     after = 0.0
-    for job in jobs:
-        command = command_of(job, precision, compiled, room - after, epochs)
+    for job, way in chosen:
+        command = command_of(job, way, room - after, epochs)
         (LOGS / f"{name_of(job)}.command").write_text(" ".join(map(str, command)))
         daemon(name_of(job), command, after)
         say("started", job, f"after {after:.0f} s")
         # The next one imports and compiles while this one ends: each has the GPU to itself for most of its time.
-        after += 0 if TINY else max(0.0, steps_of(job) * ms / 1000 - 20)
+        after += 0 if TINY else max(0.0, steps_of(job) * way.step - 20)
     waiting(end)
 
 
@@ -292,7 +365,11 @@ def results(job: str) -> None:
         level, timings = told["result"]["levels"][-1], told["run"]["timings"]
         counts = {k: level[k]["k"] for k in ("natural", "attacked", "certified") if k in level}
         rungs = [(r["name"], r["certified"]) for r in level["rungs"]]
-        some = {k: round(v, 2) for k, v in timings.items() if not k.startswith("epoch") or k.split()[-1] in "1 2 3 40 100 160".split()}
+        some = {
+            k: round(v, 2)
+            for k, v in timings.items()
+            if k.removeprefix("epoch ") in (k, "1", "2", "3", "40", "100", "160")
+        }
         say("RESULT", path.parent.name, counts, "of", level["natural"]["n"], rungs, some)
 
 
@@ -301,7 +378,8 @@ def ladder(job: str, seconds: str) -> None:
     eps, _, more, *_ = SETTINGS[TABLE]
     name = name_of(job)
     out = HOME / f"{name}.ladder.report"
-    command = [sys.executable, "-m", "pipeline", "certify", HOME / f"{name}.onnx", "--data", f"npz:{HOME / 'data.npz'}", "--eps", eps]
+    data = f"npz:{HOME / 'data.npz'}"
+    command = [sys.executable, "-m", "pipeline", "certify", HOME / f"{name}.onnx", "--data", data, "--eps", eps]
     command += ["--device", "cpu" if TINY else "cuda", "--time-budget", f"{seconds}s", "--report", out, *more]
     done = subprocess.run(list(map(str, command)), env=ENV, cwd=CODE, capture_output=True, text=True)
     say("ladder", job, "exit", done.returncode, done.stdout[-3000:], done.stderr[-1000:])
@@ -343,5 +421,13 @@ def unpack(folder: str, job: str) -> None:
 
 if __name__ == "__main__":
     stage, *rest = sys.argv[1:]
-    stages = {"start": start, "train": train, "decode": decoded, "probe": probe, "ladder": ladder, "pack": pack, "unpack": unpack}
+    stages = {
+        "start": start,
+        "train": train,
+        "decode": decoded,
+        "probe": probe,
+        "ladder": ladder,
+        "pack": pack,
+        "unpack": unpack,
+    }
     (stages | {"wait": lambda seconds: waiting(time.time() + float(seconds))})[stage](*rest)

@@ -2,8 +2,8 @@
 
     python scripts/gpu/pack.py DATA_FOLDER [--set cifar10|mnist] [--limit-mib 63] [--tiny]
 
-Writes ``.gpu/kit`` (this folder's ``go.py``, wheels, the tracked files of the checkout) and ``.gpu/one``, ``.gpu/two``: the data set in
-two halves, so that each of two transfers, the kit included, stays below the limit.
+Writes ``.gpu/kit`` (this folder's ``go.py``, wheels, the tracked files of the checkout) and ``.gpu/one``, ``.gpu/two``: the
+data set in two halves, so that each of two transfers, the kit included, stays below the limit.
 """
 
 from __future__ import annotations
@@ -34,14 +34,26 @@ def wheels(into: Path, python: str) -> None:
     locked = (ROOT / "requirements.lock").read_text()
     pinned = [f"{w}=={m[1]}" for w in WHEELS if (m := re.search(rf"^{w}==([^ ;]+)", locked, re.M))]
     platforms = [word for p in PLATFORMS for word in ("--platform", f"manylinux_{p}_x86_64")]
-    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "--python-version", python]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "-q",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--python-version",
+        python,
+    ]
     more = ["--platform", "manylinux2014_x86_64", "--implementation", "cp", "-d", str(into)]
     subprocess.run([*command, *platforms, *more, *pinned, "pillow-jxl-plugin"], check=True)
 
 
 def code(into: Path) -> None:
     """The tracked files of the checkout as they lie there."""
-    listed = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True, cwd=ROOT).stdout.split("\n")
+    listed = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True, cwd=ROOT).stdout.split(
+        "\n"
+    )
     for name in filter(None, listed):
         (into / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, into / name)
