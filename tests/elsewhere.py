@@ -20,8 +20,8 @@ from torch.utils import _pytree as pytree
 from torch.utils import backend_registration
 
 NAME = "elsewhere"
-AVAILABLE = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
-"""Older versions of PyTorch have no devices made in Python."""
+AVAILABLE = hasattr(backend_registration, "_setup_privateuseone_for_python_backend") and not torch.cuda.is_available()
+"""Older versions of PyTorch have no devices made in Python; and where there are two, autograd loses the streams of a GPU."""
 
 waits: Counter[str] = Counter()
 """What made the host wait, or look at a value, since it was last cleared."""

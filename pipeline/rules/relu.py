@@ -72,6 +72,15 @@ class ReLURule(Rule[nn.ReLU]):
         yield Example(nn.ReLU(), ((4, 9),))
 
 
+def _like(value: Tensor, result: Tensor) -> Tensor:
+    """The result in the precision of the value.
+
+    Where it has it already no cast is written: PyTorch 2.11 compiles an output that a cast leaves as it is, and that the gradient
+    keeps, into another gradient.
+    """
+    return result if result.dtype == value.dtype else result.to(value.dtype)
+
+
 class _ReLUBox(torch.autograd.Function):
     """The same box and its gradient in closed form, without ``where``, which costs a CPU as much as ten of these passes.
 
@@ -83,7 +92,7 @@ class _ReLUBox(torch.autograd.Function):
     def forward(center: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
         c, r = full(center), full(radius)
         half = (c + r).mul_(0.5).relu_()
-        return torch.maximum(c, half).to(center.dtype), torch.minimum(r, half).to(radius.dtype)
+        return _like(center, torch.maximum(c, half)), _like(radius, torch.minimum(r, half))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:

@@ -6,6 +6,7 @@ from pipeline.train.checkpoint import Checkpoint as Checkpoint
 from pipeline.train.events import Batch as Batch
 from pipeline.train.events import Epoch as Epoch
 from pipeline.train.events import Event as Event
+from pipeline.train.events import Fallback as Fallback
 from pipeline.train.events import Finished as Finished
 from pipeline.train.events import Record as Record
 from pipeline.train.events import Started as Started

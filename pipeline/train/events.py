@@ -55,6 +55,13 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class Fallback:
+    """Once, where compiled steps turned out not to compute what eager ones do, and eager ones are taken instead."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Finished:
     """The trained Network, BatchNorms folded or kept as asked, in eval mode on the CPU, and all epochs."""
 
@@ -64,4 +71,4 @@ class Finished:
     """The epoch whose weights these are: the last, unless the held-out part was to choose."""
 
 
-Event = Started | Batch | Epoch | Finished
+Event = Started | Batch | Epoch | Fallback | Finished

@@ -100,13 +100,17 @@ class Execution:
     @contextmanager
     def arithmetic(self) -> Iterator[None]:
         """TF32 as asked, or none: for both passes of one step, or for a look at accuracy; then the flags are as they were."""
-        flags: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-        before = [f.allow_tf32 for f in flags]
+        cudnn: Any = torch.backends.cudnn
+        flags: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn)
+        before, benchmark = [f.allow_tf32 for f in flags], cudnn.benchmark
         try:
             for f in flags:
                 f.allow_tf32 = self.precision == "tf32"
+            # Shapes never change: the fastest of cuDNN's algorithms is found by trying each once.
+            cudnn.benchmark = True
             yield
         finally:
+            cudnn.benchmark = benchmark
             for f, was in zip(flags, before, strict=True):
                 f.allow_tf32 = was
 

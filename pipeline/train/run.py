@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from fractions import Fraction
@@ -28,6 +28,8 @@ from pipeline.train.schedule import learning_rate, regulariser_weight, smoothed
 TERMS = ("loss", "natural", "robust", "tightness", "balance", "correct", "certified")
 FUSED = ("cpu", "cuda")
 """Devices whose optimisers take a step in one kernel, or none at all, by a number that stays on the device."""
+ALIKE = 0.9
+"""The least cosine of the gradients of one batch, compiled and eager: bfloat16 leaves it above 0.99, a wrong graph near zero."""
 BRIEF = 2
 """Up to how many epochs at eps zero are not compiled."""
 LARGEST_LOSS = 20
@@ -91,6 +93,8 @@ class Run:
         objective = Objective(model, recipe)
         self.loss, self.eager = objective.loss, objective
         self.objective = execution.compile(objective.__call__, self.device)
+        self.unproved = execution.compiled
+        """Whether the compiled objective is still to be compared with the eager one."""
         self.draws = torch.Generator(self.device)
         self.totals = torch.zeros(len(TERMS) + 2, dtype=torch.float64, device=self.device)
 
@@ -159,8 +163,40 @@ class Run:
             self.crew.add_([told])
         return told
 
+    def prove_compiled(self, i: int, x: Float[Tensor, " batch *features"], y: Int[Tensor, " batch"]) -> str:
+        """Compare the gradients of a batch, compiled and eager; where they differ, go on eagerly, and say why.
+
+        A compiler that is wrong is silent: PyTorch 2.11 once turned this loss into one with another gradient, from which nothing
+        is learnt.
+        """
+        self.unproved = False
+        held = {name: buffer.clone() for name, buffer in self.model.graph.named_buffers()}
+        part, gradients = part_of(len(y), self.crew), []
+        for objective in (self.objective, self.eager):
+            with self.execution.arithmetic():
+                with self.execution.products(self.device):
+                    loss = self.terms(i, self.execution.arrange(x[part.rows]), y[part.rows], part, objective).loss
+                found = torch.autograd.grad(loss / shrinkage(loss.detach()), self.parameters, allow_unused=True)
+            gradients.append(torch.cat([g.flatten().double() for g in found if g is not None]))
+            with torch.no_grad():
+                for name, buffer in self.model.graph.named_buffers():
+                    buffer.copy_(held[name])
+        cosine = torch.cosine_similarity(gradients[0], gradients[1], dim=0).item()
+        if not self.crew.any(not cosine > ALIKE):
+            return ""
+        self.objective = self.eager
+        return (
+            f"PyTorch {torch.__version__} compiles these steps into others: the gradient of one batch has a cosine of "
+            f"{cosine:.2g} with the eager one. Steps are not compiled; another version of PyTorch may do better."
+        )
+
     def terms(
-        self, i: int, x: Float[Tensor, " batch *features"], y: Int[Tensor, " batch"], part: Batch = WHOLE
+        self,
+        i: int,
+        x: Float[Tensor, " batch *features"],
+        y: Int[Tensor, " batch"],
+        part: Batch = WHOLE,
+        objective: Callable[..., Terms] | None = None,
     ) -> Terms:
         """The loss of batch ``i``, of which the samples are a part, and what it is made of."""
         draw = None
@@ -170,7 +206,7 @@ class Run:
             self.draws.manual_seed((self.recipe.seed * 0x9E3779B97F4A7C15 + position) % (1 << 63))
             draw = part.uniform(x.shape, self.draws, x)
         now = Schedule(*self.schedule[i])
-        objective = self.eager if self.brief else self.objective
+        objective = objective or (self.eager if self.brief else self.objective)
         terms = objective(self.bounds.top, x, y, now, draw, phase=self.phase, batch=part, low=self.low, high=self.high)
         if not self.penalised:
             return terms

@@ -13,7 +13,7 @@ from pipeline.crew import Crew
 from pipeline.errors import Diverged, Preempted
 from pipeline.train import checkpoint as saved
 from pipeline.train.diagnosis import diagnosis
-from pipeline.train.events import Batch, Epoch, Finished, Record, Started
+from pipeline.train.events import Batch, Epoch, Fallback, Finished, Record, Started
 from pipeline.train.execution import Execution
 from pipeline.train.full_bn import fold, placements
 from pipeline.train.run import Run
@@ -76,7 +76,7 @@ class Session:
         resumed = (self.epoch - 1, self.done) if self.resumed else None
         return Started(recipe.epochs, len(task.batches), resumed, found, self.history)
 
-    def train_epoch(self, should_stop: Callable[[], bool]) -> Iterator[Batch | Epoch]:
+    def train_epoch(self, should_stop: Callable[[], bool]) -> Iterator[Batch | Epoch | Fallback]:
         """What is left of the epoch at hand. Raises Diverged (6), and Preempted (75) once asked to stop."""
         began = time.monotonic()
         self.run.begin(self.epoch)
@@ -92,13 +92,15 @@ class Session:
             self._saved_at, self._cost = now, time.monotonic() - now
         yield Epoch(record)
 
-    def _train_batches(self, should_stop: Callable[[], bool]) -> Iterator[Batch]:
+    def _train_batches(self, should_stop: Callable[[], bool]) -> Iterator[Batch | Fallback]:
         steps = len(self.task.batches)
         often, checked = max(1, steps // 20), self.done
         try:
             for i, (x, y) in enumerate(self.task.batches.epoch(self.epoch)):
                 if i < self.done:
                     continue
+                if self.run.unproved and not self.run.brief and (reason := self.run.prove_compiled(i, x, y)):
+                    yield Fallback(reason)
                 self.run.step(i, x, y)
                 self.done = i + 1
                 if self.crew.any(should_stop()):

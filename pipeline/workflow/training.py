@@ -14,6 +14,7 @@ from pipeline.errors import InputRejected
 from pipeline.seal import Seal
 from pipeline.settings import Settings
 from pipeline.train import Recipe
+from pipeline.workflow.events import Note
 from pipeline.workflow.runs import RunFolder
 from pipeline.workflow.subject import Subject, device_of
 
@@ -68,7 +69,7 @@ def trained_network(
     for event in events:
         if isinstance(event, train.Finished):
             return event
-        yield event
+        yield Note(event.reason, warning=True) if isinstance(event, train.Fallback) else event
     raise AssertionError("training ends with Finished")
 
 

@@ -8,7 +8,9 @@
     python3 .gpu/kit/go.py unpack FOLDER JOB  on the ordinary machine: the ONNX file again, to the byte
 
 Environment: GPU_JOBS="shi2021 fast:alpha=0.6" (recipes, with options of retrain behind a colon), GPU_TABLE, GPU_SEED,
-GPU_PRECISION, GPU_ROOM (seconds that trainings may take), GPU_TINY=1 (a rehearsal on a CPU).
+GPU_PRECISION, GPU_STEP (milliseconds of a compiled step in that precision, where they are known: nothing is measured then),
+GPU_ROOM (seconds that trainings may take), GPU_TESTS (seconds after which the GPU tests begin), GPU_TINY=1 (a rehearsal
+on a CPU).
 """
 
 from __future__ import annotations
@@ -94,7 +96,8 @@ def start() -> None:
     ]
     subprocess.run([*install, "--target", str(SITE), *map(str, (KIT / "wheels").glob("*.whl"))], check=True)
     say("installed")
-    daemon("probe", [sys.executable, HOME / "go.py", "probe"])
+    if "GPU_STEP" not in os.environ:
+        daemon("probe", [sys.executable, HOME / "go.py", "probe"])
     keep("one")
     width = ("--width", "4") if TINY else ()
     _, net, *_ = SETTINGS[TABLE]
@@ -213,9 +216,11 @@ def probe() -> None:
         timed("compiled", "shi2021", batch, Execution(low, compiled=True, channels_last=True), steps)
         timed("compiled bf16", "shi2021", batch, Execution("bf16", compiled=True, channels_last=True), steps)
     (HOME / "probed").write_text("")
-    if gpu:
-        torch.cuda.empty_cache()
-    tests = [
+
+
+def tests() -> None:
+    """Those that need a GPU."""
+    command = [
         "nice",
         sys.executable,
         "-m",
@@ -229,7 +234,7 @@ def probe() -> None:
         "no:cacheprovider",
     ]
     some = ["-n", "1", "tests/data"] if TINY else ["-n", "6", "tests"]
-    subprocess.run([*tests, *some], cwd=CODE, env=ENV | {"OMP_NUM_THREADS": "1"})
+    subprocess.run([*command, *some], cwd=CODE, env=ENV | {"OMP_NUM_THREADS": "1"})
 
 
 def name_of(job: str) -> str:
@@ -327,7 +332,12 @@ def train(seconds: str) -> None:
     if status("decode") is None:
         subprocess.run([sys.executable, str(HOME / "go.py"), "decode"], check=True, env=ENV)
     say("decoded")
-    found = waiting_for_probe(float(seconds) / 3)
+    if "GPU_STEP" in os.environ:
+        precision = os.environ["GPU_PRECISION"]
+        told = {"ms": float(os.environ["GPU_STEP"]), "ready_s": 30.0}
+        found = {"compiled" if precision == "tf32" else f"compiled {precision}": told}
+    else:
+        found = waiting_for_probe(float(seconds) / 3)
     room = float(os.environ.get("GPU_ROOM", "480")) - CERTIFY
     chosen, epochs = plan(os.environ.get("GPU_JOBS", "shi2021 fast").split(), ways_of(found), room)
     if TINY:
@@ -342,6 +352,7 @@ def train(seconds: str) -> None:
         say("started", job, f"after {after:.0f} s")
         # The next one imports and compiles while this one ends: each has the GPU to itself for most of its time.
         after += 0 if TINY else max(0.0, steps_of(job) * way.step - 20)
+    daemon("tests", [sys.executable, HOME / "go.py", "tests"], float(os.environ.get("GPU_TESTS", after)))
     waiting(end)
 
 
@@ -353,7 +364,7 @@ def waiting(end: float) -> None:
             told = time.time()
             for j in jobs:
                 say(j, status(j), *(LOGS / f"{j}.log").read_text()[-400:].replace("\r", "\n").strip().splitlines()[-2:])
-    for j in [*jobs, "probe"]:
+    for j in [*jobs, "probe", "tests"]:
         text = (LOGS / f"{j}.log").read_text().replace("\r", "\n") if (LOGS / f"{j}.log").exists() else ""
         say(j, "exit", status(j), "\n" + "\n".join(text.strip().splitlines()[-14:])[-2500:])
         results(j)
@@ -426,6 +437,7 @@ if __name__ == "__main__":
         "train": train,
         "decode": decoded,
         "probe": probe,
+        "tests": tests,
         "ladder": ladder,
         "pack": pack,
         "unpack": unpack,

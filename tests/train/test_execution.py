@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +17,9 @@ from pipeline.errors import UsageError
 from pipeline.propagate.interval import lockstep
 from pipeline.propagate.margins import head, lockstep_margins, margins
 from pipeline.rules.batchnorm import batch_statistics
-from pipeline.train import Epoch, Started, Task, insert, recipe, train
+from pipeline.train import Epoch, Fallback, Started, Task, insert, recipe, train
 from pipeline.train.execution import PRECISIONS, Execution
+from pipeline.train.objective import Terms
 from pipeline.train.regularise import regularisers
 from pipeline.train.run import Run
 from tests.nets import conv_net, mlp
@@ -99,6 +103,37 @@ def test_on_a_gpu(precision: str, compiled: bool, name: str) -> None:
             one.step(1, *batch("cuda"))
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("wrong", [True, False])
+def test_a_compiler_that_is_wrong_is_noticed_and_not_followed(wrong: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of PyTorch 2.11 was, which gave this loss another gradient; the right one is kept."""
+
+    def compiled(self: Execution, function: Callable[..., Terms], device: torch.device) -> Callable[..., Terms]:
+        if not self.compiled:
+            return function
+
+        def call(*args: Any, **kwargs: Any) -> Terms:
+            calls.append(1)
+            terms = function(*args, **kwargs)
+            return replace(terms, loss=-terms.loss) if wrong else terms
+
+        return call
+
+    calls: list[int] = []
+    monkeypatch.setattr(Execution, "compile", compiled)
+    x, y = batch(n=96)
+    short = recipe("shi2021", input_shape=(2, 8, 8), n_train=96, epochs=3, batch_size=32, warmup_start=2)
+    task = Task(conv_net(), Loader(x, y, batch_size=32, seed=0), short, Fraction(1, 50))
+    events = list(train(task, execution=Execution(compiled=True)))
+    eager = list(train(task, execution=Execution()))
+    noticed = [e.reason for e in events if isinstance(e, Fallback)]
+    assert len(noticed) == wrong
+    assert all("compile" in reason for reason in noticed)
+    # Once to compare; then in every step of two epochs, or never again. The epoch before the ramp is never compiled.
+    assert len(calls) == 1 + (0 if wrong else 2 * 3)
+    for one, other in zip(events[-1].network.graph.parameters(), eager[-1].network.graph.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_step_sees_tf32_and_nothing_else_does() -> None:
