@@ -28,6 +28,8 @@ class Builder:
     ):
         self.constants, self.shapes, self._dtypes, self.free = constants, shapes, dtypes, free
         """``free``: whether the first axis of every input is of any size, so that what was measured there is no number."""
+        self.free_sizes = False
+        """Whether further axes of an input are of any size, so that none that was measured is a number either."""
         self.ledger = Ledger(sources)
         self.origin = Origin("", "", "")
         """The node of the file that is being lowered."""

@@ -146,6 +146,7 @@ def convert(normal: Normalised, model: onnx.ModelProto, output: str | None = Non
     """The Network of a normalised model. Raises InputRejected naming every operator that cannot be imported."""
     graph = normal.model.graph
     build = Builder(normal.constants, normal.sources, normal.shapes, normal.dtypes, free=normal.free_batch)
+    build.free_sizes = normal.free_sizes
     for port in graph.input:
         build.input(port.name)
     onnx2torch = _Onnx2Torch(normal)

@@ -53,6 +53,8 @@ def _resize(item: Item) -> fx.Node:
     attributes = tuple((k, item.node.attributes[k]) for k in sorted(_KEPT) if k in item.node.attributes)
     if before == after:
         return item.arg()  # the kernel copies, whatever the mode says
+    if item.build.free_sizes:
+        raise Unsupported("it is read at one size of its input, and the file leaves sizes free")
     tables = {}
     for axis, value in zip(axes, given, strict=True):
         scale = float(value) if given is scales else None

@@ -145,17 +145,17 @@ def pooled(g: Draft, x: str, shape: Shape) -> Made:
 
 @piece
 def resized(g: Draft, x: str, shape: Shape) -> Made:
-    if len(shape) != 3 or g.opset < 11:
+    if g.opset < 11:
         return None
-    c, h, w = shape
     mode = g.pick("nearest", "nearest", "linear", "cubic")
     coordinates = ["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"]
     attributes = {"mode": mode, "coordinate_transformation_mode": g.pick(*coordinates)}
     if mode == "nearest":
         attributes["nearest_mode"] = g.pick("floor", "ceil", "round_prefer_floor", "round_prefer_ceil")
     scale = float(g.pick(2.0, 1.5, 0.5, 3.0))
-    x = g("Resize", x, "", g.const([1, 1, scale, scale]), **attributes)
-    return x, (c, int(h * scale), int(w * scale)) if int(h * scale) and int(w * scale) else None
+    scales = [*[1.0] * (len(shape) - 2), scale, scale][-len(shape) :]
+    made = tuple(int(n * s) for n, s in zip(shape, scales, strict=True))
+    return (g("Resize", x, "", g.const([1, *scales]), **attributes), made) if all(made) else None
 
 
 @piece
