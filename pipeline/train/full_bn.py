@@ -51,6 +51,8 @@ def placements(network: Network, sample: Tensor | None = None, *, keep: bool = F
             found.append(Placement(step.name, "left", why="its value is an output of the graph"))
         elif not over_channels:
             found.append(Placement(step.name, "left", why=f"a Linear layer over values of rank {ranks[step.index]}"))
+        elif _is_a_part(network, step.name):
+            found.append(Placement(step.name, "left", why="the file does not have its product by itself"))
         elif not keep and (frozen := _frozen(network, step.name)):
             found.append(Placement(step.name, "left", why=f"its weights are frozen ({frozen})"))
         else:
@@ -154,6 +156,12 @@ def _ranks(network: Network, plan: Plan, sample: Tensor | None) -> list[int]:
     return [v.dim() for v in values]
 
 
+def _is_a_part(network: Network, node: str) -> bool:
+    """Whether a layer is one of several that a node of the file became, such as a Gemm with ``alpha``: no value is its own."""
+    origin = network.provenance.nodes.get(node)
+    return origin is not None and not origin.output
+
+
 def _frozen(network: Network, node: str) -> str:
     reasons = (network.provenance.frozen.get(f"{node}.{p}") for p in ("weight", "bias"))
     return next((r for r in reasons if r), "")
@@ -178,7 +186,7 @@ def _renamed(provenance: Provenance, moved: Mapping[str, str], inserted: Mapping
 
     def renamed(name: str) -> str:
         module, _, parameter = name.rpartition(".")
-        return f"{moved.get(module, module)}.{parameter}"
+        return f"{moved[module]}.{parameter}" if module in moved else name
 
     return replace(
         provenance,
