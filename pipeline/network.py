@@ -76,6 +76,21 @@ class Plan:
     def size(self) -> int:
         return len(self.names)
 
+    def in_float64(self) -> Plan:
+        """The same over float64 copies of all tensors; operators that hold none are shared with this plan."""
+        held, constants = nn.Module(), []
+        for index, owner, name in self.constants:
+            tensor = getattr(owner, name).detach()
+            held.register_buffer(f"c{index}", tensor.double() if tensor.is_floating_point() else tensor)
+            constants.append((index, held, f"c{index}"))
+        steps = (
+            step
+            if next(step.op.parameters(), next(step.op.buffers(), None)) is None
+            else replace(step, op=copy.deepcopy(step.op).double())
+            for step in self.steps
+        )
+        return replace(self, constants=tuple(constants), steps=tuple(steps))
+
     def before_softmax(self) -> tuple[Plan, nn.Softmax | nn.LogSoftmax | None]:
         """The plan up to the logits, and the Softmax or LogSoftmax behind them; None where the plan ends in the logits.
 

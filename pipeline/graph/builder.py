@@ -39,10 +39,16 @@ class Builder:
         self._held: dict[tuple[str, bool], fx.Node] = {}
         self._counts = {"x": 0, "c": 0, "n": 0}
         self._layers: set[fx.Node] = set()
+        self._varying: set[fx.Node] = set()
         self._begun = False
 
     def input(self, value: str) -> None:
         self._values[value] = self._graph.placeholder(self._name("x"))
+        self._varying.add(self._values[value])
+
+    def varies(self, node: fx.Node) -> bool:
+        """Whether a node depends on an input of the graph."""
+        return node in self._varying
 
     def value(self, value: str, *, trains: bool = False) -> fx.Node:
         """The node that computes a value; a constant is brought in where it is first read."""
@@ -112,6 +118,8 @@ class Builder:
         self._begun |= layer or bool(weights)
         if layer:
             self._layers.add(node)
+        if not self._varying.isdisjoint(args):
+            self._varying.add(node)
         return node
 
     def bind(self, value: str, node: fx.Node, origin: Origin) -> None:

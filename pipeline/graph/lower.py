@@ -46,7 +46,7 @@ class Item:
 
     def varies(self, position: int) -> bool:
         """Whether an input depends on those of the graph."""
-        return _depends(self.arg(position))
+        return self.build.varies(self.arg(position))
 
     def both_vary(self) -> bool:
         """Whether both operands do, sample beside sample: one rank, so that their first axes are the batch."""
@@ -92,18 +92,6 @@ class Item:
         """Which constant each parameter of this layer holds."""
         table = TABLE[self.node.op_type].weights
         return {held: self.input(i) for i, held in table.items() if self.node.input(i) in self.build.constants}
-
-
-def _depends(value: fx.Node) -> bool:
-    pending, seen = [value], {value}
-    while pending:
-        node = pending.pop()
-        if node.op == "placeholder":
-            return True
-        new = [n for n in node.all_input_nodes if n not in seen]
-        pending += new
-        seen.update(new)
-    return False
 
 
 def lower(item: Item) -> list[fx.Node]:

@@ -13,13 +13,14 @@ entry, and absolute where the function itself is at most one.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.arithmetic import TINY32, Outward
 from pipeline.bounds import Interval
@@ -28,7 +29,7 @@ from pipeline.errors import InputRejected, out_of_memory
 from pipeline.graph import runtime
 from pipeline.graph.correspondence import Mismatch, in_layout_of, value_of
 from pipeline.graph.probe import exposed
-from pipeline.graph.tolerance import LOOSE, TOLERANCE, Tolerated, Value, loosened
+from pipeline.graph.tolerance import LOOSE, TOLERANCE, Tolerated, Value, loosened, positive
 from pipeline.network import Network, Step
 from pipeline.rules import rule_for
 from pipeline.rules.weights import Facts, remembering
@@ -81,8 +82,7 @@ class NodeByNode:
 
     def __init__(self, model: onnx.ModelProto, network: Network):
         self.network = network
-        self._double = network.in_float64()
-        self._plan = self._double.plan()
+        self._plan = network.plan().in_float64()
         origins = network.provenance.nodes
         order = {v: i for i, node in enumerate(model.graph.node) for v in node.output if v}
         # Of the nodes that an operator became, all under its value's name, the last computes it.
@@ -92,7 +92,8 @@ class NodeByNode:
         self._place = {name: order[v] for name, v in self._known.items()}
         wanted = dict.fromkeys([*self._known.values(), *(p.name for p in network.outputs)])
         self._session = runtime.session(exposed(model, wanted).SerializeToString(), level="off")
-        self._names = [v for v in wanted if v in self._session.outputs]
+        made = set(self._session.outputs)
+        self._names = [v for v in wanted if v in made]
         self._facts: Facts = {}
 
     @torch.no_grad()
@@ -103,6 +104,8 @@ class NodeByNode:
         does, whether or not the file does. Raises InputRejected where the network does not run, or ONNX Runtime does not.
         """
         seen, start, size = seen or Agreement(), 0, 1
+        if together and (each := self._bytes_each()):
+            size = max(1, min(len(xs[0]), CHUNK_BYTES // each))
         while start < len(xs[0]) and seen.difference is None:
             part = [x[start : start + size] if batch else x[start] for x in xs]
             values = self._of_runtime(part, size)
@@ -113,6 +116,13 @@ class NodeByNode:
                 each = max(1, sum(v.nbytes for v in values.values()) // size)
                 size = max(1, min(len(xs[0]) - start, CHUNK_BYTES // each))
         return seen
+
+    def _bytes_each(self) -> int:
+        """Of the values of one point, as they were measured; 0 where one was not."""
+        shapes = [step.shape for step in self._plan.steps if step.name in self._known]
+        if None in shapes:
+            return 0
+        return 8 * sum(math.prod(size or 0 for size in shape[1:]) for shape in shapes if shape)
 
     def _of_runtime(self, part: Sequence[np.ndarray], size: int) -> dict[str, np.ndarray]:
         """Every value that is compared, by name; a file that fixes a batch of one is run for each point."""
@@ -198,15 +208,8 @@ class NodeByNode:
         seen.tolerated.add(step.name)
         size = made.abs()
         with contextlib.suppress(RuntimeError):
-            size = torch.fmax(size, _positive(step.op, points))
+            size = torch.fmax(size, positive(step.op, points))
         return Interval(made, size * LOOSE + 4 * TINY32)
-
-
-def _positive(op: nn.Module, points: Sequence[Tensor]) -> Tensor:
-    """The operator with everything in it, and all that it reads, by magnitude: of a sum of products what its terms amount to."""
-    held = {n: v.abs() for n, v in (*op.named_parameters(), *op.named_buffers()) if v.is_floating_point()}
-    made: Tensor = torch.func.functional_call(op, held, tuple(p.abs() if p.is_floating_point() else p for p in points))
-    return made.abs()
 
 
 def _entered(x: np.ndarray) -> Value:
@@ -236,6 +239,8 @@ def _outside(node: str, ours: Value, theirs: Tensor, start: int) -> list[Differe
         exact = ours.double()
         size = exact.abs() * TOLERANCE + TINY32 if ours.is_floating_point() else torch.zeros_like(exact)
         low, high = exact - size, exact + size
+    if bool(((there >= low) & (there <= high)).all()):
+        return []
     bad = (there < low) | (there > high) | (there.isnan() & low.isfinite() & high.isfinite())
     if not bool(bad.any()):
         return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from pipeline.arithmetic import U32, gamma
@@ -66,3 +67,10 @@ def loosened(op: nn.Module, args: Sequence[Value]) -> Sequence[Value]:
     peak = x.magnitude.amax(dims, keepdim=True)
     spread = (x.center.var(dims, correction=0, keepdim=True) + op.eps).sqrt()
     return [Interval(x.center, x.radius + 16 * U32 * peak * (1 + peak / spread))]
+
+
+def positive(op: nn.Module, points: Sequence[Tensor]) -> Tensor:
+    """The operator with everything in it, and all that it reads, by magnitude: of a sum of products what its terms amount to."""
+    held = {n: v.abs() for n, v in (*op.named_parameters(), *op.named_buffers()) if v.is_floating_point()}
+    made: Tensor = torch.func.functional_call(op, held, tuple(p.abs() if p.is_floating_point() else p for p in points))
+    return made.abs()

@@ -15,10 +15,15 @@ from pipeline.rules.relax import Window
 from pipeline.rules.rule import Affine, Example, Value, rule
 
 
+def _together(*shapes: torch.Size) -> torch.Size:
+    """The shape that all broadcast to; torch takes long to find it, and mostly they are one."""
+    return shapes[0] if all(shape == shapes[0] for shape in shapes) else torch.broadcast_shapes(*shapes)
+
+
 def _copies(op: nn.Module, *xs: Value) -> int:
     """How often broadcasting repeats the least of the abstract inputs."""
     shapes = [x.center.shape if isinstance(x, Interval) else x.shape for x in xs]
-    out = math.prod(torch.broadcast_shapes(*shapes))
+    out = math.prod(_together(*shapes))
     return max(out // max(x.center.numel(), 1) for x in xs if isinstance(x, Interval))
 
 
@@ -28,7 +33,7 @@ class AddRule(Affine[nn.Module]):
 
     def radius(self, op: nn.Module, *xs: Value) -> Tensor:
         radii = [x.radius for x in xs if isinstance(x, Interval)]
-        shape = torch.broadcast_shapes(*(x.shape if isinstance(x, Tensor) else x.radius.shape for x in xs))
+        shape = _together(*(x.shape if isinstance(x, Tensor) else x.radius.shape for x in xs))
         total = radii[0] if len(radii) == 1 else radii[0] + radii[1]
         batch = max(r.shape[0] for r in radii)
         return total.expand(batch, *shape[1:]) if len(shape) == total.dim() else total.expand(shape)
