@@ -29,17 +29,17 @@ The report lies beside it: a page, a JSON file with a digest, and a verdict for 
     >>> (Path("digits.certified.report") / "report.html").exists()
     True
 
-``pipeline.workflow`` yields the same as events, for those who show progress.
+``pipeline.commands`` yields the same as events, for those who show progress.
 
 Beneath them is one idea: a graph is walked with different kinds of value. With tensors it is inference, with boxes it is
 interval bound propagation, and linear forms pulled back from the logits are margins::
 
     >>> import torch
     >>> from fractions import Fraction
-    >>> from pipeline.arithmetic import rounding_of
-    >>> from pipeline.graph import importer, model_file
-    >>> from pipeline.propagate.margins import MarginBounds
-    >>> from pipeline.threat import LinfBall
+    >>> from pipeline.core.rounding import rounding_of
+    >>> from pipeline.onnx import importer, model_file
+    >>> from pipeline.bounds.margins import MarginBounds
+    >>> from pipeline.core.threat import LinfBall
     >>> network = importer.load(model_file.read("digits.onnx")).network.in_float64()
     >>> x = torch.full((1, 1, 8, 8), 0.5, dtype=torch.float64)
     >>> label = network(x).argmax(1)
@@ -51,4 +51,4 @@ interval bound propagation, and linear forms pulled back from the logits are mar
 What each operator means for each kind of value stands in ``pipeline.rules``, one class an operator.
 """
 
-import pipeline.telemetry  # noqa: F401  (before anything can load ONNX Runtime)
+import pipeline.system.telemetry  # noqa: F401  (before anything can load ONNX Runtime)

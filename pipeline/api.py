@@ -1,4 +1,4 @@
-"""certify and retrain as functions that return: the events of ``pipeline.workflow``, run to their end."""
+"""certify and retrain as functions that return: the events of ``pipeline.commands``, run to their end."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from pipeline import workflow
-from pipeline.report import Result
+from pipeline import commands
+from pipeline.results import Result
 from pipeline.settings import Settings
 
 Eps = str | Fraction | float | Sequence[str | Fraction | float]
@@ -30,7 +30,7 @@ def certify(
     is ``report``, else the model's name with .report here. ``watch`` is called with each event on the way. Raises what the exit
     codes stand for (``pipeline.errors``); a gate that fails does not raise: see ``verdict`` of the result.
     """
-    return _end(workflow.certify(Path(model), _flags(data, eps, settings), report=_path(report)), watch)
+    return _end(commands.certify(Path(model), _flags(data, eps, settings), report=_path(report)), watch)
 
 
 def retrain(
@@ -51,7 +51,7 @@ def retrain(
     """
     known = {name: settings.pop(name) for name in list(settings) if name in Settings.model_fields}
     flags = _flags(data, eps, known) | {"retrain": settings}
-    return _end(workflow.retrain(Path(model), flags, out=_path(out), force=force, report=_path(report)), watch)
+    return _end(commands.retrain(Path(model), flags, out=_path(out), force=force, report=_path(report)), watch)
 
 
 def _flags(data: str | None, eps: Eps | None, settings: dict[str, Any]) -> dict[str, Any]:
@@ -68,6 +68,6 @@ def _end(events: Iterator[Any], watch: Callable[[Any], None] | None) -> Result:
     for event in events:
         if watch is not None:
             watch(event)
-        if isinstance(event, workflow.Done):
+        if isinstance(event, commands.Done):
             return event.report.result
     raise AssertionError("a run ends with Done")

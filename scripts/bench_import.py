@@ -27,10 +27,10 @@ from onnx import helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.graph import importer, model_file, parity, runtime
-from pipeline.graph.node_by_node import Agreement
-from pipeline.graph.normalise import normalise
-from pipeline.graph.probe import check_bombs
+from pipeline.onnx import importer, model_file, parity, runtime
+from pipeline.onnx.node_by_node import Agreement
+from pipeline.onnx.passes.normalise import normalise
+from pipeline.onnx.probe import check_bombs
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -27,14 +27,14 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pipeline.allocator import keep_large_blocks  # noqa: E402
-from pipeline.arithmetic import EXACT  # noqa: E402
-from pipeline.bounds import Interval  # noqa: E402
+from pipeline.bounds.alpha import Search  # noqa: E402
+from pipeline.bounds.margins import MarginBounds  # noqa: E402
 from pipeline.certify.prover import CHUNK_BYTES, IBP_BATCH, LINEAR_BATCH  # noqa: E402
-from pipeline.network import Network  # noqa: E402
-from pipeline.propagate.alpha import Search  # noqa: E402
-from pipeline.propagate.margins import MarginBounds  # noqa: E402
-from pipeline.threat import Box, clipped_box  # noqa: E402
+from pipeline.core.interval import Interval  # noqa: E402
+from pipeline.core.network import Network  # noqa: E402
+from pipeline.core.rounding import EXACT  # noqa: E402
+from pipeline.core.threat import Box, clipped_box  # noqa: E402
+from pipeline.system.allocator import keep_large_blocks  # noqa: E402
 
 METHODS = ("ibp", "crown-ibp", "crown", "alpha-crown")
 THEIRS = {"ibp": "IBP", "crown-ibp": "CROWN-IBP", "crown": "CROWN", "alpha-crown": "CROWN-Optimized"}
@@ -59,7 +59,7 @@ def load(name: str, corpus: Path | None, trained: Path | None, dtype: torch.dtyp
     """A network by the name of its case, in eval mode; None where its file is not there."""
     from models.cnn7 import CNN7
     from models.resnext import ResNeXt
-    from pipeline.graph import importer, model_file
+    from pipeline.onnx import importer, model_file
 
     torch.set_default_dtype(torch.float32)  # theirs asks for another
     if name in ("cnn7", "resnext"):

@@ -25,14 +25,14 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pipeline.arithmetic import rounding_of  # noqa: E402
+from pipeline.bounds.ibp import IntervalWalk  # noqa: E402
+from pipeline.bounds.margins import MarginBounds  # noqa: E402
+from pipeline.core.network import Network  # noqa: E402
+from pipeline.core.rounding import rounding_of  # noqa: E402
+from pipeline.core.threat import Box, LinfBall  # noqa: E402
 from pipeline.data import fit, load  # noqa: E402
-from pipeline.graph import importer, model_file  # noqa: E402
-from pipeline.network import Network  # noqa: E402
 from pipeline.numbers import parse_eps  # noqa: E402
-from pipeline.propagate.interval import IntervalWalk  # noqa: E402
-from pipeline.propagate.margins import MarginBounds  # noqa: E402
-from pipeline.threat import Box, LinfBall  # noqa: E402
+from pipeline.onnx import importer, model_file  # noqa: E402
 
 MODES = ("none", "float32-any-order")
 

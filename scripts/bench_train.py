@@ -33,12 +33,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from models.cnn7 import CNN7  # noqa: E402
-from pipeline.allocator import keep_large_blocks  # noqa: E402
-from pipeline.arithmetic import EXACT, Outward, Rounding  # noqa: E402
+from pipeline.bounds.margins import MarginBounds  # noqa: E402
+from pipeline.core.network import Network, Port, Provenance, Weight  # noqa: E402
+from pipeline.core.rounding import EXACT, Outward, Rounding  # noqa: E402
+from pipeline.core.threat import LinfBall  # noqa: E402
 from pipeline.data import Augment, Loader  # noqa: E402
-from pipeline.network import Network, Port, Provenance, Weight  # noqa: E402
-from pipeline.propagate.margins import MarginBounds  # noqa: E402
-from pipeline.threat import LinfBall  # noqa: E402
+from pipeline.system.allocator import keep_large_blocks  # noqa: E402
 from pipeline.train import insert, recipe  # noqa: E402
 from pipeline.train.execution import PRECISIONS, Execution  # noqa: E402
 from pipeline.train.initialise import reinitialise_  # noqa: E402

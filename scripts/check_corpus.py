@@ -21,9 +21,9 @@ from typing import Any
 import torch
 
 from pipeline.choices import METHODS
+from pipeline.commands.properties import decide
+from pipeline.commands.property_report import Decided
 from pipeline.errors import PipelineError
-from pipeline.workflow.answer import Decided
-from pipeline.workflow.properties import decide
 
 ATTACK = "attack + alpha-crown"
 VERDICTS = ("holds", "violated", "unknown", "timeout", "refused", "FAULT")

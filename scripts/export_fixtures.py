@@ -1,4 +1,4 @@
-"""Writes tests/graph/fixtures/*.onnx: small networks as the exporters of PyTorch write them, the form that users bring.
+"""Writes tests/onnx/fixtures/*.onnx: small networks as the exporters of PyTorch write them, the form that users bring.
 
     python scripts/export_fixtures.py
 
@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 from models.cnn7 import CNN7  # noqa: E402
 from models.wide_resnet8 import WideResNet8  # noqa: E402
 
-FOLDER = ROOT / "tests" / "graph" / "fixtures"
+FOLDER = ROOT / "tests" / "onnx" / "fixtures"
 VARIANTS = (
     ("legacy", 13, "static"),
     ("legacy", 17, "dynamic"),

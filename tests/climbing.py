@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline import ops
 from pipeline.certify import Certification, Settings, Work, certify
-from pipeline.threat import BALLS
+from pipeline.core import ops
+from pipeline.core.threat import BALLS
 from tests import nets
 
 

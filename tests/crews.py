@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pipeline.crew import Crew, gathered
+from pipeline.distributed.group import Crew, gathered
 
 PATIENCE = 600.0
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from pipeline.bounds import Interval
+from pipeline.core.interval import Interval
 from pipeline.rules import Example
 
 KINDS = ("wide", "narrow", "point", "touching zero", "negative")

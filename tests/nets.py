@@ -8,8 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, fx, nn
 
-from pipeline import ops
-from pipeline.network import Network, Origin, Port, Provenance, Weight
+from pipeline.core import ops
+from pipeline.core.network import Network, Origin, Port, Provenance, Weight
 
 
 class Drawing:

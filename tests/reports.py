@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.gates import evaluate, parse_gate, verdict
-from pipeline.report import (
+from pipeline.results import (
     UNKNOWN,
     VERDICTS,
     Accuracies,

@@ -10,14 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.cli.main import run
 from pipeline.data import load
 from pipeline.errors import InputRejected
-from pipeline.graph.table import TABLE
+from pipeline.onnx.operators import TABLE
 from pipeline.rules import rule_for, rules
+from pipeline.train import recipe
+from pipeline.train.losses import LOSSES
 from tests import laws
-from tests.graph import files
+from tests.nets import conv_net
+from tests.onnx import files
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
@@ -84,6 +88,19 @@ def test_the_operator_of_the_page_is_read_from_a_file(tmp_path):
         assert files.load(path).parity.holds
     finally:
         TABLE.pop("Mod", None)
+
+
+def test_the_loss_of_the_page_is_found_by_its_name(monkeypatch):
+    monkeypatch.setattr(LOSSES["ibp"], "margins", lambda self, samples, *, linear: samples)
+    (text,) = blocks(ROOT / "docs" / "architecture.md", "python")
+    margins = torch.tensor([[0.5, 2.0], [-1.0, 3.0]], dtype=torch.float64)
+    try:
+        exec(compile(text, "architecture.md", "exec"), {})
+        made = recipe("shi2021", input_shape=(1, 8, 8), n_train=100, loss="ibp-hinge")
+        total, certified = LOSSES["ibp-hinge"](conv_net(), made)(margins, linear=False)
+    finally:
+        LOSSES.pop("ibp-hinge", None)
+    assert (float(total), float(certified)) == (0.5 + 2.0, 1.0)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

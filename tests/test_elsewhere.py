@@ -18,25 +18,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.bounds import Interval, LinearForm, Lockstep
+from pipeline.bounds.margins import MarginBounds
 from pipeline.certify import Settings
 from pipeline.choices import METHODS
+from pipeline.core.interval import Interval, Lockstep
+from pipeline.core.linear_form import LinearForm
+from pipeline.core.threat import Box
 from pipeline.data import Augment, Loader
 from pipeline.errors import Preempted
-from pipeline.propagate.margins import MarginBounds
 from pipeline.rules import rule_for
-from pipeline.seal import Seal
-from pipeline.threat import Box
+from pipeline.system.seal import Seal
 from pipeline.train import Checkpoint, Finished, Task, insert, recipe, train
 from pipeline.train.execution import PLAIN, Execution
 from pipeline.train.recipes import NAMES
 from pipeline.train.run import Run
 from tests import elsewhere
+from tests.bounds.test_soundness import NETS, region
 from tests.certify import test_ladder
 from tests.cli.conftest import here, pipeline  # noqa: F401
-from tests.graph.files import digests
 from tests.nets import conv_net
-from tests.propagate.test_soundness import NETS, region
+from tests.onnx.files import digests
 from tests.rules.test_laws import EXAMPLES, FLOAT32, drawn
 from tests.selection import everything
 from tests.train.test_loop import data, same

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.arithmetic import Outward
-from pipeline.bounds import Interval
+from pipeline.bounds.margins import MarginBounds
+from pipeline.commands.preprocess import Normalise, channel_axis, without_normalisation
+from pipeline.core.interval import Interval
+from pipeline.core.rounding import Outward
+from pipeline.core.threat import LinfBall, clipped_box
 from pipeline.errors import UsageError
-from pipeline.preprocess import Normalise, channel_axis, without_normalisation
-from pipeline.propagate.margins import MarginBounds
-from pipeline.threat import LinfBall, clipped_box
 from tests import nets
 
 NORMALISE = Normalise((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))

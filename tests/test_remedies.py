@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.workflow.remedies import flavours, outdated
+from pipeline.commands.doctor import flavours, outdated
 
 
 @pytest.fixture

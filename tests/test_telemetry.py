@@ -125,7 +125,7 @@ sys.modules["onnxruntime"] = types.ModuleType("onnxruntime")
 with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("always")
     import pipeline
-from pipeline.telemetry import told
+from pipeline.system.telemetry import told
 print(len(said), told("onnxruntime"))
 """
 
@@ -144,7 +144,7 @@ def test_a_library_that_was_loaded_before_is_told(value, says):
 
 
 def test_generated_and_own_jobs_switch_it_off():
-    jobs = ROOT / "pipeline" / "workflow" / "jobs"
+    jobs = ROOT / "pipeline" / "commands" / "jobs"
     assert yaml.safe_load((jobs / "github.yml").read_text())["jobs"]["certify"]["env"]["ORT_DISABLE_TELEMETRY"] == "1"
     assert yaml.safe_load((jobs / "gitlab.yml").read_text())["certify"]["variables"]["ORT_DISABLE_TELEMETRY"] == "1"
     assert yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["env"]["ORT_DISABLE_TELEMETRY"] == "1"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.user_key import BYTES, VARIABLE, key_file, user_key
+from pipeline.system.user_key import BYTES, VARIABLE, key_file, user_key
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="owners and modes are those of POSIX")
 SECRET = bytes(range(40))
@@ -36,7 +36,7 @@ def test_a_key_is_made_once_for_the_user_alone(state):
 
 
 def test_processes_that_start_together_have_one_key(state):
-    code = "from pipeline.user_key import user_key; print(user_key().secret.hex())"
+    code = "from pipeline.system.user_key import user_key; print(user_key().secret.hex())"
     command = [sys.executable, "-c", code]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     assert len({process.communicate()[0] for process in started}) == 1

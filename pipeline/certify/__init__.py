@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pipeline.certify.attack import PGD, Attacked, Predict, attack
+from pipeline.certify.journal import Journal
 from pipeline.certify.ladder import certify
 from pipeline.certify.largest import TOLERANCE, certified_at
-from pipeline.certify.resume import Journal
+from pipeline.certify.scheduler import Work
 from pipeline.certify.spots import Delivered, Spots, sampled, unforeseen
 from pipeline.certify.verdicts import (
     DECIDERS,
@@ -17,7 +18,6 @@ from pipeline.certify.verdicts import (
     Settings,
     Verdict,
 )
-from pipeline.certify.work import Work
 from pipeline.progress import Progress
 
 __all__ = [

@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.certify.pursuit import Pursuit
-from pipeline.network import Network
-from pipeline.threat import Ball, L2Ball
+from pipeline.core.network import Network
+from pipeline.core.threat import Ball, L2Ball
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """The deployed file: float32 inputs (n, ...) to logits (n, classes)."""

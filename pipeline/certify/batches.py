@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from pipeline.bounds.footprint import FILL, Footprint, footprint
 from pipeline.certify.pursuit import Pursuit
+from pipeline.core.network import Network
 from pipeline.errors import UsageError
-from pipeline.network import Network
-from pipeline.propagate.footprint import FILL, Footprint, footprint
 
 RUN_FLOPS = 1 << 36
 """Floating point operations in float32 between two looks at the clock: some seconds on one core."""

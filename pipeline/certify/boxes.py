@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from pipeline.network import Network
+from pipeline.core.network import Network
 from pipeline.vnnlib import Case, above64, below64, nearest32
 
 

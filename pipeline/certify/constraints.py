@@ -10,8 +10,8 @@ from math import lcm
 import numpy as np
 import torch
 
-from pipeline.bounds import LinearForm
 from pipeline.certify.boxes import Patch
+from pipeline.core.linear_form import LinearForm
 from pipeline.errors import InputRejected
 from pipeline.vnnlib import Property, below64
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from pipeline.certify.boxes import Patch, inputs_of, outputs_of
 from pipeline.certify.witness import Witness
-from pipeline.clock import Clock, OutOfTime
-from pipeline.network import Network
+from pipeline.core.network import Network
+from pipeline.system.clock import Clock, OutOfTime
 from pipeline.vnnlib import Property, above32, below32, nearest32
 
 Confirm = Callable[[int, np.ndarray], Witness | None]

@@ -13,17 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from pipeline.bounds.margins import Method
 from pipeline.certify.attack import PGD, Attacked, Predict, attack
 from pipeline.certify.batches import attacked_at_once, predicted_at_once
 from pipeline.certify.largest import largest_eps
 from pipeline.certify.prover import CHUNK_BYTES, Prover
-from pipeline.certify.table import Table
+from pipeline.certify.scheduler import Progress, Work
+from pipeline.certify.verdict_table import Table
 from pipeline.certify.verdicts import Certification, Images, RoundingCost, Settings
-from pipeline.certify.work import Progress, Work
+from pipeline.core.network import Network
+from pipeline.core.threat import Ball
 from pipeline.errors import Incomplete
-from pipeline.network import Network
-from pipeline.propagate.margins import Method
-from pipeline.threat import Ball
 
 ATTACKED, PREDICTED, LOOKED_INTO = 128, 256, 128
 """Samples in one batch of the attack, in one of predictions, and behind the figures on layers."""

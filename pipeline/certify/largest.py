@@ -9,11 +9,11 @@ from fractions import Fraction
 
 import numpy as np
 
+from pipeline.bounds.margins import Method
 from pipeline.certify.prover import Prover
-from pipeline.certify.table import Table
-from pipeline.certify.work import Progress, Work
-from pipeline.propagate.margins import Method
-from pipeline.threat import Ball, LinfBall
+from pipeline.certify.scheduler import Progress, Work
+from pipeline.certify.verdict_table import Table
+from pipeline.core.threat import Ball, LinfBall
 
 TOLERANCE = Fraction(1, 4096)
 """The spacing of the grid, in units of the range."""

@@ -16,21 +16,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.allocator import give_back_large_blocks
-from pipeline.arithmetic import Rounding
-from pipeline.bounds import Interval, LinearForm
+from pipeline.bounds.alpha import Search, improved
+from pipeline.bounds.ends import exact_ends
+from pipeline.bounds.footprint import FILL, Need, need
+from pipeline.bounds.linear import MEMORY, Bounds, LinearWalk
+from pipeline.bounds.margins import METHODS, Method, ends_tail
 from pipeline.certify.batches import require_memory
 from pipeline.certify.boxes import Patch, inputs_of, outputs_of, whole
 from pipeline.certify.constraints import Forms, never_negative
-from pipeline.certify.work import Progress
-from pipeline.clock import Clock, OutOfTime
-from pipeline.network import Network
-from pipeline.propagate.alpha import Search, improved
-from pipeline.propagate.crown import MEMORY, Bounds, LinearWalk
-from pipeline.propagate.ends import exact_ends
-from pipeline.propagate.footprint import FILL, Need, need
-from pipeline.propagate.margins import METHODS, Method, ends_tail
+from pipeline.certify.scheduler import Progress
+from pipeline.core.interval import Interval
+from pipeline.core.linear_form import LinearForm
+from pipeline.core.network import Network
+from pipeline.core.rounding import Rounding
 from pipeline.rules.weights import Facts
+from pipeline.system.allocator import give_back_large_blocks
+from pipeline.system.clock import Clock, OutOfTime
 from pipeline.vnnlib import Property
 
 BATCH = 256

@@ -9,22 +9,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.allocator import give_back_large_blocks
-from pipeline.arithmetic import rounding_of
-from pipeline.bounds import Interval
+from pipeline.bounds import walk
+from pipeline.bounds.float32_sites import self_test
+from pipeline.bounds.footprint import FILL, Need
+from pipeline.bounds.linear import MEMORY
+from pipeline.bounds.margins import MarginBounds, Method
 from pipeline.certify.batches import require_memory
 from pipeline.certify.verdicts import Images, Layer, Settings
 from pipeline.choices import Mode
-from pipeline.clock import Clock, OutOfTime
-from pipeline.network import Network, Plan, Step
-from pipeline.propagate import walk
-from pipeline.propagate.crown import MEMORY
-from pipeline.propagate.footprint import FILL, Need
-from pipeline.propagate.margins import MarginBounds, Method
-from pipeline.propagate.rounding import self_test
+from pipeline.core.interval import Interval
+from pipeline.core.network import Network, Plan, Step
+from pipeline.core.rounding import rounding_of
+from pipeline.core.threat import Ball, LinfBall, Region, joined
 from pipeline.rules import Affine, Rule, rule_for
 from pipeline.rules.weights import Facts
-from pipeline.threat import Ball, LinfBall, Region, joined
+from pipeline.system.allocator import give_back_large_blocks
+from pipeline.system.clock import Clock, OutOfTime
 
 CHUNK_BYTES = 1 << 29
 """What a batch takes at most on a CPU, however much memory is allowed: nothing is faster beyond its caches."""

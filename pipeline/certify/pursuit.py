@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from pipeline import ops
-from pipeline.network import IN_ORDER, Network, Plan, Step
-from pipeline.propagate import walk
+from pipeline.bounds import walk
+from pipeline.core import ops
+from pipeline.core.network import IN_ORDER, Network, Plan, Step
 
 RISING = (
     *(nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Tanh, nn.Hardsigmoid, nn.Softplus, nn.Softsign, nn.ELU, nn.CELU, nn.SELU),

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from pipeline.certify.attack import PGD, Predict, attack, inside
+from pipeline.certify.scheduler import Progress, Work
 from pipeline.certify.verdicts import Certification, Images, Settings, Verdict
-from pipeline.certify.work import Progress, Work
+from pipeline.core.network import Network
+from pipeline.core.threat import Ball
 from pipeline.errors import Contradiction
-from pipeline.network import Network
-from pipeline.threat import Ball
 
 BATCH = 256
 ALONE, CHASED = 32, 64

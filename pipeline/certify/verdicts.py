@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.certify.attack import PGD
 from pipeline.choices import METHODS, Choice, Method, Mode
-from pipeline.threat import Ball
+from pipeline.core.threat import Ball
 
 DECIDERS = ("nothing", "prediction", "pgd", "ibp", "crown-ibp", "long pgd", "crown", "alpha-crown")
 """What may settle a sample, in the order in which it is tried; the codes of ``decided_by``."""

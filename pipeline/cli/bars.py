@@ -18,9 +18,9 @@ from rich.progress import (
 )
 
 from pipeline import progress
-from pipeline.cli.ending import leads
-from pipeline.report import clean
-from pipeline.workflow.events import Note
+from pipeline.cli.status import leads
+from pipeline.commands.events import Note
+from pipeline.results import clean
 
 LABELS = {
     "prediction": "ONNX Runtime on every sample",

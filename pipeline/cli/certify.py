@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from pipeline.cli.ending import Ending
 from pipeline.cli.options import (
     data_options,
     devices_option,
@@ -19,6 +18,7 @@ from pipeline.cli.options import (
     proof_options,
     threat_options,
 )
+from pipeline.cli.status import Ending
 from pipeline.errors import UsageError
 
 
@@ -60,11 +60,11 @@ def command(
 
         return answer(ending, model, vnnlib, flags_of(given), report, style)
     from pipeline.cli.devices import launch, several
-    from pipeline.cli.stop import stopping
-    from pipeline.cli.watch import Watch, consoles, present
-    from pipeline.workflow import certify, places
+    from pipeline.cli.progress import Watch, consoles, present
+    from pipeline.cli.signals import stopping
+    from pipeline.commands import certify, runs
 
-    ending.will_be_in(report or places.of_certification(model), command="certify", named=report is not None)
+    ending.will_be_in(report or runs.of_certification(model), command="certify", named=report is not None)
     if several(devices):
         return launch(ending, devices)
     out, errors = consoles()

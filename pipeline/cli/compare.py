@@ -30,9 +30,9 @@ def command(before: Path, after: Path, style: str) -> int:
     from rich.table import Table
     from rich.text import Text
 
+    from pipeline.audit import compare
     from pipeline.cli.bars import consoles
-    from pipeline.report import clean, dump
-    from pipeline.review import compare
+    from pipeline.results import clean, dump
 
     found = compare(before, after)
     if style == "json":

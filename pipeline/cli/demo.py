@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.ending import Ending
 from pipeline.cli.numbers import WHOLE
+from pipeline.cli.status import Ending
 
 
 @click.command("demo")
@@ -25,9 +25,9 @@ def command(ending: Ending, out: Path, eps: str, seed: int) -> int:
     """
     from rich.text import Text
 
-    from pipeline.cli.stop import stopping
-    from pipeline.cli.watch import Watch, consoles, present
-    from pipeline.workflow import retrain
+    from pipeline.cli.progress import Watch, consoles, present
+    from pipeline.cli.signals import stopping
+    from pipeline.commands import retrain
 
     out.mkdir(parents=True, exist_ok=True)
     model = out / "digits.onnx"

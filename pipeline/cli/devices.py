@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.cli.ending import Ending
+from pipeline.cli.status import Ending
 from pipeline.errors import EnvironmentFailure, Preempted, UsageError
 
 WORKER = "PIPELINE_WORKER"

@@ -19,9 +19,9 @@ def command(measuring: bool, sample: int | None, operators: tuple[str, ...]) -> 
     A float32 Sigmoid errs by what its ONNX Runtime build makes it err: its kernel is tried at all 2^32 inputs, some ten
     minutes an operator, and the errors are kept for this build and processor. Exit 74 where a self-test fails.
     """
-    from pipeline.cli.watch import Watch, consoles
+    from pipeline.cli.progress import Watch, consoles
+    from pipeline.commands.doctor import Kernel, diagnose, measure_kernels
     from pipeline.errors import UsageError
-    from pipeline.workflow.doctor import Kernel, diagnose, measure_kernels
 
     out, errors = consoles()
     if not measuring:
@@ -49,7 +49,7 @@ def _line(name: str, m: Any) -> str:
 
 
 def _show(found: Any, out: Any) -> None:
-    from pipeline.report import clean
+    from pipeline.results import clean
 
     machine = found.table.machine
     measured = [_line(name, m) for name, m in found.table.operators.items()]

@@ -23,8 +23,8 @@ def command(report: Path, index: int, eps: str | None, out: Path | None, data: s
     pipeline export-vnnlib model.report --index 17 --eps 8/255 --out 17.vnnlib
     pipeline certify model.onnx --property 17.vnnlib
     """
-    from pipeline.atomic import replace_atomically
-    from pipeline.workflow.export import export_vnnlib
+    from pipeline.commands.export import export_vnnlib
+    from pipeline.system.atomic import replace_atomically
 
     text = export_vnnlib(report, index, eps=eps, data=data, layout=layout)
     if out is None:

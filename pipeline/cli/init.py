@@ -40,8 +40,8 @@ def command(
 
     The job runs `pipeline certify`, shows the gates, and keeps the report. Without MODEL, the one .onnx file here.
     """
-    from pipeline.atomic import replace_atomically
-    from pipeline.workflow import job as jobs
+    from pipeline.commands import job as jobs
+    from pipeline.system.atomic import replace_atomically
 
     target = out or jobs.PLACES[server]
     path = model or jobs.only_model()

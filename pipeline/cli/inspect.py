@@ -30,8 +30,8 @@ def command(model: Path, style: str, freeze: Path | None, **given: Any) -> int:
     Exit 0 for every file that can be imported, whatever bounds support. A certificate is of one file's bytes: certify
     the copy that --freeze writes, not the original.
     """
-    from pipeline.cli.watch import consoles
-    from pipeline.workflow import inspect
+    from pipeline.cli.progress import consoles
+    from pipeline.commands import inspect
 
     found = inspect(model, flags_of(given), freeze_to=freeze)
     if freeze is not None:
@@ -39,7 +39,7 @@ def command(model: Path, style: str, freeze: Path | None, **given: Any) -> int:
         told = f"note: {len(found.fixed)} weights that were inputs are fixed in {freeze}; deliver and certify that file"
         errors.print(told, markup=False, highlight=False, soft_wrap=True)
     if style == "json":
-        from pipeline.report import quoted
+        from pipeline.results import quoted
 
         whole = dataclasses.asdict(found) | {"supported": found.supported}
         click.echo(quoted(json.dumps(whole, indent=2, default=str)))
@@ -53,7 +53,7 @@ def _show(found: Any, out: Any) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from pipeline.report import clean
+    from pipeline.results import clean
 
     opsets = ", ".join(f"{clean(k)} {v}" for k, v in found.opsets.items())
     out.print(Text(f"{clean(found.file)}   IR {found.ir_version}, opset {opsets}", style="bold"))
@@ -101,7 +101,7 @@ def _show(found: Any, out: Any) -> None:
 def _show_cost(cost: Any, out: Any) -> None:
     from rich.text import Text
 
-    from pipeline.report.text import count
+    from pipeline.results.text import count
 
     each = f"{count(cost.multiply_adds)} multiply-adds a sample, {count(cost.parameters)} parameters"
     certify = f"{cost.certify_bytes / 2**20:.3g} MiB for {count(cost.certify_batch)} samples at once by IBP"

@@ -13,10 +13,10 @@ from typing import Any
 
 import click
 
-from pipeline.allocator import keep_large_blocks
 from pipeline.cli import isolate, summary
-from pipeline.cli.ending import Ending, leads
+from pipeline.cli.status import Ending, leads
 from pipeline.errors import EnvironmentFailure, PipelineError, out_of_memory
+from pipeline.system.allocator import keep_large_blocks
 
 COMMANDS = {
     "certify": "Prove, sample by sample, that no perturbation inside a box changes the label.",
@@ -138,7 +138,7 @@ def _told(code: int, message: str) -> int:
     if message:
         # A message may name what a stranger named. Where memory ran out, it is ours, and nothing can be imported.
         with suppress(MemoryError):
-            from pipeline.report import clean
+            from pipeline.results import clean
 
             message = "\n".join(clean(line, 4000) for line in message.split("\n"))
         click.echo(f"pipeline: {message}", err=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.cli.ending import Ending
+from pipeline.cli.status import Ending
 
 SHOWN = 8
 EMPTY = "it is empty: no input is meant, so that nothing was checked; is the property the one you mean?"
@@ -15,13 +15,13 @@ EMPTY = "it is empty: no input is meant, so that nothing was checked; is the pro
 
 def answer(ending: Ending, model: Path, vnnlib: Path, flags: Mapping[str, Any], report: Path | None, style: str) -> int:
     """Decide a property, print what is known, and return 0 (holds), 1 (violated) or 4 (unknown, timeout)."""
-    from pipeline.cli.watch import Watch, consoles
-    from pipeline.report import dump
-    from pipeline.workflow import places
-    from pipeline.workflow.answer import Decided
-    from pipeline.workflow.properties import decide
+    from pipeline.cli.progress import Watch, consoles
+    from pipeline.commands import runs
+    from pipeline.commands.properties import decide
+    from pipeline.commands.property_report import Decided
+    from pipeline.results import dump
 
-    ending.will_be_in(report or places.of_property(vnnlib), command="certify --property", named=report is not None)
+    ending.will_be_in(report or runs.of_property(vnnlib), command="certify --property", named=report is not None)
     out, errors = consoles()
     watch = Watch(errors)
     with watch.bars:
@@ -43,7 +43,7 @@ def answer(ending: Ending, model: Path, vnnlib: Path, flags: Mapping[str, Any], 
 def _show(done: Any, out: Any) -> None:
     from rich.text import Text
 
-    from pipeline.report import clean
+    from pipeline.results import clean
 
     result = done.report.result
     colour = {"holds": "bold green", "violated": "bold red"}.get(result.verdict, "bold yellow")

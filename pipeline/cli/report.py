@@ -40,16 +40,16 @@ def command(
     samples take --data. FILE may be - for standard output.
     """
     from pipeline import render as draws
-    from pipeline.atomic import replace_atomically
     from pipeline.cli.bars import consoles
-    from pipeline.report import read
+    from pipeline.results import read
+    from pipeline.system.atomic import replace_atomically
 
     found = read(report)
     if html is None and (data is not None or layout is not None):
         raise UsageError("--data and --layout give --html its pictures of samples; name the page with --html FILE.")
     shown: draws.Pictures = {}
     if data is not None:
-        from pipeline.workflow.pictures import pictures
+        from pipeline.commands.reopen import pictures
 
         shown = pictures(report, data, layout=layout)
     asked = (

@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from pipeline.cli.ending import Ending
 from pipeline.cli.numbers import REAL, WHOLE
 from pipeline.cli.options import (
     data_options,
@@ -20,6 +19,7 @@ from pipeline.cli.options import (
     threat_options,
     time_budget,
 )
+from pipeline.cli.status import Ending
 
 RECIPE = (
     "recipe",
@@ -159,25 +159,25 @@ def command(
     The file written is then certified on data it was not trained on. Checkpoints lie in OUT.run: the same command goes on
     where it was stopped, and trains nothing once it has finished.
     """
-    from pipeline import workflow
+    from pipeline import commands
     from pipeline.cli.devices import launch, several
-    from pipeline.cli.stop import stopping
-    from pipeline.cli.watch import Watch, consoles, present
-    from pipeline.workflow import places
+    from pipeline.cli.progress import Watch, consoles, present
+    from pipeline.cli.signals import stopping
+    from pipeline.commands import runs
 
     flags = flags_of(given)
     flags["retrain"] = {name: flags.pop(name) for name in RECIPE if name in flags}
     if write_config is not None:
-        made = workflow.write_config(model, flags, write_config, force=force)
+        made = commands.write_config(model, flags, write_config, force=force)
         click.echo(f"{write_config} holds every setting of {made.name}; nothing was trained", err=True)
         return 0
-    folder = report or places.of_retraining(out or places.retrained(model))
+    folder = report or runs.of_retraining(out or runs.retrained(model))
     ending.will_be_in(folder, command="retrain", named=report is not None)
     if several(devices):
         return launch(ending, devices)
     standard, errors = consoles()
     with stopping() as asked:
-        events = workflow.retrain(
+        events = commands.retrain(
             model, flags, out=out, force=force, report=report, argv=sys.argv[1:], should_stop=asked.is_set
         )
         done = Watch(errors)(events)

@@ -10,7 +10,7 @@ import click
 @click.command("schema")
 def command() -> int:
     """Print the JSON Schema of report.json."""
-    from pipeline.report import schema
+    from pipeline.results import schema
 
     click.echo(json.dumps(schema(), indent=2))
     return 0

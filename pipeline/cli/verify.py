@@ -44,10 +44,10 @@ def command(report: Path, style: str, **given: Any) -> int:
     again, drawn by chance, each at its largest eps too where the report states it; a property has one proof. Exit 0 where
     everything agrees, 5 with a sentence for each fault, 3 for what cannot be read.
     """
+    from pipeline.audit.findings import Findings
     from pipeline.cli.bars import Bars, consoles
-    from pipeline.report import clean, quoted
-    from pipeline.review.findings import Findings
-    from pipeline.workflow import verify
+    from pipeline.commands import verify
+    from pipeline.results import clean, quoted
 
     out, errors = consoles()
     watch, found = Bars(errors), Findings()

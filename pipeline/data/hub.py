@@ -19,7 +19,7 @@ import numpy as np
 from pipeline.data import picture
 from pipeline.data.dataset import Dataset, make
 from pipeline.errors import EnvironmentFailure, InputRejected, PipelineError, UsageError
-from pipeline.regular import require_below
+from pipeline.system.regular_file import require_below
 
 OPTIONS = ("split", "revision", "name", "image", "label")
 OLDEST = 4

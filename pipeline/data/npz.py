@@ -16,7 +16,7 @@ from numpy.lib import format as npy
 
 from pipeline.errors import InputRejected, UsageError
 from pipeline.limits import limits, raised
-from pipeline.regular import opened
+from pipeline.system.regular_file import opened
 
 BOMB_BYTES = 64 * 2**20
 # What zipfile and numpy raise for a damaged member; numpy reads its header as Python reads a literal.

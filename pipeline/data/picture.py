@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline.errors import InputRejected
 from pipeline.limits import limits, raised
-from pipeline.regular import opened
+from pipeline.system.regular_file import opened
 
 # By content, not by name: other formats that Pillow knows run a program (Ghostscript, for one) to be read.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.data.dataset import Dataset, make
 from pipeline.errors import EnvironmentFailure, UsageError
-from pipeline.regular import require_below
+from pipeline.system.regular_file import require_below
 
 FOLDERS = {
     "MNIST": "MNIST",

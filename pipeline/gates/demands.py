@@ -12,10 +12,10 @@ from pipeline.gates.exact import shown
 from pipeline.gates.gate import Gate, check_gates, evaluate
 from pipeline.gates.regression import Reference, held_against
 from pipeline.numbers import BLANK
-from pipeline.report.facts import Parity
-from pipeline.report.level import ClassRow, Level
-from pipeline.report.outcome import GateOutcome
-from pipeline.report.samples import Samples
+from pipeline.results.facts import Parity
+from pipeline.results.outcome import GateOutcome
+from pipeline.results.per_radius import ClassRow, Level
+from pipeline.results.samples import Samples
 
 NUMBER = re.compile(r"(?a:\d{1,12}(?:\.\d{0,20})?|\.\d{1,20})(?:[eE]-?\d{1,2})?|\d{1,12}/0*[1-9]\d{0,11}", re.ASCII)
 LOOSEST = Fraction(1, 10**4)

@@ -12,9 +12,9 @@ from pipeline.errors import UsageError
 from pipeline.gates.exact import lower_end_reaches
 from pipeline.gates.pairing import Metric
 from pipeline.numbers import BLANK
-from pipeline.report.level import ClassRow, Level
-from pipeline.report.outcome import GateOutcome, Kind
-from pipeline.report.rate import Rate, decimal
+from pipeline.results.outcome import GateOutcome, Kind
+from pipeline.results.per_radius import ClassRow, Level
+from pipeline.results.rate import Rate, decimal
 
 On = Literal["value", "lower-ci"]
 Verdict = Literal["pass", "fail", "incomplete"]

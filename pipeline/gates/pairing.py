@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Bool
 
 from pipeline.gates.exact import sign_test
-from pipeline.report.facts import Data, Method, Preprocessing, Threat
-from pipeline.report.samples import CERTIFIED, Samples
+from pipeline.results.facts import Data, Method, Preprocessing, Threat
+from pipeline.results.samples import CERTIFIED, Samples
 
 Metric = Literal["natural", "attacked", "certified"]
 METRICS: tuple[Metric, ...] = get_args(Metric)

@@ -13,11 +13,11 @@ from pipeline.errors import InputRejected
 from pipeline.gates.exact import shown, significant
 from pipeline.gates.gate import Gate
 from pipeline.gates.pairing import Flips, Metric, Setup, having, row_of
-from pipeline.report.outcome import Baseline, GateOutcome
-from pipeline.report.rate import PLACES
-from pipeline.report.result import Report
-from pipeline.report.samples import Samples, read_samples
-from pipeline.report.write import read
+from pipeline.results.outcome import Baseline, GateOutcome
+from pipeline.results.rate import PLACES
+from pipeline.results.result import Report
+from pipeline.results.samples import Samples, read_samples
+from pipeline.results.write import read
 
 MUST_AGREE = ("data", "samples", "labels", "threat", "preprocessing", "arithmetic")
 

@@ -9,9 +9,9 @@ from pathlib import PurePath
 
 from pipeline.render.layers import lost
 from pipeline.render.published import quoted
-from pipeline.report.level import Level
-from pipeline.report.result import Report
-from pipeline.report.text import clean, percent
+from pipeline.results.per_radius import Level
+from pipeline.results.result import Report
+from pipeline.results.text import clean, percent
 
 RARE = 20
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.render.advice import nothing_checked
-from pipeline.report.outcome import GateOutcome
-from pipeline.report.result import Report
-from pipeline.report.text import clean
+from pipeline.results.outcome import GateOutcome
+from pipeline.results.result import Report
+from pipeline.results.text import clean
 
 State = Literal["passed", "failed", "undecided", "skipped"]
 STATES: dict[bool | None, State] = {True: "passed", False: "failed", None: "undecided"}

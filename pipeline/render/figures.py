@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.render.layers import layer_states, looseness
 from pipeline.render.svg import COLOURS, Drawing, draw
-from pipeline.report.level import ClassRow, Level, Margin
-from pipeline.report.result import Report
-from pipeline.report.text import clean, percent
+from pipeline.results.per_radius import ClassRow, Level, Margin
+from pipeline.results.result import Report
+from pipeline.results.text import clean, percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

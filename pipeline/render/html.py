@@ -14,9 +14,9 @@ from pipeline.render.advice import headline, next_step, strongest
 from pipeline.render.figures import figures
 from pipeline.render.terminal import change, rates
 from pipeline.render.thumbnails import Pictures
-from pipeline.report.rate import Rate
-from pipeline.report.result import Report
-from pipeline.report.text import clean, count, percent
+from pipeline.results.rate import Rate
+from pipeline.results.result import Report
+from pipeline.results.text import clean, count, percent
 
 LONGEST = 2000
 

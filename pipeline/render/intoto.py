@@ -7,8 +7,8 @@ import shlex
 from typing import Any
 
 from pipeline.render.checks import checks
-from pipeline.report.result import Report
-from pipeline.report.text import clean
+from pipeline.results.result import Report
+from pipeline.results.text import clean
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://in-toto.io/attestation/test-result/v0.1"

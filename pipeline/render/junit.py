@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 
 from pipeline.render.advice import headline
 from pipeline.render.checks import checks
-from pipeline.report.result import Report
-from pipeline.report.text import clean
+from pipeline.results.result import Report
+from pipeline.results.text import clean
 
 # A gate that a budget left open is an error, not a skip: nobody may read it as passed.
 ELEMENT = {"failed": "failure", "undecided": "error", "skipped": "skipped"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.render.svg import COLOURS, Drawing, draw
-from pipeline.report.level import Layer
-from pipeline.report.text import clean
+from pipeline.results.per_radius import Layer
+from pipeline.results.text import clean
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from pipeline.render.advice import headline, next_step, nothing_checked, strongest
 from pipeline.render.terminal import change, rates
-from pipeline.report.level import Level
-from pipeline.report.rate import Rate
-from pipeline.report.result import Report
-from pipeline.report.text import clean, count, percent
+from pipeline.results.per_radius import Level
+from pipeline.results.rate import Rate
+from pipeline.results.result import Report
+from pipeline.results.text import clean, count, percent
 
 # What means something within a line; a colon and a point only where they would make a link.
 MEANING = re.compile(r"([\\`*_{}\[\]()<>!|~&$#]|:(?=/)|(?<=www)\.)", re.IGNORECASE)

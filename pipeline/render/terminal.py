@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.render.advice import headline, next_step, strongest
-from pipeline.report.level import Level
-from pipeline.report.outcome import GateOutcome
-from pipeline.report.rate import Rate
-from pipeline.report.result import Accuracies, Report
-from pipeline.report.text import clean, count, percent
+from pipeline.results.outcome import GateOutcome
+from pipeline.results.per_radius import Level
+from pipeline.results.rate import Rate
+from pipeline.results.result import Accuracies, Report
+from pipeline.results.text import clean, count, percent
 
 BAR = 24
 STYLES = {"natural": "blue", "attacked": "yellow", "certified": "green"}

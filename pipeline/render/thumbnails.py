@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 from PIL import Image
 
-from pipeline.report import Level
+from pipeline.results import Level
 
 Pictures = Mapping[int, bytes]
 """PNG by the index of a sample in the data's part."""

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline import ops
-from pipeline.arithmetic import U32, Outward, Rounding
+from pipeline.core import ops
+from pipeline.core.rounding import U32, Outward, Rounding
 from pipeline.rules.curves import Curve, bent
 from pipeline.rules.elementwise import Elementwise
 from pipeline.rules.rule import Example, Value, rule

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import grad as conv
 
-from pipeline.bounds import Interval
+from pipeline.core.interval import Interval
 from pipeline.rules.relax import Origin, Window
 from pipeline.rules.rule import Affine, Example, Value, rule
 from pipeline.rules.weights import absolute, nonzeros

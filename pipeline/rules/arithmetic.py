@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from pipeline import ops
-from pipeline.arithmetic import SLACK, TINY32
-from pipeline.bounds import Interval
+from pipeline.core import ops
+from pipeline.core.interval import Interval
+from pipeline.core.rounding import SLACK, TINY32
 from pipeline.rules.relax import Window
 from pipeline.rules.rule import Affine, Example, Value, rule
 

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.arithmetic import EXACT, SLACK, TINY32, Rounding
-from pipeline.bounds import Interval, Lockstep, full
-from pipeline.ops import AffineBN, BatchNorm, Layer
+from pipeline.core.interval import Interval, Lockstep, full
+from pipeline.core.ops import AffineBN, BatchNorm, Layer
+from pipeline.core.rounding import EXACT, SLACK, TINY32, Rounding
+from pipeline.distributed.sync_batch import WHOLE, Batch
 from pipeline.rules.affine import correlate
 from pipeline.rules.relax import Chain, Relaxation, Window
 from pipeline.rules.rule import Affine, Example, Value, fold_floor, rule, rule_for
-from pipeline.spread import WHOLE, Batch
 
 
 def scale_shift(bn: BatchNorm, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline import ops
-from pipeline.arithmetic import EXACT, FLOAT32_MAX, SLACK, TINY32, Rounding, dot
-from pipeline.bounds import Interval, LinearForm
+from pipeline.core import ops
+from pipeline.core.interval import Interval
+from pipeline.core.linear_form import LinearForm
+from pipeline.core.rounding import EXACT, FLOAT32_MAX, SLACK, TINY32, Rounding, dot
+from pipeline.rules.multi_input import as_box, broadcast, of_constants, shared_out
 from pipeline.rules.relax import Line, Lines, Relaxation
 from pipeline.rules.rule import Example, Rule, Value, rule
-from pipeline.rules.several import as_box, broadcast, of_constants, shared_out
 
 Times = Callable[[Tensor, Tensor], Tensor]
 

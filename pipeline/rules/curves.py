@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pipeline.arithmetic import EXACT, TINY32, Rounding
+from pipeline.core.rounding import EXACT, TINY32, Rounding
 
 Kind = Literal["convex", "concave", "linear"]
 MIRRORED: dict[Kind, Kind] = {"convex": "concave", "concave": "convex", "linear": "linear"}

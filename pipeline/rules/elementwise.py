@@ -10,8 +10,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from pipeline.arithmetic import EXACT, TINY32, Rounding
-from pipeline.bounds import Interval
+from pipeline.core.interval import Interval
+from pipeline.core.rounding import EXACT, TINY32, Rounding
 from pipeline.rules.curves import Curve
 from pipeline.rules.relax import Line, Lines, Relaxation
 from pipeline.rules.rule import Op, Rule, Value

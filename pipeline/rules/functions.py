@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from pipeline import ops
-from pipeline.arithmetic import EXACT, Rounding
-from pipeline.bounds import Interval, LinearForm
+from pipeline.core import ops
+from pipeline.core.interval import Interval
+from pipeline.core.linear_form import LinearForm
+from pipeline.core.rounding import EXACT, Rounding
 from pipeline.errors import InputRejected
 from pipeline.rules.curves import Curve, Kind, bent
 from pipeline.rules.elementwise import Elementwise

@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline import ops
-from pipeline.arithmetic import EXACT, Rounding, dot
-from pipeline.bounds import Interval, LinearForm
+from pipeline.core import ops
+from pipeline.core.interval import Interval
+from pipeline.core.linear_form import LinearForm
+from pipeline.core.rounding import EXACT, Rounding, dot
+from pipeline.rules.multi_input import Negated, copies, negated, of_constants, shared_out
 from pipeline.rules.relax import Relaxation
 from pipeline.rules.rule import Example, Monotone, Rule, Value, rule
-from pipeline.rules.several import Negated, copies, negated, of_constants, shared_out
 
 MaxPool = nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.arithmetic import EXACT, Rounding, dot
-from pipeline.bounds import Interval, LinearForm
+from pipeline.core.interval import Interval
+from pipeline.core.linear_form import LinearForm
+from pipeline.core.rounding import EXACT, Rounding, dot
+from pipeline.rules.multi_input import own_kernel
 from pipeline.rules.relax import Line, Relaxation
 from pipeline.rules.rule import Example, Op, Rule, Value, rule
-from pipeline.rules.several import own_kernel
 
 InstanceNorm = nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d
 

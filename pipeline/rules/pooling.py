@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from pipeline import ops
-from pipeline.bounds import Interval
+from pipeline.core import ops
+from pipeline.core.interval import Interval
 from pipeline.rules.rule import Affine, Example, Value, rule
 
 

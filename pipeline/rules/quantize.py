@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from pipeline import ops
-from pipeline.arithmetic import Rounding
-from pipeline.bounds import Interval
+from pipeline.core import ops
+from pipeline.core.interval import Interval
+from pipeline.core.rounding import Rounding
+from pipeline.rules.multi_input import own_kernel
 from pipeline.rules.rule import Example, Monotone, rule
-from pipeline.rules.several import own_kernel
 
 
 @rule(ops.RoundToGrid)

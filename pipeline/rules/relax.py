@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.arithmetic import Rounding, dot
-from pipeline.bounds import Interval, LinearForm
+from pipeline.core.interval import Interval
+from pipeline.core.linear_form import LinearForm
+from pipeline.core.rounding import Rounding, dot
 
 Origin = tuple[int, ...]
 Window = Callable[[Tensor, Origin], Sequence[tuple[Tensor | None, Origin]]]

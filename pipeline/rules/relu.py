@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.arithmetic import EXACT, Rounding
-from pipeline.bounds import Interval, Lockstep, full
+from pipeline.core.interval import Interval, Lockstep, full
+from pipeline.core.rounding import EXACT, Rounding
+from pipeline.distributed.sync_batch import WHOLE, Batch
 from pipeline.rules.relax import Line, Lines, Relaxation
 from pipeline.rules.rule import Example, Rule, Value, rule
-from pipeline.spread import WHOLE, Batch
 
 
 @rule(nn.ReLU)

@@ -14,11 +14,11 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from pipeline.arithmetic import EXACT, SLACK, U64, Outward, Rounding
-from pipeline.bounds import Interval, Lockstep
+from pipeline.core.interval import Interval, Lockstep
+from pipeline.core.rounding import EXACT, SLACK, U64, Outward, Rounding
+from pipeline.distributed.sync_batch import WHOLE, Batch
 from pipeline.errors import PipelineError
 from pipeline.rules.relax import AffineMap, Relaxation, Window
-from pipeline.spread import WHOLE, Batch
 
 Value = Interval | Tensor
 Op = TypeVar("Op", bound=nn.Module)
@@ -98,7 +98,7 @@ class Affine(Rule[Op]):
         return 0.0
 
     def flush(self, op: Op, *xs: Value) -> Tensor | float:
-        """What reading subnormal parameters as zero may cost beyond ``U`` of ``arithmetic.py``, which covers weights."""
+        """What reading subnormal parameters as zero may cost beyond ``U`` of ``core/rounding.py``, which covers weights."""
         return 0.0
 
     def interval(self, op: Op, *xs: Value, rounding: Rounding = EXACT) -> Interval:

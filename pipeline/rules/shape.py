@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from pipeline import ops
-from pipeline.bounds import Interval
+from pipeline.core import ops
+from pipeline.core.interval import Interval
 from pipeline.rules.rule import Affine, Example, Rearrange, Value, rule
 
 

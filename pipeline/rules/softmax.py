@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.arithmetic import EXACT, Rounding, dot
-from pipeline.bounds import Interval, LinearForm
+from pipeline.core.interval import Interval
+from pipeline.core.linear_form import LinearForm
+from pipeline.core.rounding import EXACT, Rounding, dot
+from pipeline.rules.multi_input import own_kernel
 from pipeline.rules.relax import Relaxation
 from pipeline.rules.rule import Example, Rule, Value, rule
-from pipeline.rules.several import own_kernel
 
 Op = nn.Softmax | nn.LogSoftmax
 ARGUMENT = 100

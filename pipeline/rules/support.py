@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from pipeline.core.network import Network
 from pipeline.errors import InputRejected
-from pipeline.network import Network
 from pipeline.rules.rule import rule_for
 
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from pipeline import ops
-from pipeline.arithmetic import EXACT, Outward, Rounding
-from pipeline.bounds import Interval
+from pipeline.core import ops
+from pipeline.core.interval import Interval
+from pipeline.core.rounding import EXACT, Outward, Rounding
+from pipeline.rules.multi_input import own_kernel
 from pipeline.rules.rule import Affine, Example, Value, rule
-from pipeline.rules.several import own_kernel
 
 
 @rule(ops.WholeKernel)

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.bounds import Lockstep
-from pipeline.propagate.margins import Head
-from pipeline.spread import Batch
+from pipeline.bounds.margins import Head
+from pipeline.core.interval import Lockstep
+from pipeline.distributed.sync_batch import Batch
 from pipeline.train.batch_network import BatchNetwork
 from pipeline.train.regularise import moments, terms_of
 

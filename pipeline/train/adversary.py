@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.bounds import Interval
-from pipeline.propagate.margins import Head
+from pipeline.bounds.margins import Head
+from pipeline.core.interval import Interval
 from pipeline.train.losses.loss import logits
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from pipeline.network import Network
+from pipeline.core.network import Network
 
 
 class Average:

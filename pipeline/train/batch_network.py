@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from pipeline.network import Plan, Step
-from pipeline.ops import AffineBN, Layer
-from pipeline.propagate import walk
+from pipeline.bounds import walk
+from pipeline.core.network import Plan, Step
+from pipeline.core.ops import AffineBN, Layer
+from pipeline.distributed.sync_batch import WHOLE, Batch
 from pipeline.rules.batchnorm import batch_statistics, scale_shift
-from pipeline.spread import WHOLE, Batch
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 """``BatchNorm`` as a tuple, for the reason of ``layers.LAYERS``."""

@@ -12,7 +12,7 @@ import torch
 from torch import nn, optim
 
 from pipeline.errors import EnvironmentFailure, UsageError
-from pipeline.seal import Foreign, Seal
+from pipeline.system.seal import Foreign, Seal
 from pipeline.train.average import Average
 
 VERSION = 1

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from pipeline.bounds import Lockstep
+from pipeline.bounds.ibp import lockstep
+from pipeline.core.interval import Lockstep
+from pipeline.core.threat import clipped_box
 from pipeline.errors import out_of_memory
-from pipeline.propagate.interval import lockstep
-from pipeline.threat import clipped_box
 from pipeline.train.batch_network import batch_network
 from pipeline.train.layers import layers
 from pipeline.train.run import Run, shrinkage

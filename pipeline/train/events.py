@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.network import Network
+from pipeline.core.network import Network
 from pipeline.train.full_bn import Placement
 
 Record = Mapping[str, int | float]

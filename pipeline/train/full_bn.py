@@ -10,10 +10,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from pipeline.bounds import walk
+from pipeline.core.network import Network, Plan, Provenance
+from pipeline.core.ops import AffineBN, BatchNorm, Layer
 from pipeline.errors import InputRejected
-from pipeline.network import Network, Plan, Provenance
-from pipeline.ops import AffineBN, BatchNorm, Layer
-from pipeline.propagate import walk
 from pipeline.train.layers import consumers, hidden, layer_of, layers
 
 

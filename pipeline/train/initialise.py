@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pipeline.network import Network
-from pipeline.ops import BatchNorm
+from pipeline.core.network import Network
+from pipeline.core.ops import BatchNorm
 from pipeline.rules.affine import fan_in
 from pipeline.train.layers import feeds_layers_only_directly, follows_sum, hidden, layer_of, layers
 from pipeline.train.sparsity import rescale

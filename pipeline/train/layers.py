@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from pipeline import ops
-from pipeline.network import Plan, Step
-from pipeline.ops import AffineBN, Layer
+from pipeline.core import ops
+from pipeline.core.network import Plan, Step
+from pipeline.core.ops import AffineBN, Layer
 from pipeline.rules import Affine, rule_for
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)

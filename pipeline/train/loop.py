@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from pipeline.crew import ALONE, Crew
+from pipeline.distributed.group import ALONE, Crew
 from pipeline.train.checkpoint import Checkpoint
 from pipeline.train.events import Event
 from pipeline.train.execution import PLAIN, Execution

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.bounds import Interval, Lockstep, full
-from pipeline.network import Network
-from pipeline.propagate.interval import lockstep
-from pipeline.propagate.margins import Head
-from pipeline.spread import WHOLE, Batch
-from pipeline.threat import clipped_box
+from pipeline.bounds.ibp import lockstep
+from pipeline.bounds.margins import Head
+from pipeline.core.interval import Interval, Lockstep, full
+from pipeline.core.network import Network
+from pipeline.core.threat import clipped_box
+from pipeline.distributed.sync_batch import WHOLE, Batch
 from pipeline.train.accumulate import Part, accumulated
 from pipeline.train.adversary import attacked
 from pipeline.train.batch_network import batch_network, empty_, shells_of

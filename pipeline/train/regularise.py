@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pipeline.bounds import Lockstep, full
-from pipeline.network import Plan
-from pipeline.spread import WHOLE, Batch
+from pipeline.core.interval import Lockstep, full
+from pipeline.core.network import Plan
+from pipeline.distributed.sync_batch import WHOLE, Batch
 from pipeline.train.layers import first_layers
 
 TINY = 1e-12

@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from pipeline.crew import ALONE, Crew
+from pipeline.bounds.margins import MarginBounds
+from pipeline.core.network import Network
+from pipeline.core.ops import BatchNorm
+from pipeline.core.threat import clipped_box
+from pipeline.distributed.group import ALONE, Crew
+from pipeline.distributed.sync_batch import WHOLE, Batch, part_of
 from pipeline.errors import Diverged, InputRejected
-from pipeline.network import Network
-from pipeline.ops import BatchNorm
-from pipeline.propagate.margins import MarginBounds
-from pipeline.spread import WHOLE, Batch, part_of
-from pipeline.threat import clipped_box
 from pipeline.train.average import Average
 from pipeline.train.execution import PLAIN, Execution
 from pipeline.train.objective import Objective, Phase, Schedule, Terms

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pipeline.crew import Crew
+from pipeline.distributed.group import Crew
 from pipeline.errors import Diverged, Preempted
 from pipeline.train import checkpoint as saved
 from pipeline.train.diagnosis import diagnosis

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pipeline.network import Network
+from pipeline.core.network import Network
 from pipeline.train.layers import layer_of, layers
 
 

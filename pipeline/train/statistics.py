@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from pipeline.network import Network
-from pipeline.ops import AffineBN, BatchNorm
-from pipeline.propagate import walk
+from pipeline.bounds import walk
+from pipeline.core.network import Network
+from pipeline.core.ops import AffineBN, BatchNorm
 
 
 @torch.no_grad()

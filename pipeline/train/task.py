@@ -14,8 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline import rules
+from pipeline.core.network import Network
 from pipeline.errors import InputRejected
-from pipeline.network import Network
 from pipeline.train.execution import Execution
 from pipeline.train.full_bn import insert
 from pipeline.train.initialise import reinitialise_

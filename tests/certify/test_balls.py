@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import ops
-from pipeline.arithmetic import Outward
+from pipeline.bounds.margins import MarginBounds
 from pipeline.certify import PGD, Verdict, attack
 from pipeline.choices import METHODS
-from pipeline.propagate.margins import MarginBounds
-from pipeline.threat import L2Ball, LinfBall, Region, joined
+from pipeline.core import ops
+from pipeline.core.rounding import Outward
+from pipeline.core.threat import L2Ball, LinfBall, Region, joined
 from tests import nets
 from tests.climbing import climb, deployed, images_of, lively
 

@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.arithmetic import GROUP, Outward
+from pipeline.bounds.footprint import footprint
+from pipeline.bounds.margins import METHODS, MarginBounds
 from pipeline.certify import Settings, Work
 from pipeline.certify.prover import Prover
-from pipeline.clock import Clock, OutOfTime, limited, look
+from pipeline.core.rounding import GROUP, Outward
+from pipeline.core.threat import LinfBall
 from pipeline.errors import Incomplete, UsageError
-from pipeline.propagate.footprint import footprint
-from pipeline.propagate.margins import METHODS, MarginBounds
-from pipeline.threat import LinfBall
+from pipeline.system.clock import Clock, OutOfTime, limited, look
 from tests import nets
 from tests.climbing import climb, images_of, lively
 
@@ -93,8 +93,8 @@ def test_how_rows_are_cut_changes_no_bit(method, monkeypatch):
     x = torch.from_numpy(images_of(network, 2)).double()
     for rows in (7, GROUP, 2 * GROUP):
         bounds = MarginBounds(network, Outward(deployed=True), method=method, memory=1 << 40)
-        monkeypatch.setattr("pipeline.propagate.margins.SMALL", 1 << 40)
-        monkeypatch.setattr("pipeline.propagate.footprint.Need.rows", lambda self, memory, samples, rows=rows: rows)
+        monkeypatch.setattr("pipeline.bounds.margins.SMALL", 1 << 40)
+        monkeypatch.setattr("pipeline.bounds.footprint.Need.rows", lambda self, memory, samples, rows=rows: rows)
         found[rows] = bounds.rows(BALL.region(x), torch.tensor([0, GROUP]))
     assert torch.equal(found[GROUP], found[2 * GROUP])
     assert torch.allclose(found[7], found[GROUP], rtol=1e-9, atol=1e-12)
@@ -170,7 +170,7 @@ def test_an_attack_ends_in_time():
 def test_predictions_beyond_the_budget_leave_nothing_checked(monkeypatch):
     """Below a few seconds they are made all the same, so that there is a report."""
     assert climb(lively(), ("1/100",), work=Work(budget=0.0), n=4).cut
-    monkeypatch.setattr("pipeline.clock.PREPARING", 0.0)
+    monkeypatch.setattr("pipeline.system.clock.PREPARING", 0.0)
     with pytest.raises(Incomplete, match="nothing was checked"):
         climb(lively(), ("1/100",), work=Work(budget=0.0), n=4)
 

@@ -10,19 +10,19 @@ import onnx
 import pytest
 import torch
 
-from pipeline import network as networks
-from pipeline.arithmetic import rounding_of
-from pipeline.bounds import Interval
+from pipeline.bounds.margins import MarginBounds, softmax_gap
 from pipeline.certify import PGD, attack
 from pipeline.certify.pursuit import Pursuit
+from pipeline.core import network as networks
+from pipeline.core.interval import Interval
+from pipeline.core.rounding import rounding_of
+from pipeline.core.threat import LinfBall
 from pipeline.errors import InputRejected, PipelineError
-from pipeline.graph import runtime
-from pipeline.propagate.margins import MarginBounds, softmax_gap
+from pipeline.onnx import runtime
 from pipeline.rules import require
-from pipeline.threat import LinfBall
 from tests import nets
 from tests.certify.test_ladder import deployed
-from tests.graph.files import load, model, node, saved, session, weights
+from tests.onnx.files import load, model, node, saved, session, weights
 
 CLASSES = 6
 MANY = 32

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pipeline.certify import PGD, Certification, Settings, Verdict, attack, certify
+from pipeline.core.threat import LinfBall
 from pipeline.errors import Contradiction, Incomplete
-from pipeline.threat import LinfBall
 from tests import nets
 
 EPS = ("1/1000", "8/255", "0.1", "1")
@@ -91,7 +91,7 @@ def test_a_file_that_denies_a_proved_label_is_an_alarm():
 
 def test_an_attacked_certificate_is_an_alarm(monkeypatch):
     """A bound that lies meets the attack: everything is called proved, and PGD breaks some of it."""
-    from pipeline.propagate import margins
+    from pipeline.bounds import margins
 
     monkeypatch.setattr(margins.MarginBounds, "bounds", lambda self, box, labels: torch.ones(len(labels)).double())
     with pytest.raises(Contradiction, match="attack"):

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.certify import TOLERANCE, Settings, Work
 from pipeline.certify.prover import Prover
-from pipeline.threat import BALLS
+from pipeline.core.threat import BALLS
 from tests.climbing import climb, images_of, labels_of, lively
 
 NETWORK = lively()

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.arithmetic import rounding_of
 from pipeline.certify.constraints import Forms, scaled
 from pipeline.certify.counterexample import Descent, Falsifier
 from pipeline.certify.property import Refuter
 from pipeline.certify.witness import check
 from pipeline.choices import METHODS
-from pipeline.clock import Clock
+from pipeline.core.rounding import rounding_of
 from pipeline.errors import InputRejected
+from pipeline.system.clock import Clock
 from pipeline.vnnlib import Case, Constraint, Property, parse
 from tests import nets
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.bounds import margins
 from pipeline.certify import DECIDERS, PGD, Settings, Verdict
 from pipeline.certify.prover import Prover
 from pipeline.choices import METHODS
+from pipeline.core.threat import LinfBall
 from pipeline.errors import Contradiction
-from pipeline.propagate import margins
-from pipeline.report.samples import DECIDERS as NAMES
-from pipeline.report.samples import VERDICTS
-from pipeline.threat import LinfBall
+from pipeline.results.samples import DECIDERS as NAMES
+from pipeline.results.samples import VERDICTS
 from tests import nets
 from tests.climbing import climb, images_of, labels_of, lively
 

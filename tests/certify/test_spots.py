@@ -12,11 +12,11 @@ import torch
 
 from pipeline.certify import PGD, Certification, Delivered, Settings, Spots, Work, certify, sampled, unforeseen
 from pipeline.certify.attack import Predict
+from pipeline.commands.certification import certify as run
+from pipeline.commands.events import Done
+from pipeline.core.threat import BALLS, Ball
 from pipeline.errors import Contradiction
-from pipeline.threat import BALLS, Ball
-from pipeline.workflow.certification import certify as run
-from pipeline.workflow.events import Done
-from tests.graph.files import load, mlp, saved, session
+from tests.onnx.files import load, mlp, saved, session
 
 X = np.random.default_rng(0).random((40, 6), np.float32)
 BALL = BALLS["linf"](Fraction(1, 200), 0.0, 1.0)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import ops
 from pipeline.certify.constraints import never_negative
+from pipeline.core import ops
 from pipeline.vnnlib import Case, Constraint, Property
 from tests import nets
 from tests.certify.test_property import grid, prove

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.graph.files import mlp, model, node
+from tests.onnx.files import mlp, model, node
 
 Make = Callable[[Path], object]
 HOSTILE = (

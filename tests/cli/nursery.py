@@ -19,7 +19,7 @@ from typing import Any
 
 Pipes = tuple[tuple[int, int], tuple[int, int]]
 MODULES = (
-    *("pipeline.workflow.certification", "pipeline.workflow.retraining"),
+    *("pipeline.commands.certification", "pipeline.commands.retraining"),
     *("matplotlib.backends.backend_svg", "onnx2torch", "onnxruntime", "torch._dynamo"),
 )
 ROOM = 1 << 20

@@ -18,7 +18,7 @@ from onnx import TensorProto
 
 from tests.cli import bad_data as data
 from tests.cli import bad_models as models
-from tests.graph.files import mlp, node
+from tests.onnx.files import mlp, node
 
 GOLDEN = Path(__file__).with_name("bad_inputs.txt")
 CERTIFY = ("certify", "m.onnx", "--data", "npz:d.npz", "--eps", "0.1", "--method", "ibp")

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from pipeline.report import read, read_samples
+from pipeline.results import read, read_samples
 
 FAST = ("--data", "digits", "--max-samples", "40", "--method", "crown-ibp")
 
@@ -195,7 +195,7 @@ def test_modes_are_ordered_and_none_never_certifies(pipeline):
 
 
 def test_our_own_fault_is_70_and_keeps_the_traceback(pipeline, monkeypatch):
-    monkeypatch.setattr("pipeline.workflow.certification.open_model", lambda *a: 1 / 0)
+    monkeypatch.setattr("pipeline.commands.certification.open_model", lambda *a: 1 / 0)
     code, _, err = pipeline("certify", "model.onnx", "--data", "digits")
     assert code == 70
     assert "traceback.txt" in err

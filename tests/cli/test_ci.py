@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.cli.main import run
 from pipeline.data import load
-from pipeline.report import read
+from pipeline.results import read
 
 ROOT = Path(__file__).resolve().parents[2]
 FAST = ("--data", "digits", "--max-samples", "40", "--method", "ibp", "--no-attack")
@@ -212,7 +212,7 @@ def test_a_killed_run_is_not_taken_for_the_one_before(pipeline, here, monkeypatc
         assert not (here / "model.report" / "status.json").exists()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.workflow.certification.open_model", killed)
+    monkeypatch.setattr("pipeline.commands.certification.open_model", killed)
     assert pipeline(*RUN)[0] == 130
     assert status(here)["exit_code"] == 130
 

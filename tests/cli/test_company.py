@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pipeline.commands import deployed
+from pipeline.commands.subject import open_model
 from pipeline.errors import Contradiction, InputRejected
-from pipeline.graph import model_file, runtime
-from pipeline.report import Samples
+from pipeline.onnx import model_file, runtime
+from pipeline.results import Samples
 from pipeline.settings import Settings
-from pipeline.workflow import company
-from pipeline.workflow.subject import open_model
-from tests.graph.files import model, node, saved, weights
+from tests.onnx.files import model, node, saved, weights
 
 WEIGHTS = {"w": weights(4, 3, seed=1), "zero": np.array([0]), "minus": np.array([-1]), "far": np.array([-(2**31)])}
 GAMES = {
@@ -53,19 +53,19 @@ def certified(labels):
 
 def test_an_honest_file_passes(tmp_path):
     subject = opened(tmp_path, [])
-    company.require_independent(subject, IMAGES)
-    company.require_labels(subject, IMAGES, certified(subject.predict(IMAGES).argmax(1)))
+    deployed.require_independent(subject, IMAGES)
+    deployed.require_labels(subject, IMAGES, certified(subject.predict(IMAGES).argmax(1)))
 
 
 @pytest.mark.parametrize("tail", GAMES.values(), ids=GAMES)
 def test_samples_that_influence_each_other_are_noticed(tail, tmp_path):
     subject = opened(tmp_path, tail)
     with pytest.raises(InputRejected, match=r"in whatever company; .* in batches of"):
-        company.require_independent(subject, IMAGES)
+        deployed.require_independent(subject, IMAGES)
 
 
 @pytest.mark.parametrize("name", ["turned round", "other at eight"])
 def test_a_certified_sample_with_another_label_is_a_contradiction(name, tmp_path):
     labels = opened(tmp_path, []).predict(IMAGES).argmax(1)
     with pytest.raises(Contradiction, match="certified samples have another label in batches of"):
-        company.require_labels(opened(tmp_path, GAMES[name]), IMAGES, certified(labels))
+        deployed.require_labels(opened(tmp_path, GAMES[name]), IMAGES, certified(labels))

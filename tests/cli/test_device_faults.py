@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.report import read
+from pipeline.results import read
 from tests.cli.nursery import Nursery
 from tests.cli.test_faults import CERTIFY, COMMANDS, RETRAIN, ROOT, model_in
 
@@ -24,7 +24,7 @@ FAULTS = {
     "told": "raise getattr(torch, 'AcceleratorError', RuntimeError)('CUDA error: unspecified launch failure')",
     "real": "torch.zeros(1, device='cuda')[torch.tensor([9], device='cuda')]",
 }
-WHERE = {"retrain": "pipeline.train.run.Run.step", "certify": "pipeline.propagate.margins.MarginBounds.bounds"}
+WHERE = {"retrain": "pipeline.train.run.Run.step", "certify": "pipeline.bounds.margins.MarginBounds.bounds"}
 AFTER = """
 import importlib, itertools, sys, torch
 where, calls = {where!r}.rsplit(".", 2), itertools.count()

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from pipeline.cli.devices import _verdict
-from pipeline.report import read
+from pipeline.results import read
 
 CERTIFY = (
     "certify",

@@ -9,9 +9,9 @@ import onnx
 import pytest
 from onnx import helper
 
-from pipeline.graph import kernel_table
-from tests.graph import files
-from tests.graph.test_kernels import WHOLE
+from pipeline.onnx import kernel_table
+from tests.onnx import files
+from tests.onnx.test_kernels import WHOLE
 
 
 @pytest.fixture(autouse=True)

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report import read
+from pipeline.results import read
 
 if os.name != "posix":
     pytest.skip("signals and limits of processes", allow_module_level=True)
 
 from tests.cli.nursery import Nursery
-from tests.graph.files import digests
+from tests.onnx.files import digests
 
 ROOT = Path(__file__).resolve().parents[2]
 RETRAIN = [

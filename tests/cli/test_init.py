@@ -15,8 +15,8 @@ import pytest
 import yaml
 from onnx import numpy_helper
 
+from pipeline.commands import job
 from pipeline.data import load
-from pipeline.workflow import job
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTALL = ("--install", "pipeline @ git+https://example.org/a/b@c0ffee")

@@ -10,7 +10,7 @@ import onnx
 import torch
 from onnx import helper, numpy_helper
 
-from tests.graph import files
+from tests.onnx import files
 
 
 def test_cost_is_counted_on_the_graph(pipeline):

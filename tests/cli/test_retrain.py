@@ -11,9 +11,9 @@ import onnxruntime
 import pytest
 
 from pipeline.data import load
-from pipeline.report import read
+from pipeline.results import read
 from tests.cli.conftest import ROOT
-from tests.graph.files import digests
+from tests.onnx.files import digests
 
 SHORT = ("--data", "digits", "--eps", "0.05", "--epochs", "4")
 

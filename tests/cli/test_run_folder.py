@@ -16,8 +16,8 @@ import torch
 
 from pipeline.cli.main import own_code_cache
 from pipeline.data import load
-from pipeline.report import read
-from pipeline.user_key import VARIABLE
+from pipeline.results import read
+from pipeline.system.user_key import VARIABLE
 
 EPS = "1/10"
 CERTIFY = ("certify", "model.onnx", "--data", "npz:d.npz", "--eps", EPS, "--method", "ibp", "--report", "r")

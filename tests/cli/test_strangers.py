@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from pipeline.report import read
+from pipeline.results import read
 from tests.cli import bad_data as data
 from tests.cli import bad_models as models
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from pipeline.cli.watch import Watch, consoles
+from pipeline.cli.progress import Watch, consoles
 
 FAST = ("certify", "model.onnx", "--data", "digits", "--max-samples", "20", "--method", "ibp")
 

@@ -14,10 +14,10 @@ import pytest
 
 from pipeline.certify.ladder import certify as climb
 from pipeline.cli.main import run
+from pipeline.commands import verify_samples
 from pipeline.data import load
-from pipeline.report import CERTIFIED, FALSIFIED, Report, Samples, dump, largest_eps, read, read_samples, write
-from pipeline.report.canonical import digest
-from pipeline.workflow import verify_proofs
+from pipeline.results import CERTIFIED, FALSIFIED, Report, Samples, dump, largest_eps, read, read_samples, write
+from pipeline.results.canonical import digest
 
 ROOT = Path(__file__).resolve().parents[2]
 CERTIFY = ("--data", "npz:data.npz", "--eps", "1/1000,1/20", "--method", "crown-ibp")
@@ -227,8 +227,8 @@ def test_a_lie_that_only_a_proof_uncovers(pipeline, folder):
     verdict[:, lie], decided[:, lie], margin[:, lie] = CERTIFIED, 3, 1.0
     known = {name: getattr(samples, name) for name in samples.__dataclass_fields__}
     forged = Samples(**{**known, "verdict": verdict, "decided_by": decided, "margin_lower": margin})
-    from pipeline.report import Looked, levels, per_class
-    from pipeline.report.samples import read_counterexamples
+    from pipeline.results import Looked, levels, per_class
+    from pipeline.results.samples import read_counterexamples
 
     points = read_counterexamples(folder / "model.report" / "counterexamples.npz", None)
     forged = Samples(**{**{n: getattr(forged, n) for n in forged.__dataclass_fields__}, "counterexamples": points})
@@ -264,7 +264,7 @@ def test_nobody_can_foresee_which_samples_are_proved_again(pipeline, folder):
 
 
 def test_points_outside_their_balls_and_harmless_ones_are_found(pipeline, folder):
-    from pipeline.report.samples import COUNTEREXAMPLES_NAME, Counterexamples, read_counterexamples
+    from pipeline.results.samples import COUNTEREXAMPLES_NAME, Counterexamples, read_counterexamples
 
     path = folder / "model.report" / COUNTEREXAMPLES_NAME
     points = read_counterexamples(path, None)
@@ -484,8 +484,8 @@ def test_a_contradiction_found_on_the_way_is_a_fault(pipeline, folder, monkeypat
         yield from ()
         raise Contradiction("certified and attacked")
 
-    assert verify_proofs.verdicts.certify is climb
-    monkeypatch.setattr(verify_proofs.verdicts, "certify", refuted)
+    assert verify_samples.verdicts.certify is climb
+    monkeypatch.setattr(verify_samples.verdicts, "certify", refuted)
     code, out, _ = pipeline("verify", "model.report", *ABOUT, "--recheck", "3")
     assert code == 5
     assert "certified and attacked" in out

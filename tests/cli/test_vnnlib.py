@@ -12,9 +12,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 from pipeline.certify.witness import check
-from pipeline.report import read, read_samples
+from pipeline.results import read, read_samples
 from pipeline.vnnlib import parse
-from tests.graph.files import session as file_session
+from tests.onnx.files import session as file_session
 
 
 @pytest.fixture

@@ -25,14 +25,14 @@ import onnxruntime as ort
 
 from pipeline.certify import Settings
 from pipeline.certify.prover import Prover
+from pipeline.commands.guarantee import refuse_unpromised
+from pipeline.commands.subject import open_model
+from pipeline.core.threat import LinfBall
 from pipeline.errors import PipelineError
-from pipeline.graph import model_file, parity
-from pipeline.graph.kernels import OPERATORS
+from pipeline.onnx import model_file, parity
+from pipeline.onnx.kernels import OPERATORS
 from pipeline.rules import require
 from pipeline.settings import Settings as Asked
-from pipeline.threat import LinfBall
-from pipeline.workflow.promise import refuse_unpromised
-from pipeline.workflow.subject import open_model
 from tests.fuzz.suspects import Suspect, drawn
 
 LEVELS = ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL")

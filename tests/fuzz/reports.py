@@ -16,15 +16,15 @@ import torch
 
 import pipeline.data
 from pipeline.api import certify, retrain
+from pipeline.audit.comparison import compare
+from pipeline.commands.export import export_vnnlib
+from pipeline.commands.properties import decide
+from pipeline.commands.reopen import pictures
+from pipeline.commands.verification import verify
 from pipeline.errors import PipelineError
 from pipeline.render import junit, markdown, panel, render, statement
-from pipeline.report import read
-from pipeline.report.canonical import digest
-from pipeline.review.comparison import compare
-from pipeline.workflow.export import export_vnnlib
-from pipeline.workflow.pictures import pictures
-from pipeline.workflow.properties import decide
-from pipeline.workflow.verification import verify
+from pipeline.results import read
+from pipeline.results.canonical import digest
 from tests.fuzz.judge import judge
 
 JSON = "report.json"

@@ -15,25 +15,26 @@ import onnx
 import torch
 from torch import Tensor
 
-from pipeline.arithmetic import U64, Outward
-from pipeline.bounds import Interval, LinearForm
+from pipeline.bounds import walk
+from pipeline.bounds.alpha import Search, improved
+from pipeline.bounds.ibp import IntervalWalk
+from pipeline.bounds.linear import Bounds, LinearWalk
+from pipeline.bounds.margins import MarginBounds
 from pipeline.choices import METHODS
+from pipeline.core.interval import Interval
+from pipeline.core.linear_form import LinearForm
+from pipeline.core.network import Network, Plan
+from pipeline.core.rounding import U64, Outward
+from pipeline.core.threat import Box
 from pipeline.errors import InputRejected, PipelineError
-from pipeline.graph import runtime
-from pipeline.graph.importer import Imported
-from pipeline.graph.kernels import OPERATORS
-from pipeline.graph.probe import exposed
-from pipeline.network import Network, Plan
-from pipeline.propagate import walk
-from pipeline.propagate.alpha import Search, improved
-from pipeline.propagate.crown import Bounds, LinearWalk
-from pipeline.propagate.interval import IntervalWalk
-from pipeline.propagate.margins import MarginBounds
+from pipeline.onnx import runtime
+from pipeline.onnx.importer import Imported
+from pipeline.onnx.kernels import OPERATORS
+from pipeline.onnx.probe import exposed
 from pipeline.rules import rule_for, unsupported
-from pipeline.threat import Box
 from tests.fuzz.graphs import Graph
-from tests.graph.files import load
 from tests.laws import inside
+from tests.onnx.files import load
 
 # Twice the largest error that a sweep of a million inputs finds of any of these kernels.
 KERNELS = dict.fromkeys(OPERATORS, (1.1e-6, 4e-7))

@@ -34,7 +34,7 @@ from tests.fuzz.judge import judge
 from tests.fuzz.moves import MOVES
 from tests.fuzz.mutations import Mutator, flipped, of_archive, of_arrays, of_json, of_model, of_text
 from tests.fuzz.reports import cases
-from tests.graph.files import load as load_model
+from tests.onnx.files import load as load_model
 
 SECONDS, MIB = 30, 1024
 """Of processor time, and of memory beyond what the process had."""

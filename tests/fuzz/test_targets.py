@@ -9,10 +9,10 @@ from random import Random
 import numpy as np
 import pytest
 
+from pipeline.commands.reopen import pictures
+from pipeline.commands.verification import verify
 from pipeline.errors import Contradiction, InputRejected
-from pipeline.report import CERTIFIED, DECIDERS, read
-from pipeline.workflow.pictures import pictures
-from pipeline.workflow.verification import verify
+from pipeline.results import CERTIFIED, DECIDERS, read
 from tests.fuzz.mutations import members, packed
 from tests.fuzz.reports import cases, sealed
 from tests.fuzz.targets import TARGETS, execute, mutant

@@ -12,7 +12,7 @@ from pipeline.errors import UsageError
 from pipeline.gates import check_gates, evaluate, exact, parse_gate, verdict
 from pipeline.gates.exact import lower_end_reaches, shown, sign_test, significant
 from pipeline.gates.regression import outcome
-from pipeline.report import Baseline, ClassRow, Level, Rate, Verdicts
+from pipeline.results import Baseline, ClassRow, Level, Rate, Verdicts
 
 
 def level(k: int, n: int, *, undecided: int = 0, eps: str = "8/255", attacked: bool = True) -> Level:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.render import Pictures, headline, render, thumbnails
-from pipeline.report import Report
+from pipeline.results import Report
 from tests.render.browser import PROGRAM, Browser
 
 pytestmark = pytest.mark.skipif(PROGRAM is None or os.name != "posix", reason="no Chromium")

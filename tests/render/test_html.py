@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.render import render
 from pipeline.render.svg import COLOURS
-from pipeline.report import Report
+from pipeline.results import Report
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 

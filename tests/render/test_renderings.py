@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.render import junit, markdown, signing, statement
 from pipeline.render.markdown import cell, prose
-from pipeline.report import Report
+from pipeline.results import Report
 
 GATES = ("certified=0.3", "natural=0.99")
 NAMES = [

@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from pipeline.render import before_after, headline, next_step, panel
-from pipeline.report import Rate, Report, Verdicts
+from pipeline.results import Rate, Report, Verdicts
 
 
 def printed(*renderables: object, width: int = 80) -> str:

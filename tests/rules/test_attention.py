@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import ops
-from pipeline.arithmetic import Outward
-from pipeline.bounds import Interval
+from pipeline.bounds.margins import MarginBounds
 from pipeline.choices import METHODS
-from pipeline.network import Network
-from pipeline.propagate.margins import MarginBounds
+from pipeline.core import ops
+from pipeline.core.interval import Interval
+from pipeline.core.network import Network
+from pipeline.core.rounding import Outward
 from pipeline.rules import unsupported
 from tests.nets import Drawing
 

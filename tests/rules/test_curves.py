@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline import ops
-from pipeline.arithmetic import EXACT, Outward
-from pipeline.bounds import Interval, LinearForm
+from pipeline.core import ops
+from pipeline.core.interval import Interval
+from pipeline.core.linear_form import LinearForm
+from pipeline.core.rounding import EXACT, Outward
 from pipeline.errors import InputRejected
 from pipeline.rules import rule_for, rules
 from pipeline.rules.curves import MIRRORED

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline.arithmetic import EXACT, Outward
-from pipeline.bounds import Interval, LinearForm, Lockstep
+from pipeline.core.interval import Interval, Lockstep
+from pipeline.core.linear_form import LinearForm
+from pipeline.core.rounding import EXACT, Outward
 from pipeline.rules import Affine, rule_for, rules
 from tests import laws
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.arithmetic import EXACT, Outward
-from pipeline.bounds import Interval, LinearForm
+from pipeline.core.interval import Interval
+from pipeline.core.linear_form import LinearForm
+from pipeline.core.rounding import EXACT, Outward
 from pipeline.errors import InputRejected
 from pipeline.rules import rule_for
 from tests import laws

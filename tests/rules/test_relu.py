@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pipeline.bounds import Interval, LinearForm
+from pipeline.core.interval import Interval
+from pipeline.core.linear_form import LinearForm
 from pipeline.rules import rule_for
 
 RELU = nn.ReLU()

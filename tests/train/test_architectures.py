@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.core.network import Network
 from pipeline.data import Loader
-from pipeline.network import Network
 from pipeline.train import Finished, Task, recipe, train
-from tests.graph.files import load, model, node, saved, write_back
+from tests.onnx.files import load, model, node, saved, write_back
 
 CLASSES = 3
 Nodes = list[onnx.NodeProto]

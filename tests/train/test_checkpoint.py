@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import EnvironmentFailure, UsageError
-from pipeline.seal import Seal
+from pipeline.system.seal import Seal
 from pipeline.train import checkpoint
 
 SEAL = Seal(bytes(range(32)))

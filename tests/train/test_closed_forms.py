@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.bounds import Lockstep
-from pipeline.ops import AffineBN
+from pipeline.core.interval import Lockstep
+from pipeline.core.ops import AffineBN
 from pipeline.rules import rule_for
 from pipeline.train.regularise import TINY, regularisers
 from tests.nets import mlp

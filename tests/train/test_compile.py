@@ -11,7 +11,7 @@ import pytest
 SCRIPT = """
 import sys
 import torch
-from pipeline.propagate.margins import head
+from pipeline.bounds.margins import head
 from pipeline.train import insert, recipe
 from pipeline.train.objective import Objective, Phase, Schedule
 from tests.nets import residual_concat_net

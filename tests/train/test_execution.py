@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.bounds import Interval, Lockstep, full
+from pipeline.bounds.ibp import lockstep
+from pipeline.bounds.margins import head, lockstep_margins, margins
+from pipeline.core.interval import Interval, Lockstep, full
 from pipeline.data import Loader
 from pipeline.errors import UsageError
-from pipeline.propagate.interval import lockstep
-from pipeline.propagate.margins import head, lockstep_margins, margins
 from pipeline.rules.batchnorm import batch_statistics
 from pipeline.train import Epoch, Fallback, Started, Task, insert, recipe, train
 from pipeline.train.execution import PRECISIONS, Execution

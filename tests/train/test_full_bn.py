@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline import ops
+from pipeline.core import ops
+from pipeline.core.network import Network
 from pipeline.errors import InputRejected
-from pipeline.network import Network
 from pipeline.train.full_bn import fold, insert, placements
 from pipeline.train.statistics import population_statistics_, start_from_statistics_
 from tests.nets import Drawing, conv_net, mlp, residual_concat_net

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import ops
-from pipeline.network import Network
+from pipeline.core import ops
+from pipeline.core.network import Network
 from pipeline.train.full_bn import insert
 from pipeline.train.initialise import reinitialise_
 from tests.nets import Drawing, conv_net, residual_concat_net

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.bounds.margins import head
+from pipeline.core.threat import clipped_box
 from pipeline.data import Loader, load
-from pipeline.propagate.margins import head
-from pipeline.threat import clipped_box
 from pipeline.train import Finished, Task, recipe, train
 from pipeline.train.adversary import attacked
 from tests.nets import Drawing

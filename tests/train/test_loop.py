@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.bounds.margins import MarginBounds
+from pipeline.core.network import Network
+from pipeline.core.ops import AffineBN, BatchNorm
+from pipeline.core.threat import clipped_box
 from pipeline.data import Loader
 from pipeline.errors import Diverged, InputRejected, Preempted, UsageError
-from pipeline.network import Network
-from pipeline.ops import AffineBN, BatchNorm
-from pipeline.propagate.margins import MarginBounds
-from pipeline.seal import Seal
-from pipeline.threat import clipped_box
+from pipeline.system.seal import Seal
 from pipeline.train import Batch, Checkpoint, Epoch, Finished, Started, recipe, train
 from pipeline.train.run import Run, shrinkage
 from pipeline.train.task import Task, prepare

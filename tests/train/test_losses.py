@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline import ops
-from pipeline.network import Network
-from pipeline.propagate.interval import lockstep
-from pipeline.propagate.margins import MarginBounds, head
-from pipeline.threat import Box, clipped_box
+from pipeline.bounds.ibp import lockstep
+from pipeline.bounds.margins import MarginBounds, head
+from pipeline.core import ops
+from pipeline.core.network import Network
+from pipeline.core.threat import Box, clipped_box
 from pipeline.train import recipe
 from pipeline.train.adversary import attacked
 from pipeline.train.batch_network import batch_network

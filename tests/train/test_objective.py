@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.network import Network
-from pipeline.propagate.margins import head
+from pipeline.bounds.margins import head
+from pipeline.core.network import Network
 from pipeline.train import recipe
 from pipeline.train.full_bn import insert
 from pipeline.train.losses.loss import robust_cross_entropy

@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.crew import ALONE, Crew
+from pipeline.core.network import Network
 from pipeline.data import Augment, Loader
+from pipeline.distributed.group import ALONE, Crew
 from pipeline.errors import PipelineError
-from pipeline.network import Network
-from pipeline.seal import Seal
+from pipeline.system.seal import Seal
 from pipeline.train import Checkpoint, Finished, recipe, train
 from pipeline.train.run import Run
 from pipeline.train.task import Task, prepare

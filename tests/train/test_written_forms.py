@@ -10,8 +10,8 @@ import torch
 
 from pipeline.errors import InputRejected
 from pipeline.train import fold, insert
-from tests.graph.files import load, saved, session, weights, write_back
-from tests.graph.layer_forms import LayerForm, gemm, layer_forms
+from tests.onnx.files import load, saved, session, weights, write_back
+from tests.onnx.layer_forms import LayerForm, gemm, layer_forms
 
 
 def rare(form: LayerForm) -> tuple[pytest.MarkDecorator, ...]:

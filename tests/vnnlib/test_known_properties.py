@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from pipeline.certify.witness import check
+from pipeline.commands.properties import decide
+from pipeline.commands.property_report import Decided
 from pipeline.vnnlib import parse, read
-from pipeline.workflow.answer import Decided
-from pipeline.workflow.properties import decide
-from tests.graph.files import session as file_session
+from tests.onnx.files import session as file_session
 
 pytestmark = [pytest.mark.corpus, pytest.mark.slow]
 CORPUS = Path(os.environ.get("PIPELINE_CORPUS", ""))

@@ -7,9 +7,9 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.bounds import Lockstep
-from pipeline.propagate.crown import Bounds, LinearWalk
-from pipeline.threat import Box, margin_form
+from pipeline.bounds.linear import Bounds, LinearWalk
+from pipeline.core.interval import Lockstep
+from pipeline.core.threat import Box, margin_form
 from pipeline.train.losses.ibp import IBP
 from pipeline.train.losses.loss import Samples, loss
 

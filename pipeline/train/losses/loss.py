@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.bounds import Interval, Lockstep
-from pipeline.network import Network
-from pipeline.propagate import walk
-from pipeline.propagate.margins import Head, lockstep_margins
+from pipeline.bounds import walk
+from pipeline.bounds.margins import Head, lockstep_margins
+from pipeline.core.interval import Interval, Lockstep
+from pipeline.core.network import Network
 from pipeline.train.recipe import Recipe
 
 

@@ -1,0 +1,65 @@
+"""alpha-CROWN: the slopes that a relaxation leaves open, chosen by gradient for each row (Xu et al., arXiv 2011.13824)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.bounds.linear import Bounds
+from pipeline.core.linear_form import LinearForm
+
+
+@dataclass(frozen=True)
+class Search:
+    """How slopes are searched for: Adam on the sum of the lower bounds, the step size falling by ``decay`` each time."""
+
+    steps: int = 20
+    step_size: float = 0.5
+    decay: float = 0.98
+    until_proved: bool = True
+    """Whether a row stops to move once its bound is positive; comparisons of the bounds themselves want it to go on."""
+
+
+@torch.no_grad()
+def improved(bounds: Bounds, forms: Mapping[int, LinearForm], least: Tensor, search: Search) -> Tensor:
+    """The lower bounds ``least`` (rows, batch) of the forms, raised where better slopes are found; stops once all are proved.
+
+    The search itself is outside what a proof rests on: its bounds leave rounding out, and the slopes that it ends with are
+    put through one walk that does not.
+    """
+    rows = len(least)
+    alpha: dict[int, Tensor] = {}
+    for step in bounds.plan.steps:
+        relaxation = bounds.relaxed(step, exact=True) if step.index in bounds.values else None
+        if relaxation is not None and relaxation.start is not None:
+            start = relaxation.start[:, None].expand(-1, rows, *relaxation.start.shape[1:])
+            alpha[step.index] = start.clone().requires_grad_()
+    if not alpha or (search.until_proved and bool((least > 0).all())):
+        return least
+    best = {index: slopes.detach().clone() for index, slopes in alpha.items()}
+    highest = torch.full_like(least, -torch.inf)
+    optimiser = torch.optim.Adam(list(alpha.values()), lr=search.step_size)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, search.decay)
+    for step_ in range(search.steps + 1):
+        with torch.enable_grad():
+            found = bounds.lower(forms, alpha=alpha, exact=True)
+            raised = found.detach() > highest
+            highest = torch.where(raised, found.detach(), highest)
+            for index, slopes in alpha.items():
+                keep = raised.reshape(1, *raised.shape, *[1] * (slopes.dim() - 3))
+                best[index] = torch.where(keep, slopes.detach(), best[index])
+            # A row that is proved, or is NaN, has nothing left to gain.
+            open_ = (torch.maximum(highest, least) <= 0) | (~found.detach().isnan() & (not search.until_proved))
+            # Nor is there anything to choose where a walk stops before the first choice (at a step function).
+            if step_ == search.steps or not found.requires_grad or not bool(open_.any()):
+                break
+            optimiser.zero_grad(set_to_none=True)
+            (-torch.where(open_, found, 0).sum()).backward(inputs=list(alpha.values()))
+        optimiser.step()
+        schedule.step()
+        for slopes in alpha.values():
+            slopes.data.clamp_(0, 1)
+    return torch.fmax(least, bounds.lower(forms, alpha=best))

@@ -1,0 +1,122 @@
+"""Work cut into units: each is done once, by one process, now or before the run was stopped, and within a budget."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from pipeline.certify.journal import Arrays, Journal
+from pipeline.distributed.group import ALONE, Crew
+from pipeline.errors import EnvironmentFailure, Preempted, out_of_memory
+from pipeline.progress import Progress
+from pipeline.system.clock import Clock, OutOfTime, preparing
+
+
+def in_parts(compute: Callable[[np.ndarray], Arrays], rows: np.ndarray) -> Arrays:
+    """``compute(rows)``; where there is too little memory for that many, the halves of it one after the other, and so on.
+
+    Raises EnvironmentFailure (74) where a single sample is too many.
+    """
+    try:
+        return compute(rows)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        if len(rows) == 1:
+            raise EnvironmentFailure(
+                f"there is too little memory for one sample: {str(error).splitlines()[0][:200]}. Free some, take a smaller "
+                "--memory-budget or a cheaper --method."
+            ) from None
+    # Behind the handler, where the error no longer keeps alive what did not fit.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    middle = len(rows) // 2
+    first, second = in_parts(compute, rows[:middle]), in_parts(compute, rows[middle:])
+    return {name: np.concatenate([a, second[name]]) if a.ndim else a for name, a in first.items()}
+
+
+@dataclass
+class Work:
+    """Who works, what is known already, when to stop; and what was spent on what.
+
+    A unit is a deterministic function of its key and its samples, so that neither resumption nor the number of processes
+    changes a bit of any result; only a budget can, by leaving units out.
+    """
+
+    crew: Crew = ALONE
+    journal: Journal = field(default_factory=Journal)
+    budget: float | None = None
+    """Seconds from now on, or from ``since`` on the monotonic clock."""
+    since: float | None = None
+    should_stop: Callable[[], bool] = lambda: False
+    cut: bool = False
+    """Whether the budget has left something out."""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.clock = Clock.of(self.budget, self.since)
+        self.preparing = preparing(self.budget, self.since)
+
+    @property
+    def over(self) -> bool:
+        """Whether the budget is spent."""
+        return self.clock.over
+
+    def units(
+        self,
+        key: str,
+        cuts: Sequence[np.ndarray],
+        compute: Callable[[np.ndarray], Arrays],
+        *,
+        phase: str,
+        before: int = 0,
+        total: int = 0,
+        always: bool = False,
+    ) -> Generator[Progress, None, list[Arrays | None]]:
+        """The result for each array of samples in ``cuts``, None where the budget ran out first.
+
+        ``always`` has all of them, within a budget that is never less than ``PREPARING``; raises OutOfTime (4) beyond.
+
+        ``before`` of ``total`` samples of the phase were done already. Raises Preempted (75) once asked to stop, after what
+        was computed has been kept.
+        """
+        started = time.monotonic()
+        keys = [f"{key}/{i}" for i in range(len(cuts))]
+        mine = {i: found for i, k in enumerate(keys) if (found := self.journal.get(k, cuts[i])) is not None}
+        known = set[int]().union(*self.crew.share(set(mine)))
+        todo = [i for i in range(len(cuts)) if i not in known]
+        total, estimate = total or sum(map(len, cuts)), None
+        done = before + sum(len(cuts[i]) for i in known)
+        fault: Exception | None = None
+        for i in todo[self.crew.rank :: self.crew.world]:
+            if self.should_stop() or (self.preparing.over if always else self.over):
+                break
+            try:
+                mine[i] = in_parts(compute, cuts[i])
+            except OutOfTime:
+                break
+            except Exception as error:  # told to the others first, who would wait for us
+                fault = error
+                break
+            self.journal.put(keys[i], cuts[i], mine[i])
+            done = min(done + len(cuts[i]) * self.crew.world, total)
+            estimate = estimate or (time.monotonic() - started) * total / max(len(cuts[i]) * self.crew.world, 1)
+            yield Progress(phase, done, total, estimate)
+        told = self.crew.share((mine, self.should_stop(), fault is not None))
+        if fault is not None:
+            raise fault
+        if any(failed for _, _, failed in told):
+            raise EnvironmentFailure("another process of this run failed; its own message says why.")
+        self.seconds[key.partition("#")[0]] = self.seconds.get(key.partition("#")[0], 0.0) + time.monotonic() - started
+        if any(stop for _, stop, _ in told):
+            self.journal.flush()
+            raise Preempted("stopped as asked; what was decided is kept, and the same command goes on from there.")
+        results = {i: arrays for part, _, _ in told for i, arrays in part.items()}
+        if always and len(results) < len(cuts):
+            raise OutOfTime
+        self.cut = self.cut or len(results) < len(cuts)
+        return [results.get(i) for i in range(len(cuts))]

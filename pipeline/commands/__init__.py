@@ -1,0 +1,31 @@
+"""certify, retrain and inspect as functions: where the rooms of the package meet. They yield events and print nothing.
+
+Each is imported when it is asked for: most of them import PyTorch and ONNX Runtime, and some commands need neither.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.commands.certification import certify
+    from pipeline.commands.events import Done, Event, Note
+    from pipeline.commands.inspection import Inspection, inspect
+    from pipeline.commands.retraining import retrain, write_config
+    from pipeline.commands.verification import verify
+
+__all__ = ["Done", "Event", "Inspection", "Note", "certify", "inspect", "retrain", "verify", "write_config"]
+_WHERE = {
+    **dict.fromkeys(("Done", "Event", "Note"), "events"),
+    **dict.fromkeys(("Inspection", "inspect"), "inspection"),
+    **dict.fromkeys(("retrain", "write_config"), "retraining"),
+    "certify": "certification",
+    "verify": "verification",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)

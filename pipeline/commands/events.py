@@ -1,0 +1,38 @@
+"""What a run tells whoever watches it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.gates import EXIT_CODES
+from pipeline.progress import Progress
+from pipeline.results import Report
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that a reader should know before going on; ``warning`` where it may change what is done next."""
+
+    text: str
+    warning: bool = False
+
+
+@dataclass(frozen=True)
+class Done:
+    """The report, where it lies, and for ``retrain`` the file that was written."""
+
+    report: Report
+    folder: Path
+    written: Path | None = None
+    changes: tuple[str, ...] = ()
+    leads: bool = True
+    """Whether this process is the one of its run that prints."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 where every gate passed or none was asked, 1 where one failed, 4 where one is undecided or nothing was checked."""
+        return EXIT_CODES[self.report.result.verdict]
+
+
+Event = Note | Progress | Done

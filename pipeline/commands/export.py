@@ -1,0 +1,93 @@
+"""``pipeline export-vnnlib``: a sample of a report as a property that any verifier can check."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import results as reports
+from pipeline.commands import reopen
+from pipeline.core.threat import LinfBall
+from pipeline.errors import UsageError
+from pipeline.numbers import parse_eps
+from pipeline.results import Preprocessing, Result
+from pipeline.vnnlib import robustness
+
+U32, TINY32 = Fraction(1, 2**24), Fraction(1, 2**126)
+
+
+def export_vnnlib(
+    report: Path, index: int, *, eps: str | None = None, data: str | None = None, layout: str | None = None
+) -> str:
+    """The unsafe set of one sample at one eps: ``x' in [x - eps, x + eps]``, clipped, and ``Y_j >= Y_label`` for some j.
+
+    Every end is exact or rounded outward. Where mean and std are applied outside the file, the box is that of the file's own
+    inputs, ``(x' - mean) / std`` with the rounding of float32. Raises UsageError (2) for a sample or eps that the report does
+    not have, InputRejected (3) for data that are not the report's.
+    """
+    found = reports.read(report)
+    result = found.result
+    if result.threat.norm != "linf" or result.samples is None:
+        raise UsageError(f"VNN-LIB states boxes, for samples; this report is of the norm {result.threat.norm}.")
+    folder = report if report.is_dir() else report.parent
+    samples = reports.read_samples(folder / result.samples.file, result.samples)
+    at = np.flatnonzero(samples.index == index)
+    if len(at) != 1:
+        raise UsageError(f"--index is that of a sample in the report, as in {_some(samples.index)}; received {index}.")
+    level = _level(samples.eps, eps)
+    dataset = reopen.dataset(result, data)
+    reopen.require_same(dataset, result)
+    pixels = reopen.images(dataset, result, samples, layout)[int(at[0])]
+    ball = LinfBall(Fraction(samples.eps[level]), *result.preprocessing.range)
+    lower, upper = _box(pixels, ball, result.preprocessing)
+    label = int(samples.label[at[0]])
+    return robustness(lower, upper, label, result.model.output.classes, _comments(result, samples, int(at[0]), level))
+
+
+def _level(known: tuple[str, ...], eps: str | None) -> int:
+    if eps is None and len(known) == 1:
+        return 0
+    wanted = None if eps is None else parse_eps(eps)
+    for i, text in enumerate(known):
+        if Fraction(text) == wanted:
+            return i
+    raise UsageError(f"--eps is one of the report's, {', '.join(known)}; received {eps or 'none'}.")
+
+
+def _box(pixels: np.ndarray, ball: LinfBall, prepared: Preprocessing) -> tuple[list[Fraction], list[Fraction]]:
+    low, high = Fraction(ball.low), Fraction(ball.high)
+    exact = [Fraction(float(v)) for v in pixels.reshape(-1)]
+    lower = [max(v - ball.radius, low) for v in exact]
+    upper = [min(v + ball.radius, high) for v in exact]
+    if prepared.mean is None or prepared.std is None:
+        return lower, upper
+    axis = pixels.ndim - 1 if prepared.layout == "NHWC" else 0
+    channel = np.indices(pixels.shape)[axis].reshape(-1)
+    means, stds = (np.asarray(v, np.float32) for v in (prepared.mean, prepared.std))
+    for ends, sign in ((lower, -1), (upper, 1)):
+        for i, end in enumerate(ends):
+            k = int(channel[i]) if len(means) > 1 else 0
+            std = Fraction(float(stds[k]))
+            moved = (end - Fraction(float(means[k]))) / std
+            # The deployment computes this in float32: two or three roundings, flushing to zero allowed.
+            ends[i] = moved + sign * (8 * U32 * abs(moved) + TINY32 * (1 + 1 / std))
+    return lower, upper
+
+
+def _comments(result: Result, samples: reports.Samples, at: int, level: int) -> list[str]:
+    verdict = reports.VERDICTS[int(samples.verdict[level, at])]
+    said = [
+        f"sample {samples.index[at]} of {result.data.uri} ({result.data.part}), label {samples.label[at]}, "
+        f"eps {samples.eps[level]}: {verdict}",
+        f"model {result.model.file}, SHA-256 {result.model.sha256}, output {result.model.output.name}",
+        "unsat: no input of the box gets another label",
+    ]
+    if result.model.output.kind == "softmax":
+        said.append("the file ends in a Softmax: the report compares what goes into it, this property what comes out")
+    return [reports.clean(line, 400).replace(";", ",") for line in said]
+
+
+def _some(index: np.ndarray) -> str:
+    return ", ".join(map(str, index[:5])) + (", ..." if len(index) > 5 else "")

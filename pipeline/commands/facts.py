@@ -1,0 +1,237 @@
+"""From what was done to what a report says of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.certify import DECIDERS, PGD, Certification
+from pipeline.certify import Settings as How
+from pipeline.commands import guarantee
+from pipeline.commands.subject import Subject
+from pipeline.data import Dataset, Fitted, without_folders
+from pipeline.results import facts as report
+from pipeline.results.per_radius import Layer, RoundingCost
+from pipeline.results.result import Run
+from pipeline.results.samples import Counterexamples, Samples
+from pipeline.results.summarise import Looked
+from pipeline.settings import Settings
+
+
+def version_of(name: str) -> str:
+    """The version of an installed distribution, ``unknown`` where it is none."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def tool() -> report.Tool:
+    """This program and its version."""
+    return report.Tool(name="pipeline", version=version_of("pipeline"))
+
+
+def model(subject: Subject) -> report.Model:
+    """The delivered file: digests of its bytes, its graph and its weights, and what it declares."""
+    file, proto, found = subject.file, subject.file.model, subject.file.digests
+    (entry,), (exit_,) = subject.network.inputs, subject.network.outputs
+    declared = {v.name: v for v in proto.graph.input}
+
+    def dims(name: str, fallback: tuple[int | None, ...]) -> tuple[int | str | None, ...]:
+        if name not in declared:
+            return fallback
+        shape = declared[name].type.tensor_type.shape.dim
+        return tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in shape)
+
+    parameters = {id(p): p.numel() for p in subject.imported.network.parameters()}
+    return report.Model(
+        file=file.path.name,
+        sha256=found.sha256,
+        bytes=len(file.content),
+        external_data=tuple(report.FileDigest(**vars(beside)) for beside in file.external_data),
+        structure_sha256=found.structure_sha256,
+        weights_sha256=found.weights_sha256,
+        ir_version=proto.ir_version,
+        opsets={o.domain or "ai.onnx": o.version for o in proto.opset_import},
+        input=report.Input(name=entry.name, dtype="float32", shape=dims(entry.name, entry.shape)),
+        output=report.Output(
+            name=exit_.name,
+            shape=exit_.shape,
+            kind="softmax" if subject.network.plan().before_softmax()[1] is not None else "logits",
+            classes=subject.classes,
+        ),
+        parameters=sum(parameters.values()),
+        ops=dict(Counter(n.op_type for n in proto.graph.node)),
+        metadata=file.metadata,
+    )
+
+
+def preprocessing(subject: Subject, fitted: Fitted, source: dict[str, str]) -> report.Preprocessing:
+    """How a stored value becomes the model's input, and what said so."""
+    said = sorted({source[k] for k in ("mean", "std", "range", "layout") if k in source})
+    return report.Preprocessing(
+        source=" and ".join(said) or "none given: pixels go in as they are",
+        range=fitted.value_range,
+        mean=subject.normalise.mean if subject.normalise else None,
+        std=subject.normalise.std if subject.normalise else None,
+        layout=fitted.layout,
+        notes=fitted.notes,
+    )
+
+
+def data(dataset: Dataset, evaluated: int, limit: int | None, seed: int, notes: Sequence[str] = ()) -> report.Data:
+    """Which samples, of which part of what."""
+    return report.Data(
+        uri=without_folders(dataset.uri),
+        part=dataset.part,
+        sha256=dataset.digest,
+        n_total=len(dataset),
+        n_evaluated=evaluated,
+        selection=report.Selection(
+            method="random" if limit else "all", seed=seed if limit else None, max_samples=limit
+        ),
+        class_names=dataset.class_names,
+        notes=tuple(notes),
+    )
+
+
+def method(subject: Subject, settings: Settings, how: How, kernels: tuple[str, ...] = ()) -> report.Method:
+    """How samples were certified, and what certified means."""
+    region, ran = "box" if settings.norm == "linf" else "Euclidean ball", execution(subject)
+    return report.Method(
+        bounds=how.methods,
+        requested=settings.method,
+        dtype="float64",
+        arithmetic=settings.arithmetic,
+        assumptions=(*guarantee.ASSUMPTIONS[settings.arithmetic], *kernels),
+        statement=guarantee.SAMPLES[settings.arithmetic].format(region=region, execution=guarantee.in_words(ran)),
+        attack=_attack(how.attack),
+        long_attack=_attack(how.long_attack),
+        memory_budget=settings.memory_budget,
+        provider=settings.provider,
+        execution=ran,
+    )
+
+
+def execution(subject: Subject) -> report.Execution:
+    """What runs the file, and the graph that it makes of it."""
+    ran = subject.executed
+    return report.Execution(
+        runtime="ONNX Runtime",
+        version=ran.runtime,
+        provider=ran.provider,
+        optimization=ran.level,
+        graph_sha256=ran.digest,
+    )
+
+
+def _attack(pgd: PGD | None) -> report.Attack | None:
+    if pgd is None:
+        return None
+    return report.Attack(
+        name="pgd", steps=pgd.steps, restarts=pgd.restarts, step_size=f"{pgd.step:g} eps", loss=pgd.loss, seed=pgd.seed
+    )
+
+
+def curves(history: Sequence[Mapping[str, float | int]]) -> tuple[dict[str, float | int | str | None], ...]:
+    """Epochs as a result keeps them: ``natural`` and ``certified`` are accuracies, held out where samples were held out.
+
+    How long they took is no part of a result: see ``epoch_times``.
+    """
+    told: list[dict[str, float | int | str | None]] = []
+    for record in history:
+        row: dict[str, float | int | str | None] = {name: v for name, v in record.items() if name != "seconds"}
+        row["natural_loss"], row["robust_loss"] = row.pop("natural", None), row.pop("robust", None)
+        for name in ("natural", "certified"):
+            row[name] = record.get(f"held_{name}", record.get(f"train_{name}"))
+        told.append(row)
+    return tuple(told)
+
+
+def epoch_times(history: Sequence[Mapping[str, float | int]]) -> dict[str, float]:
+    """The seconds of each epoch."""
+    return {f"epoch {record['epoch']}": record["seconds"] for record in history}
+
+
+def samples(result: Certification, labels: np.ndarray, indices: np.ndarray) -> Samples:
+    """The table of verdicts."""
+    levels = result.levels
+    survived = [level.survived for level in levels if level.survived is not None]
+    return Samples(
+        eps=tuple(str(level.ball.eps) for level in levels),
+        index=indices.astype(np.int64),
+        label=labels.astype(np.int64),
+        predicted=result.predicted,
+        verdict=np.stack([level.verdicts for level in levels]),
+        margin_lower=np.stack([level.margins for level in levels]),
+        survived=np.stack(survived) if survived else None,
+        undecided=np.stack([level.undecided for level in levels]) if result.cut else None,
+        decided_by=np.stack([level.decided_by for level in levels]),
+        largest_eps=result.largest_eps,
+        counterexamples=_counterexamples(result, indices) if len(result.counterexamples.rows) else None,
+    )
+
+
+def _counterexamples(result: Certification, indices: np.ndarray) -> Counterexamples:
+    found = result.counterexamples
+    return Counterexamples(
+        index=indices[found.rows].astype(np.int64),
+        eps=np.array([str(result.levels[i].ball.eps) for i in found.level], dtype=np.str_),
+        image=found.images,
+        predicted=found.predicted,
+    )
+
+
+def looked(result: Certification) -> tuple[Looked, ...]:
+    """What each level says beside its verdicts: who examined how many, how loose the layers are, what rounding cost."""
+    told = []
+    for level in result.levels:
+        layers = tuple(Layer(**asdict(layer)) for layer in level.layers)
+        cost = None if level.rounding is None else RoundingCost(**asdict(level.rounding))
+        rungs = tuple((name, level.examined[name]) for name in DECIDERS if name in level.examined)
+        told.append(Looked(layers, cost, rungs))
+    return tuple(told)
+
+
+def versions() -> dict[str, str]:
+    """This program and what it computes with."""
+    return {name: version_of(name) for name in ("pipeline", "torch", "numpy")} | {"onnxruntime": _onnxruntime()}
+
+
+def run(
+    started: datetime,
+    argv: Sequence[str],
+    device: str,
+    timings: dict[str, float],
+    stopped_by: str | None = None,
+    parity_seed: int | None = None,
+) -> Run:
+    """When, where and how long: what differs from run to run."""
+    seconds = (datetime.now(UTC) - started).total_seconds()
+    host: dict[str, Any] = {
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        **{name: version_of(name) for name in ("torch", "onnx", "onnx2torch", "numpy")},
+        "onnxruntime": _onnxruntime(),
+    }
+    return Run(
+        started=started.isoformat(timespec="seconds"),
+        seconds=seconds,
+        argv=tuple(argv),
+        host=host,
+        timings=timings,
+        stopped_by=stopped_by,
+        parity_seed=parity_seed,
+    )
+
+
+def _onnxruntime() -> str:
+    found = version_of("onnxruntime-gpu")
+    return f"{found} (gpu build)" if found != "unknown" else version_of("onnxruntime")

@@ -1,0 +1,256 @@
+"""``pipeline inspect``: what is in a file, which of it bounds can cross, what retraining would touch, and what all that costs.
+
+Costs are counted on the graph; nothing is measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.bounds import walk
+from pipeline.certify.prover import CHUNK_BYTES, IBP_BATCH
+from pipeline.commands.guarantee import measured, refuse_unpromised
+from pipeline.commands.subject import opened, subject_of
+from pipeline.core import ops
+from pipeline.core.network import Network, Port, Step
+from pipeline.errors import EnvironmentFailure, PipelineError, UsageError
+from pipeline.onnx import freeze, importer
+from pipeline.onnx.model_file import ModelFile
+from pipeline.onnx.names import shown
+from pipeline.onnx.parity import Parity
+from pipeline.results.write import replace_atomically
+from pipeline.rules import Unsupported, unsupported
+from pipeline.settings import Settings, settle
+from pipeline.train.full_bn import Placement, placements
+
+BATCH = 128
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Counts for one sample, and estimates for one batch.
+
+    `multiply_adds` of one forward pass: IBP takes two such passes, a training step of IBP about nine. `values` are the numbers
+    that all values of the graph hold. `certify_bytes` is what IBP in float64 takes for `certify_batch` samples at once,
+    `train_bytes` three float32 values of everything, kept for the gradient, for a batch of 128.
+    """
+
+    parameters: int
+    multiply_adds: int
+    values: int
+    certify_batch: int
+    certify_bytes: int
+    train_bytes: int
+
+
+def cost_of(network: Network) -> Cost:
+    """Run one blank sample through the graph and count. Raises RuntimeError where it cannot run on one."""
+    samples = [torch.zeros(1, *(d or 1 for d in port.shape[1:]), dtype=port.dtype) for port in network.inputs]
+    plan = network.plan()
+    with torch.no_grad():
+        values = walk.forward(plan, samples, lambda step, *xs: step.op(*xs), keep=walk.EVERYTHING)
+    numbers = [_numbers(v) for v in values if isinstance(v, Tensor) and v.dim() and v.shape[0] == 1]
+    largest = max(numbers, default=1)
+    batch = max(1, min(IBP_BATCH, CHUNK_BYTES // (8 * 8 * largest)))
+    return Cost(
+        parameters=sum(p.numel() for p in network.parameters()),
+        multiply_adds=sum(multiply_adds(step, values) for step in plan.steps),
+        values=sum(numbers),
+        certify_batch=batch,
+        certify_bytes=8 * 8 * largest * batch,
+        train_bytes=3 * 4 * sum(numbers) * BATCH,
+    )
+
+
+def multiply_adds(step: Step, values: list[Tensor | None]) -> int:
+    """Of the products of weights or of two values: every output of a layer sums as many as its fan-in."""
+    out, x = values[step.index], values[step.args[0]] if step.args else None
+    if not isinstance(out, Tensor) or not isinstance(x, Tensor):
+        return 0
+    op = step.op
+    if isinstance(op, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+        return x.numel() * op.out_channels // op.groups * math.prod(op.kernel_size)
+    if isinstance(op, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return out.numel() * op.in_channels // op.groups * math.prod(op.kernel_size)
+    if isinstance(op, nn.Linear):
+        return out.numel() * op.in_features
+    return out.numel() * x.shape[-1] if type(op).__name__ == "MatMul" and x.dim() else 0
+
+
+def _numbers(value: Tensor | None) -> int:
+    return value.numel() if isinstance(value, Tensor) else 0
+
+
+@dataclass(frozen=True)
+class NodeRow:
+    """One operator of the network: what the file calls it, what it became, and why bounds cannot cross it, if so."""
+
+    name: str
+    operator: str
+    became: str
+    problem: str | None
+    bn: Placement | None
+
+
+@dataclass(frozen=True)
+class WeightRow:
+    """One parameter: the initialiser it came from, its size, and why it never trains, if so."""
+
+    parameter: str
+    initializer: str
+    shape: tuple[int, ...]
+    frozen: str | None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Everything that certify and retrain would find out before they start."""
+
+    file: str
+    opsets: dict[str, int]
+    ir_version: int
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    nodes: tuple[NodeRow, ...]
+    weights: tuple[WeightRow, ...]
+    parity: Parity
+    notes: tuple[str, ...]
+    preprocessing: tuple[str, ...]
+    """What happens to the input before the first layer, and what the metadata says of what happens outside the file."""
+    cost: Cost | None
+    """None where the graph does not run on one blank sample."""
+    mode: str
+    refused: str | None
+    """Why ``certify`` refuses the file in that mode of arithmetic on this machine, None where it does not."""
+    fixed: tuple[str, ...] = ()
+    """The weights that are fixed in a copy, where one was written."""
+
+    @property
+    def supported(self) -> bool:
+        """Whether bounds cross every node."""
+        return all(row.problem is None for row in self.nodes)
+
+
+def inspect(model: Path, flags: Mapping[str, Any], *, freeze_to: Path | None = None) -> Inspection:
+    """Import a file and describe it; ``freeze_to``: and write a copy in which no caller can override weights.
+
+    Raises InputRejected (3) only where it cannot be imported, UsageError (2) where the copy would replace the file itself,
+    EnvironmentFailure (74) where it cannot be written.
+    """
+    file = opened(model)
+    settings, _ = settle(file.path, flags, file.metadata)
+    imported = importer.load(file, output=settings.output, level=settings.runtime_optimization)
+    network = imported.network
+    return Inspection(
+        file=file.path.name,
+        opsets={o.domain or "ai.onnx": o.version for o in file.model.opset_import},
+        ir_version=file.model.ir_version,
+        inputs=network.inputs,
+        outputs=network.outputs,
+        nodes=_nodes(network),
+        weights=_weights(network),
+        parity=imported.parity,
+        notes=imported.notes,
+        preprocessing=_preprocessing(network, file.metadata),
+        cost=_cost(network),
+        mode=settings.arithmetic,
+        refused=_refused(file, imported, settings),
+        fixed=() if freeze_to is None else _write_frozen(file, freeze_to),
+    )
+
+
+def _refused(file: ModelFile, imported: importer.Imported, settings: Settings) -> str | None:
+    """What ``certify`` would say before its first bound, by the very checks that it makes."""
+    try:
+        subject = subject_of(file, imported, settings)
+        measured(subject, settings)
+        refuse_unpromised(subject, settings)
+    except PipelineError as error:
+        return str(error)
+    return None
+
+
+def _write_frozen(file: ModelFile, out: Path) -> tuple[str, ...]:
+    """Write the file with its overridable weights fixed, and return their names."""
+    if file.is_at(out):
+        raise UsageError(f"a fixed copy is another file; --freeze names the model itself, {shown(str(out))}.")
+    content, names = freeze.frozen(file)
+    try:
+        replace_atomically(out, content)
+    except OSError as error:
+        raise EnvironmentFailure(f"{shown(str(out))} cannot be written: {error.strerror or error}.") from None
+    return names
+
+
+PIXELWISE = (ops.Add, ops.Sub, ops.Mul, ops.Div)
+MOVING = (ops.Cast, ops.Transpose, ops.Reshape, ops.Unsqueeze, nn.Identity)
+
+
+def _preprocessing(network: Network, told: Mapping[str, str]) -> tuple[str, ...]:
+    """Arithmetic with constants between the input and the first layer, one sentence an operation."""
+    plan = network.plan()
+    constants = {index: getattr(owner, name) for index, owner, name in plan.constants}
+    pixels, found = set(plan.inputs), []
+    for step in plan.steps:
+        known = [constants[a] for a in step.args if a in constants]
+        if (
+            not step.args
+            or not set(step.args) <= pixels | set(constants)
+            or not isinstance(step.op, PIXELWISE + MOVING)
+        ):
+            continue
+        pixels.add(step.index)
+        if isinstance(step.op, PIXELWISE) and known:
+            found.append(f"{network.origin(step.name)}: {type(step.op).__name__} with {_values(known[0])}")
+    if "pipeline.preprocessing" in told:
+        found.append(f"outside the file, by its metadata: {shown(told['pipeline.preprocessing'], 200)}")
+    return tuple(found)
+
+
+def _values(constant: Tensor) -> str:
+    numbers = constant.flatten().tolist()
+    return ", ".join(f"{value:g}" for value in numbers[:4]) + (f", … ({len(numbers)})" if len(numbers) > 4 else "")
+
+
+def _cost(network: Network) -> Cost | None:
+    try:
+        return cost_of(network)
+    except (PipelineError, RuntimeError):
+        return None
+
+
+def _nodes(network: Network) -> tuple[NodeRow, ...]:
+    problems: dict[str, Unsupported] = {u.name: u for u in unsupported(network)}
+    try:
+        bn = {p.node: p for p in placements(network)}
+    except (PipelineError, RuntimeError):  # a network that does not run on one blank sample still has its other columns
+        bn = {}
+    rows = []
+    for step in network.plan().steps:
+        origin = network.provenance.nodes.get(step.name)
+        rows.append(
+            NodeRow(
+                name=(origin.name or origin.output) if origin else step.name,
+                operator=origin.op_type if origin else type(step.op).__name__,
+                became=str(step.op),
+                problem=problems[step.name].reason if step.name in problems else None,
+                bn=bn.get(step.name),
+            )
+        )
+    return tuple(rows)
+
+
+def _weights(network: Network) -> tuple[WeightRow, ...]:
+    tensors = dict(network.graph.named_parameters()) | dict(network.graph.named_buffers())
+    frozen = network.provenance.frozen
+    return tuple(
+        WeightRow(name, weight.initializer, tuple(tensors[name].shape), frozen.get(name))
+        for name, weight in network.provenance.weights.items()
+        if name in tensors
+    )

@@ -1,0 +1,97 @@
+"""The model that a property is about: opened, compared with its own runtime inside the boxes, and refused by name."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import torch
+
+from pipeline.certify.boxes import inputs_of, outputs_of
+from pipeline.commands.guarantee import refuse_unpromised
+from pipeline.commands.subject import Subject
+from pipeline.core.network import Network
+from pipeline.errors import InputRejected
+from pipeline.onnx import importer, parity, runtime
+from pipeline.onnx.model_file import ModelFile
+from pipeline.onnx.names import shown
+from pipeline.rules import require, rule_for
+from pipeline.settings import Settings
+from pipeline.vnnlib import Property, nearest32
+
+BATCH_BYTES = 1 << 26
+COMPARED = 4
+"""Boxes at whose ends and centres the import is compared with ONNX Runtime."""
+
+
+def open_for(file: ModelFile, settings: Settings, question: Property, seed: int = 0) -> Subject:
+    """The model, whose inputs and outputs the property must name one by one. Raises InputRejected (3) where it does not.
+
+    Operators need no rule yet: what cannot be bounded may still be falsified. ``seed`` draws points at which import and runtime
+    are compared inside the boxes.
+    """
+    imported = importer.load(file, output=settings.output)
+    network = imported.network
+    for port in network.inputs:
+        if port.dtype != torch.float32 or None in port.shape[1:]:
+            raise InputRejected(
+                f"a property is about float32 inputs of fixed size; input {shown(port.name)!r} is {port.dtype} of shape "
+                f"{list(port.shape)}. Export the model so."
+            )
+    if not parity.batch_axis(network):
+        shapes = ", ".join(str(list(port.shape)) for port in network.inputs)
+        raise InputRejected(f"the first axis of every input must count samples; the shapes are {shapes}. Export it so.")
+    with torch.no_grad():
+        xs = [torch.zeros(1, *(d or 1 for d in port.shape[1:])) for port in network.inputs]
+        ys = outputs_of(network, xs)
+    if any(y.dim() == 0 or len(y) != 1 for y in ys):
+        raise InputRejected(
+            f"the first axis of every output must count samples; the shapes are {[list(y.shape) for y in ys]}. "
+            "Name one that does with --output."
+        )
+    counts = {
+        "inputs": (question.inputs, sum(x.numel() for x in xs)),
+        "outputs": (question.outputs, sum(y.numel() for y in ys)),
+    }
+    for what, (said, has) in counts.items():
+        if said != has:
+            raise InputRejected(
+                f"a property names every value of a model; it declares {said} {what} and the model has {has}. "
+                "Is it the property of another model?"
+            )
+    session = runtime.session(file, provider=settings.provider, level=settings.runtime_optimization)
+    points = _points(network, question, seed)
+    parity.require(parity.compare(session, file.model, network, points))
+    subject = Subject(file, imported, network, session, None, tuple(xs[0].shape[1:]), question.outputs)
+    refuse_unpromised(subject, settings)
+    return subject
+
+
+def require_rules(network: Network) -> None:
+    """Raise InputRejected unless every operator has a rule, a final Softmax too: its outputs are what the property bounds."""
+    require(network)
+    plan = network.plan()
+    cut, _ = plan.before_softmax()
+    for step in plan.steps[len(cut.steps) :]:
+        rule = rule_for(step.op)
+        why = "it has no rule yet" if rule is None else rule.refuses(step.op, (True,))
+        if why is not None:
+            raise InputRejected(
+                f"a property is about the model's own outputs, and {network.origin(step.name)}, with which it ends, cannot be "
+                f"bounded: {why}. Certify the model up to it."
+            )
+
+
+def _points(network: Network, question: Property, seed: int) -> list[np.ndarray]:
+    """Of some boxes the centre, two corners and two points drawn, one array an input; the usual points where there is no box."""
+    rng, flat = np.random.default_rng(seed), []
+    for case in question.cases[:: max(1, len(question.cases) // COMPARED)][:COMPARED]:
+        for share in (Fraction(0), Fraction(1, 2), Fraction(1)):
+            flat.append([nearest32(a + share * (b - a)) for a, b in zip(case.lower, case.upper, strict=True)])
+        for shares in (rng.random(len(case.lower)), rng.integers(0, 2, len(case.lower))):
+            ends = zip(shares.tolist(), case.lower, case.upper, strict=True)
+            flat.append([nearest32(a + Fraction(share) * (b - a)) for share, a, b in ends])
+    if not flat:
+        return parity.points(network)
+    shapes = [tuple(d or 1 for d in port.shape[1:]) for port in network.inputs]
+    return [x.numpy() for x in inputs_of(torch.tensor(flat, dtype=torch.float32), shapes)]

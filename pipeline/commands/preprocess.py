@@ -1,0 +1,115 @@
+"""Normalisation that a deployment does outside the graph, so that boxes are always stated in pixels."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import fx
+
+from pipeline.core import ops
+from pipeline.core.network import Network
+from pipeline.errors import UsageError
+
+_NAMES = ("mean", "less_mean", "std", "over_std")
+
+
+@dataclass(frozen=True)
+class Normalise:
+    """``(x - mean) / std`` per channel, on axis ``channel_axis`` of one sample."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channel_axis: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or any(not s > 0 for s in self.std):
+            raise UsageError(
+                f"--mean and --std give one number a channel, and every std is positive; received {self.mean} and {self.std}."
+            )
+
+    def arrays(self, sample_shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and std in float32, shaped to broadcast over one sample. Raises UsageError for another number of channels."""
+        channels = sample_shape[self.channel_axis] if sample_shape else 1
+        if len(self.mean) not in (1, channels):
+            raise UsageError(
+                f"--mean and --std give one number, or one a channel; the model's input {sample_shape} has {channels} channels "
+                f"and {len(self.mean)} numbers were given (--layout says which axis of an image holds its channels)."
+            )
+        shape = [1] * len(sample_shape)
+        if len(self.mean) > 1:
+            shape[self.channel_axis] = channels
+        mean, std = (np.asarray(v, np.float32).reshape(shape) for v in (self.mean, self.std))
+        return mean, std
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """The deployment's own preprocessing of a batch, in float32."""
+        mean, std = self.arrays(x.shape[1:])
+        return (x - mean) / std
+
+    def before(self, network: Network) -> Network:
+        """The network of pixels: Sub and Div with frozen constants come first, and are bounded like any operator.
+
+        The certificate then covers this preprocessing in float32 too, in any order of evaluation.
+        """
+        network = copy.deepcopy(network)
+        module, graph = network.graph, network.graph.graph
+        mean, std = self.arrays(tuple(d or 1 for d in network.inputs[0].shape[1:]))
+        module.register_buffer("mean", torch.from_numpy(mean))
+        module.register_buffer("std", torch.from_numpy(std))
+        module.add_module("less_mean", ops.Sub())
+        module.add_module("over_std", ops.Div())
+        placeholder = next(n for n in graph.nodes if n.op == "placeholder")
+        readers = list(placeholder.users)
+        after_inputs = [n for n in graph.nodes if n.op == "placeholder"][-1]
+        with graph.inserting_after(after_inputs):
+            mean_node = graph.create_node("get_attr", "mean", name="mean")
+        with graph.inserting_after(mean_node):
+            less = graph.create_node("call_module", "less_mean", (placeholder, mean_node), name="less_mean")
+        with graph.inserting_after(less):
+            std_node = graph.create_node("get_attr", "std", name="std")
+        with graph.inserting_after(std_node):
+            over = graph.create_node("call_module", "over_std", (less, std_node), name="over_std")
+        for reader in readers:
+            reader.replace_input_with(placeholder, over)
+        return _rebuilt(network, graph)
+
+
+def channel_axis(sample_shape: tuple[int, ...], count: int, layout: str | None) -> int:
+    """The axis of one sample along which ``count`` means stand: the first or the last of an image, whichever has that many.
+
+    Raises UsageError where both have, and ``layout`` does not say which.
+    """
+    if count == 1 or len(sample_shape) != 3:
+        return len(sample_shape) - 1 if layout == "NHWC" else 0
+    fitting = [axis for axis in (0, 2) if sample_shape[axis] == count]
+    if len(fitting) == 2 and layout is None:
+        raise UsageError(
+            f"--mean and --std give one number a channel; the model's input {sample_shape} has {count} along its first axis and "
+            "along its last. Say --layout NCHW if channels come first, --layout NHWC if they come last."
+        )
+    return fitting[0] if len(fitting) == 1 else 2 if layout == "NHWC" else 0
+
+
+def without_normalisation(network: Network) -> Network:
+    """The network as the file has it: what ``Normalise.before`` put first is taken out again."""
+    network = copy.deepcopy(network)
+    graph = network.graph.graph
+    found = {n.name: n for n in graph.nodes if n.name in _NAMES}
+    if set(found) != set(_NAMES):
+        return network
+    placeholder = found["less_mean"].args[0]
+    assert isinstance(placeholder, fx.Node)
+    found["over_std"].replace_all_uses_with(placeholder)
+    for name in reversed(_NAMES):
+        graph.erase_node(found[name])
+    for name in _NAMES:
+        delattr(network.graph, name)
+    return _rebuilt(network, graph)
+
+
+def _rebuilt(network: Network, graph: fx.Graph) -> Network:
+    module = fx.GraphModule(network.graph, graph)
+    return Network(module, network.inputs, network.outputs, replace(network.provenance))

@@ -1,0 +1,245 @@
+"""``pipeline certify --property``: from a file and an unsafe set to a verdict, and a witness where there is one."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.bounds.float32_sites import self_test
+from pipeline.bounds.margins import METHODS, Method
+from pipeline.certify import Progress
+from pipeline.certify.boxes import Patch
+from pipeline.certify.counterexample import Descent, Falsifier
+from pipeline.certify.property import BATCH, Outcome, Refuter
+from pipeline.certify.witness import Witness, check
+from pipeline.commands import deployed, facts, guarantee, runs
+from pipeline.commands.events import Note
+from pipeline.commands.gates import GATES
+from pipeline.commands.guarantee import Kernels, measured
+from pipeline.commands.open_property import open_for, require_rules
+from pipeline.commands.property_report import Answer, Asked, Decided, Delivered, Found, PropertyReport, Verdict, write
+from pipeline.commands.subject import Subject, device_of, opened
+from pipeline.core.rounding import rounding_of
+from pipeline.distributed.group import ALONE
+from pipeline.errors import Contradiction, UsageError
+from pipeline.onnx.model_file import ModelFile
+from pipeline.results.canonical import digest
+from pipeline.settings import Settings, settle
+from pipeline.system.clock import Clock
+from pipeline.vnnlib import Case, Property, Source, counterexample, exact, load, parse
+
+ATTACK_SHARE = 0.3
+"""How much of a time budget the search for a counterexample may take before a proof is tried."""
+LONGER = 6
+"""How many times as many starts the second search has."""
+ABOUT_DATA = {"data", "test_data", "download", "range", "mean", "std", "layout", "label_offset", "max_samples"}
+ABOUT_DATA |= {"eps", "norm", "largest_eps", "thumbnails"} | GATES
+
+
+def decide(
+    model: Path,
+    property_file: Path,
+    flags: Mapping[str, Any],
+    *,
+    report: Path | None = None,
+    keep: bool = True,
+    argv: Sequence[str] = (),
+) -> Iterator[Note | Progress | Decided]:
+    """Whether a model has a property: look for a counterexample, then for a proof. The last event is ``Decided``.
+
+    Raises UsageError (2) for flags about data, InputRejected (3) for what cannot be read or bounded, Contradiction (5) where
+    two independent readings of the property disagree about a counterexample.
+    """
+    folder = (report or runs.of_property(property_file)) if keep else None
+    if folder is not None:
+        runs.require_folder(folder)
+    if about := sorted(ABOUT_DATA & flags.keys()):
+        said = ", ".join("--" + name.replace("_", "-") for name in about)
+        raise UsageError(f"a property says itself which inputs are meant; {said} cannot stand beside --property.")
+    yield from decide_read(opened(model), property_file.name, load(property_file), flags, folder=folder, argv=argv)
+
+
+def decide_read(
+    file: ModelFile,
+    name: str,
+    asked: Source,
+    flags: Mapping[str, Any],
+    *,
+    folder: Path | None = None,
+    argv: Sequence[str] = (),
+) -> Iterator[Note | Progress | Decided]:
+    """The same of files that were read; ``name`` is that of the property, and a report is written to ``folder``, if any."""
+    began, started = time.monotonic(), datetime.now(UTC)
+    settings, source = settle(file.path, flags, file.metadata)
+    clock = Clock(None if settings.time_budget is None else began + settings.time_budget)
+    method: Method = METHODS[-1] if settings.method == "auto" else settings.method
+    question = parse(asked.text)
+    seed = deployed.seed_of(settings, ALONE)
+    subject = open_for(file, settings, question, seed)
+    notes = list(subject.imported.notes)
+    if question.vacuous:
+        notes.append(f"{question.vacuous} disjuncts are met by no input (an empty box, or a false comparison)")
+    for note in notes:
+        yield Note(note)
+    judge = _Judge(subject, question, asked.text, settings.output)
+    falsifier = _falsifier(subject, question, judge, settings, source) if settings.attack else None
+    outcome, witness, kernels = yield from _decided(subject, question, falsifier, settings, method, clock)
+    ran = facts.execution(subject)
+    answer = Answer(
+        tool=facts.tool(),
+        model=Delivered(file=file.path.name, sha256=file.digests.sha256, bytes=len(file.content)),
+        property=Asked(
+            file=name,
+            sha256=asked.sha256,
+            inputs=question.inputs,
+            outputs=question.outputs,
+            boxes=len(question.cases),
+            conjunctions=sum(len(case.unsafe) for case in question.cases),
+            vacuous=question.vacuous,
+        ),
+        output=settings.output,
+        arithmetic=settings.arithmetic,
+        provider=settings.provider,
+        execution=ran,
+        statement=guarantee.PROPERTY[settings.arithmetic].format(execution=guarantee.in_words(ran)),
+        assumptions=(*guarantee.ASSUMPTIONS[settings.arithmetic], *kernels.assumptions, *subject.assumptions),
+        verdict=_verdict(outcome, witness, settings),
+        methods=METHODS[: METHODS.index(method) + 1],
+        decided_by=_by(outcome, witness),
+        boxes_bounded=outcome.boxes,
+        boxes_open=len(outcome.left),
+        attack=None if falsifier is None else vars(falsifier.descent),
+        witness=None if witness is None else _found(witness),
+        notes=(*notes, *([kernels.note] if kernels.note else [])),
+    )
+    run = facts.run(started, argv, device_of(settings), {}, parity_seed=seed)
+    described = PropertyReport(result=answer, result_sha256=digest(answer.model_dump(mode="json")), run=run)
+    if folder is not None:
+        text_of = None if witness is None else counterexample(witness.x, _exact(witness.y))
+        write(described, text_of, folder)
+    yield Decided(described, folder)
+
+
+def _decided(
+    subject: Subject,
+    question: Property,
+    falsifier: Falsifier | None,
+    settings: Settings,
+    method: Method,
+    clock: Clock,
+) -> Generator[Progress, None, tuple[Outcome, Witness | None, Kernels]]:
+    """A short search, a proof, and where neither decides a long search among what is open."""
+    left = None if clock.deadline is None else max(0.0, clock.deadline - time.monotonic())
+    witness = falsifier.search(Clock.of(None if left is None else left * ATTACK_SHARE)) if falsifier else None
+    if witness is not None:
+        return Outcome.before(question), witness, Kernels()
+    require_rules(subject.network)
+    kernels, device = measured(subject, settings), device_of(settings)
+    self_test(device)
+    network = subject.network.in_float64().to(device)
+    refuter = Refuter(
+        network,
+        question,
+        rounding_of(settings.arithmetic, kernels.errors),
+        method=method,
+        batch=1 if network.inputs[0].shape[0] is not None else BATCH,
+        memory=settings.memory_budget,
+    )
+    on_the_way: list[Witness] = []
+
+    def stop(patches: Sequence[Patch]) -> bool:
+        found = falsifier.probe(patches, clock) if falsifier else None
+        on_the_way.extend([found] if found else [])
+        return found is not None
+
+    outcome = yield from refuter.prove(clock, stop=stop)
+    witness = on_the_way[0] if on_the_way else None
+    if witness is None and falsifier is not None and outcome.left and not outcome.timed_out:
+        first = falsifier.descent.starts
+        witness = falsifier.search(clock, starts=range(first, LONGER * first), among=outcome.left)
+    return outcome, witness, kernels
+
+
+class _Judge:
+    """Whether a float32 point is a counterexample: by our reading of the property, and then by the independent one."""
+
+    def __init__(self, subject: Subject, question: Property, text: str, output: str | None):
+        self.subject, self.question, self.text, self.output = subject, question, text, output
+        self.shapes = [tuple(d or 1 for d in port.shape) for port in subject.network.inputs]
+
+    def run(self, point: np.ndarray) -> np.ndarray:
+        """The delivered bytes on one flat input."""
+        cuts = np.cumsum([math.prod(shape) for shape in self.shapes])[:-1]
+        xs = [part.reshape(shape) for part, shape in zip(np.split(point, cuts), self.shapes, strict=True)]
+        names = [port.name for port in self.subject.network.outputs]
+        return np.concatenate([y.reshape(-1) for y in self.subject.session(*xs, outputs=names)])
+
+    def __call__(self, index: int, point: np.ndarray) -> Witness | None:
+        case = self.question.cases[index]
+        y = self.run(point)
+        if not np.isfinite(y).all() or not _unsafe(case, _exact(y)):
+            return None
+        # Where a box holds no float32, the exact input is the real point of it that becomes this one.
+        ends = zip(point, case.lower, case.upper, strict=True)
+        witness = check(self.text, [min(max(Fraction(float(p)), a), b) for p, a, b in ends], self.run)
+        if (witness.point == point).all() and witness.refused is None:
+            return witness
+        if self.question.open_ends:
+            return None  # a point on a side that a strict bound leaves out
+        raise Contradiction(
+            f"Two independent readings of the property disagree about a counterexample: {witness.refused or 'another point'}. "
+            "Please report this with the property."
+        )
+
+
+def _unsafe(case: Case, y: Sequence[Fraction]) -> bool:
+    def holds(terms: Sequence[tuple[int, Fraction]], bound: Fraction, strict: bool) -> bool:
+        value = sum((c * y[j] for j, c in terms), Fraction(0))
+        return value < bound if strict else value <= bound
+
+    return any(all(holds(c.terms, c.bound, c.strict) for c in conjunction) for conjunction in case.unsafe)
+
+
+def _exact(y: np.ndarray) -> list[Fraction]:
+    return [Fraction(float(v)) for v in y]
+
+
+def _falsifier(
+    subject: Subject, question: Property, judge: _Judge, settings: Settings, source: Mapping[str, str]
+) -> Falsifier:
+    usual = Descent(seed=settings.seed)
+    descent = Descent(
+        steps=settings.attack_steps if "attack_steps" in source else usual.steps,
+        starts=settings.restarts if "restarts" in source else usual.starts,
+        seed=settings.seed,
+    )
+    network = copy.deepcopy(subject.network).to(device_of(settings))
+    return Falsifier(network, question, descent, judge)
+
+
+def _verdict(outcome: Outcome, witness: Witness | None, settings: Settings) -> Verdict:
+    if witness is not None:
+        return "violated"
+    if not outcome.left and settings.arithmetic != "none":
+        return "holds"
+    return "timeout" if outcome.timed_out else "unknown"
+
+
+def _by(outcome: Outcome, witness: Witness | None) -> str | None:
+    if witness is not None:
+        return "onnxruntime"
+    if outcome.left or not outcome.boxes:
+        return None
+    return f"{outcome.by}, {outcome.splits} boxes halved" if outcome.splits else outcome.by
+
+
+def _found(witness: Witness) -> Found:
+    return Found(x=tuple(map(exact, witness.x)), y=tuple(map(exact, _exact(witness.y))), rounded=witness.rounded)

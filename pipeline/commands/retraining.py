@@ -1,0 +1,251 @@
+"""``pipeline retrain``: train the network of a file, write the weights back into the same graph, certify what was written."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline import results as reports
+from pipeline import train
+from pipeline.certify import Work
+from pipeline.commands import facts, runs, training
+from pipeline.commands.certification import Evidence, conclude, examine
+from pipeline.commands.events import Done, Event, Note
+from pipeline.commands.gates import demands
+from pipeline.commands.preprocess import without_normalisation
+from pipeline.commands.resumption import training_key
+from pipeline.commands.runs import Finished, RunFolder
+from pipeline.commands.subject import Subject, device_of, need_data, open_model, opened, test_part, to_inputs
+from pipeline.commands.training import trained_network
+from pipeline.data import Dataset, Fitted, has_part, hold_out, load
+from pipeline.distributed.group import Crew, gathered
+from pipeline.errors import EnvironmentFailure, UsageError
+from pipeline.onnx.model_file import ModelFile
+from pipeline.onnx.write_back import write_back
+from pipeline.render import render
+from pipeline.settings import Settings, settle
+from pipeline.system.atomic import replace_atomically
+from pipeline.train import Recipe
+
+ASIDE = 0.1
+"""The share of a data set without a test part that is set aside for certification, never trained on."""
+
+
+def retrain(
+    model: Path,
+    flags: Mapping[str, Any],
+    *,
+    out: Path | None = None,
+    force: bool = False,
+    report: Path | None = None,
+    argv: Sequence[str] = (),
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Event]:
+    """Retrain a file to be certifiable at the largest ``eps`` given, and certify the file written; the last event is ``Done``.
+
+    Training goes on from the checkpoint in ``<out>.run`` where the same command left one, and is skipped where the same
+    command has finished. A time budget ends training, not certification: it leaves a checkpoint and raises Preempted.
+    Started as several processes they train and certify together, and the first one writes. Raises what the exit codes stand
+    for: see ``pipeline.errors``.
+    """
+    run = RunFolder(out or runs.retrained(model))
+    runs.require_folder(report or runs.of_retraining(run.out))
+    with gathered() as crew:
+        crew.first(lambda: _check_target(model, run, force))
+        with run.held_by(crew):
+            yield from _retrain(model, flags, run, force, report, argv, should_stop, crew)
+
+
+def _retrain(
+    model: Path,
+    flags: Mapping[str, Any],
+    run: RunFolder,
+    force: bool,
+    report: Path | None,
+    argv: Sequence[str],
+    should_stop: Callable[[], bool],
+    crew: Crew,
+) -> Iterator[Event]:
+    started, began = datetime.now(UTC), time.monotonic()
+    file = opened(model, crew)
+    settings, source = _settled(file, flags)
+    deadline = began + (float("inf") if settings.time_budget is None else settings.time_budget)
+    settings = settings.model_copy(update={"time_budget": None})
+    if "method" not in source:
+        # What training minimises, and fast on the given file too, of which nothing may be provable; `certify` proves more.
+        settings = settings.model_copy(update={"method": "ibp"})
+    out = run.out
+    folder = report or runs.of_retraining(out)
+    gates = demands(settings, folder)
+    subject = open_model(file, settings)
+    uri = need_data(subject, settings)
+    train_part, testing, aside = crew.each(lambda: _parts(uri, settings), first_alone=settings.download)
+    if aside:
+        yield Note(aside)
+    images = to_inputs(train_part, subject, settings)
+    recipe = _recipe(subject, images, settings)
+    execution = train.Execution.of(device_of(settings), settings.precision, settings.compile)
+    key = training_key(subject, train_part, recipe, settings, execution)
+    finished, begun = crew.first(lambda: _left(run, key, force))
+    if why := crew.first(lambda: run.user.why):
+        yield Note(f"no checkpoint is kept, and a run that is stopped starts anew: {why}", warning=True)
+    for note in (*subject.imported.notes, *training.announced(subject, recipe), *train.told(recipe)):
+        yield Note(note)
+
+    def given() -> Generator[Event, None, Evidence]:
+        yield Note("certifying the given file, to compare with")
+        fewer = settings.before_samples
+        if fewer is None or (settings.max_samples or fewer) < fewer:
+            return (yield from examine(subject, testing, settings, source, gates, Work(crew)))
+        some = settings.model_copy(update={"max_samples": fewer})
+        # Gates are about the new file, and a baseline about its samples.
+        return (yield from examine(subject, testing, some, source, work=Work(crew)))
+
+    # First, since what cannot be certified need not be trained; a run cut into slices need not know it in each of them.
+    before = None if begun else (yield from given())
+    if finished is None:
+
+        def stop() -> bool:
+            return time.monotonic() >= deadline or should_stop()
+
+        execution = execution.tried(device_of(settings), whole=recipe.one_graph)
+        yield Note(execution.describe())
+        trained = yield from trained_network(subject, images, recipe, settings, run, key, stop, execution, crew)
+        told = training.left_in_file(subject, recipe, settings, aside)
+        finished = crew.first(lambda: _written(file, run, key, trained, told))
+    else:
+        yield Note(
+            f"{out.name} is what this command wrote when it finished: nothing is trained, and it is certified again"
+        )
+
+    before = before or (yield from given())
+    delivered = open_model(opened(out, crew, finished.written_sha256), settings)
+    yield Note(f"certifying {out.name}")
+    after = yield from examine(delivered, testing, settings, source, gates, Work(crew))
+    sides, warnings = training.compared(before, after, settings)
+    for warning in warnings:
+        yield Note(warning, warning=True)
+    after.fields["warnings"] = (*after.fields["warnings"], *(reports.Caution(message=w) for w in warnings))
+    training_facts = reports.Training(
+        recipe=recipe.model_dump(mode="json"),
+        curves=facts.curves(finished.curves),
+        before=sides[0],
+        after=sides[1],
+        parent_sha256=before.fields["model"].sha256,
+        notes=(
+            *training.announced(subject, recipe),
+            execution.products_told(),
+            training.delivered(finished, recipe),
+            *finished.changes,
+        ),
+    )
+    result = conclude(after, gates, training_facts)
+    settled = argv if "--out" in argv else (*argv, "--out", str(out))
+    described = reports.Report.of(
+        "retraining",
+        result,
+        facts.run(
+            started,
+            settled,
+            device_of(settings),
+            facts.epoch_times(finished.curves) | after.timings,
+            "time budget" if after.cut else None,
+            after.seed,
+        ),
+    )
+    if crew.leads:
+        reports.write(described, after.samples, folder, page=render(described, pictures=after.pictures))
+    yield Done(described, folder, out, finished.changes, crew.leads)
+
+
+def write_config(model: Path, flags: Mapping[str, Any], path: Path, *, force: bool = False) -> Recipe:
+    """Write every setting of the recipe that ``retrain`` would follow to ``path``, to be read back as ``pipeline.toml``.
+
+    Raises UsageError where the file exists, unless ``force``, and EnvironmentFailure where it cannot be written.
+    """
+    if path.exists() and not force:
+        raise UsageError(f"{path} exists; name another file, or overwrite it with --force.")
+    file = opened(model)
+    settings, _ = _settled(file, flags)
+    subject = open_model(file, settings)
+    train_part = _parts(need_data(subject, settings), settings)[0]
+    recipe = _recipe(subject, to_inputs(train_part, subject, settings), settings)
+    try:
+        replace_atomically(path, train.as_toml(recipe).encode())
+    except OSError as error:
+        raise EnvironmentFailure(f"{path} cannot be written: {error.strerror or error}.") from None
+    return recipe
+
+
+def _settled(file: ModelFile, flags: Mapping[str, Any]) -> tuple[Settings, dict[str, str]]:
+    """The settings, and who said each. Raises UsageError where training cannot mean them."""
+    settings, source = settle(file.path, flags, file.metadata)
+    if settings.eps is None:
+        raise UsageError(
+            "--eps is missing, and neither pipeline.toml nor the file says it: which radius, such as --eps 8/255?"
+        )
+    if settings.norm != "linf":
+        raise UsageError(f"retrain trains against boxes, norm linf; {source['norm']} says norm {settings.norm!r}.")
+    return settings, source
+
+
+def _check_target(model: Path, run: RunFolder, force: bool) -> None:
+    """Before any work: the file may be written where it was asked for. Raises UsageError."""
+    out = run.out
+    if os.path.realpath(out) == os.path.realpath(model):
+        raise UsageError(f"--out is the file that is retrained, {model}; name another.")
+    if not out.parent.is_dir():
+        raise UsageError(f"--out {out} lies in a folder that does not exist; make {out.parent} first.")
+    if out.exists() and not force and not run.path.is_dir():
+        raise UsageError(f"{out} exists; name another --out, or overwrite it with --force.")
+
+
+def _left(run: RunFolder, key: str, force: bool) -> tuple[Finished | None, bool]:
+    """What the same command left when it finished, and whether it left a checkpoint; what others left makes way by force.
+
+    Raises UsageError where the file is another's, or the folder holds what is not authenticated as this user's.
+    """
+    if not force:
+        run.require_own()
+    elif run.foreign():
+        run.clear()
+    finished = run.finished(key)
+    if run.out.exists() and finished is None and not force and not run.begun_by(key):
+        raise UsageError(
+            f"{run.out} exists and this command did not finish it; name another --out, or overwrite it with --force."
+        )
+    begun = run.begun_by(key)
+    if force and finished is None and not begun:
+        run.clear()
+    return finished, begun and run.checkpoint.exists()
+
+
+def _written(file: ModelFile, run: RunFolder, key: str, trained: train.Finished, left: Mapping[str, str]) -> Finished:
+    """Write the trained weights into the file, and down what was done."""
+    written = write_back(file, without_normalisation(trained.network), run.out, metadata=left)
+    curves = tuple(map(dict, trained.history))
+    finished = Finished(key, written.file.digests.sha256, written.changes, curves, trained.epoch)
+    run.remember(finished)
+    return finished
+
+
+def _parts(uri: str, settings: Settings) -> tuple[Dataset, Dataset, str | None]:
+    """(trained on, certified on, a sentence where a tenth had to be set aside)."""
+    split = has_part(uri, "test")
+    if settings.test_data is None and not split:
+        rest, held = hold_out(load(uri, part=None, download=settings.download), ASIDE, settings.seed)
+        count = f"{len(held)} of {len(held) + len(rest)}"
+        told = f"the data has no test part: {count} samples are set aside by seed, never trained on, and certified on"
+        return rest, held, told
+    train_part = load(uri, part="train" if has_part(uri, "train") else None, download=settings.download)
+    return train_part, test_part(settings.test_data or uri, settings), None
+
+
+def _recipe(subject: Subject, images: Fitted, settings: Settings) -> Recipe:
+    asked = {"seed": settings.seed, **settings.retrain}
+    name = asked.pop("recipe", train.DEFAULT)
+    return train.recipe(str(name), input_shape=subject.sample_shape, n_train=len(images), **asked)

@@ -1,0 +1,211 @@
+"""What is certified: a delivered file, the network that was proved equal to it, and data in the shape of its input."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.commands.preprocess import Normalise, channel_axis
+from pipeline.core.network import Network
+from pipeline.data import Dataset, Fitted, Pixels, fit, has_part, load, select
+from pipeline.distributed.group import ALONE, Crew
+from pipeline.errors import EnvironmentFailure, InputRejected, UsageError
+from pipeline.limits import hold
+from pipeline.onnx import freeze, importer, model_file, parity, runtime
+from pipeline.onnx.executed import Executed, optimised
+from pipeline.onnx.model_file import ModelFile
+from pipeline.onnx.names import shown
+from pipeline.rules import require
+from pipeline.settings import CURVE_SAMPLES, Settings, limits_beside
+
+LOOKED_AT = 64
+"""Samples of which a first look tells how often the file is right."""
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A file, and the same function as a network of pixels."""
+
+    file: ModelFile
+    imported: importer.Imported
+    network: Network
+    """Of pixels: a normalisation outside the graph comes first."""
+    session: runtime.Session
+    normalise: Normalise | None
+    sample_shape: tuple[int, ...]
+    classes: int
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What any statement about this file takes for granted."""
+        said = freeze.assumption(self.file.model)
+        return () if said is None else (said,)
+
+    @cached_property
+    def executed(self) -> Executed:
+        """The graph that ONNX Runtime executes of this file, by a session like ``session``."""
+        return optimised(self.file, provider=self.session.provider, level=self.session.level)
+
+    def predict(self, x: np.ndarray, *, chunk: int = 256) -> np.ndarray:
+        """The delivered bytes on float32 pixels: logits (n, classes), by ONNX Runtime, ``chunk`` samples together."""
+        inputs = self.normalise(x) if self.normalise else x
+        return self.session.batched(inputs, output=self.network.outputs[0].name, chunk=chunk).reshape(len(x), -1)
+
+    def parity_on(self, images: np.ndarray, drawn: np.ndarray) -> parity.Parity:
+        """Parity at real samples beside the usual points, and node by node at others. Raises InputRejected (3) without it."""
+        real, more = (self.normalise(x) if self.normalise else x for x in (images, drawn))
+        xs = parity.points(self.imported.network, real)
+        measured = parity.compare(self.session, self.file.model, self.imported.network, xs, [more])
+        parity.require(measured)
+        return measured
+
+    def agrees_at(self, images: np.ndarray) -> None:
+        """Every node at some points more. Raises InputRejected (3) where one differs."""
+        xs = [self.normalise(images) if self.normalise else images]
+        seen = parity.by_node(self.session, self.file.model, self.imported.network, xs)
+        if seen.difference is not None:
+            parity.refuse(seen.difference.told(self.imported.network))
+
+    def often_wrong(self, images: Pixels, labels: np.ndarray) -> str | None:
+        """What a first look says, before minutes are spent, where the file is wrong so often that its inputs may be at fault."""
+        rows = np.unique(np.linspace(0, len(images) - 1, LOOKED_AT).astype(int))
+        right = int((self.predict(images[rows]).argmax(1) == labels[rows]).sum())
+        if 2 * right >= len(rows):
+            return None
+        return (
+            f"the file is right on {right} of {len(rows)} samples; if that should be more: does the deployment normalise pixels "
+            "(--mean, --std), or take another range (--range) or order of channels?"
+        )
+
+
+def opened(path: Path, crew: Crew = ALONE, sha256: str | None = None) -> ModelFile:
+    """A model file, read once for the whole run; from here on the limits of ``pipeline.toml`` hold.
+
+    Raises InputRejected (3) for a file that is unsafe or no ONNX model, EnvironmentFailure (74) where the processes of a run
+    read different bytes, or others than those of the digest that was asked for.
+    """
+    hold(limits_beside(path))
+    file = model_file.read(path)
+    if len({*crew.share(file.digests.sha256), sha256 or file.digests.sha256}) > 1:
+        raise EnvironmentFailure(
+            f"A run works on one model; {shown(str(path))} was changed meanwhile, or differs from machine to machine. "
+            "Start again when it is the same everywhere."
+        )
+    return file
+
+
+def open_model(file: ModelFile, settings: Settings) -> Subject:
+    """Import a classifier with one image input and one logits output, every operator supported.
+
+    Raises InputRejected (3) for a file or an operator that cannot be certified, UsageError (2) where a choice is missing.
+    """
+    return subject_of(file, importer.load(file, output=settings.output, level=settings.runtime_optimization), settings)
+
+
+def subject_of(file: ModelFile, imported: importer.Imported, settings: Settings) -> Subject:
+    """The same of a file that is imported already."""
+    network = imported.network
+    if len(network.outputs) != 1:
+        names = ", ".join(shown(p.name) for p in network.outputs)
+        raise UsageError(
+            f"a classifier has one output of logits; this file has {len(network.outputs)}: name it with --output {names}."
+        )
+    if len(network.inputs) != 1:
+        names = ", ".join(shown(p.name) for p in network.inputs)
+        raise InputRejected(
+            f"certify and retrain take models with one input; this file has {len(network.inputs)}: {names}."
+        )
+    (port,) = network.inputs
+    if not parity.batch_axis(network):
+        raise InputRejected(
+            f"the first axis of the input must count samples; input {shown(port.name)!r} has shape {list(port.shape)}. "
+            "Export the model with a batch axis."
+        )
+    shape = tuple(port.shape[1:])
+    if any(d is None for d in shape) or not shape:
+        raise InputRejected(
+            f"the size of one sample must be fixed; input {shown(port.name)!r} has shape {list(port.shape)}. "
+            "Export the model at the size it is used with."
+        )
+    sample = tuple(int(d) for d in shape if d is not None)
+    if port.dtype != torch.float32:
+        raise InputRejected(f"the input must be float32 to be perturbed; input {shown(port.name)!r} is {port.dtype}.")
+    require(network)
+    with torch.no_grad():
+        logits = network(torch.zeros(1, *sample))
+    assert isinstance(logits, torch.Tensor)
+    if logits.numel() < 2:
+        raise InputRejected(f"a classifier has at least two classes; the output has shape {list(logits.shape)}.")
+    session = runtime.session(file, provider=settings.provider, level=settings.runtime_optimization)
+    # A file that declares any batch and runs at a batch of one alone is only ever run so.
+    session.fixed_batch = session.fixed_batch or port.shape[0]
+    normalise = None
+    if settings.mean is not None or settings.std is not None:
+        mean = settings.mean or (0.0,) * len(settings.std or ())
+        axis = channel_axis(sample, len(mean), settings.layout)
+        if axis and settings.layout is None:
+            note = (
+                f"--mean and --std stand along the last axis of the input {list(sample)}: channels last (--layout NHWC)"
+            )
+            imported = replace(imported, notes=(*imported.notes, note))
+        normalise = Normalise(mean, settings.std or (1.0,) * len(mean), axis)
+    pixels = normalise.before(network) if normalise else network
+    return Subject(file, imported, pixels, session, normalise, sample, logits.numel())
+
+
+def device_of(settings: Settings) -> str:
+    """``auto`` is the GPU where there is one. Raises EnvironmentFailure (74) for a GPU that is not there."""
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise EnvironmentFailure("--device cuda was asked for, and torch sees no CUDA device; use --device cpu.")
+    return "cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def need_data(subject: Subject, settings: Settings) -> str:
+    """The data URI. Raises UsageError (2) offering the likely one."""
+    if settings.data is not None:
+        return settings.data
+    likely = {
+        (784, 10): "torchvision:MNIST",
+        (3072, 10): "torchvision:CIFAR10",
+        (3072, 43): "torchvision:GTSRB",
+        (64, 10): "digits",
+    }.get((math.prod(subject.sample_shape), subject.classes), "npz:test.npz")
+    size = "x".join(map(str, subject.sample_shape))
+    raise UsageError(
+        f"--data is missing, and neither pipeline.toml nor the file says it; the input is {size} with {subject.classes} "
+        f"classes: `--data {likely}`?"
+    )
+
+
+def to_inputs(dataset: Dataset, subject: Subject, settings: Settings, rows: np.ndarray | None = None) -> Fitted:
+    """The samples, or some of them, as float32 pixels in the shape of the model's input.
+
+    Raises InputRejected (3) for what does not fit.
+    """
+    return fit(
+        dataset,
+        rows,
+        input_shape=subject.sample_shape,
+        classes=subject.classes,
+        layout=settings.layout,
+        value_range=settings.range,
+        label_offset=settings.label_offset,
+    )
+
+
+def test_part(uri: str, settings: Settings) -> Dataset:
+    """The test part where the source has one, else all of it."""
+    return load(uri, part="test" if has_part(uri, "test") else None, download=settings.download)
+
+
+def chosen(n: int, settings: Settings) -> tuple[np.ndarray, int | None]:
+    """Which samples are certified, and the limit that was applied: for the curve of a run without eps, 200 by seed."""
+    limit = settings.max_samples or (CURVE_SAMPLES if settings.eps is None else None)
+    if limit is None or limit >= n:
+        return np.arange(n), None
+    return select(n, limit, settings.seed), limit

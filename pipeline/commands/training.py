@@ -1,0 +1,149 @@
+"""The training of a run: its data on the device, a part held out, a checkpoint to go on from; and what a report says of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator
+from typing import Any
+
+import torch
+
+from pipeline import results as reports
+from pipeline import train
+from pipeline.commands import facts
+from pipeline.commands.certification import Evidence
+from pipeline.commands.events import Note
+from pipeline.commands.runs import Finished, RunFolder
+from pipeline.commands.subject import Subject, device_of
+from pipeline.data import Augment, Fitted, Loader
+from pipeline.distributed.group import Crew
+from pipeline.errors import InputRejected
+from pipeline.settings import Settings, metadata_of
+from pipeline.system.seal import Seal
+from pipeline.train import Recipe
+
+
+def announced(subject: Subject, recipe: Recipe) -> list[str]:
+    """What training is about to do to the model, said before it starts and kept in the report."""
+    told = [f"recipe {recipe.name}: {recipe.epochs} epochs, batch {recipe.batch_size}, seed {recipe.seed}"]
+    if recipe.init == "reinit":
+        told.append("weights are drawn anew, as the paper does; --init keep starts from the given ones")
+    if recipe.keep_sparsity:
+        zeros = train.masks(subject.network)
+        count = sum(int((mask == 0).sum()) for mask in zeros.values())
+        told.append(f"{count} weights in {len(zeros)} layers are exactly zero, and stay so")
+    if recipe.full_bn:
+        placed = train.placements(subject.network, keep=recipe.bn == "keep")
+        count = sum(p.status == "inserted" for p in placed)
+        how = "folded into their layers in the end" if recipe.bn == "fold" else "kept as nodes"
+        told.append(
+            f"{count} BatchNorms are inserted, {how}; {sum(p.status == 'covered' for p in placed)} are there already"
+        )
+        told += [f"no BatchNorm after {subject.network.origin(p.node)}: {p.why}" for p in placed if p.status == "left"]
+    return told
+
+
+def delivered(finished: Finished, recipe: Recipe) -> str:
+    """Which weights the file holds, in words."""
+    if recipe.select == "final":
+        return "the weights are those of the final epoch; nothing was selected"
+    held = next(r["held_certified"] for r in finished.curves if r["epoch"] == finished.epoch)
+    return (
+        f"the weights are those of epoch {finished.epoch} of {recipe.epochs}, which certifies most of the held-out part of the "
+        f"training data ({100 * held:.2f} %)"
+    )
+
+
+def left_in_file(subject: Subject, recipe: Recipe, settings: Settings, aside: str | None) -> dict[str, str]:
+    """What the written file's metadata say of how it came about."""
+    left = metadata_of(settings)
+    if aside:
+        # Certifying on the whole of it later would mostly count samples that were trained on.
+        left.pop("pipeline.data", None)
+    return left | {
+        "pipeline.version": facts.tool().version,
+        "pipeline.parent_sha256": subject.file.digests.sha256,
+        "pipeline.recipe": json.dumps(recipe.model_dump(mode="json"), sort_keys=True),
+    }
+
+
+def compared(
+    before: Evidence, after: Evidence, settings: Settings
+) -> tuple[tuple[reports.Accuracies, reports.Accuracies], list[str]]:
+    """Before and after at the eps that was trained for, and a plain sentence for each way in which the new file is worse."""
+    old, new = before.fields["levels"][-1], after.fields["levels"][-1]
+    sides = tuple(
+        reports.Accuracies(eps=x.eps, natural=x.natural, attacked=x.attacked, certified=x.certified) for x in (old, new)
+    )
+    worse = []
+    for name in ("attacked", "certified"):
+        was, now = getattr(old, name), getattr(new, name)
+        if was is not None and now is not None and now.k * was.n < was.k * now.n:
+            once = f"{was.k} of {was.n}" if was.n != now.n else f"{was.k}"
+            worse.append(
+                f"the new file's {name} accuracy at eps {new.eps} is lower than the given one's: {now.k} of {now.n}, was {once}"
+            )
+    if new.certified.k == 0:
+        worse.append(f"nothing is certified at eps {new.eps} after training: train longer, or at a smaller eps")
+    return (sides[0], sides[1]), worse
+
+
+def trained_network(
+    subject: Subject,
+    images: Fitted,
+    recipe: Recipe,
+    settings: Settings,
+    run: RunFolder,
+    key: str,
+    should_stop: Callable[[], bool],
+    execution: train.Execution,
+    crew: Crew,
+) -> Generator[Any, None, train.Finished]:
+    """Train after ``recipe``, or go on from where the same command stopped. Raises InputRejected where nothing can be trained."""
+    if not subject.network.trainable():
+        raise InputRejected(
+            "nothing in this file can be trained: it has no weights with a way back into it; see `pipeline inspect`."
+        )
+    if subject.network.inputs[0].shape[0] is not None:
+        raise InputRejected(
+            "training needs batches, and this file fixes its batch where it cannot be freed; export it with a free one."
+        )
+    device = device_of(settings)
+    torch.manual_seed(recipe.seed)
+    keep, held = _held_out(images, recipe)
+    loader = Loader(
+        images.images[keep],
+        images.labels[keep],
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        augment=Augment(recipe.crop, recipe.flip),
+        device=device,
+        layout=images.layout,
+    )
+    aside = (torch.from_numpy(images.images[held]).to(device), torch.from_numpy(images.labels[held]).to(device))
+    kept = crew.first(lambda: run.begin(key))
+    assert settings.eps is not None
+    low, high = images.value_range
+    watched = aside if len(held) else None
+    task = train.Task(subject.network, loader, recipe, settings.eps[-1], watched, low, high, identity={"run": key})
+    events = train.train(
+        task,
+        device=device,
+        # The first process alone reads and writes it, so that the others need no key.
+        checkpoint=train.Checkpoint(run.checkpoint, run.seal() or Seal(b"")) if kept else None,
+        should_stop=should_stop,
+        execution=execution,
+        crew=crew,
+    )
+    for event in events:
+        if isinstance(event, train.Finished):
+            return event
+        yield Note(event.reason, warning=True) if isinstance(event, train.Fallback) else event
+    raise AssertionError("training ends with Finished")
+
+
+def _held_out(images: Fitted, recipe: Recipe) -> tuple[Any, Any]:
+    """Indices trained on, and those on which progress is shown, and by which an epoch may be chosen."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(recipe.seed)).numpy()
+    count = round(len(images) * recipe.held_out)
+    return order[count:], order[:count]

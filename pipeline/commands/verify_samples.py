@@ -1,0 +1,193 @@
+"""Counterexamples of a report, held against its data and its model; and proofs made again, on some of its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from fractions import Fraction
+
+import numpy as np
+
+from pipeline import certify as verdicts
+from pipeline.audit.findings import Findings
+from pipeline.certify import PGD, Certification, Progress, certified_at
+from pipeline.certify.prover import Prover
+from pipeline.choices import METHODS, Choice
+from pipeline.commands import reopen
+from pipeline.commands.events import Note
+from pipeline.commands.guarantee import measured
+from pipeline.commands.subject import Subject, device_of
+from pipeline.core.threat import BALLS, Ball
+from pipeline.errors import Contradiction, InputRejected
+from pipeline.limits import limits, raised
+from pipeline.results import CERTIFIED, DECIDERS, FALSIFIED, Counterexamples, Report, Result, Samples, clean
+
+
+def check_points(
+    result: Result,
+    samples: Samples,
+    points: Counterexamples,
+    pixels: np.ndarray | None,
+    subject: Subject | None,
+    found: Findings,
+) -> None:
+    """Counterexamples lie in their balls, where pixels are given, and the file, where given, gives them the labels stated."""
+    rows = np.flatnonzero(np.isin(samples.index, points.index))  # of the same order, as the audit has found
+    if pixels is not None:
+        what = f"{len(points)} counterexamples lie within eps of their samples"
+        found.weigh(what, _outside(result, points, pixels[rows]))
+    if subject is not None:
+        found.weigh(f"ONNX Runtime gives {len(points)} counterexamples the labels stated", _harmless(points, subject))
+
+
+def _outside(result: Result, points: Counterexamples, pixels: np.ndarray) -> Iterator[str]:
+    ball_of = BALLS[result.threat.norm]
+    for i, (point, x) in enumerate(zip(points.image, pixels, strict=True)):
+        ball = ball_of(Fraction(str(points.eps[i])), *result.threat.range)
+        if point.shape != x.shape or not _inside(point, x, float(ball.radius), ball.radius, result):
+            yield f"counterexamples.npz: the point of sample {points.index[i]} lies outside its ball."
+
+
+def _inside(point: np.ndarray, x: np.ndarray, radius: float, exact: Fraction, result: Result) -> bool:
+    if not np.isfinite(point).all():
+        return False
+    p, c = point.astype(np.float64).reshape(-1), x.astype(np.float64).reshape(-1)
+    low, high = result.threat.range
+    if (p < np.minimum(c, low)).any() or (p > np.maximum(c, high)).any():
+        return False
+    if result.threat.norm == "l2":
+        return float(np.linalg.norm(p - c)) <= radius
+    # Where float64 is not sure, the difference is taken exactly.
+    close = np.flatnonzero(np.abs(p - c) > radius * (1 - 1e-12))
+    return all(abs(Fraction(float(p[i])) - Fraction(float(c[i]))) <= exact for i in close)
+
+
+def _harmless(points: Counterexamples, subject: Subject) -> Iterator[str]:
+    if points.image.shape[1:] != subject.sample_shape:
+        yield "counterexamples.npz: its points do not have the shape of the model's input."
+        return
+    said = subject.predict(points.image.astype(np.float32)).argmax(1)
+    if (bad := np.flatnonzero(said != points.predicted)).size:
+        i = int(bad[0])
+        yield (
+            f"counterexamples.npz: the file gives {bad.size} points another label than stated; sample {points.index[i]} gets "
+            f"{said[i]}, stated is {points.predicted[i]}."
+        )
+
+
+def recheck(
+    made: Report, samples: Samples, pixels: np.ndarray, subject: Subject, count: int, seed: int, found: Findings
+) -> Generator[Note | Progress, None, None]:
+    """Certify some samples again, drawn by ``seed``, by the dearest method that decided one of them.
+
+    The seed is the verifier's own: whoever could foresee the draw could write a report whose false certificates it misses.
+
+    Where the report states each sample's largest certified eps, that eps is proved again too.
+    """
+    result = made.result
+    if result.method.arithmetic == "none":
+        found.skip("the proofs: arithmetic `none` has none")
+        return
+    rows = np.sort(np.random.default_rng(seed).permutation(len(samples))[:count])
+    yield Note(f"{len(rows)} of {len(samples)} samples are proved again, drawn by chance; --seed {seed} draws the same")
+    how, balls = _how(result, samples, rows, subject), [_ball(result, level.exact) for level in result.levels]
+    events = verdicts.certify(
+        subject.network, subject.predict, pixels[rows], samples.label[rows], balls, how, indices=samples.index[rows]
+    )
+    try:
+        for event in events:
+            if isinstance(event, Certification):
+                what = f"{len(rows)} samples certified again by {how.method}, drawn by seed {seed}: no verdict is contradicted"
+                if found.weigh(what, _contradicted(samples, rows, event)) and samples.largest_eps is not None:
+                    yield from _largest(result, samples, rows, pixels, subject, how, event, found)
+            else:
+                yield event
+    except Contradiction as error:
+        found.faults.append(f"certifying again: {error}")
+
+
+def _how(result: Result, samples: Samples, rows: np.ndarray, subject: Subject) -> verdicts.Settings:
+    settings, about = reopen.settings(result), result.method.attack
+    most = limits().attack_steps
+    if about is not None and about.steps * about.restarts > most:
+        raise InputRejected(
+            f"Proving again repeats the attack of a report, of at most {most} steps; this one states "
+            f"{clean(f'{about.steps} in each of {about.restarts} starts', 80)}. {raised('attack_steps')}"
+        )
+    return verdicts.Settings(
+        settings.arithmetic,
+        None
+        if about is None
+        else PGD(about.steps, about.restarts, reopen.step_of(about.step_size), about.seed, about.loss),
+        device_of(settings),
+        1 if subject.network.inputs[0].shape[0] is not None else None,
+        method=_method(result, samples, rows),
+        kernels=measured(subject, settings).errors,
+    )
+
+
+def _ball(result: Result, eps: Fraction) -> Ball:
+    return BALLS[result.threat.norm](eps, *result.threat.range)
+
+
+def _method(result: Result, samples: Samples, rows: np.ndarray) -> Choice:
+    if samples.decided_by is None:
+        name = result.method.bounds[-1] if result.method.bounds else "nothing"
+    else:
+        proved = samples.decided_by[:, rows][samples.verdict[:, rows] == CERTIFIED]
+        name = DECIDERS[int(proved.max())] if proved.size else "ibp"
+    if name not in METHODS:
+        raise InputRejected(
+            f"A sample is certified by one of {', '.join(METHODS)}; the report says {clean(name, 40)!r}."
+        )
+    return name  # type: ignore[return-value]
+
+
+def _contradicted(samples: Samples, rows: np.ndarray, now: Certification) -> Iterator[str]:
+    index = samples.index[rows]
+    if (bad := now.predicted != samples.predicted[rows]).any():
+        yield f"the file gives {int(bad.sum())} samples another label than stated; the first is {index[bad.argmax()]}."
+        return
+    for level, row in zip(now.levels, range(len(samples.eps)), strict=True):
+        was, certified = samples.verdict[row, rows], level.verdicts == verdicts.Verdict.CERTIFIED
+        for bad, what in (
+            ((was == CERTIFIED) & ~certified, "stated as certified, and cannot be certified again"),
+            ((was == FALSIFIED) & certified, "stated as falsified, and are certified"),
+        ):
+            if bad.any():
+                yield f"{int(bad.sum())} samples at eps {samples.eps[row]} are {what}; the first is {index[bad.argmax()]}."
+
+
+def _largest(
+    result: Result,
+    samples: Samples,
+    rows: np.ndarray,
+    pixels: np.ndarray,
+    subject: Subject,
+    how: verdicts.Settings,
+    now: Certification,
+    found: Findings,
+) -> Generator[Progress, None, None]:
+    """Each sample's largest eps, where no level that was just certified again already contains it."""
+    assert samples.largest_eps is not None
+    stated, correct = samples.largest_eps[rows], samples.predicted[rows] == samples.label[rows]
+    if ((np.isfinite(stated) & (stated >= 0)) != correct).any():
+        found.faults.append("samples.npz: a largest eps is that of a correct sample, and a number of at least 0.")
+        return
+    contained = ~correct | (stated == 0)
+    for level in now.levels:
+        contained |= (level.verdicts == verdicts.Verdict.CERTIFIED) & (stated <= float(level.ball.eps))
+    ask, what = np.flatnonzero(~contained), f"the largest eps of {len(rows)} samples, certified again"
+    if not len(ask):
+        found.checked.append(what)
+        return
+    prover = Prover(subject.network, pixels[rows][ask], samples.label[rows][ask], how)
+    balls = [_ball(result, Fraction(float(eps))) for eps in stated[ask]]
+    methods = [method for method in METHODS if method in result.method.bounds]
+    proved = yield from certified_at(prover, balls, methods, subject.classes)
+
+    def faults() -> Iterator[str]:
+        if not proved.all():
+            index = samples.index[rows][ask][~proved]
+            yield f"{len(index)} samples cannot be certified again at their largest eps; the first is {index[0]}."
+
+    found.weigh(what, faults())

@@ -1,0 +1,1 @@
+"""Values, operators and the graph: what every other package is written in."""

@@ -1,0 +1,168 @@
+"""What is certified against: the perturbed region around a sample, and the margins that must stay positive in it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipeline.core.interval import Interval
+from pipeline.core.linear_form import LinearForm
+from pipeline.core.rounding import Rounding
+
+
+def clipped_box(
+    x: Float[Tensor, " batch *features"], eps: Tensor | float, low: float = 0.0, high: float = 1.0
+) -> Interval:
+    """The box ``[x - eps, x + eps]`` clipped to the valid range ``[low, high]``, as center and radius.
+
+    ``a = min(eps, x - low)``, ``b = min(eps, high - x)``, ``c = x + (b - a)/2``, ``r = (a + b)/2``: through the two ends
+    instead, nearly every radius would round to zero while eps is small.
+    """
+    eps = torch.as_tensor(eps, dtype=x.dtype, device=x.device)
+    below, above = torch.minimum(eps, x - low), torch.minimum(eps, high - x)
+    return Interval(x + (above - below) / 2, (below + above) / 2)
+
+
+@runtime_checkable
+class Region(Protocol):
+    """The perturbed inputs of a batch, one region a sample."""
+
+    @property
+    def box(self) -> Interval:
+        """A box around each region."""
+
+    def minimise(self, form: LinearForm, rounding: Rounding) -> Float[Tensor, "rows batch"]:
+        """At most the minimum of the form over each region."""
+
+    def __getitem__(self, samples: slice | Tensor) -> Region:
+        """The regions of some of the samples."""
+
+
+@dataclass(frozen=True, eq=False)
+class Box:
+    """Independent intervals: one-sided, per channel or per pixel, as the Interval says."""
+
+    box: Interval
+
+    def minimise(self, form: LinearForm, rounding: Rounding) -> Float[Tensor, "rows batch"]:
+        return rounding.minimum(form, self.box)
+
+    def __getitem__(self, samples: slice | Tensor) -> Box:
+        return Box(self.box[samples])
+
+
+@dataclass(frozen=True, eq=False)
+class EuclideanBall:
+    """All points of ``box`` within ``radius`` of ``center`` in the Euclidean norm."""
+
+    center: Float[Tensor, " batch *features"]
+    radius: float
+    box: Interval
+
+    def minimise(self, form: LinearForm, rounding: Rounding) -> Float[Tensor, "rows batch"]:
+        """The dual norm over the ball, ``<A, x> - radius |A|_2 + d``, or the minimum over the box where that is larger."""
+        return torch.maximum(rounding.ball_minimum(form, self.center, self.radius), rounding.minimum(form, self.box))
+
+    def __getitem__(self, samples: slice | Tensor) -> EuclideanBall:
+        return EuclideanBall(self.center[samples], self.radius, self.box[samples])
+
+
+def joined(parts: Sequence[Region]) -> Region:
+    """One batch of samples whose regions differ in size: ``parts`` holds one region a sample."""
+    boxes = [part.box for part in parts]
+    box = Interval(torch.cat([b.center for b in boxes]), torch.cat([b.radius for b in boxes]))
+    return Box(box) if all(isinstance(part, Box) for part in parts) else Mixed(tuple(parts), box)
+
+
+@dataclass(frozen=True, eq=False)
+class Mixed:
+    """Regions of any kind, one a sample, with the box around each."""
+
+    parts: tuple[Region, ...]
+    box: Interval
+
+    def minimise(self, form: LinearForm, rounding: Rounding) -> Float[Tensor, "rows batch"]:
+        """The minimum over each sample's own region."""
+        rows = [
+            part.minimise(replace(form, coeff=form.coeff[:, i : i + 1], const=form.const[:, i : i + 1]), rounding)
+            for i, part in enumerate(self.parts)
+        ]
+        return torch.cat(rows, dim=1)
+
+    def __getitem__(self, samples: slice | Tensor) -> Mixed:
+        picked = torch.arange(len(self.parts))[samples].tolist()
+        return Mixed(tuple(self.parts[i] for i in picked), self.box[samples])
+
+
+@dataclass(frozen=True)
+class Ball(ABC):
+    """All inputs within ``eps`` of a sample in a norm, and within the valid range.
+
+    ``eps`` is a fraction of the range ``[low, high]``: for data in 0-255 with eps 8/255 the radius is 8 units.
+    """
+
+    eps: Fraction
+    low: float = 0.0
+    high: float = 1.0
+
+    @property
+    def radius(self) -> Fraction:
+        """The radius in the units of the data: ``eps (high - low)``, exact."""
+        return self.eps * (Fraction(self.high) - Fraction(self.low))
+
+    @abstractmethod
+    def region(self, x: Float[Tensor, " batch *features"]) -> Region:
+        """The region of each sample, containing every real point of its ball."""
+
+
+class LinfBall(Ball):
+    """Within ``eps`` in every pixel."""
+
+    def box(self, x: Float[Tensor, " batch *features"]) -> Interval:
+        """The region of each sample as an Interval, widened to contain every real point of it."""
+        unit = torch.finfo(x.dtype).eps / 2
+        radius = float(self.radius) * (1 + 4 * unit)
+        box = clipped_box(x, radius, self.low, self.high)
+        slack = (x.abs() + 2 * box.radius + abs(self.low) + abs(self.high)) * (4 * unit)
+        return Interval(
+            box.center, torch.where(box.radius > 0, box.radius + slack, box.radius) if radius else box.radius
+        )
+
+    def region(self, x: Float[Tensor, " batch *features"]) -> Box:
+        return Box(self.box(x))
+
+
+class L2Ball(Ball):
+    """Within ``eps`` in the Euclidean distance."""
+
+    def region(self, x: Float[Tensor, " batch *features"]) -> EuclideanBall:
+        """``|d|_inf <= |d|_2``, so that the clipped box of the same radius contains the ball."""
+        around = LinfBall(self.eps, self.low, self.high).box(x)
+        return EuclideanBall(x, float(self.radius) * (1 + 8 * torch.finfo(x.dtype).eps), around)
+
+
+BALLS: dict[str, type[Ball]] = {"linf": LinfBall, "l2": L2Ball}
+"""By the name of the norm."""
+
+
+def margin_form(
+    labels: Int[Tensor, " batch"], shape: torch.Size | tuple[int, ...], dtype: torch.dtype, rows: slice = slice(None)
+) -> LinearForm:
+    """The rows ``e_y - e_j``, ``j != y``, over an output of shape ``(batch, *shape)``: each must stay positive.
+
+    ``coeff``: (classes - 1, batch, *shape); row ``j`` is class ``j`` below the label and ``j + 1`` from it on. ``rows`` picks
+    some of them: all rows of many classes hold as many numbers as the square of the classes for each sample.
+    """
+    classes = int(torch.Size(shape).numel())
+    picked = torch.arange(classes - 1, device=labels.device)[rows, None]
+    others = picked + (picked >= labels[None, :]).long()
+    coeff = torch.zeros(*others.shape, classes, dtype=dtype, device=labels.device)
+    coeff.scatter_(2, labels.expand_as(others)[..., None], 1.0).scatter_(2, others[..., None], -1.0)
+    return LinearForm(coeff.reshape(*others.shape, *shape), torch.zeros_like(others, dtype=dtype))

@@ -1,0 +1,124 @@
+"""Which operators a model may hold: those that ONNX itself defines, without branches, without chance."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container, Sequence
+
+import onnx
+from onnx import defs, numpy_helper
+
+from pipeline.errors import InputRejected
+from pipeline.onnx.chosen_output import needed
+from pipeline.onnx.names import listed, shown
+
+OPSETS = range(7, 24)
+STANDARD = ("", "ai.onnx")
+CLASSICAL = "ai.onnx.ml"
+_CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
+_RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+
+
+def check(model: onnx.ModelProto) -> None:
+    """What holds of a whole file, whichever output is meant. Raises InputRejected, naming all operators that break a rule."""
+    graph, version = model.graph, opset(model)
+    if model.functions:
+        raise InputRejected(
+            f"Model-local functions are not supported; the file has {len(model.functions)}: inline them with"
+            " onnx.inliner.inline_local_functions and save the result."
+        )
+    nested = Counter(
+        n.op_type
+        for n in graph.node
+        if n.op_type in _CONTROL_FLOW or any(a.HasField("g") or a.graphs for a in n.attribute)
+    )
+    if nested:
+        raise InputRejected(
+            f"Control flow is not supported (a branch must never be ignored); found {_counted(nested)}."
+            " Export the network with fixed control flow."
+        )
+    imported = {e.domain for e in model.opset_import} | set(STANDARD)
+    strange = Counter(f"{n.op_type} of {n.domain}" for n in graph.node if n.domain not in imported)
+    if strange:
+        raise InputRejected(
+            f"Operators are ONNX's own, or of domains that the file imports; found {_counted(strange)}. Export without"
+            " custom operators or runtime-specific optimisation."
+        )
+    own = [n for n in graph.node if n.domain in STANDARD]
+    unknown = Counter(n.op_type for n in own if not defs.has(n.op_type, max_inclusive_version=version))
+    if unknown:
+        raise InputRejected(
+            f"Every operator is one that ONNX defines at the file's opset, {version}; these are not: {_counted(unknown)}."
+            " Export the model again, at the opset that its operators need."
+        )
+    random = Counter(n.op_type for n in graph.node if n.op_type in _RANDOM)
+    random.update(n.op_type + " in training mode" for n in graph.node if _trains(n, graph))
+    if random:
+        raise InputRejected(
+            f"A model gives the same answer twice; found nondeterministic {_counted(random)}. Export it in eval mode."
+        )
+
+
+def require(model: onnx.ModelProto, output: str | None, known: Container[str]) -> None:
+    """Refuses operators of other domains, but for those that only other outputs than ``output`` need.
+
+    ``known``: the operators of ai.onnx.ml that are supported. Raises InputRejected.
+    """
+    names = [o.name for o in model.graph.output]
+    wanted = [output] if output is not None else names
+    mine = {v for n in needed(model.graph, wanted) for v in n.output}
+    others = {v for n in needed(model.graph, set(names) - set(wanted)) for v in n.output} - mine
+    foreign = [
+        n
+        for n in model.graph.node
+        if n.domain not in STANDARD
+        and not others.intersection(n.output)
+        and not (n.domain == CLASSICAL and n.op_type in known)
+    ]
+    if not foreign:
+        return
+    raise InputRejected(
+        "Only the operators of ONNX itself are supported; found"
+        f" {_counted(Counter(f'{n.op_type} of {n.domain}' for n in foreign))}. {_advice(foreign, names)}"
+    )
+
+
+def _advice(foreign: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> str:
+    kinds = {n.op_type for n in foreign if n.domain == CLASSICAL}
+    if any(kind.startswith("TreeEnsemble") for kind in kinds):
+        return "Decision trees are no network: their steps have no bounds here."
+    if "ZipMap" in kinds:
+        return "Export the classifier without ZipMap (skl2onnx: options={'zipmap': False})."
+    if kinds and len(outputs) > 1:
+        return f"Where they belong to another output, name the one of the scores: --output, one of {listed(outputs)}."
+    return "Export without custom operators or runtime-specific optimisation."
+
+
+def opset(model: onnx.ModelProto) -> int:
+    """The version of the operators of ONNX itself. Raises InputRejected for several, or one that is not supported."""
+    versions = sorted({e.version for e in model.opset_import if e.domain in STANDARD})
+    if len(versions) != 1 or versions[0] not in OPSETS:
+        raise InputRejected(
+            f"One opset between {OPSETS.start} and {OPSETS.stop - 1} is supported; the file says"
+            f" {versions or 'none'}. Export it again at opset 17."
+        )
+    return int(versions[0])
+
+
+def _trains(node: onnx.NodeProto, graph: onnx.GraphProto) -> bool:
+    if node.op_type == "BatchNormalization":
+        return any(a.name == "training_mode" and a.i for a in node.attribute)
+    if node.op_type != "Dropout" or len(node.input) < 3 or not node.input[2]:
+        return False
+    held = {i.name: i for i in graph.initializer}
+    held.update(
+        {n.output[0]: a.t for n in graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"}
+    )
+    flag = held.get(node.input[2])
+    return flag is None or bool(numpy_helper.to_array(flag).any())
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{shown(name)} ({count})" for name, count in sorted(counts.items())[:20]) + (
+        f" and {len(counts) - 20} more" if len(counts) > 20 else ""
+    )

@@ -1,0 +1,40 @@
+"""What the measured shapes of a file must be: not empty, and at its outputs those that it declares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+
+from pipeline.errors import InputRejected
+from pipeline.onnx.names import Names, shown
+from pipeline.onnx.probe import Probes
+
+
+def check_shapes(neutral: onnx.ModelProto, kinds: Mapping[str, str], probes: Probes, names: Names) -> None:
+    """Refuses a value computed on data that holds no numbers, and an output of another shape than it declares.
+
+    Only the first axis may be declared as another number where the batch is free: an exporter that traced one sample writes
+    that. Raises InputRejected.
+    """
+    first = probes.values[0]
+    for node in neutral.graph.node:
+        for value in node.output:
+            if value in first and kinds.get(value) == "data" and 0 in np.shape(first[value]):
+                raise InputRejected(
+                    f"A layer has at least one unit; '{shown(names.values[value])}', an output of {shown(node.op_type)}, has"
+                    f" shape {list(np.shape(first[value]))} and holds no number. Export the network without it."
+                )
+    for port in neutral.graph.output:
+        if not port.type.tensor_type.HasField("shape") or port.name not in first:
+            continue
+        declared = [d.dim_value if d.dim_value > 0 else None for d in port.type.tensor_type.shape.dim]
+        found = list(np.shape(first[port.name]))
+        pairs = list(zip(declared, found, strict=False))[1 if probes.free else 0 :]
+        if len(declared) != len(found) or any(d is not None and d != f for d, f in pairs):
+            said = ", ".join("?" if d is None else str(d) for d in declared)
+            raise InputRejected(
+                f"An output has the shape that the file declares; '{shown(names.values[port.name])}' declares [{said}] and has"
+                f" {found}. Correct the declaration, or export the model again."
+            )

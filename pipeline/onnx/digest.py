@@ -1,0 +1,63 @@
+"""Digests of a model: of the delivered bytes, of the graph without its weights, of the weights alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import onnx
+from onnx import numpy_helper
+
+from pipeline.onnx import external
+
+_FIELDS = ("raw_data", "float_data", "double_data", "int32_data", "int64_data", "uint64_data", "external_data")
+_FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
+
+
+@dataclass(frozen=True)
+class Digests:
+    """Hexadecimal SHA-256 each."""
+
+    sha256: str
+    """Of the file's bytes (as sha256sum prints it), followed by those of its external data files where it has any."""
+    structure_sha256: str
+    """Of nodes, names, shapes, integer constants, inputs, outputs and opset; without weights, metadata and documentation."""
+    weights_sha256: str
+    """Of every floating-point tensor: name, type, shape and values, in the file's order."""
+
+
+@dataclass(frozen=True)
+class FileDigest:
+    """A file beside the model: its name, the SHA-256 of its bytes, their number."""
+
+    name: str
+    sha256: str
+    bytes: int
+
+
+def sha256(content: bytes) -> str:
+    """As sha256sum prints it."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def digests(content: bytes, beside: Iterable[bytes], model: onnx.ModelProto) -> Digests:
+    """The digests of a file, the files beside it, and the model in them, external data loaded."""
+    whole = hashlib.sha256(content)
+    for data in beside:
+        whole.update(data)
+    weights = hashlib.sha256()
+    for tensor in external.tensors(model):
+        if tensor.data_type in _FLOATS:
+            weights.update(repr((tensor.name, tensor.data_type, list(tensor.dims))).encode())
+            weights.update(numpy_helper.to_array(tensor).tobytes())
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    for tensor in external.tensors(bare):
+        if tensor.data_type in _FLOATS:
+            for field in (*_FIELDS, "data_location"):
+                tensor.ClearField(field)
+    bare.ClearField("metadata_props")
+    bare.ClearField("doc_string")
+    structure = sha256(bare.SerializeToString(deterministic=True))
+    return Digests(whole.hexdigest(), structure, weights.hexdigest())

@@ -1,0 +1,86 @@
+"""The graph that ONNX Runtime executes: what its optimiser makes of a file, written out and read back."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import onnx
+
+from pipeline.errors import InputRejected
+from pipeline.onnx import runtime as ort
+from pipeline.onnx.executed.graphs import Graph
+from pipeline.onnx.model_file import ModelFile
+
+
+@dataclass(frozen=True, eq=False)
+class Executed:
+    """The graph of a session, and which session that is."""
+
+    model: onnx.ModelProto
+    runtime: str
+    provider: str
+    level: ort.Level
+
+    @cached_property
+    def graph(self) -> Graph:
+        return Graph(self.model)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of what is computed: each output by its operator, attributes and inputs, whatever values are called."""
+        return canonical_digest(self.graph)
+
+    def __str__(self) -> str:
+        return f"ONNX Runtime {self.runtime} ({self.provider.upper()}, graph optimization level {self.level!r})"
+
+
+def optimised(model: ModelFile | bytes, *, provider: str, level: ort.Level) -> Executed:
+    """What ONNX Runtime executes of a model at a level, by a session of its own. Raises what ``runtime.session`` raises."""
+    with tempfile.TemporaryDirectory(prefix="pipeline-") as folder:
+        path = Path(folder) / "executed.onnx"
+        ort.session(model, provider=provider, level=level, written_to=path)
+        if not path.is_file():
+            raise InputRejected("ONNX Runtime must write out the graph that it executes; it wrote none.")
+        return Executed(onnx.load(path), ort.version(), provider, level)
+
+
+def canonical_digest(graph: Graph) -> str:
+    """The digest of a graph that neither names nor the order of its nodes change."""
+    known: dict[str, str] = {}
+    arrays: dict[str, str] = {}
+    pending = list(graph.outputs)
+    while pending:
+        value = pending[-1]
+        if value in known:
+            pending.pop()
+            continue
+        own = graph.producer(value)
+        if own is None:
+            pending.pop()
+            known[value] = _hash("input", value) if value in graph.inputs else _constant(graph, value, arrays)
+            continue
+        missing = [v for v in own.inputs if v and v not in known]
+        if missing:
+            pending.extend(missing)
+            continue
+        attributes = sorted((k, repr(v)) for k, v in own.attributes.items())
+        read = [known[v] if v else "" for v in own.inputs]
+        for index, made in enumerate(own.outputs):
+            if made:
+                known[made] = _hash(own.type, repr(attributes), *read, str(index))
+    return _hash("graph", *(f"{name}={known[name]}" for name in graph.outputs))
+
+
+def _constant(graph: Graph, value: str, arrays: dict[str, str]) -> str:
+    if value not in arrays:
+        array = graph.constants[value]
+        arrays[value] = _hash(str(array.dtype), str(array.shape), hashlib.sha256(array.tobytes()).hexdigest())
+    return arrays[value]
+
+
+def _hash(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()

@@ -1,0 +1,247 @@
+"""ONNX -> Network: guard, normalise, convert through onnx2torch, lower into our vocabulary, and prove parity.
+
+onnx2torch is imported here alone. It is asked node by node, so that a node it cannot read is named, and so that no name of
+the file reaches the source that torch.fx generates.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from pipeline.core.network import Network, Origin, Port
+from pipeline.errors import InputRejected, out_of_memory
+from pipeline.onnx import allowed, chosen_output, freeze, parity, runtime
+from pipeline.onnx.ir import OPSET, Attributes, Node
+from pipeline.onnx.lowering import (
+    activations,
+    blocks,
+    classical,
+    layers,
+    norms,
+    pointwise,
+    pools,
+    reductions,
+    resize,
+    shapes,
+)
+from pipeline.onnx.lowering.builder import Builder
+from pipeline.onnx.lowering.lower import Item, lower
+from pipeline.onnx.model_file import ModelFile
+from pipeline.onnx.names import listed, shown
+from pipeline.onnx.operators import TABLE, Unsupported, unread
+from pipeline.onnx.parity import Parity
+from pipeline.onnx.passes.normalise import Normalised, normalise
+from pipeline.onnx.passes.opset_forms import rejected
+from pipeline.onnx.probe import check_bombs
+from pipeline.system.clock import look
+
+DETECTION = ("onnx2torch.node_converters.nms", "onnx2torch.node_converters.roialign")
+_LOWERINGS = (
+    *(activations, blocks, layers, norms, pointwise, pools, reductions),
+    *(classical, resize),
+    shapes,
+)  # importing them enters what they lower
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A file as a Network, with the evidence that they are the same function."""
+
+    file: ModelFile
+    network: Network
+    normalised: Normalised
+    parity: Parity
+    notes: tuple[str, ...]
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        """As it stands in the file, external data loaded."""
+        return self.file.model
+
+
+def load(
+    file: ModelFile,
+    *,
+    output: str | None = None,
+    real_inputs: np.ndarray | None = None,
+    level: runtime.Level = "all",
+) -> Imported:
+    """The Network of a file, or of one of its outputs, in eval mode, with any batch where the graph allows it.
+
+    Raises InputRejected for a file that is unsafe, unsupported (all operators are named) or not the function that was
+    imported (the first node that differs is named), UsageError for an output that the file does not have.
+    """
+    if output is None and (found := chosen_output.only(file.model)) is not None:
+        imported = load(file, output=found, real_inputs=real_inputs)
+        note = f"output '{shown(found)}' was taken, the only one with numbers for each class; --output names another"
+        return replace(imported, notes=(*imported.notes, note))
+    model = file.model
+    allowed.require(model, output, TABLE)
+    check_bombs(model)
+    # Before ONNX Runtime loads the file itself, and folds its constants: here it runs under a limit of memory.
+    normal = normalise(model, output=output)
+    session = runtime.session(file, level=level)
+    freed = _attempt(file, session, normal, output, real_inputs)
+    if isinstance(freed, Imported) and freed.parity.holds:
+        return freed
+    fixed = _attempt(file, session, normalise(model, output=output, free_batch=False), output, real_inputs)
+    if isinstance(fixed, Exception):
+        raise fixed
+    parity.require(fixed.parity)
+    return fixed
+
+
+def _attempt(
+    file: ModelFile, session: runtime.Session, normal: Normalised, output: str | None, real: np.ndarray | None
+) -> Imported | InputRejected:
+    """One import, with the batch made free or as the file has it; what fails for a free batch may hold without."""
+    # Modules draw initial weights before they get the file's: a seed set by the caller must mean the same afterwards.
+    with torch.random.fork_rng(devices=[]):
+        network = convert(normal, file.model, output)
+    try:
+        for traced in normal.traced:
+            traced.require()
+        measured = parity.compare(session, file.model, network, parity.points(network, real))
+    except InputRejected as error:
+        return error
+    except (RuntimeError, ValueError, IndexError) as error:
+        if out_of_memory(error):
+            raise
+        return InputRejected(
+            f"The imported network must run; it fails with: {shown(str(error), 300)}. Export the model with fixed sizes, or"
+            " ask for support of this file."
+        )
+    notes = list(normal.notes)
+    if shared := freeze.overridable(file.model):
+        notes.append(
+            f"a caller may override weights that are inputs too: {listed(shared, 3)}; the file's own were imported"
+        )
+    if normal.free_batch and session.fixed_batch == 1:
+        notes.append("the file fixes a batch of 1; the network takes any, and was compared one sample at a time")
+    if not normal.free_batch and session.fixed_batch in (None, 1):
+        fixes = (
+            "fixes a batch of 1 that cannot be made free" if session.fixed_batch else "does not run with two samples"
+        )
+        notes.append(f"the file {fixes}: it is run, and certified, one sample at a time")
+    return Imported(file, network, normal, measured, tuple(notes))
+
+
+def convert(normal: Normalised, model: onnx.ModelProto, output: str | None = None) -> Network:
+    """The Network of a normalised model. Raises InputRejected naming every operator that cannot be imported."""
+    graph = normal.model.graph
+    build = Builder(normal.constants, normal.sources, normal.shapes, normal.dtypes, free=normal.free_batch)
+    build.free_sizes = normal.free_sizes
+    for port in graph.input:
+        build.input(port.name)
+    onnx2torch = _Onnx2Torch(normal)
+    failed: Counter[tuple[str, str]] = Counter()
+    for node in normal.nodes:
+        look()
+        own = Origin(node.op_type, "", "")
+        build.origin = next((normal.origins[v] for v in node.outputs if v in normal.origins), own)
+        try:
+            made = lower(Item(node, onnx2torch.module, build))
+            if len(node.outputs) > len(made):
+                raise Unsupported("its further outputs are read")
+            for value, fx_node in zip(node.outputs, made, strict=False):
+                if value:
+                    build.bind(value, fx_node, normal.origins.get(value, own))
+        except Unsupported as error:
+            failed[node.op_type, str(error)] += 1
+        except KeyError:
+            if not failed:  # else it reads what could not be imported, and the list goes on without it
+                raise
+    if not failed:
+        failed.update((node.op_type, reason) for node in normal.own if (reason := unread(node, normal.opset)))
+    if failed:
+        raise rejected(failed, normal.opset)
+    module, provenance = build.finish([o.name for o in graph.output])
+    names = [i.name for i in model.graph.input if i.name not in {t.name for t in model.graph.initializer}]
+    inputs = [_port(normal, v.name, name) for v, name in zip(graph.input, names, strict=True)]
+    wanted = [o.name for o in model.graph.output if output is None or o.name == output]
+    outputs = [_port(normal, v.name, name) for v, name in zip(graph.output, wanted, strict=True)]
+    declared = {i.name: i for i in model.graph.input}
+    return Network(
+        module,
+        tuple(_with_free_sizes(p, declared[p.name]) if normal.free_sizes else p for p in inputs),
+        tuple(outputs),
+        provenance,
+    )
+
+
+class _Onnx2Torch:
+    """onnx2torch, one node at a time."""
+
+    def __init__(self, normal: Normalised):
+        with _without_detection():
+            from onnx2torch.node_converters import get_converter
+            from onnx2torch.onnx_graph import OnnxGraph
+
+        self._get_converter, self._graph = get_converter, OnnxGraph(normal.model.graph)
+        self._nodes = {id(n): o for n, o in zip(normal.nodes, self._graph.nodes.values(), strict=True)}
+
+    def module(self, node: Node) -> nn.Module:
+        """The module it makes of a node. Raises Unsupported where it makes none."""
+        theirs = self._nodes[id(node)]
+        # It reads attributes through a memory of what was read, as a lowering does.
+        theirs._proto_attributes = Attributes(theirs._proto_attributes, node.attributes.read)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                converter = self._get_converter(operation_type=node.op_type, version=OPSET, domain=node.domain)
+                made: Any = converter(theirs, self._graph)
+        except NotImplementedError as error:  # how onnx2torch says that it has no converter
+            raise Unsupported("" if "Converter is not implemented" in str(error) else shown(str(error))) from None
+        except (KeyError, ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
+            raise Unsupported(f"onnx2torch cannot read it: {type(error).__name__}") from None
+        module: nn.Module = made.torch_module
+        return module
+
+
+@contextmanager
+def _without_detection() -> Iterator[None]:
+    """Import onnx2torch without its converters of NonMaxSuppression and RoiAlign, operators that no lowering reads.
+
+    They alone import torchvision, which imports torch._dynamo: two seconds of CPU and 250 MB in every command. Where
+    onnx2torch has been imported whole, it stays whole.
+    """
+    empty = {name: ModuleType(name) for name in DETECTION if name not in sys.modules}
+    sys.modules.update(empty)
+    try:
+        yield
+    finally:
+        for name, module in empty.items():
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
+
+
+def _port(normal: Normalised, value: str, name: str) -> Port:
+    shape: list[int | None] = list(normal.shapes[value])
+    # A value without a batch axis (an output reduced to a number) keeps its shape.
+    if normal.free_batch and shape and shape[0] == normal.shapes[normal.model.graph.input[0].name][0]:
+        shape[0] = None
+    dtype = torch.from_numpy(np.zeros(0, normal.dtypes[value])).dtype
+    return Port(name, dtype, tuple(shape))
+
+
+def _with_free_sizes(port: Port, declared: onnx.ValueInfoProto) -> Port:
+    dims = declared.type.tensor_type.shape.dim
+    shape = tuple(
+        s if i == 0 or d.dim_value > 0 else None for i, (s, d) in enumerate(zip(port.shape, dims, strict=True))
+    )
+    return Port(port.name, port.dtype, shape)
+
+
+__all__ = ["Imported", "convert", "load"]

@@ -1,0 +1,1 @@
+"""From nodes of the normalised graph to modules of ``torch.nn`` and ``pipeline.core.ops``."""

@@ -1,0 +1,56 @@
+"""Lowerings of normalisation by groups of channels and by the root of the mean square."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from pipeline.onnx.lowering.lower import Item
+from pipeline.onnx.operators import Unsupported, operator
+
+FLOAT = 1
+"""``stash_type``: mean and variance are computed in float32."""
+
+
+@operator(
+    "GroupNormalization",
+    reads=["num_groups", "epsilon", "stash_type"],
+    inputs=3,
+    weights={1: "weight", 2: "bias"},
+)
+def _group(item: Item) -> fx.Node:
+    """Scale and bias for each group up to opset 20, for each channel from opset 21 on."""
+    shape, groups, scale, bias = item.shape(), int(item.attribute("num_groups")), item.array(1), item.array(2)
+    assert scale is not None
+    assert bias is not None
+    if item.attribute("stash_type") != FLOAT:
+        raise Unsupported("stash_type is not float32")
+    if shape[1] % groups or scale.shape not in ((groups,), (shape[1],)):
+        raise Unsupported(f"{shape[1]} channels, {groups} groups and {list(scale.shape)} scales do not fit")
+    if math.prod(shape[1:]) == groups:
+        raise Unsupported("each group has a single entry, of which normalising leaves nothing: the output is its bias")
+    module = nn.GroupNorm(groups, shape[1], eps=float(item.attribute("epsilon")))
+    if len(scale) == shape[1]:
+        return item.build.emit(module, item.arg(), weights=item.weights())
+    for parameter, held in ((module.weight, scale), (module.bias, bias)):
+        parameter.data = torch.from_numpy(np.repeat(held, shape[1] // groups))
+    return item.build.emit(module, item.arg())
+
+
+@operator("RMSNormalization", reads=["axis", "epsilon", "stash_type"], inputs=2, weights={1: "weight"})
+def _root_mean_square(item: Item) -> fx.Node:
+    shape, scale = item.shape(), item.array(1)
+    assert scale is not None
+    axis = item.attribute("axis") % len(shape)
+    if item.attribute("stash_type") != FLOAT:
+        raise Unsupported("stash_type is not float32")
+    if axis == 0:
+        raise Unsupported("it normalises over the batch")
+    module = nn.RMSNorm(shape[axis:], eps=float(item.attribute("epsilon")))
+    if scale.shape == shape[axis:]:
+        return item.build.emit(module, item.arg(), weights=item.weights())
+    module.weight.data = torch.from_numpy(np.broadcast_to(scale, shape[axis:]).copy())
+    return item.build.emit(module, item.arg())

@@ -1,0 +1,123 @@
+"""Lowerings of operators that work on each entry by itself, and of what is dropped before any is lowered."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from pipeline.core import ops
+from pipeline.onnx.lowering.lower import Item
+from pipeline.onnx.operators import Lowering, Operator, Unsupported, enter, operator
+
+enter(Operator("Identity"))
+enter(Operator("Dropout", inputs=3, inert=dict.fromkeys(("ratio", "seed"), "nothing is dropped at inference")))
+
+
+def _plain(module: type[nn.Module]) -> Lowering:
+    """The lowering to a module without settings."""
+    return lambda item: item.build.emit(module(), *item.args())
+
+
+UNARY: dict[str, type[nn.Module]] = {
+    **{"Relu": nn.ReLU, "Sigmoid": nn.Sigmoid, "Tanh": nn.Tanh, "Softsign": nn.Softsign},
+    **{"Neg": ops.Neg, "Abs": ops.Abs, "Reciprocal": ops.Reciprocal, "Sqrt": ops.Sqrt, "Exp": ops.Exp, "Log": ops.Log},
+    **{
+        "Erf": ops.Erf,
+        "Sin": ops.Sin,
+        "Cos": ops.Cos,
+        "Atan": ops.Atan,
+        "Sign": ops.Sign,
+        "Floor": ops.Floor,
+        "Ceil": ops.Ceil,
+    },
+    **{"Round": ops.Round, "Not": ops.Not},
+}
+for _name, _module in UNARY.items():
+    operator(_name, pointwise=True)(_plain(_module))
+
+BINARY: dict[str, type[nn.Module]] = {
+    **{"Sub": ops.Sub, "Pow": ops.Pow, "And": ops.And, "Or": ops.Or, "Equal": ops.Equal},
+    **{"Greater": ops.Greater, "Less": ops.Less},
+    **{"GreaterOrEqual": ops.GreaterOrEqual, "LessOrEqual": ops.LessOrEqual},
+}
+for _name, _module in BINARY.items():
+    operator(_name, inputs=2, pointwise=True)(_plain(_module))
+
+operator("Where", inputs=3, pointwise=True)(_plain(ops.Where))
+
+CHAINED: dict[str, type[nn.Module]] = {"Sum": ops.Add, "Min": ops.Min, "Max": ops.Max}
+"""Associative operators: any number of operands, taken two at a time."""
+
+
+@operator(*CHAINED, inputs=None, pointwise=True)
+def _chained(item: Item) -> fx.Node:
+    total, *others = item.args()
+    for other in others:
+        total = item.build.emit(CHAINED[item.node.op_type](), total, other)
+    return total
+
+
+@operator("Clip", reads=["min", "max"], inputs=3, pointwise=True)
+def _clip(item: Item) -> fx.Node:
+    x = item.arg()
+    ends: list[float | None] = [None, None]
+    for i, (position, module) in enumerate(((1, ops.Max), (2, ops.Min))):
+        name = item.input(position)
+        if name in item.build.constants and item.build.constants[name].size == 1:
+            ends[i] = float(item.build.constants[name].reshape(()))
+        elif name:
+            x = item.build.emit(module(), x, item.build.value(name))
+    low, high = (None if e is None or np.isinf(e) else float(e) for e in ends)
+    if low is None and high is None and x is not item.arg():
+        return x
+    if low == 0.0 and high is None:
+        return item.build.emit(nn.ReLU(), x)
+    return item.build.emit(ops.Clip(low, high), x)
+
+
+@operator("HardSigmoid", reads=["alpha", "beta"], pointwise=True)
+def _hard_sigmoid(item: Item) -> fx.Node:
+    alpha, beta = item.attribute("alpha"), item.attribute("beta")
+    if abs(alpha - 1 / 6) < 1e-7 and beta == 0.5:
+        return item.build.emit(nn.Hardsigmoid(), item.arg())
+    dtype = item.build.dtype(item.node.inputs[0])
+    scaled = item.build.emit(ops.Mul(), item.arg(), item.build.literal(alpha, dtype))
+    return item.build.emit(ops.Clip(0.0, 1.0), item.build.emit(ops.Add(), scaled, item.build.literal(beta, dtype)))
+
+
+@operator("Gelu", reads=["approximate"], pointwise=True)
+def _gelu(item: Item) -> fx.Node:
+    return item.build.emit(nn.GELU(approximate=item.attribute("approximate").decode()), item.arg())
+
+
+@operator("LeakyRelu", reads=["alpha"], pointwise=True)
+def _leaky_relu(item: Item) -> fx.Node:
+    """With the float32 slope that a runtime has: 0.01, the default, is none."""
+    return item.build.emit(nn.LeakyReLU(float(np.float32(item.attribute("alpha")))), item.arg())
+
+
+@operator("Celu", "Elu", reads=["alpha"], pointwise=True)
+@operator("HardSwish", "Selu", "Softplus", pointwise=True)
+def _activation(item: Item) -> fx.Node:
+    """What onnx2torch makes of it is a module of torch.nn that holds nothing of the file but its settings."""
+    if item.node.op_type == "Celu" and item.attribute("alpha") == 0:
+        raise Unsupported("its alpha is 0, by which it divides")
+    return item.build.emit(item.module(), item.arg())
+
+
+@operator("PRelu", inputs=2)
+def _prelu(item: Item) -> fx.Node:
+    slope, shape = item.array(1), item.shape()
+    assert slope is not None
+    rank, width = len(shape), shape[1] if len(shape) > 1 else 1
+    per_channel = slope.shape[-(rank - 1) :] == (width, *[1] * (rank - 2)) if rank > 1 else False
+    if slope.ndim <= rank and (slope.size == 1 or (slope.ndim < rank and per_channel)):
+        module = nn.PReLU(slope.size)
+        module.weight = nn.Parameter(torch.from_numpy(np.array(slope.reshape(-1))))
+        return item.build.emit(module, item.arg())
+    # max(x, 0) - slope * max(-x, 0), for slopes of any shape
+    below = item.build.emit(nn.ReLU(), item.build.emit(ops.Neg(), item.arg()))
+    return item.build.emit(
+        ops.Sub(), item.build.emit(nn.ReLU(), item.arg()), item.build.emit(ops.Mul(), below, item.arg(1))
+    )

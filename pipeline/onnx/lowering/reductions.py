@@ -1,0 +1,119 @@
+"""Lowerings of reductions: sums, means and maxima as they are, norms and logarithms of sums by what they are made of."""
+
+from __future__ import annotations
+
+import math
+from functools import reduce
+
+import torch
+from torch import fx, nn
+
+from pipeline.core import ops
+from pipeline.onnx.lowering.lower import Item
+from pipeline.onnx.operators import Unsupported, operator
+
+_PLAIN = {
+    "ReduceSum": ops.ReduceSum,
+    "ReduceMean": ops.ReduceMean,
+    "ReduceMax": ops.ReduceMax,
+    "ReduceMin": ops.ReduceMin,
+}
+_READ = ("axes", "keepdims", "noop_with_empty_axes")
+_MOST_FACTORS = 64
+
+
+def _axes(item: Item) -> list[int]:
+    """The axes, counted from the front. Raises Unsupported for a node that reduces nothing."""
+    rank = len(item.shape())
+    axes, nothing = item.ints(1), item.flag("noop_with_empty_axes")
+    if not axes and nothing:
+        raise Unsupported("noop_with_empty_axes: it reduces nothing")
+    return sorted({a % rank for a in axes}) if axes else list(range(rank))
+
+
+@operator(*_PLAIN, reads=_READ, inputs=2)
+def _reduce(item: Item) -> fx.Node:
+    keep = item.flag("keepdims")
+    return item.build.emit(_PLAIN[item.node.op_type](_axes(item), keepdim=keep), item.arg())
+
+
+def _sum(item: Item, x: fx.Node) -> fx.Node:
+    return item.build.emit(ops.ReduceSum(_axes(item), keepdim=item.flag("keepdims")), x)
+
+
+def squared(item: Item, x: fx.Node) -> fx.Node:
+    """``x^2`` of one value, whose two factors a product of two values would take for independent."""
+    return item.build.emit(ops.Pow(), x, item.build.literal(2.0, item.build.dtype(item.node.inputs[0])))
+
+
+@operator("ReduceL1", reads=_READ, inputs=2)
+def _l1(item: Item) -> fx.Node:
+    return _sum(item, item.build.emit(ops.Abs(), item.arg()))
+
+
+@operator("ReduceSumSquare", reads=_READ, inputs=2)
+def _sum_square(item: Item) -> fx.Node:
+    return _sum(item, squared(item, item.arg()))
+
+
+@operator("ReduceL2", reads=_READ, inputs=2)
+def _l2(item: Item) -> fx.Node:
+    return item.build.emit(ops.RootOfSquares(), _sum(item, squared(item, item.arg())))
+
+
+@operator("ReduceLogSum", reads=_READ, inputs=2)
+def _log_sum(item: Item) -> fx.Node:
+    return item.build.emit(ops.WholeKernel("ReduceLogSum"), item.build.emit(ops.Log(), _sum(item, item.arg())))
+
+
+@operator("ReduceLogSumExp", reads=_READ, inputs=2)
+def _log_sum_exp(item: Item) -> fx.Node:
+    total = _sum(item, item.build.emit(ops.Exp(), item.arg()))
+    return item.build.emit(ops.WholeKernel("ReduceLogSumExp"), item.build.emit(ops.Log(), total))
+
+
+@operator("ReduceProd", reads=_READ, inputs=2)
+def _prod(item: Item) -> fx.Node:
+    """One product after the other; a runtime may take them in another order, whose intermediate results may overflow."""
+    shape, axes, x = item.shape(), _axes(item), item.arg()
+    factors = math.prod(shape[a] for a in axes)
+    if 0 in axes or factors > _MOST_FACTORS:
+        raise Unsupported(f"it multiplies the batch, or more than {_MOST_FACTORS} factors")
+    for axis in axes:
+        parts = [item.build.emit(ops.Slice([i], [i + 1], [axis], [1]), x) for i in range(shape[axis])]
+        x = reduce(lambda a, b: item.build.emit(ops.Product(), a, b), parts)
+    if not item.flag("keepdims"):
+        x = item.build.emit(ops.Squeeze(axes), x)
+    return item.build.emit(ops.WholeKernel("ReduceProd"), x)
+
+
+@operator("GlobalAveragePool")
+def _global_average(item: Item) -> fx.Node:
+    return item.build.emit(ops.ReduceMean(range(2, len(item.shape())), keepdim=True), item.arg())
+
+
+@operator("GlobalMaxPool")
+def _global_max(item: Item) -> fx.Node:
+    return item.build.emit(ops.ReduceMax(range(2, len(item.shape())), keepdim=True), item.arg())
+
+
+@operator("LRN", reads=["size", "alpha", "beta", "bias"])
+def _local_response(item: Item) -> fx.Node:
+    """``x (bias + alpha/size sum x^2)^-beta``, the sum over the channels around each (ONNX LRN; Krizhevsky et al., 2012, 3.3)."""
+    size, rank = int(item.attribute("size")), len(item.shape())
+    alpha, beta = item.attribute("alpha"), item.attribute("beta")
+    bias, channels, dtype = item.attribute("bias"), item.shape()[1], item.build.dtype(item.node.inputs[0])
+    if not (alpha >= 0 and bias > 0):
+        raise Unsupported("alpha is negative or bias is not positive, so that its base may be zero")
+    place = torch.arange(channels)
+    ahead = place.reshape(-1, 1) - place  # of the channel that is read, before the one it is read for
+    near = (ahead >= -((size - 1) // 2)) & (ahead <= size // 2)
+    emit, last = item.build.emit, [0, *range(2, rank), 1]
+    x, back = item.arg(), [0, rank - 1, *range(1, rank - 1)]
+    summed = emit(ops.MatMul(), emit(ops.Transpose(last), squared(item, x)), item.build.literal(near.float(), dtype))
+    total = emit(ops.Mul(), emit(ops.Transpose(back), summed), item.build.literal(alpha, dtype))
+    total = emit(ops.Div(), total, item.build.literal(float(size), dtype))
+    base = emit(nn.ReLU(), total)  # a sum of squares, whose lower end was rounded outward
+    base = emit(ops.Add(), base, item.build.literal(bias, dtype))
+    scale = emit(ops.Pow(), base, item.build.literal(-beta, dtype))
+    return emit(ops.WholeKernel("LRN"), emit(ops.Product(), x, scale))

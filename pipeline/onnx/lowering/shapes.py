@@ -1,0 +1,161 @@
+"""Lowerings of operators that move or pick entries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from pipeline.core import ops
+from pipeline.core.network import SHAPE
+from pipeline.onnx.lowering.lower import Item
+from pipeline.onnx.operators import Unsupported, operator
+
+SOURCE = "source"
+"""In an fx node's meta: the shape that a Reshape had before."""
+
+
+@operator("Reshape", reads=["allowzero"], inputs=2)
+def _reshape(item: Item) -> fx.Node:
+    shape = item.ints(1)
+    assert shape is not None
+    if item.flag("allowzero") and 0 in shape:
+        raise Unsupported("it makes an empty value (allowzero)")
+    return _reshaped(item, shape)
+
+
+def _reshaped(item: Item, shape: Sequence[int]) -> fx.Node:
+    """A Reshape that says so where it keeps the batch; of two in a row the last alone, so that a detour of the batch is gone."""
+    x, before, after = item.arg(), item.shape(), item.build.shapes[item.node.outputs[0]]
+    if SOURCE in x.meta and 0 not in shape:
+        x, before = x.all_input_nodes[0], x.meta[SOURCE]
+    if len(after) > 1 and before[0] == after[0] and (shape[0] == -1 or not item.build.free):
+        shape = [0, *shape[1:]]
+    made = item.build.emit(ops.Reshape(shape), x)
+    made.meta[SOURCE] = before
+    return made
+
+
+@operator("Softmax", "LogSoftmax", reads=["axis"])
+def _softmax(item: Item) -> fx.Node:
+    """Along the last axis it does not see a Reshape of those before it: a batch that was folded into them is left alone."""
+    x, module = item.arg(), item.module()
+    source, shape = x.meta.get(SOURCE, ()), item.shape()
+    last = module.dim in (-1, len(shape) - 1)
+    if not last or not source or source[0] == shape[0] or source[-1] != shape[-1]:
+        return item.build.emit(module, x)
+    module.dim = -1
+    y = item.build.emit(module, x.all_input_nodes[0])
+    y.meta[SHAPE] = source
+    made = item.build.emit(ops.Reshape([-1, *shape[1:]]), y)
+    made.meta[SOURCE] = source
+    return made
+
+
+@operator("Flatten", reads=["axis"])
+def _flatten(item: Item) -> fx.Node:
+    shape = item.shape()
+    axis = item.attribute("axis")
+    axis += len(shape) if axis < 0 else 0
+    if axis == 1 and len(shape) > 1:
+        return item.build.emit(nn.Flatten(), item.arg())
+    return _reshaped(item, [1, -1] if axis == 0 else [-1, math.prod(shape[axis:])])
+
+
+@operator("Transpose", reads=["perm"])
+def _transpose(item: Item) -> fx.Node:
+    """Of two in a row the last alone: a detour of the batch is gone."""
+    x, perm = item.arg(), item.attribute("perm") or list(range(len(item.shape())))[::-1]
+    inner = item.build.made(x)
+    if isinstance(inner, ops.Transpose):
+        x, perm = x.all_input_nodes[0], [inner.perm[p] for p in perm]
+    return item.build.emit(ops.Transpose(perm), x)
+
+
+@operator("Squeeze", reads=["axes"], inputs=2)
+def _squeeze(item: Item) -> fx.Node:
+    axes, shape = item.ints(1), item.shape()
+    if axes is None and item.build.free:
+        raise Unsupported("without axes it removes the batch where that is one sample; give it axes")
+    gone = [i for i, d in enumerate(shape) if d == 1] if axes is None else sorted({a % len(shape) for a in axes})
+    return item.build.emit(ops.Squeeze(gone), item.arg())
+
+
+@operator("Unsqueeze", reads=["axes"], inputs=2)
+def _unsqueeze(item: Item) -> fx.Node:
+    return item.build.emit(ops.Unsqueeze(item.ints(1) or []), item.arg())
+
+
+@operator("Slice", reads=["starts", "ends", "axes"], inputs=5)
+def _slice(item: Item) -> fx.Node:
+    starts, ends = item.ints(1) or [], item.ints(2) or []
+    axes, steps = item.ints(3), item.ints(4)
+    axes = list(range(len(starts))) if axes is None else axes
+    return item.build.emit(ops.Slice(starts, ends, axes, [1] * len(starts) if steps is None else steps), item.arg())
+
+
+@operator("Split", reads=["axis", "split", "num_outputs"], inputs=2, outputs=None)
+def _split(item: Item) -> list[fx.Node]:
+    sizes, axis = item.ints(1), item.attribute("axis")
+    assert sizes is not None
+    ends = [int(e) for e in np.cumsum(sizes)]
+    return [
+        item.build.emit(ops.Slice([end - size], [end], [axis], [1]), item.arg())
+        for size, end in zip(sizes, ends, strict=True)
+    ]
+
+
+@operator("Concat", reads=["axis"], inputs=None)
+def _concat(item: Item) -> fx.Node:
+    return item.build.emit(ops.Concat(item.attribute("axis")), *item.args())
+
+
+@operator("Gather", reads=["axis"], inputs=2)
+def _gather(item: Item) -> fx.Node:
+    indices = item.array(1)
+    return item.build.emit(ops.Gather(torch.from_numpy(np.array(indices)), item.attribute("axis")), item.arg())
+
+
+_PADDINGS = {b"constant": "constant", b"reflect": "reflect", b"edge": "replicate", b"wrap": "circular"}
+"""ONNX's names of what stands in the padding, and torch's."""
+
+
+@operator("Pad", reads=["mode", "pads", "value"], inputs=4)
+def _pad(item: Item) -> fx.Node:
+    pads, value, axes = item.ints(1), item.array(2), item.ints(3)
+    rank = len(item.shape())
+    mode = _PADDINGS.get(item.attribute("mode"))
+    if pads is None or mode is None:
+        raise Unsupported("its mode is not constant, reflect, edge or wrap")
+    places = list(range(rank)) if axes is None else [a % rank for a in axes]
+    begins, ends = dict(zip(places, pads, strict=False)), dict(zip(places, pads[len(places) :], strict=True))
+    order = [p for axis in reversed(range(rank)) for p in (begins.get(axis, 0), ends.get(axis, 0))]
+    # torch repeats and reflects along all axes behind the channels, or not at all.
+    least = 2 if mode == "constant" else max(2, 2 * (rank - 2))
+    while len(order) > least and order[-2:] == [0, 0]:
+        order = order[:-2]
+    if mode != "constant" and (rank - len(order) // 2 < 1 or len(order) > 6):
+        raise Unsupported("it reflects or repeats along the batch, or along more than three axes")
+    if mode == "circular" and (rank < 3 or any(p < 0 for p in pads)):
+        raise Unsupported("it wraps a vector, or cuts off where it wraps")
+    filler = 0.0 if value is None else float(value.reshape(()))
+    return item.build.emit(ops.Pad(order, mode=mode, value=filler), item.arg())
+
+
+@operator("Expand", inputs=2)
+def _expand(item: Item) -> fx.Node:
+    return item.build.emit(ops.Expand(item.ints(1) or []), item.arg())
+
+
+@operator("Einsum", reads=["equation"], inputs=None)
+def _einsum(item: Item) -> fx.Node:
+    """What ``einsum.lowered`` left: one that is a matrix product is a MatMul by now."""
+    raise Unsupported("its equation is not that of one matrix product")
+
+
+@operator("Tile", inputs=2)
+def _tile(item: Item) -> fx.Node:
+    return item.build.emit(ops.Tile(item.ints(1) or []), item.arg())

@@ -1,0 +1,190 @@
+"""A model file, opened once: every later step works on the bytes that were read, whatever becomes of the path.
+
+This is the only module that opens a model or its external data. A path is opened once, without waiting, and judged through
+that descriptor: a directory, a FIFO, a device or a socket is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import onnx
+
+from pipeline.errors import EnvironmentFailure, InputRejected
+from pipeline.limits import limits, raised
+from pipeline.onnx import external, guard
+from pipeline.onnx.digest import Digests, FileDigest, digests, sha256
+from pipeline.onnx.names import shown
+
+# Without these a FIFO would wait for a writer, and a terminal could become this process's own.
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
+_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO}
+
+
+@dataclass(frozen=True, eq=False)
+class ModelFile:
+    """One model as it was read; the guard has let it through."""
+
+    path: Path
+    """Where it was read, for messages and for what is written beside it: it is never opened again."""
+    content: bytes
+    """Of the .onnx file."""
+    beside: Mapping[str, bytes]
+    """The external data files, whole, by their place in the model's folder, in order of first use."""
+    model: onnx.ModelProto
+    """Parsed and checked, external data loaded. Not to be changed: ``message`` gives a copy for that."""
+
+    @cached_property
+    def digests(self) -> Digests:
+        """Of the bytes, of the graph without weights, and of the weights."""
+        return digests(self.content, self.beside.values(), self.model)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The file's ``metadata_props``."""
+        return {p.key: p.value for p in self.model.metadata_props}
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The places of the file and of its external data."""
+        return (self.path, *(self.path.parent / name for name in self.beside))
+
+    @cached_property
+    def external_data(self) -> tuple[FileDigest, ...]:
+        """Name, digest and size of each external data file."""
+        return tuple(
+            FileDigest(PurePosixPath(name).name, sha256(data), len(data)) for name, data in self.beside.items()
+        )
+
+    def message(self) -> onnx.ModelProto:
+        """The protobuf message as the file holds it, external data where they are; a new one at each call."""
+        return guard.parse(self.content, self.path.name)
+
+    def is_at(self, path: Path) -> bool:
+        """Whether a path leads to the file or to its external data; nothing is opened."""
+        for part in self.paths:
+            with contextlib.suppress(OSError):
+                if os.path.samefile(path, part):
+                    return True
+        return os.path.realpath(path) in map(os.path.realpath, self.paths)
+
+    def at(self, path: Path) -> ModelFile:
+        """The same bytes, moved to another place."""
+        return ModelFile(path, self.content, self.beside, self.model)
+
+
+def read(path: Path | str) -> ModelFile:
+    """Read a model and its external data, once, and check them by every rule of the guard that needs no computation.
+
+    Raises InputRejected (3), naming the rule, what was found and what to do; EnvironmentFailure (74) for a file that the
+    system does not let this process read.
+    """
+    return checked(Path(path), content(Path(path)))
+
+
+def content(path: Path) -> bytes:
+    """The bytes of a model file, before any check of what they hold. Raises what ``read`` does."""
+    try:
+        handle = os.open(path, _READ)
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        raise _unopened(path, error) from None
+    return _whole(handle, "A model", f"'{shown(str(path))}'", limits().model_bytes, "model_bytes")
+
+
+def checked(path: Path, content: bytes) -> ModelFile:
+    """The model in bytes that were read at ``path``, whose external data are read now. Raises what ``read`` does."""
+    model = guard.parse(content, path.name)
+    guard.check_structure(model)
+    beside = _beside(model, path.parent)
+    external.load(model, beside)
+    guard.check_values(model)
+    guard.check_by_onnx(model)
+    return ModelFile(path, content, beside, model)
+
+
+def _beside(model: onnx.ModelProto, folder: Path) -> dict[str, bytes]:
+    """Every external data file, read whole; where each lies was checked before anything is opened."""
+    found: dict[str, bytes] = {}
+    room = limits().weights_bytes
+    for place, tensor in external.places(model).items():
+        said = f"'{shown(place)}' of tensor '{shown(tensor)}'"
+        handle = _opened_beside(folder, place, said)
+        found[place] = _whole(handle, "External data", said, room, "weights_bytes", links=1)
+        room -= len(found[place])
+    return found
+
+
+def _opened_beside(folder: Path, place: str, said: str) -> int:
+    """A descriptor of a file in a folder or below it; no link is followed on the way."""
+    parts = PurePosixPath(place).parts
+    linked = (folder.joinpath(*parts[: i + 1]).is_symlink() for i in range(len(parts)))
+    try:
+        if os.open not in os.supports_dir_fd:
+            if any(linked):
+                raise OSError(errno.ELOOP, "a symbolic link")
+            return os.open(folder / place, _READ)
+        at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for part in parts[:-1]:
+                inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=at)
+                os.close(at)
+                at = inner
+            return os.open(parts[-1], _READ | os.O_NOFOLLOW, dir_fd=at)
+        finally:
+            os.close(at)
+    except OSError as error:
+        if error.errno == errno.ELOOP or any(linked):
+            raise InputRejected(
+                f"External data is a file, not a symbolic link; {said} is one. Copy the real file beside the model"
+                " (for Hugging Face: hf download ... --local-dir)."
+            ) from None
+        if error.errno not in _ABSENT:
+            raise EnvironmentFailure(f"External data must be readable; {said} is not: {error.strerror}.") from None
+        raise InputRejected(
+            f"External data must be there, beside the model; {said} is not ({error.strerror})."
+        ) from None
+
+
+def _unopened(path: Path, error: OSError | ValueError) -> InputRejected | EnvironmentFailure:
+    if isinstance(error, OSError) and error.errno not in _ABSENT:
+        return EnvironmentFailure(f"A model must be readable; '{shown(str(path))}' is not: {error.strerror}.")
+    why = f" ({error.strerror})" if isinstance(error, OSError) and error.errno != errno.ENOENT else ""
+    return InputRejected(f"A model is an ONNX file; there is none at '{shown(str(path))}'{why}.")
+
+
+def _whole(handle: int, what: str, said: str, most: int, limit: str, *, links: int | None = None) -> bytes:
+    """All bytes of an open descriptor, which must be a regular file of at most ``most`` bytes; closes it."""
+    try:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise InputRejected(f"{what} is a regular file; {said} is {_kind(found.st_mode)}. Name the file itself.")
+        if links is not None and found.st_nlink != links:
+            raise InputRejected(
+                f"{what} is a file of its own; {said} has {found.st_nlink} hard links. Copy the file, so that it has one."
+            )
+        if found.st_size > most:
+            raise InputRejected(f"{what} takes at most {most} bytes; {said} has {found.st_size}. {raised(limit)}")
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            data = file.read(found.st_size + 1)
+    except OSError as error:
+        raise EnvironmentFailure(f"{what} must be readable; {said} is not: {error.strerror}.") from None
+    finally:
+        os.close(handle)
+    if len(data) != found.st_size:
+        raise InputRejected(
+            f"{what} is complete before it is read; the size of {said} changes. Start again when it is."
+        )
+    return data
+
+
+def _kind(mode: int) -> str:
+    """What a file is that is not a regular one."""
+    kinds = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a FIFO", stat.S_ISSOCK: "a socket"}
+    return next((name for test, name in kinds.items() if test(mode)), "a device")

@@ -1,0 +1,224 @@
+"""Parity: ONNX Runtime on the file and the Network are one function, node by node, or the import is refused.
+
+What decides is ``node_by_node.py``: every value of the file's own graph lies in the interval that bounds claim for it. What is
+measured beside it, for a reader, is how far the outputs of both are apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+import numpy as np
+import onnx
+import torch
+
+from pipeline.core import ops
+from pipeline.core.network import Network
+from pipeline.errors import InputRejected
+from pipeline.limits import limits
+from pipeline.onnx import runtime
+from pipeline.onnx.names import shown
+from pipeline.onnx.node_by_node import TOLERANCE, Agreement, NodeByNode
+
+CLEAR = 1e-4
+"""Relative to the largest output: two classes further apart have an order that both must give."""
+_STEPS = (ops.Sign, ops.Floor, ops.Ceil, ops.Round, ops.Greater, ops.Less, ops.GreaterOrEqual, ops.LessOrEqual)
+
+Outputs = list[np.ndarray]
+"""The outputs of one point, each with its batch of one where it has a batch."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What was compared node by node, and how far outputs were apart."""
+
+    provider: str
+    points: int
+    """Points whose outputs were measured."""
+    tolerance: float
+    """Relative, in each entry, at nodes whose float32 kernel no standard bounds; 0 where there is none."""
+    max_abs_difference: float
+    scale: float
+    """The largest absolute output over those points."""
+    argmax_disagreements: int
+    left_out: int
+    """Points whose outputs are not finite, or apart because rounding decided a Sign, Floor, Round or comparison."""
+    batch_sizes: tuple[int, ...]
+    nodes: int = 0
+    """Nodes whose values were compared with the runtime's."""
+    nodes_with_tolerance: int = 0
+    """Those of them, and steps within them, that got ``tolerance`` in place of a bound."""
+    points_by_node: int = 0
+    """Points at which nodes were compared."""
+    difference: str | None = None
+    """The first node that differs, in words."""
+
+    @property
+    def holds(self) -> bool:
+        return self.difference is None
+
+
+def compare(
+    session: runtime.Session,
+    model: onnx.ModelProto,
+    network: Network,
+    xs: Sequence[np.ndarray],
+    more: Sequence[np.ndarray] = (),
+) -> Parity:
+    """Compare all nodes at the given points and at ``more``, and measure all outputs at the given ones alone.
+
+    Whether it ``holds`` is for the caller to act on. Raises InputRejected where the network does not run.
+    """
+    seen = by_node(session, model, network, xs, *([more] if len(more) else []))
+    difference = None if seen.difference is None else seen.difference.told(network)
+    return _measured(session, network, xs, seen, difference)
+
+
+def by_node(
+    session: runtime.Session, model: onnx.ModelProto, network: Network, *several: Sequence[np.ndarray]
+) -> Agreement:
+    """All nodes compared at points, up to the first that has a difference."""
+    nodes, seen = NodeByNode(model, network), Agreement()
+    together = free_batch(network) and session.fixed_batch in (None, 1)
+    for xs in several:
+        seen = nodes.run(xs, batch=batch_axis(network), together=together, seen=seen)
+    return seen
+
+
+def points(network: Network, real: np.ndarray | None = None, *, seed: int = 0, size: int = 16) -> list[np.ndarray]:
+    """Random points, corners and the first of the given inputs, stacked along a new or the batch axis, one array an input.
+
+    Raises InputRejected if the given inputs do not have the model's shape.
+    """
+    rng = np.random.default_rng(seed)
+    result = []
+    for port in network.inputs:
+        shape = [size if d is None else d for d in (port.shape[1:] if batch_axis(network) else port.shape)]
+        if 12 * math.prod(shape) > limits().tensor_elements:
+            raise InputRejected(
+                f"Twelve samples of an input have at most {limits().tensor_elements} elements; '{shown(port.name)}', its free"
+                f" sizes taken as {size}, has samples of shape {shape}. Export the model at the size it is used with."
+            )
+        dtype = torch.empty(0, dtype=port.dtype).numpy().dtype
+        if dtype.kind != "f":
+            result.append(rng.integers(0, 2, [12, *shape]).astype(dtype))
+            continue
+        kinds = [
+            rng.random([4, *shape]),
+            rng.standard_normal([2, *shape]),
+            rng.integers(0, 2, [3, *shape]),
+            2 * rng.integers(0, 2, [1, *shape]) - 1,
+            np.zeros([1, *shape]),
+            np.ones([1, *shape]),
+        ]
+        result.append(np.concatenate(kinds).astype(dtype))
+    if real is not None:
+        given = np.asarray(real)[:64]
+        if len(result) != 1 or given.shape[1:] != result[0].shape[1:]:
+            wanted = ", ".join(str(list(r.shape[1:])) for r in result)
+            raise InputRejected(
+                f"Inputs have the model's shape; a sample has {list(given.shape[1:])}, the model wants {wanted}."
+            )
+        result[0] = np.concatenate([given.astype(result[0].dtype), result[0]])
+    return result
+
+
+def batch_axis(network: Network) -> bool:
+    """Whether the first axis of every input counts samples: it is free, or it is one and others stand beside it."""
+    return all(p.shape and (p.shape[0] is None or (p.shape[0] == 1 and len(p.shape) > 1)) for p in network.inputs)
+
+
+def free_batch(network: Network) -> bool:
+    return all(p.shape[:1] == (None,) for p in network.inputs)
+
+
+def require(measured: Parity) -> None:
+    """Raises InputRejected where parity does not hold, naming the first node of the file that differs."""
+    if measured.difference is not None:
+        refuse(measured.difference)
+
+
+def refuse(difference: str) -> NoReturn:
+    """Raises InputRejected."""
+    raise InputRejected(
+        f"The imported network must compute what ONNX Runtime computes, node by node; {difference}. Nothing can be certified of"
+        " this file as it is: write that node in another form, or export the model at another opset."
+    )
+
+
+def _measured(
+    session: runtime.Session, network: Network, xs: Sequence[np.ndarray], seen: Agreement, difference: str | None
+) -> Parity:
+    """How far outputs are apart, one point at a time and, where the batch is free, together."""
+    names = [p.name for p in network.outputs]
+
+    def theirs(*x: np.ndarray) -> Outputs:
+        return session(*x, outputs=names)
+
+    def ours(*x: np.ndarray) -> Outputs:
+        with torch.no_grad():
+            y = network(*(torch.from_numpy(np.ascontiguousarray(v)) for v in x))
+        return [v.numpy() for v in (y if isinstance(y, tuple) else (y,))]
+
+    count, axis = len(xs[0]), batch_axis(network)
+    truth = _singly(theirs, xs, axis)
+    batches: tuple[int, ...] = (1,)
+    runs = [(truth, _singly(ours, xs, axis))]
+    if free_batch(network):
+        runs.append((_together(theirs, xs) if session.fixed_batch is None else truth, _together(ours, xs)))
+        batches = (1, count)
+    finite = np.array([all(np.isfinite(y).all() for y in point) for point in truth])
+    largest = np.array([max(float(np.abs(y).max(initial=0.0)) for y in point) for point in truth])
+    limit = CLEAR * float(largest[finite].max(initial=0.0))
+    apart, flips = np.zeros(count), np.zeros(count, bool)
+    for one, other in runs:
+        for i, (a, b) in enumerate(zip(one, other, strict=True)):
+            apart[i] = max(apart[i], *(_difference(x, y) for x, y in zip(a, b, strict=True)))
+            flips[i] |= any(_flips(x, y, limit) for x, y in zip(a, b, strict=True))
+    steps = any(isinstance(step.op, _STEPS) for step in network.plan().steps)
+    kept = finite & ~(steps & ((apart > limit) | flips))
+    if not finite.any():
+        difference = difference or f"its outputs are not finite at any of {count} points"
+    return Parity(
+        provider=session.provider,
+        points=int(kept.sum()),
+        tolerance=TOLERANCE if seen.tolerated else 0.0,
+        max_abs_difference=float(apart[kept].max(initial=0.0)),
+        scale=float(largest[kept].max(initial=0.0)),
+        argmax_disagreements=int(flips[kept].sum()),
+        left_out=int(count - kept.sum()),
+        batch_sizes=batches,
+        nodes=len(seen.nodes),
+        nodes_with_tolerance=len(seen.tolerated),
+        points_by_node=seen.points,
+        difference=difference,
+    )
+
+
+def _singly(run: Callable[..., Outputs], xs: Sequence[np.ndarray], axis: bool) -> list[Outputs]:
+    return [run(*(x[i : i + 1] if axis else x[i] for x in xs)) for i in range(len(xs[0]))]
+
+
+def _together(run: Callable[..., Outputs], xs: Sequence[np.ndarray]) -> list[Outputs]:
+    ys = run(*xs)
+    return [[y[i : i + 1] for y in ys] for i in range(len(xs[0]))]
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> float:
+    if a.shape != b.shape:
+        return float("inf")
+    with np.errstate(invalid="ignore"):
+        gap = np.abs(a.astype(np.float64) - b.astype(np.float64))
+    gap[(a == b) | (np.isnan(a.astype(np.float64)) & np.isnan(b.astype(np.float64)))] = 0.0
+    return float(np.nan_to_num(gap, nan=np.inf).max(initial=0.0))
+
+
+def _flips(a: np.ndarray, b: np.ndarray, limit: float) -> bool:
+    """Whether the argmax differs where the top two of ``a`` are further apart than ``limit``."""
+    if a.shape != b.shape or a.ndim == 0 or a.shape[-1] < 2 or a.dtype.kind != "f" or not np.isfinite(a).all():
+        return False
+    top = np.sort(a, axis=-1)[..., -2:]
+    return bool(((top[..., 1] - top[..., 0] > limit) & (a.argmax(-1) != b.argmax(-1))).any())

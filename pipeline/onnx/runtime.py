@@ -1,0 +1,195 @@
+"""ONNX Runtime on the bytes of a file: the only judge of what a delivered model computes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.choices import LEVELS as LEVELS  # of this module too, for those who walk over them
+from pipeline.choices import Level
+from pipeline.errors import EnvironmentFailure, InputRejected, out_of_memory
+from pipeline.limits import limits
+from pipeline.onnx.model_file import ModelFile
+from pipeline.onnx.names import shown
+from pipeline.system.clock import look
+
+OPTION: dict[Level, str] = {
+    "off": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
+"""What ONNX Runtime calls them; the last is its default."""
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# TF32 is on by default on CUDA, and no certificate holds for it.
+_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+    "tensor(bool)": np.bool_,
+}
+
+
+class Session:
+    """A loaded model: ``inputs`` and ``outputs`` by name, and the batch it insists on, if any."""
+
+    def __init__(self, inference: Any, provider: str, level: Level = "all", options: Any = None):
+        self._inference, self._options = inference, options
+        self.provider, self.level = provider, level
+        self.inputs = tuple(i.name for i in inference.get_inputs())
+        self.outputs = tuple(o.name for o in inference.get_outputs())
+        self.shapes = tuple(tuple(d if isinstance(d, int) else None for d in i.shape) for i in inference.get_inputs())
+        self._dtypes = tuple(_DTYPES.get(i.type) for i in inference.get_inputs())
+        first = self.shapes[0] if self.shapes else ()
+        self.fixed_batch: int | None = first[0] if first else None
+
+    def __call__(self, *xs: np.ndarray, outputs: Sequence[str] | None = None) -> list[np.ndarray]:
+        """All outputs (or the named ones) for exactly these inputs, in one call.
+
+        Raises InputRejected if the model cannot be run on them, OutOfTime beyond a budget, and what ONNX Runtime raises of
+        a machine without memory.
+        """
+        look()
+        feed = {
+            name: np.ascontiguousarray(x, dtype=dtype)
+            for name, x, dtype in zip(self.inputs, xs, self._dtypes, strict=True)
+        }
+        try:
+            return list(self._inference.run(list(outputs) if outputs is not None else None, feed, self._options))
+        except Exception as error:  # ONNX Runtime raises its own kinds, without a common base
+            if out_of_memory(error):
+                raise
+            raise InputRejected(
+                f"ONNX Runtime must be able to run the model; it says: {shown(str(error), 500)}"
+            ) from None
+
+    def batched(self, *xs: np.ndarray, output: str | None = None, chunk: int = 256) -> np.ndarray:
+        """One output for any number of samples: in chunks where the batch is free, in the file's own batch where not.
+
+        The last chunk of a fixed batch is filled up by repeating its last sample.
+        """
+        count, size = len(xs[0]), self.fixed_batch or chunk
+        names = [output if output is not None else self.outputs[0]]
+        parts = []
+        for start in range(0, count, size):
+            part = [x[start : start + size] for x in xs]
+            have = len(part[0])
+            if self.fixed_batch and have < size:
+                part = [np.concatenate([p, np.repeat(p[-1:], size - have, axis=0)]) for p in part]
+            parts.append(self(*part, outputs=names)[0][:have])
+        return np.concatenate(parts)
+
+
+def version() -> str:
+    """The version of the ONNX Runtime that is loaded."""
+    import onnxruntime as ort
+
+    return str(ort.__version__)
+
+
+def session(
+    source: ModelFile | bytes,
+    *,
+    provider: str = "cpu",
+    limited: bool = False,
+    level: Level = "all",
+    written_to: Path | None = None,
+) -> Session:
+    """ONNX Runtime on the bytes of a file and of its external data, on as many threads as this process may use.
+
+    ``level``: how far ONNX Runtime may rewrite the graph; its own default is all. ``limited``: on the CPU, in no more memory
+    than ``Limits.runtime_bytes``; what needs more fails as a model that cannot run. ``written_to``: where the rewritten graph is
+    written, with its large weights in a file beside it. Raises EnvironmentFailure if the provider is not there (ONNX Runtime
+    itself would fall back in silence), OSError if the rewritten graph cannot be written, InputRejected if the model cannot be
+    loaded.
+    """
+    import onnxruntime as ort
+
+    wanted = _PROVIDERS[provider]
+    if wanted not in ort.get_available_providers():
+        raise EnvironmentFailure(
+            f"Provider '{provider}' must be part of the installed ONNX Runtime, which has"
+            f" {', '.join(ort.get_available_providers())}; install onnxruntime-gpu, or ask for provider 'cpu'."
+        )
+    options = _session_options(level)
+    if written_to is not None:
+        options.optimized_model_filepath = str(written_to)
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name", f"{written_to.stem}.weights"
+        )
+    if limited:
+        _limit_memory()
+        options.add_session_config_entry("session.use_env_allocators", "1")
+    content = source if isinstance(source, bytes) else source.content
+    if isinstance(source, ModelFile):
+        _add_external_data(options, source)
+    try:
+        inference = ort.InferenceSession(content, options, providers=[(wanted, _OPTIONS[provider])])
+    except Exception as error:  # ONNX Runtime raises its own kinds, without a common base
+        if out_of_memory(error):
+            raise
+        if written_to is not None and "Failed to write" in str(error):
+            # ONNX Runtime does not say why; the disk does.
+            written_to.write_bytes(bytes(content))
+        raise InputRejected(f"ONNX Runtime must be able to load the model; it says: {shown(str(error), 500)}") from None
+    if inference.get_providers()[0] != wanted:
+        raise EnvironmentFailure(
+            f"Provider '{provider}' was asked for, but ONNX Runtime fell back to {inference.get_providers()[0]};"
+            " check the CUDA and cuDNN libraries, or ask for provider 'cpu'."
+        )
+    return Session(inference, provider, level, _shrinking() if limited else None)
+
+
+def _session_options(level: Level) -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, OPTION[level])
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _add_external_data(options: Any, file: ModelFile) -> None:
+    """External data from memory: with it, ONNX Runtime refuses a file that is not among it, and opens none itself."""
+    if file.beside:
+        sizes = [len(data) for data in file.beside.values()]
+        options.add_external_initializers_from_files_in_memory(list(file.beside), list(file.beside.values()), sizes)
+
+
+def _shrinking() -> Any:
+    """Options of a run after which a shared arena gives back what it holds."""
+    import onnxruntime as ort
+
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
+
+
+@cache
+def _limit_memory() -> None:
+    """Registers, once a process, the arena that limited sessions share."""
+    import onnxruntime as ort
+
+    most = limits().runtime_bytes
+    info = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(info, ort.OrtArenaCfg({"max_mem": most, "arena_extend_strategy": 1}))
+
+
+def threads() -> int:
+    """The cores this process may run on, its share where several were started: ONNX Runtime would count the machine's."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -1,0 +1,94 @@
+"""What was found, in one type: its laws, its schema, the counts that follow from verdicts per sample, and its files.
+
+samples = Samples(eps=("8/255",), index=..., label=..., predicted=..., verdict=..., margin_lower=..., survived=...)
+report = Report.of("certification", Result(levels=levels(samples), per_class=per_class(samples), ...), run)
+write(report, samples, Path("model.report"), page=render(report))
+"""
+
+from __future__ import annotations
+
+from pipeline.results.facts import (
+    Attack,
+    Caution,
+    Data,
+    FileDigest,
+    Input,
+    Method,
+    Model,
+    Output,
+    Parity,
+    Preprocessing,
+    Selection,
+    Threat,
+    Tool,
+)
+from pipeline.results.outcome import Baseline, GateOutcome
+from pipeline.results.per_radius import ClassRow, Layer, Level, Margin, RoundingCost, Rung, Verdicts
+from pipeline.results.rate import Rate
+from pipeline.results.result import Accuracies, LargestEps, Report, Result, Run, SamplesFile, Training, schema
+from pipeline.results.samples import (
+    CERTIFIED,
+    DECIDERS,
+    FALSIFIED,
+    MISCLASSIFIED,
+    UNKNOWN,
+    VERDICTS,
+    Counterexamples,
+    Samples,
+    read_samples,
+)
+from pipeline.results.summarise import Looked, largest_eps, levels, per_class
+from pipeline.results.text import clean, quoted
+from pipeline.results.write import dump, read, write
+
+__all__ = [
+    "CERTIFIED",
+    "DECIDERS",
+    "FALSIFIED",
+    "MISCLASSIFIED",
+    "UNKNOWN",
+    "VERDICTS",
+    "Accuracies",
+    "Attack",
+    "Baseline",
+    "Caution",
+    "ClassRow",
+    "Counterexamples",
+    "Data",
+    "FileDigest",
+    "GateOutcome",
+    "Input",
+    "LargestEps",
+    "Layer",
+    "Level",
+    "Looked",
+    "Margin",
+    "Method",
+    "Model",
+    "Output",
+    "Parity",
+    "Preprocessing",
+    "Rate",
+    "Report",
+    "Result",
+    "RoundingCost",
+    "Run",
+    "Rung",
+    "Samples",
+    "SamplesFile",
+    "Selection",
+    "Threat",
+    "Tool",
+    "Training",
+    "Verdicts",
+    "clean",
+    "dump",
+    "largest_eps",
+    "levels",
+    "per_class",
+    "quoted",
+    "read",
+    "read_samples",
+    "schema",
+    "write",
+]

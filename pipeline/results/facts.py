@@ -1,0 +1,184 @@
+"""What was measured, on what, and how: the parts of a result that describe, and hold no verdict."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from pipeline.results.rate import Frozen
+
+
+def _encodable(value: object) -> object:
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+
+
+# A file name may hold bytes that are no text, a model's names anything; JSON must hold both.
+Name = Annotated[str, BeforeValidator(_encodable)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+# A fraction or decimal that a reader may take as it is, neither 1/0 nor 1e999999999.
+EXACT = r"([0-9]{1,60}(/0{0,60}[1-9][0-9]{0,60})?|[0-9]{0,60}\.[0-9]{1,60})"
+Exact = Annotated[str, Field(pattern=f"^{EXACT}$")]
+Dimension = int | str | None
+
+
+class Tool(Frozen):
+    """The program that made the report."""
+
+    name: str
+    version: str
+
+
+class FileDigest(Frozen):
+    """A file by its name, without folders."""
+
+    name: Name
+    sha256: Sha256
+    bytes: int
+
+
+class Input(Frozen):
+    """The model's input as the file declares it; a free dimension is a name or None."""
+
+    name: Name
+    dtype: str
+    shape: tuple[Dimension, ...]
+
+
+class Output(Frozen):
+    """The model's output; `kind` says whether margins are taken of logits or before a final softmax."""
+
+    name: Name
+    shape: tuple[Dimension, ...]
+    kind: str = "logits"
+    classes: int
+
+
+class Model(Frozen):
+    """The delivered file: its bytes are the certified object."""
+
+    file: Name
+    sha256: Sha256
+    bytes: int
+    external_data: tuple[FileDigest, ...] = ()
+    structure_sha256: Sha256 | None = None
+    weights_sha256: Sha256 | None = None
+    ir_version: int
+    opsets: dict[str, int]
+    input: Input
+    output: Output
+    parameters: int
+    ops: dict[Name, int]
+    metadata: dict[Name, Name] = Field(default_factory=dict)
+
+
+class Preprocessing(Frozen):
+    """How stored values become inputs: a pixel in `range`, minus `mean`, over `std` (per channel), in `layout`."""
+
+    source: str
+    range: tuple[float, float]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    layout: str | None = None
+    notes: tuple[Name, ...] = ()
+
+
+class Selection(Frozen):
+    """Which samples were taken: all, or `max_samples` by `seed`."""
+
+    method: Literal["all", "random"]
+    seed: int | None = None
+    max_samples: int | None = None
+
+
+class Data(Frozen):
+    """The evaluated part of a data set; `sha256` covers the whole part, before selection."""
+
+    uri: Name
+    part: str
+    sha256: Sha256
+    n_total: int
+    n_evaluated: int
+    selection: Selection
+    class_names: tuple[Name, ...] | None = None
+    notes: tuple[Name, ...] = ()
+
+
+class Threat(Frozen):
+    """What an attacker may do: change a sample by at most eps in `norm`, in units of pixels, within `range` if `clip`."""
+
+    norm: Literal["linf", "l2"] = "linf"
+    space: Literal["pixel"] = "pixel"
+    range: tuple[float, float]
+    clip: bool = True
+
+
+class Attack(Frozen):
+    """An attack that every correctly classified sample, or those that cheap bounds left open, went through."""
+
+    name: str
+    steps: int = Field(ge=1)
+    restarts: int = Field(ge=1)
+    step_size: str = Field(pattern=r"^[0-9]{0,9}\.?[0-9]{1,12}(e-[0-9]{1,2})? eps$")
+    loss: str
+    seed: int = Field(ge=0)
+
+
+class Execution(Frozen):
+    """What runs the file, and the digest of the graph that it executes: operators, attributes and constants, without names."""
+
+    runtime: str
+    version: str
+    provider: str
+    optimization: Literal["off", "basic", "extended", "all"]
+    graph_sha256: Sha256
+
+
+class Method(Frozen):
+    """How samples were certified, and what "certified" says: `statement`, under `assumptions`.
+
+    `bounds` are the rungs that may have been climbed, cheapest first, as `requested`; `long_attack` came before CROWN.
+    """
+
+    bounds: tuple[str, ...]
+    requested: str | None = None
+    dtype: str
+    arithmetic: Literal["float32-any-order", "real", "none"]
+    assumptions: tuple[str, ...] = ()
+    statement: str
+    attack: Attack | None = None
+    long_attack: Attack | None = None
+    memory_budget: int | None = None
+    provider: str
+    execution: Execution | None = None
+
+
+class Parity(Frozen):
+    """How well the network that was bounded agrees with the delivered file under its runtime.
+
+    At `points` points all of `nodes` nodes had, in the file's own graph, a value inside the interval that bounds claim for the
+    same inputs; `nodes_with_tolerance` of them, or of the steps within them, have no bound, and got `tolerance` relative to each
+    entry. How far outputs were apart was measured at `n` of these points. Of `boxes` certified samples the file was run at
+    `box_points` points, and no label or margin was outside its bounds.
+    """
+
+    provider: str
+    n: int
+    tolerance: float
+    max_abs_difference: float
+    scale: float
+    argmax_disagreements: int
+    left_out: int = 0
+    batch_sizes: tuple[int, ...]
+    points: int = 0
+    nodes: int = 0
+    nodes_with_tolerance: int = 0
+    boxes: int = 0
+    box_points: int = 0
+
+
+class Caution(Frozen):
+    """Something a reader should know, with a code where it has one."""
+
+    code: str | None = None
+    message: Name

@@ -1,0 +1,158 @@
+"""The one result type, schema version 1, and the laws that every result obeys.
+
+`result` is deterministic and carries its SHA-256; `run` is volatile. A result that breaks a law cannot be built:
+the counts of a level add up, certified <= attacked <= natural, certified falls as eps grows, classes sum to the whole.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
+
+from pipeline.results.canonical import digest
+from pipeline.results.facts import Caution, Data, Method, Model, Name, Parity, Preprocessing, Sha256, Threat, Tool
+from pipeline.results.outcome import GateOutcome
+from pipeline.results.per_radius import ClassRow, Level, law
+from pipeline.results.rate import Frozen, Rate
+
+Kind = Literal["certification", "retraining"]
+
+
+class LargestEps(Frozen):
+    """Each sample's largest eps that was itself certified, on a grid of step `tolerance`: quantiles over the correct samples.
+
+    A sample for which nothing was proved counts as 0.
+    """
+
+    tolerance: str
+    p05: float
+    p25: float
+    p50: float
+    p75: float
+    p95: float
+    mean: float
+
+
+class SamplesFile(Frozen):
+    """The file of verdicts per sample."""
+
+    file: Name
+    sha256: Sha256
+    columns: tuple[str, ...]
+
+
+def _finite_or_null(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Number = Annotated[float | int | str | None, BeforeValidator(_finite_or_null)]
+
+
+class Accuracies(Frozen):
+    """Natural, attacked and certified accuracy of a model at one eps."""
+
+    eps: str
+    natural: Rate
+    attacked: Rate | None
+    certified: Rate
+
+
+class Training(Frozen):
+    """How the model was retrained: every setting, one record of numbers per epoch, and what it was worth."""
+
+    recipe: dict[str, JsonValue]
+    curves: tuple[dict[str, Number], ...] = ()
+    before: Accuracies | None = None
+    after: Accuracies | None = None
+    parent_sha256: Sha256 | None = None
+    notes: tuple[Name, ...] = ()
+
+
+class Result(Frozen):
+    """Everything that was found, deterministic on the same machine, versions, device and chunk size.
+
+    `partial` says that a budget left samples undecided: certified accuracies are then lower bounds.
+    """
+
+    tool: Tool
+    model: Model
+    preprocessing: Preprocessing
+    data: Data
+    threat: Threat
+    method: Method
+    parity: Parity | None = None
+    levels: tuple[Level, ...]
+    per_class: tuple[ClassRow, ...] = ()
+    samples: SamplesFile | None = None
+    counterexamples: SamplesFile | None = None
+    largest_eps: LargestEps | None = None
+    gates: tuple[GateOutcome, ...] = ()
+    warnings: tuple[Caution, ...] = ()
+    verdict: Literal["pass", "fail", "incomplete"]
+    training: Training | None = None
+    partial: bool = False
+
+    @model_validator(mode="after")
+    def _laws(self) -> Result:
+        undecided = sum(level.undecided for level in self.levels)
+        law(self.partial == (undecided > 0), f"partial is {self.partial}, and {undecided} verdicts are undecided")
+        for level in self.levels:
+            law(level.natural.n == self.data.n_evaluated, f"{level.natural.n} samples of {self.data.n_evaluated}")
+            sure = self.method.arithmetic != "none" or level.certified.k == 0
+            law(sure, "arithmetic `none` never says certified")
+            rows = [row for row in self.per_class if row.eps == level.eps]
+            attacked = level.attacked is not None
+            law(all((row.attacked is not None) == attacked for row in rows), "classes are attacked as the level is")
+            names = ("n", "natural", "attacked", "certified", "undecided")
+            sums = tuple(sum(getattr(row, name) or 0 for row in rows) for name in names)
+            rates = (level.natural.n, level.natural.k, level.attacked.k if level.attacked else 0, level.certified.k)
+            whole = (*rates, level.undecided)
+            law(not rows or sums == whole, f"classes sum to {sums}, the level has {whole}")
+        for low, high in pairwise(self.levels):
+            law(low.exact < high.exact, f"levels must ascend; eps = {low.eps} precedes {high.eps}")
+            law(low.natural == high.natural, f"natural accuracy depends on no eps; {low.natural} and {high.natural}")
+            law(
+                low.certified.k >= high.certified.k,
+                f"certified must fall as eps grows; {low.certified.k} at {low.eps}, {high.certified.k} at {high.eps}",
+            )
+        outcomes = {gate.passed for gate in self.gates}
+        expected = "fail" if False in outcomes else "incomplete" if None in outcomes else "pass"
+        agrees = self.verdict == expected or (self.verdict == "incomplete" and expected == "pass")
+        law(agrees, f"verdict {self.verdict!r} with gates {sorted(map(str, outcomes))}")
+        return self
+
+
+class Run(Frozen):
+    """What differs from run to run: time, place, command."""
+
+    started: str
+    seconds: float
+    argv: tuple[Name, ...] = ()
+    host: dict[str, JsonValue] = Field(default_factory=dict)
+    timings: dict[str, float] = Field(default_factory=dict)
+    stopped_by: str | None = None
+    parity_seed: int | None = None
+    """Of the points at which import, runtime and certificates were compared, drawn by chance unless it was given."""
+
+
+class Report(Frozen):
+    """A result, its digest, and the run it came from."""
+
+    schema_version: Literal["1"] = "1"
+    kind: Kind
+    result: Result
+    result_sha256: Sha256
+    run: Run
+
+    @classmethod
+    def of(cls, kind: Kind, result: Result, run: Run) -> Report:
+        """The report of a result, with the digest computed."""
+        return cls(kind=kind, result=result, result_sha256=digest(result.model_dump(mode="json")), run=run)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of a report."""
+    return Report.model_json_schema()

@@ -1,0 +1,214 @@
+"""Verdicts per sample: the table of which every count in a result is a sum, and the file it is kept in."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import tokenize
+import zipfile
+from dataclasses import dataclass, fields
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64, UInt8
+from numpy.lib import format as npy
+
+from pipeline.errors import Contradiction, InputRejected, UsageError
+from pipeline.limits import limits, raised
+from pipeline.results.facts import EXACT
+from pipeline.results.result import SamplesFile
+from pipeline.results.text import clean
+from pipeline.system.regular_file import opened
+
+DECIDERS = ("nothing", "prediction", "pgd", "ibp", "crown-ibp", "long pgd", "crown", "alpha-crown")
+VERDICTS = ("certified", "falsified", "misclassified", "unknown")
+CERTIFIED, FALSIFIED, MISCLASSIFIED, UNKNOWN = range(4)
+# What zipfile and numpy raise for a damaged archive; numpy reads a member's header as Python reads a literal.
+DAMAGED = (
+    *(ValueError, KeyError, TypeError, EOFError, MemoryError, RuntimeError, SyntaxError, OverflowError),
+    *(tokenize.TokenError, zipfile.BadZipFile),
+)
+FILE_NAME, COUNTEREXAMPLES_NAME = "samples.npz", "counterexamples.npz"
+
+
+@dataclass(frozen=True, eq=False)
+class Counterexamples:
+    """One point for each falsified sample, at the smallest eps where one was found, as the model's input takes it.
+
+    `index` counts in the data's part, `predicted` is the label that the delivered file gives the point in `image`.
+    """
+
+    index: Int64[np.ndarray, " k"]
+    eps: np.ndarray
+    image: Float[np.ndarray, " k *features"]
+    predicted: Int64[np.ndarray, " k"]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @cached_property
+    def content(self) -> bytes:
+        """The bytes of the npz file: the same arrays give the same bytes."""
+        return _stored({field.name: getattr(self, field.name) for field in fields(self)})
+
+    @property
+    def described(self) -> SamplesFile:
+        """The entry of this file in a result."""
+        columns = tuple(field.name for field in fields(self))
+        return SamplesFile(file=COUNTEREXAMPLES_NAME, sha256=hashlib.sha256(self.content).hexdigest(), columns=columns)
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """One column a sample, one row an eps (ascending).
+
+    `index` counts in the data's part; `verdict` holds codes into VERDICTS; `margin_lower` the lower bound of
+    `min over j of y_label - y_j` (NaN where none was computed); `survived` whether the attack found no counterexample,
+    None where there was no attack; `undecided` the unknown that a budget left unexamined; `decided_by` codes into
+    DECIDERS; `largest_eps` the largest eps that was itself certified, in units of the range (no levels: one a sample).
+    The points that falsify go into a file of their own.
+
+    Raises Contradiction where two columns cannot both be true of a sample.
+    """
+
+    eps: tuple[str, ...]
+    index: Int64[np.ndarray, " n"]
+    label: Int64[np.ndarray, " n"]
+    predicted: Int64[np.ndarray, " n"]
+    verdict: UInt8[np.ndarray, "levels n"]
+    margin_lower: Float[np.ndarray, "levels n"]
+    survived: Bool[np.ndarray, "levels n"] | None = None
+    undecided: Bool[np.ndarray, "levels n"] | None = None
+    decided_by: UInt8[np.ndarray, "levels n"] | None = None
+    largest_eps: Float[np.ndarray, " n"] | None = None
+    counterexamples: Counterexamples | None = None
+
+    def __post_init__(self) -> None:
+        certified, falsified = self.verdict == CERTIFIED, self.verdict == FALSIFIED
+        wrong = np.broadcast_to(self.predicted != self.label, self.verdict.shape)
+        self._refuse(self.verdict > UNKNOWN, "a verdict code that means nothing")
+        self._refuse((self.verdict == MISCLASSIFIED) != wrong, "a verdict that contradicts the predicted class")
+        self._refuse(certified & ~(self.margin_lower > 0), "certified without a positive margin")
+        if self.survived is not None:
+            self._refuse(certified & ~self.survived, "certified, and yet an attack succeeded")
+            self._refuse(~wrong & (falsified == self.survived), "falsified without a counterexample, or the reverse")
+        found_before = np.logical_or.accumulate(falsified, axis=0)
+        self._refuse(certified & found_before, "certified at an eps above that of a counterexample")
+        if self.undecided is not None:
+            self._refuse(self.undecided & (self.verdict != UNKNOWN), "undecided, and yet with a verdict")
+        if self.decided_by is not None:
+            self._refuse(self.decided_by >= len(DECIDERS), "decided by something without a name")
+            self._refuse(
+                (self.decided_by == 0) != (self.verdict == UNKNOWN), "a verdict by nothing, or none by something"
+            )
+        if self.largest_eps is not None:
+            radii = np.array([float(Fraction(e)) for e in self.eps])[:, None]
+            self._refuse(falsified & (self.largest_eps >= radii), "certified at an eps at which it was falsified")
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def _refuse(self, bad: np.ndarray, what: str) -> None:
+        if bad.any():
+            level, column = np.argwhere(bad)[0]
+            raise Contradiction(
+                f"{int(bad.sum())} verdicts contradict themselves: {what}; the first is sample {self.index[column]} at "
+                f"eps = {self.eps[level]}. Keep the model and the data and report this: it is a fault of the program."
+            )
+
+    @cached_property
+    def content(self) -> bytes:
+        """The bytes of the npz file: the same arrays give the same bytes."""
+        arrays = {name: np.asarray(getattr(self, name)) for name in self._columns}
+        names = {"verdict_names": np.array(VERDICTS)}
+        if self.decided_by is not None:
+            names["decided_by_names"] = np.array(DECIDERS)
+        return _stored(names | arrays)
+
+    @property
+    def described(self) -> SamplesFile:
+        """The entry of this file in a result."""
+        return SamplesFile(file=FILE_NAME, sha256=hashlib.sha256(self.content).hexdigest(), columns=self._columns)
+
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        return tuple(name for name in COLUMNS if getattr(self, name) is not None)
+
+
+COLUMNS = tuple(field.name for field in fields(Samples) if field.name != "counterexamples")
+
+
+def _stored(arrays: dict[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def read_samples(path: Path, expected: SamplesFile | None) -> Samples:
+    """The table of a samples file; with `expected`, only if its digest is the one the report states.
+
+    Raises UsageError for no file, InputRejected for a malformed one, Contradiction for another digest.
+    """
+    arrays = _arrays(path, expected)
+    try:
+        columns = {name: array for name, array in arrays.items() if name in COLUMNS}
+        eps, n = _exact(columns.pop("eps")), columns["index"].size
+        for name, array in columns.items():
+            alone = name in ("index", "label", "predicted", "largest_eps")
+            _require(name, array, (n,) if alone else (len(eps), n))
+        return Samples(eps, **columns)  # type: ignore[arg-type]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputRejected(f"{path.name!r} is no samples file: {clean(error)}. Certify again.") from error
+
+
+def read_counterexamples(path: Path, expected: SamplesFile | None) -> Counterexamples:
+    """The points of a counterexamples file. Raises as `read_samples` does."""
+    arrays = _arrays(path, expected)
+    try:
+        columns = {field.name: arrays[field.name] for field in fields(Counterexamples)}
+        n = len(_exact(columns["eps"]))
+        for name in ("index", "image", "predicted"):
+            _require(name, columns[name], (n, *columns[name].shape[1:]) if name == "image" else (n,))
+        return Counterexamples(**columns)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputRejected(f"{path.name!r} is no counterexamples file: {clean(error)}. Certify again.") from error
+
+
+def _exact(eps: np.ndarray) -> tuple[str, ...]:
+    """A column of radii, each an exact number that costs nothing to read. Raises ValueError."""
+    written = tuple(map(str, eps)) if eps.ndim == 1 and eps.dtype.kind == "U" else ("",)
+    if wrong := [e for e in written if not re.fullmatch(EXACT, e)]:
+        raise ValueError(f"eps holds {wrong[0][:40]!r}, which is no exact number")
+    return written
+
+
+def _require(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless a column is of the type that its name stands for, and of this shape."""
+    types = {"verdict": "u1", "decided_by": "u1", "survived": "b1", "undecided": "b1"}
+    real = name in ("margin_lower", "largest_eps", "image")
+    if array.dtype.str[1:] not in (("f4", "f8") if real else (types.get(name, "i8"),)) or array.shape != shape:
+        raise ValueError(f"{name} holds {array.dtype} of shape {array.shape}, where the others want {shape}")
+
+
+def _arrays(path: Path, expected: SamplesFile | None) -> dict[str, np.ndarray]:
+    try:
+        with opened(path) as file:
+            content = file.read(limits().data_bytes + 1)
+    except OSError as error:
+        raise UsageError(f"No samples file {str(path)!r}: {error.strerror}. Name the folder of a report.") from error
+    if len(content) > limits().data_bytes:
+        raise InputRejected(f"{path.name!r} has more than {limits().data_bytes} bytes. {raised('data_bytes')}")
+    if expected is not None and hashlib.sha256(content).hexdigest() != expected.sha256:
+        raise Contradiction(f"{path.name!r} is not the file that its report describes. Certify again.")
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("its members are compressed, as ours never are")
+            stored = {name.removesuffix(".npy"): io.BytesIO(archive.read(name)) for name in archive.namelist()}
+        # Not numpy.load, which gives the bytes of a member that is no array.
+        return {name: npy.read_array(member, allow_pickle=False) for name, member in stored.items()}
+    except DAMAGED as error:
+        raise InputRejected(f"{path.name!r} is no file of ours: {clean(error)}. Certify again.") from error

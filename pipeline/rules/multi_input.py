@@ -1,0 +1,86 @@
+"""What relaxations of several values have in common: broadcast operands, constants among them, negation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.core.interval import Interval
+from pipeline.core.linear_form import LinearForm
+from pipeline.core.rounding import Outward, Rounding, dot, unbounded
+from pipeline.errors import InputRejected
+from pipeline.rules.relax import Relaxation
+
+Value = Interval | Tensor
+
+
+def as_box(x: Value) -> Interval:
+    """A constant is a box of radius zero."""
+    return x if isinstance(x, Interval) else Interval(x, torch.zeros_like(x))
+
+
+def broadcast(*xs: Value) -> list[Interval]:
+    """All values as boxes of one shape."""
+    boxes = [as_box(x) for x in xs]
+    shape = torch.broadcast_shapes(*(x.center.shape for x in boxes))
+    return [Interval(x.center.expand(shape), x.radius.expand(shape)) for x in boxes]
+
+
+def copies(*xs: Value) -> int:
+    """How often broadcasting repeats an entry of the values that vary, at most."""
+    shapes = (x.center.shape if isinstance(x, Interval) else x.shape for x in xs)
+    out = math.prod(torch.broadcast_shapes(*shapes))
+    return max(out // max(x.center.numel(), 1) for x in xs if isinstance(x, Interval))
+
+
+def unbroadcast(coeff: Tensor, shape: Sequence[int]) -> Tensor:
+    """Coefficients (rows, *broadcast shape) over the value itself: those of its copies add up."""
+    rows, aligned = coeff.shape[0], (1,) * (coeff.dim() - 1 - len(shape))
+    return coeff.sum_to_size(rows, *aligned, *shape).reshape(rows, *shape)
+
+
+def of_constants(shares: Sequence[Tensor], operands: Sequence[Value]) -> Tensor | float:
+    """``<A_i, c_i>`` summed over the operands that are constants."""
+    parts = [dot(a, x.expand(a.shape[1:])) for a, x in zip(shares, operands, strict=True) if isinstance(x, Tensor)]
+    return torch.stack(parts).sum(0) if parts else 0.0
+
+
+def shared_out(shares: Sequence[Tensor], operands: Sequence[Value], const: Tensor) -> tuple[LinearForm | None, ...]:
+    """One form for each operand that varies; the first carries the constant."""
+    forms: list[LinearForm | None] = []
+    for share, x in zip(shares, operands, strict=True):
+        if isinstance(x, Tensor):
+            forms.append(None)
+            continue
+        if share.dim() != x.center.dim() + 1 or share.shape[1] != x.center.shape[0]:
+            raise InputRejected("a value that varies is broadcast over the batch; give it as many axes as the others.")
+        forms.append(LinearForm(unbroadcast(share, x.center.shape), const))
+        const = torch.zeros_like(const)
+    return tuple(forms)
+
+
+def negated(x: Value) -> Value:
+    """``-x``, exact."""
+    return Interval(-x.center, x.radius) if isinstance(x, Interval) else -x
+
+
+@dataclass(frozen=True, eq=False)
+class Negated(Relaxation):
+    """``-f(-x)`` from the relaxation of ``f`` over ``-x``: signs go in and out, exact."""
+
+    of: Relaxation
+
+    def pull_back(self, form: LinearForm, alpha: Tensor | None = None) -> tuple[LinearForm | None, ...]:
+        pulled = self.of.pull_back(LinearForm(-form.coeff, form.const), alpha)
+        return tuple(None if f is None else LinearForm(-f.coeff, f.const) for f in pulled)
+
+
+def own_kernel(rounding: Rounding, operator: str, value: Tensor) -> Tensor | float:
+    """The float32 error of an operator that is a whole program of its own. Raises InputRejected where nothing bounds it."""
+    if isinstance(rounding, Outward) and rounding.deployed and operator not in rounding.kernels:
+        raise unbounded(operator)
+    return rounding.kernel(operator, value)

@@ -1,0 +1,337 @@
+"""What ONNX Runtime executes is accounted for, or refused by name; what is accounted for stays inside the bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from pipeline.bounds.ibp import IntervalWalk
+from pipeline.core.interval import Interval
+from pipeline.core.rounding import Outward
+from pipeline.errors import InputRejected
+from pipeline.onnx import executed, importer, model_file, runtime
+from pipeline.onnx.executed import optimised, pools, require, unaccounted
+from tests.onnx import files, fusions
+
+FLOAT32 = Outward(deployed=True)
+image = ("n", 4, 6, 6)
+W, B = files.weights(8, 4, 3, 3), files.weights(8, seed=1)
+NORM = {
+    "s": files.weights(8, seed=2),
+    "t": files.weights(8, seed=3),
+    "m": files.weights(8, seed=4),
+    "v": np.abs(files.weights(8, seed=5)) + np.float32(0.1),
+}
+PADS = np.asarray([0, 0, 1, 1, 0, 0, 1, 1], np.int64)
+node = files.node
+conv = node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1])
+
+
+def explained(made: onnx.ModelProto, level: runtime.Level = "all") -> str | None:
+    return unaccounted(
+        made, optimised(made.SerializeToString(), provider="cpu", level=level), [o.name for o in made.graph.output]
+    )
+
+
+ACCOUNTED = {
+    "Conv+BN+Relu": (
+        [conv, node("BatchNormalization", ["c", "s", "t", "m", "v"], ["d"]), node("Relu", ["d"], ["y"])],
+        {"w": W, "b": B, **NORM},
+    ),
+    "BN alone": (
+        [conv, node("Relu", ["c"], ["r"]), node("BatchNormalization", ["r", "s", "t", "m", "v"], ["y"])],
+        {"w": W, "b": B, **NORM},
+    ),
+    "Conv+Add+Relu": (
+        [
+            conv,
+            node("Conv", ["x", "w2"], ["z"]),
+            node("Add", ["z", "c"], ["a"]),
+            node("Relu", ["a"], ["y"]),
+        ],
+        {"w": W, "b": B, "w2": files.weights(8, 4, 1, 1)},
+    ),
+    "Pad+Conv": ([node("Pad", ["x", "p"], ["q"]), node("Conv", ["q", "w"], ["y"])], {"w": W, "p": PADS}),
+    "Relu+Pad+MaxPool": (
+        [
+            node("Relu", ["x"], ["r"]),
+            node("Pad", ["r", "p"], ["q"]),
+            node("MaxPool", ["q"], ["y"], kernel_shape=[2, 2], pads=[0, 0, 0, 0]),
+        ],
+        {"p": PADS},
+    ),
+    "Pad+AveragePool": (
+        [node("Pad", ["x", "p"], ["q"]), node("AveragePool", ["q"], ["y"], kernel_shape=[2, 2], pads=[0, 0, 0, 0])],
+        {"p": PADS},
+    ),
+    "Conv+Clip": (
+        [conv, node("Relu", ["c"], ["r"]), node("Clip", ["r", "l", "h"], ["y"])],
+        {"w": W, "b": B, "l": np.float32(-1), "h": np.float32(6)},
+    ),
+    "ConvTranspose+BN": (
+        [node("ConvTranspose", ["x", "w"], ["c"]), node("BatchNormalization", ["c", "s", "t", "m", "v"], ["y"])],
+        {"w": files.weights(4, 8, 3, 3), **NORM},
+    ),
+    "MatMul of rows": (
+        [
+            node("Reshape", ["x", "k"], ["r"]),
+            node("MatMul", ["r", "w"], ["h"]),
+            node("Add", ["h", "b"], ["a"]),
+            node("Relu", ["a"], ["y"]),
+        ],
+        {"k": np.asarray([0, 24, 6], np.int64), "w": files.weights(6, 5), "b": files.weights(5)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ACCOUNTED)
+def test_what_is_ordinary_is_accounted_for_at_every_level(name):
+    nodes, constants = ACCOUNTED[name]
+    made = files.model(nodes, image, constants)
+    for level in runtime.LEVELS:
+        assert explained(made, level) is None, level
+
+
+@pytest.mark.parametrize("path", files.IMPORTABLE, ids=lambda p: p.stem)
+def test_exports_are_accounted_for(path):
+    if not path.stem.startswith("transformer"):
+        file = model_file.read(path)
+        ran = optimised(file, provider="cpu", level="all")
+        assert unaccounted(file.model, ran, [o.name for o in file.model.graph.output]) is None
+
+
+REFUSED = {
+    "Pad+MaxPool": (
+        [node("Pad", ["x", "p"], ["q"]), node("MaxPool", ["q"], ["y"], kernel_shape=[2, 2], pads=[0, 0, 0, 0])],
+        {"p": PADS},
+        "it pads with minus infinity where the file pads with zero",
+        "off",
+    ),
+    "LayerNorm in parts": (
+        [
+            node("ReduceMean", ["x"], ["m"], axes=[-1]),
+            node("Sub", ["x", "m"], ["d"]),
+            node("Pow", ["d", "two"], ["e"]),
+            node("ReduceMean", ["e"], ["v"], axes=[-1]),
+            node("Add", ["v", "eps"], ["f"]),
+            node("Sqrt", ["f"], ["g"]),
+            node("Div", ["d", "g"], ["h"]),
+            node("Mul", ["h", "w"], ["i"]),
+            node("Add", ["i", "b"], ["y"]),
+        ],
+        {"two": np.float32(2), "eps": np.float32(1e-5), "w": files.weights(6), "b": files.weights(6)},
+        "LayerNormalization",
+        "off",
+    ),
+    "SiLU": (
+        [node("Sigmoid", ["x"], ["s"]), node("Mul", ["x", "s"], ["y"])],
+        {},
+        "QuickGelu",
+        "basic",
+    ),
+    "Gelu in parts": (
+        [
+            node("Div", ["x", "r"], ["d"]),
+            node("Erf", ["d"], ["e"]),
+            node("Add", ["e", "one"], ["f"]),
+            node("Mul", ["x", "f"], ["g"]),
+            node("Mul", ["g", "half"], ["y"]),
+        ],
+        {"r": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)},
+        "Gelu",
+        "basic",
+    ),
+    "scale of two computed factors": (
+        [
+            node("Mul", ["x", "k"], ["a"]),
+            node("Transpose", ["x"], ["t"], perm=[0, 1, 3, 2]),
+            node("MatMul", ["a", "t"], ["y"]),
+        ],
+        {"k": np.float32(0.125)},
+        "a scale is moved through a product of two computed values",
+        "basic",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_another_function_or_kernel_is_refused_by_name(name, tmp_path):
+    nodes, constants, said, remedy = REFUSED[name]
+    file = model_file.read(files.saved(tmp_path, files.model(nodes, image, constants)))
+    with pytest.raises(InputRejected, match=said) as refusal:
+        require(file, optimised(file, provider="cpu", level="all"), ["y"])
+    assert f"--runtime-optimization {remedy}`" in str(refusal.value)
+    require(file, optimised(file, provider="cpu", level=remedy), ["y"])
+
+
+def tampered(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
+    """The graph with one thing changed: a weight, an attribute, the operands of an operator, an operator left out."""
+
+    def copy() -> onnx.ModelProto:
+        other = onnx.ModelProto()
+        other.CopyFrom(model)
+        return other
+
+    for i, tensor in enumerate(model.graph.initializer):
+        array = numpy_helper.to_array(tensor).copy()
+        if not array.size or not array.any():
+            continue
+        at = np.unravel_index(np.abs(array).argmax(), array.shape)
+        array[at] = array[at] * 2 if array.dtype.kind == "i" else array[at] * (1 + 2.0**-10)
+        other = copy()
+        other.graph.initializer[i].CopyFrom(numpy_helper.from_array(array, tensor.name))
+        yield f"{tensor.name} changed", other
+    for i, own in enumerate(model.graph.node):
+        for j, attribute in enumerate(own.attribute):
+            other = copy()
+            changed = other.graph.node[i].attribute[j]
+            if attribute.type == onnx.AttributeProto.INTS and len(attribute.ints):
+                changed.ints[0] += 1
+            elif attribute.type == onnx.AttributeProto.FLOAT:
+                changed.f = attribute.f * 1.5 + 0.75
+            elif attribute.name == "activation":
+                changed.s = b"Tanh"
+            else:
+                continue
+            yield f"{own.op_type}.{attribute.name} changed", other
+        if len(own.input) > 1 and own.op_type in ("Sub", "Div"):
+            other = copy()
+            other.graph.node[i].input[:] = list(own.input)[::-1]
+            yield f"{own.op_type} turned round", other
+        if own.op_type in ("Relu", "Clip", "MaxPool", "Neg"):
+            other = copy()
+            for reader in other.graph.node:
+                reader.input[:] = [own.input[0] if v == own.output[0] else v for v in reader.input]
+            if own.output[0] not in {o.name for o in model.graph.output}:
+                yield f"{own.op_type} left out", other
+
+
+NEUTRAL = ("momentum", "channels", "alpha", "beta", "kernel_shape", "storage_order")
+"""Attributes that change nothing: of training, of a value's name, of a Gemm without what they multiply; said by weights too."""
+
+
+def test_whatever_is_changed_in_an_executed_graph_is_found():
+    tried = 0
+    for seed in range(6):
+        made = fusions.drawn(seed)
+        for level in ("basic", "all"):
+            try:
+                ran = optimised(made.SerializeToString(), provider="cpu", level=level)
+            except InputRejected:
+                continue
+            outputs = [o.name for o in made.graph.output]
+            if unaccounted(made, ran, outputs) is not None:
+                continue
+            for what, other in tampered(ran.model):
+                if what.split(".")[-1].split(" ")[0] in NEUTRAL and "Pool" not in what and "Leaky" not in what:
+                    continue
+                tried += 1
+                changed = executed.Executed(other, "", "cpu", level)
+                assert unaccounted(made, changed, outputs) is not None, f"seed {seed}, {level}: {what}"
+    assert tried > 60
+
+
+def test_a_transpose_that_is_left_out_is_found():
+    def of(*nodes: onnx.NodeProto) -> onnx.ModelProto:
+        return files.model(nodes, ["n", 4, 4, 4])
+
+    made = of(node("Transpose", ["x"], ["t"], perm=[0, 2, 1, 3]), node("Relu", ["t"], ["y"]))
+    without = of(node("Relu", ["x"], ["y"]))
+    for other, accounted_for in ((made, True), (without, False)):
+        ran = executed.Executed(other, "", "cpu", "all")
+        assert (unaccounted(made, ran, ["y"]) is None) == accounted_for
+
+
+def judged(
+    seed: int, points: int = 400, pictures: Sequence[Callable[[fusions.Sketch], None]] = fusions.PICTURES
+) -> tuple[int, int]:
+    """How many levels of a random graph were compared, and how many refused; asserts that nothing leaves the bounds."""
+    made = fusions.drawn(seed, pictures=pictures)
+    compared = refused = 0
+    try:
+        network = importer.convert(importer.normalise(made), made).in_float64()
+    except InputRejected:
+        return 0, 0
+    rng = np.random.default_rng(seed)
+    size = [*fusions.START]
+    center = rng.standard_normal((1, *size)) * 2.0 ** rng.choice([0.0, 0.0, 20.0, -60.0])
+    radius = np.abs(center).max() * rng.choice([0.0, 1e-3, 0.3])
+    x = center + radius * np.where(
+        rng.random((points, *size)) < 0.5, rng.choice([-1, 1], (points, *size)), rng.random((points, *size))
+    )
+    x = np.clip(x, center - radius, center + radius).astype(np.float32)
+    box = Interval(
+        torch.from_numpy(center),
+        torch.full((1, *size), float(radius) * (1 + 2.0**-20) + np.abs(center).max() * 2.0**-20).double(),
+    )
+    try:
+        (out,) = IntervalWalk(network, FLOAT32).boxes([box])[-1:]
+    except InputRejected:
+        return 0, 4
+    content, outputs = made.SerializeToString(), [o.name for o in made.graph.output]
+    for level in runtime.LEVELS:
+        try:
+            problem = unaccounted(made, optimised(content, provider="cpu", level=level), outputs)
+        except InputRejected:  # ONNX Runtime joins padding until it refuses the pooling that it made itself
+            problem = "cannot be loaded"
+        if problem is not None:
+            refused += 1
+            continue
+        y = torch.from_numpy(runtime.session(content, level=level)(x)[0]).double().reshape(points, -1)
+        excess = ((y - out.center.reshape(1, -1)).abs() - out.radius.reshape(1, -1)).detach()
+        # What the bounds do not hold (an overflow) nothing certifies.
+        assert not bool((excess > 0).any()), (
+            f"seed {seed} at {level}: outside by {float(excess.nan_to_num(0).max()):.3g}"
+        )
+        compared += 1
+    return compared, refused
+
+
+def test_random_fusions_stay_inside_or_are_refused():
+    figures = np.array([judged(seed) for seed in range(24)])
+    compared, refused = figures.sum(0)
+    assert compared > 45, "most graphs must be accounted for, else nothing was tested"
+    assert refused > 0, "some graphs must be refused, else nothing was"
+
+
+@pytest.mark.slow
+def test_many_random_fusions():
+    figures = np.array([judged(seed, 4000) for seed in range(1000, 3000)])
+    assert figures.sum(0)[0] > 4000
+
+
+def test_a_table_without_the_condition_on_padding_is_found_out(monkeypatch):
+    monkeypatch.setattr(pools, "nonnegative", lambda graph, value: True)
+    with pytest.raises(AssertionError, match="outside by"):
+        [judged(seed, pictures=[fusions.pool]) for seed in range(60)]
+
+
+def test_the_digest_is_of_what_is_computed():
+    made = files.model(*(ACCOUNTED["Conv+BN+Relu"][0], image, ACCOUNTED["Conv+BN+Relu"][1]))
+    content = made.SerializeToString()
+    first = optimised(content, provider="cpu", level="all").digest
+    assert first == optimised(content, provider="cpu", level="all").digest
+    renamed = onnx.ModelProto()
+    renamed.CopyFrom(made)
+    for own in renamed.graph.node:
+        own.input[:] = ["inner" if v == "c" else v for v in own.input]
+        own.output[:] = ["inner" if v == "c" else v for v in own.output]
+    assert optimised(renamed.SerializeToString(), provider="cpu", level="all").digest == first
+    assert optimised(content, provider="cpu", level="off").digest != first
+    heavier = dict(ACCOUNTED["Conv+BN+Relu"][1], w=W * 2)
+    other = files.model(ACCOUNTED["Conv+BN+Relu"][0], image, heavier)
+    assert optimised(other.SerializeToString(), provider="cpu", level="all").digest != first
+
+
+def test_threads_do_not_change_what_is_executed(monkeypatch):
+    content = files.model(*(ACCOUNTED["Conv+Add+Relu"][0], image, ACCOUNTED["Conv+Add+Relu"][1])).SerializeToString()
+    digests = set()
+    for count in (1, 2, 4):
+        monkeypatch.setattr(runtime, "threads", lambda count=count: count)
+        digests.add(optimised(content, provider="cpu", level="all").digest)
+    assert len(digests) == 1
