@@ -309,7 +309,7 @@ TRAINING: list[Fault] = [
 ]
 # A fault for each kind of false certificate that was once found.
 PROMISE: list[Fault] = [
-    ("onnx/batch/rules.py", "return _apart(place, range(axis, len(share)) if t.opset < 13 else [axis])",
+    ("onnx/batch/rules.py", "return apart(place, range(axis, len(share)) if t.opset < 13 else [axis])",
      "return place", "tests/fuzz/test_falsehoods.py -k read_together"),
     ("core/network.py", " and _all_classes(last.op, last.shape)",
      "", "tests/certify/test_heads.py"),

@@ -139,6 +139,7 @@ def test_nothing_but_one_module_opens_a_model() -> None:
         "model_file.py": {"open"},
         "commit.py": {"open"},  # to write, and a folder
         "kernel_table.py": {"read_text", "NamedTemporaryFile"},
+        "optimised.py": {"load"},  # what the runtime wrote into a folder of its own
     }
     opening = {"open", "read_bytes", "read_text", "fdopen", "load_model", "load_external_data_for_model", "fromfile"}
     found: dict[str, set[str]] = {}
