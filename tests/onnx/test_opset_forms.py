@@ -190,6 +190,12 @@ def test_padding_that_wraps(shape: list, pads: list) -> None:
     bounded(made, samples(shape), 0.1)
 
 
+@pytest.mark.parametrize("pads", [[0, 0, 5, 0, 0, 0], [0, 3, 0, 0, 0, 0], [0, 0, 1, 0, 0, 9]])
+def test_padding_that_wraps_more_than_once_is_refused_by_name(pads: list) -> None:
+    with pytest.raises(InputRejected, match=r"Pad \(1: it wraps more than once"):
+        imported(one("Pad", ["batch", 2, 4], np.array(pads), opset=19, mode="wrap"))
+
+
 def test_padding_that_wraps_and_cuts_off_is_refused_by_name() -> None:
     with pytest.raises(InputRejected, match=r"Pad \(1: it wraps a vector, or cuts off"):
         imported(one("Pad", ["batch", 2, 4], np.array([0, 0, 1, 0, 0, -1]), opset=19, mode="wrap"))

@@ -141,6 +141,8 @@ def _pad(item: Item) -> fx.Node:
         raise Unsupported("it reflects or repeats along the batch, or along more than three axes")
     if mode == "circular" and (rank < 3 or any(p < 0 for p in pads)):
         raise Unsupported("it wraps a vector, or cuts off where it wraps")
+    if mode == "circular" and any(max(begins[a], ends[a]) > item.shape()[a] for a in begins):
+        raise Unsupported("it wraps more than once around an axis")
     filler = 0.0 if value is None else float(value.reshape(()))
     return item.build.emit(ops.Pad(order, mode=mode, value=filler), item.arg())
 
