@@ -19,7 +19,7 @@ import onnx
 
 from pipeline.errors import EnvironmentFailure, InputRejected
 from pipeline.limits import limits, raised
-from pipeline.onnx import external, guard
+from pipeline.onnx import absurd, external, guard
 from pipeline.onnx.digest import Digests, FileDigest, digests, sha256
 from pipeline.onnx.names import shown
 
@@ -106,6 +106,7 @@ def checked(path: Path, content: bytes) -> ModelFile:
     external.load(model, beside)
     guard.check_values(model)
     guard.check_by_onnx(model)
+    absurd.check(model)
     return ModelFile(path, content, beside, model)
 
 

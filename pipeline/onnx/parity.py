@@ -211,7 +211,7 @@ def _difference(a: np.ndarray, b: np.ndarray) -> float:
     if a.shape != b.shape:
         return float("inf")
     with np.errstate(invalid="ignore"):
-        gap = np.abs(a.astype(np.float64) - b.astype(np.float64))
+        gap = np.asarray(np.abs(a.astype(np.float64) - b.astype(np.float64)))
     gap[(a == b) | (np.isnan(a.astype(np.float64)) & np.isnan(b.astype(np.float64)))] = 0.0
     return float(np.nan_to_num(gap, nan=np.inf).max(initial=0.0))
 
