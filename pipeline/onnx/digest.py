@@ -11,6 +11,7 @@ from onnx import numpy_helper
 
 from pipeline.onnx import external
 
+HEAD = b"pipeline model with external data, version 2\n"
 _FIELDS = ("raw_data", "float_data", "double_data", "int32_data", "int64_data", "uint64_data", "external_data")
 _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
 
@@ -20,11 +21,14 @@ class Digests:
     """Hexadecimal SHA-256 each."""
 
     sha256: str
-    """Of the file's bytes (as sha256sum prints it), followed by those of its external data files where it has any."""
+    """Of the file's bytes, as sha256sum prints it; where it has external data, of ``HEAD``, and the number and the bytes of
+    each file after the other, so that no other split of the same bytes has the same."""
     structure_sha256: str
     """Of nodes, names, shapes, integer constants, inputs, outputs and opset; without weights, metadata and documentation."""
     weights_sha256: str
     """Of every floating-point tensor: name, type, shape and values, in the file's order."""
+    joined_sha256: str
+    """What reports called ``sha256`` before ``HEAD`` was: of the bytes of all files, one behind the other."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,13 @@ def sha256(content: bytes) -> str:
 
 def digests(content: bytes, beside: Iterable[bytes], model: onnx.ModelProto) -> Digests:
     """The digests of a file, the files beside it, and the model in them, external data loaded."""
-    whole = hashlib.sha256(content)
-    for data in beside:
-        whole.update(data)
+    parts = [content, *beside]
+    joined, whole = hashlib.sha256(), hashlib.sha256(HEAD)
+    for part in parts:
+        joined.update(part)
+        whole.update(len(part).to_bytes(8, "big"))
+        whole.update(part)
+    alone = joined if len(parts) == 1 else whole
     weights = hashlib.sha256()
     for tensor in external.tensors(model):
         if tensor.data_type in _FLOATS:
@@ -60,4 +68,4 @@ def digests(content: bytes, beside: Iterable[bytes], model: onnx.ModelProto) -> 
     bare.ClearField("metadata_props")
     bare.ClearField("doc_string")
     structure = sha256(bare.SerializeToString(deterministic=True))
-    return Digests(whole.hexdigest(), structure, weights.hexdigest())
+    return Digests(alone.hexdigest(), structure, weights.hexdigest(), joined.hexdigest())

@@ -167,6 +167,16 @@ def test_a_forged_result_with_a_right_digest_is_found(pipeline, folder, change, 
     assert says in out
 
 
+def test_a_report_from_before_the_digest_told_where_a_file_ends(pipeline, folder):
+    """It joined the model and its data: believed as long as each file has the digest that the report states of it."""
+    joined = (folder / "model.onnx").read_bytes() + (folder / "weights.bin").read_bytes()
+    rewritten(folder, lambda r: r["model"].update(sha256=hashlib.sha256(joined).hexdigest()))
+    assert pipeline("verify", "model.report", "--model", "model.onnx")[0] == 0
+    rewritten(folder, lambda r: r["model"]["external_data"][0].update(bytes=1))
+    code, out, _ = pipeline("verify", "model.report", "--model", "model.onnx")
+    assert (code, "this is not the model of the report" in out) == (5, True)
+
+
 @pytest.mark.parametrize("eps", ["1/0", "1e999999999", "nan", "", "-1"])
 def test_what_is_no_eps_is_no_report(pipeline, folder, eps):
     rewritten(folder, lambda r: r["levels"][0].update(eps=eps))

@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.errors import EnvironmentFailure, InputRejected
 from pipeline.onnx import runtime
+from pipeline.onnx.digest import digests as of
 from tests.onnx.files import FIXTURES, digests, mlp, saved, weights
 from tests.onnx.files import session as file_session
 
@@ -57,3 +58,13 @@ def test_digests_tell_bytes_structure_and_weights_apart(tmp_path: Path) -> None:
     assert third.weights_sha256 == first.weights_sha256
     inside, outside = digests(FIXTURES / "mlp_dynamo_20_dynamic.onnx"), digests(FIXTURES / "mlp_external.onnx")
     assert inside.weights_sha256 == outside.weights_sha256
+
+
+def test_no_two_splits_of_the_same_bytes_have_one_digest() -> None:
+    """A byte that moves from the model into its data, or from one file of data to the next, is told."""
+    whole = b"0123456789"
+    splits = [(whole[:i], whole[i:j], whole[j:]) for i in range(11) for j in range(i, 11)]
+    splits += [(whole[:i], whole[i:]) for i in range(11)] + [(whole,)]
+    found = [of(first, rest, mlp()).sha256 for first, *rest in splits]
+    assert len({*found}) == len(found)
+    assert found[-1] == hashlib.sha256(whole).hexdigest()
