@@ -44,7 +44,7 @@ interval bound propagation, and linear forms pulled back from the logits are mar
     >>> x = torch.full((1, 1, 8, 8), 0.5, dtype=torch.float64)
     >>> label = network(x).argmax(1)
     >>> box = LinfBall(Fraction(1, 10**6)).box(x)
-    >>> least = MarginBounds(network, rounding_of("float32-any-order")).bounds(box, label)
+    >>> least = MarginBounds(network, rounding_of("float32-any-order")).least(box, label)
     >>> bool(least > 0)
     True
 

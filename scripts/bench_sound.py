@@ -65,7 +65,7 @@ def compare(name: str, network: Network, x: Tensor, labels: Tensor, eps: Fractio
         spent = []
         for b in bounds if i % 2 else bounds[::-1]:
             began = time.process_time()
-            b.bounds(Box(box), labels)
+            b.least(Box(box), labels)
             spent.append(time.process_time() - began)
         plain, sound = spent if i % 2 else spent[::-1]
         if i:  # the first round warms up
@@ -75,7 +75,7 @@ def compare(name: str, network: Network, x: Tensor, labels: Tensor, eps: Fractio
         plain_radius, sound_radius = (walk.boxes([box])[-1].radius for walk in walks)
     inflation = float((sound_radius / plain_radius).mean()) - 1
     right = network(x).flatten(1).argmax(1) == labels
-    certified = [float(((b.bounds(Box(box), labels) > 0) & right).double().mean()) for b in bounds]
+    certified = [float(((b.least(Box(box), labels) > 0) & right).double().mean()) for b in bounds]
     low, middle, high = statistics.quantiles(ratios, n=4)
     click.echo(
         f"{name:<8} eps {eps!s:<7} batch {len(x):<4} plain {statistics.median(seconds):7.3f} s   ratio {middle:.2f} "

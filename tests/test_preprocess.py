@@ -43,7 +43,7 @@ def test_bounds_in_pixels_are_those_of_the_box_divided_by_std():
     mean, std = (torch.from_numpy(v).double() for v in NORMALISE.arrays((3, 6, 6)))
     inside = Interval((box.center - mean) / std, box.radius / std)
     pixels = NORMALISE.before(nets.residual_concat_net(seed=2)).in_float64()
-    assert torch.allclose(MarginBounds(pixels).bounds(box, labels), MarginBounds(network).bounds(inside, labels))
+    assert torch.allclose(MarginBounds(pixels).least(box, labels), MarginBounds(network).least(inside, labels))
 
 
 def test_float32_preprocessing_in_any_order_is_covered():
@@ -51,7 +51,7 @@ def test_float32_preprocessing_in_any_order_is_covered():
     x = torch.rand(5, 12, generator=torch.Generator().manual_seed(3))
     exact = network.in_float64()
     labels = network(x).argmax(1)
-    least = MarginBounds(exact, Outward(deployed=True)).bounds(LinfBall(Fraction(0)).box(x.double()), labels)
+    least = MarginBounds(exact, Outward(deployed=True)).least(LinfBall(Fraction(0)).box(x.double()), labels)
     logits = network(x).double()
     others = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
     assert bool((least <= logits.gather(1, labels[:, None])[:, 0] - others).all())

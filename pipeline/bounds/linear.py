@@ -77,8 +77,8 @@ class LinearWalk:
         facts: Facts | None = None,
         check: Callable[[], None] = lambda: None,
     ):
-        self.walk = IntervalWalk(network, rounding, plan, fixed=fixed, facts=facts, check=check)
-        self.plan, self.rounding, self.tighten, self.memory = self.walk.plan, rounding, tighten, memory
+        self.intervals = IntervalWalk(network, rounding, plan, fixed=fixed, facts=facts, check=check)
+        self.plan, self.rounding, self.tighten, self.memory = self.intervals.plan, rounding, tighten, memory
         self.meet, self.check = meet, check
         self.kept = 0
         """Bytes of ``memory`` that each sample's boxes and relaxations take, where that was measured."""
@@ -104,9 +104,9 @@ class Bounds:
     """
 
     def __init__(
-        self, walk_: LinearWalk, regions: Sequence[Region], boxes: Mapping[int, Interval | Tensor] | None = None
+        self, linear: LinearWalk, regions: Sequence[Region], boxes: Mapping[int, Interval | Tensor] | None = None
     ):
-        self.walk, self.plan = walk_, walk_.plan
+        self.linear, self.plan = linear, linear.plan
         self.regions = dict(zip(self.plan.inputs, regions, strict=True))
         self.values: dict[int, Interval | Tensor] = {i: r.box for i, r in self.regions.items()}
         self.values |= {index: getattr(owner, name) for index, owner, name in self.plan.constants}
@@ -125,12 +125,12 @@ class Bounds:
 
     def enter(self, step: Step, *xs: Interval | Tensor) -> Interval:
         """The box of the next node, by IBP from those before it, tightened where an operator after it would gain."""
-        self.walk.check()
+        self.linear.check()
         args = [self.values.setdefault(a, x) for a, x in zip(step.args, xs, strict=True)]
-        box = self.walk.walk.apply(step, *args)
+        box = self.linear.intervals.apply(step, *args)
         self.values[step.index] = box
         self._size = max(self._size, box.center[0].numel())
-        if self.walk.tighten:
+        if self.linear.tighten:
             self.values[step.index] = box = self._tightened(step.index, box)
         return box
 
@@ -140,8 +140,8 @@ class Bounds:
         if key not in self._relaxed:
             rule = rule_for(step.op)
             assert rule is not None
-            rounding = EXACT if exact else self.walk.walk.rounding_at(step)
-            with remembering(self.walk.walk.facts):
+            rounding = EXACT if exact else self.linear.intervals.rounding_at(step)
+            with remembering(self.linear.intervals.facts):
                 self._relaxed[key] = rule.relax(step.op, *(self.values[a] for a in step.args), rounding=rounding)
         return self._relaxed[key]
 
@@ -154,10 +154,10 @@ class Bounds:
         exact: bool = False,
     ) -> Float[Tensor, "rows batch"]:
         """Lower bounds of the sum of forms over nodes; the walk stops early at steps for which ``until`` is true."""
-        rounding = EXACT if exact else self.walk.rounding
+        rounding = EXACT if exact else self.linear.rounding
 
         def visit(step: Step, form: LinearForm) -> Sequence[LinearForm | None] | None:
-            self.walk.check()
+            self.linear.check()
             if until(step):
                 return None
             relaxation = self.relaxed(step, exact=exact)
@@ -178,19 +178,19 @@ class Bounds:
     def _tightened(self, index: int, box: Interval) -> Interval:
         """The box met with backward bounds of every entry that some reader would want tighter."""
         wanted = torch.zeros_like(box.radius, dtype=torch.bool)
-        for reader in self.walk.readers.get(index, ()):
+        for reader in self.linear.readers.get(index, ()):
             rule = rule_for(reader.op)
             if rule is not None and not isinstance(rule, Affine):
-                wanted |= rule.loose(reader.op, box) | (not self.walk.meet)
+                wanted |= rule.loose(reader.op, box) | (not self.linear.meet)
         if not bool(wanted.any()):
             return box
-        lower, upper = (end.clone() for end in self.walk.rounding.ends(box))
+        lower, upper = (end.clone() for end in self.linear.rounding.ends(box))
         for tile, origin in tiles(wanted.shape[2:]):
             self._replace(index, wanted[tile], lower[tile], upper[tile], origin)
-        own = self.walk.rounding.enclose(lower, upper)
-        if not self.walk.meet:
+        own = self.linear.rounding.enclose(lower, upper)
+        if not self.linear.meet:
             return own
-        for reader in self.walk.readers[index]:
+        for reader in self.linear.readers[index]:
             self._suggest(reader, own)
         return self._met(box, lower, upper)
 
@@ -199,7 +199,7 @@ class Bounds:
         rule = rule_for(reader.op)
         if rule is None or isinstance(rule, Affine) or len(reader.args) > 1:
             return
-        relaxation = rule.relax(reader.op, own, rounding=self.walk.walk.rounding_at(reader))
+        relaxation = rule.relax(reader.op, own, rounding=self.linear.intervals.rounding_at(reader))
         if relaxation is not None and relaxation.start is not None:
             self.other_slopes[reader.index] = relaxation.start[:, None]
 
@@ -227,29 +227,29 @@ class Bounds:
 
     def _room(self, index: int, batch: int) -> int:
         """How many entries of a node are bounded at once: whole groups of rows, a lower and an upper one each."""
-        cost = self.walk.rows.get(index, RowCost(copies=16, flops=0, widest=self._size))
-        memory = max(0, self.walk.memory - batch * self.walk.kept)
+        cost = self.linear.rows.get(index, RowCost(copies=16, flops=0, widest=self._size))
+        memory = max(0, self.linear.memory - batch * self.linear.kept)
         rows = min(memory // (8 * cost.copies * batch * cost.widest), STEP_FLOPS // max(batch * cost.flops, 1)) // 2
         return rows // (GROUP // 2) * (GROUP // 2) if rows >= GROUP // 2 else max(1, rows)
 
     def _measured(self, index: int, ends: Callable[[], Tensor]) -> Tensor:
         """``ends()``; the first time at a node it is measured, later only how wide windows grow."""
         self._widest = 1
-        known = self.walk.rows.get(index)
+        known = self.linear.rows.get(index)
         if known is None:
             found, cost = measured(ends)
             numbers = found.numel() * self._widest
             known = RowCost(-(-cost.peak // (8 * numbers)), -(-cost.flops // found.numel()), self._widest)
         else:
             found = ends()
-        self.walk.rows[index] = replace(known, widest=max(known.widest, self._widest))
+        self.linear.rows[index] = replace(known, widest=max(known.widest, self._widest))
         return found
 
     def _met(self, box: Interval, lower: Tensor, upper: Tensor) -> Interval:
         """``[lower, upper]`` met with the box: a bound that is NaN says nothing, ends that cross prove a fault and become NaN."""
-        ends = self.walk.rounding.ends(box)
+        ends = self.linear.rounding.ends(box)
         lower, upper = torch.fmax(ends[0], lower), torch.fmin(ends[1], upper)
-        new = self.walk.rounding.enclose(lower, upper)
+        new = self.linear.rounding.enclose(lower, upper)
         smaller = new.radius < box.radius
         crossed = torch.where(lower <= upper, 0.0, torch.nan)
         return Interval(

@@ -166,7 +166,7 @@ def _in_full(value: Lockstep | Tensor | None) -> Interval | Tensor | None:
 
 
 class MarginBounds:
-    """Margins of one classifier: ``bounds(region, labels)`` is the least margin over the other classes, per sample.
+    """Margins of one classifier: ``least(region, labels)`` is the least margin over the other classes, per sample.
 
     ``method`` says how far the walk goes and over which boxes; a method's margins are met, row by row, with those of the
     methods before it that share its boxes. ``memory`` bounds the bytes of one batch: rows are taken in groups that fit, of any
@@ -195,7 +195,7 @@ class MarginBounds:
         self.top, self.method, self.search = head(network.plan()), method, search or Search()
         tighten, self.check = method in ("crown", "alpha-crown"), check
         self._need: Need | None = None
-        self.walk = LinearWalk(
+        self.linear = LinearWalk(
             network,
             rounding,
             self.top.plan,
@@ -208,11 +208,11 @@ class MarginBounds:
         )
 
     @torch.no_grad()
-    def bounds(self, region: Region | Interval, labels: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    def least(self, region: Region | Interval, labels: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """The lower bound of ``min_j (z_y - z_j)``; what is not finite proves nothing."""
         parts = list(self._parts(Box(region) if isinstance(region, Interval) else region, labels))
         least, classes = torch.stack([part.amin(0) for part in parts]).amin(0), 1 + sum(map(len, parts))
-        if self.top.softmax is None or not self.walk.rounding.deployed:
+        if self.top.softmax is None or not self.linear.rounding.deployed:
             return least
         return least - softmax_gap(self.top.softmax, classes)
 
@@ -226,24 +226,24 @@ class MarginBounds:
         if self._need is None:
             quick = copy.copy(self)
             quick.search = replace(self.search, steps=1, until_proved=False)
-            quick.walk = copy.copy(self.walk)
-            quick.walk.tighten = False
+            quick.linear = copy.copy(self.linear)
+            quick.linear.tighten = False
             one, label = region[:1], torch.zeros(1, dtype=torch.int64, device=region.box.center.device)
             besides = self._tightening(one)
             self._need = need(
                 lambda: quick._over(one),
-                lambda known, rows: quick._least(known, label, slice(0, rows)),
-                self.walk.memory,
+                lambda known, rows: quick._lower(known, label, slice(0, rows)),
+                self.linear.memory,
                 besides=besides,
             )
-            self.walk.kept = self._need.sample
+            self.linear.kept = self._need.sample
         return self._need
 
     def _tightening(self, one: Region) -> int:
         """Bytes that tightening the boxes of one sample takes beside the walks themselves: ends, their order, other slopes."""
-        if not self.walk.tighten:
+        if not self.linear.tighten:
             return 0
-        boxes = [v for v in self.walk.walk.boxes([one.box], keep=walk.EVERYTHING) if isinstance(v, Interval)]
+        boxes = [v for v in self.linear.intervals.boxes([one.box], keep=walk.EVERYTHING) if isinstance(v, Interval)]
         each = [box.center.nbytes for box in boxes]
         return 12 * max(each) + sum(each)
 
@@ -254,16 +254,16 @@ class MarginBounds:
         boxes = known.values.values() if isinstance(known, Bounds) else known
         numbers = sum(v.center.numel() for v in boxes if isinstance(v, Interval))
         # What is small in any case need not be measured.
-        small = SMALL * rows * numbers < min(self.walk.memory, SMALL_BYTES)
-        size = rows if small else self.need(region).rows(self.walk.memory, len(labels))
+        small = SMALL * rows * numbers < min(self.linear.memory, SMALL_BYTES)
+        size = rows if small else self.need(region).rows(self.linear.memory, len(labels))
         for start in range(0, rows, size):
-            yield self._least(known, labels, slice(start, start + size))
+            yield self._lower(known, labels, slice(start, start + size))
 
     def _over(self, region: Region) -> Known:
         """The boxes that margins are taken over."""
         if self.method == "ibp":
-            return self.walk.walk.boxes([region.box], keep=self.top.tail)
-        return self.walk.over([region])
+            return self.linear.intervals.boxes([region.box], keep=self.top.tail)
+        return self.linear.over([region])
 
     def _box(self, known: Known) -> Interval:
         """The box of the logits."""
@@ -271,15 +271,15 @@ class MarginBounds:
         assert isinstance(box, Interval)
         return box
 
-    def _least(self, known: Known, labels: Tensor, rows: slice) -> Tensor:
+    def _lower(self, known: Known, labels: Tensor, rows: slice) -> Tensor:
         """Some rows of margins, by the method and, where they share its boxes, by those before it."""
         if not isinstance(known, Bounds):
-            with remembering(self.walk.walk.facts):
-                return margins(self.top, known, labels, self.walk.walk.rounding_at, rows, self.check)
+            with remembering(self.linear.intervals.facts):
+                return margins(self.top, known, labels, self.linear.intervals.rounding_at, rows, self.check)
         logits = self._box(known).center
         forms = {self.top.index: margin_form(labels, logits.shape[1:], logits.dtype, rows)}
         least = known.lower(forms)
-        if self.walk.meet:
+        if self.linear.meet:
             least = torch.fmax(least, known.lower(forms, until=ends_tail))
         if known.other_slopes:
             least = torch.fmax(least, known.lower(forms, alpha=known.other_slopes))

@@ -247,7 +247,7 @@ class Refuter:
     @torch.no_grad()
     def _least(self, bounds: Bounds, forms: LinearForm, known: Tensor, method: Method) -> Tensor:
         """The lower bound of every row by one method, as many rows at once as memory allows."""
-        size, parts = self._need(method).rows(bounds.walk.memory, forms.const.shape[1]), []
+        size, parts = self._need(method).rows(bounds.linear.memory, forms.const.shape[1]), []
         for start in range(0, len(forms.const), size):
             at = slice(start, start + size)
             part = self._at_outputs(LinearForm(forms.coeff[at], forms.const[at]), bounds)

@@ -67,7 +67,7 @@ class Prover:
     def batch(self, method: Method, classes: int) -> int:
         """Samples at once, so that boxes and a group of rows of margins, of any number of classes, stay within memory."""
         try:
-            need, memory = self._need(method), self._by(method, self.settings.arithmetic).walk.memory
+            need, memory = self._need(method), self._by(method, self.settings.arithmetic).linear.memory
         except OutOfTime:
             return 1  # and nothing will be begun
         most = self.settings.batch or (IBP_BATCH if method == "ibp" else LINEAR_BATCH)
@@ -85,7 +85,7 @@ class Prover:
         need = bounds.need(LinfBall(Fraction(0)).region(x))
         if self.settings.memory is None:
             # What nobody asked for refuses no model: it grows to what one sample takes.
-            bounds.walk.memory = max(bounds.walk.memory, need.least)
+            bounds.linear.memory = max(bounds.linear.memory, need.least)
         return need
 
     def _fixed(self) -> int:
@@ -116,7 +116,7 @@ class Prover:
         x, _ = self._tensors(rows[: self.settings.batch or max(1, room)])
         box = ball.region(x).box
         with torch.no_grad():
-            boxes = bounds.walk.walk.boxes([box], keep=walk.EVERYTHING)
+            boxes = bounds.linear.intervals.boxes([box], keep=walk.EVERYTHING)
             reached = _reached(bounds.top.plan, box)
         found = (self._layer(step, boxes, reached) for step in bounds.top.plan.steps)
         return tuple(layer for layer in found if layer is not None)
@@ -141,7 +141,7 @@ class Prover:
         return Layer(name, type(step.op).__name__, max(0.0, 1 - active - inactive), active, inactive, kept, looseness)
 
     def _bounds_of(self, method: Method, where: Region, labels: Tensor, mode: Mode | None) -> np.ndarray:
-        return self._by(method, mode or self.settings.arithmetic).bounds(where, labels).cpu().numpy()
+        return self._by(method, mode or self.settings.arithmetic).least(where, labels).cpu().numpy()
 
     def _by(self, method: Method, mode: Mode) -> MarginBounds:
         if (method, mode) not in self._bounds:

@@ -72,7 +72,7 @@ def _where(run: Run, i: int, x: Tensor) -> str:
 
 def _boxes(run: Run, i: int, x: Tensor) -> Iterator[tuple[str, Lockstep]]:
     """The box of each layer in the order of the graph, at the batch's own statistics and eps."""
-    top = run.bounds.top
+    top = run.margins.top
     plan = batch_network(top.plan, x).plan
     values = lockstep(plan, x, clipped_box(x, run.schedule[i, 0], run.low, run.high))
     for step in layers(top.plan):

@@ -89,7 +89,7 @@ class Run:
         named = dict(model.graph.named_parameters())
         self.masks = [(named[name], mask.to(named[name])) for name, mask in (masks or {}).items()]
         self.average = Average(model, recipe.ema) if recipe.ema else None
-        self.bounds = MarginBounds(model)
+        self.margins = MarginBounds(model)
         objective = Objective(model, recipe)
         self.loss, self.eager = objective.loss, objective
         self.objective = execution.compile(objective.__call__, self.device)
@@ -207,7 +207,7 @@ class Run:
             draw = part.uniform(x.shape, self.draws, x)
         now = Schedule(*self.schedule[i])
         objective = objective or (self.eager if self.brief else self.objective)
-        terms = objective(self.bounds.top, x, y, now, draw, phase=self.phase, batch=part, low=self.low, high=self.high)
+        terms = objective(self.margins.top, x, y, now, draw, phase=self.phase, batch=part, low=self.low, high=self.high)
         if not self.penalised:
             return terms
         return replace(
@@ -263,7 +263,7 @@ class Run:
         for xs, ys in zip(x.split(chunk), y.split(chunk), strict=True) if len(y) else ():
             box = clipped_box(xs, self.eps_max * (self.high - self.low), self.low, self.high)
             counts[0] += (self.model(xs).flatten(1).argmax(1) == ys).sum()
-            counts[1] += (self.bounds.bounds(box, ys) > 0).sum()
+            counts[1] += (self.margins.least(box, ys) > 0).sum()
         self.crew.add_([counts])
         natural, certified = counts.tolist()
         return natural / samples, certified / samples

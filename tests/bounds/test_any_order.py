@@ -128,7 +128,7 @@ def test_no_execution_has_a_margin_below_its_bound(make, method):
         for eps in ("0", "1/100000000", "1/50"):
             box = LinfBall(Fraction(eps)).box(x.double())
             label = network.in_float64()(x.double()).argmax(1)
-            rows = MarginBounds(network.in_float64(), FLOAT32, method=method).bounds(box, label)
+            rows = MarginBounds(network.in_float64(), FLOAT32, method=method).least(box, label)
             points = [x.numpy(), (box.center + box.radius * torch.randn(x.shape).sign()).clamp(0, 1).float().numpy()]
             for i, how in enumerate(executions(seed)):
                 point = points[i % 2].astype(np.float64)
@@ -147,8 +147,8 @@ def test_ce1_is_refused_by_every_method_and_real_arithmetic_certifies_it(method)
     z = run(network, np.ones((1, 512), F), Execution("given"), folded=False).reshape(-1)
     assert z[0] < z[1], "absorption is what this test is about"
     exact = network.in_float64()
-    assert float(MarginBounds(exact, REAL, method=method).bounds(box, label)) > 0
-    assert float(MarginBounds(exact, FLOAT32, method=method).bounds(box, label)) <= float(z[0] - z[1])
+    assert float(MarginBounds(exact, REAL, method=method).least(box, label)) > 0
+    assert float(MarginBounds(exact, FLOAT32, method=method).least(box, label)) <= float(z[0] - z[1])
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -159,7 +159,7 @@ def test_tighter_modes_and_smaller_boxes_never_have_lower_margins(method):
     last = None
     for eps in ("0", "1/1000", "8/255"):
         box = LinfBall(Fraction(eps)).box(x)
-        real, deployed = (MarginBounds(network, r, method=method).bounds(box, labels) for r in (REAL, FLOAT32))
+        real, deployed = (MarginBounds(network, r, method=method).least(box, labels) for r in (REAL, FLOAT32))
         assert bool((deployed <= real + 1e-9).all())
         assert last is None or bool((deployed <= last + 1e-6).all())
         last = deployed

@@ -164,7 +164,7 @@ def test_no_method_certifies_a_planted_counterexample(name, method, arithmetic):
         center = place.double() + torch.cat([eps * shift, eps.expand(7, *place.shape)])
         box = Interval(center, (center - place).abs() + torch.cat([eps, eps]) * 1e-6)
         bounds = MarginBounds(network.in_float64(), ARITHMETIC[arithmetic], method=method, search=SEARCH)
-        least = bounds.bounds(box, torch.zeros(14, dtype=torch.int64))
+        least = bounds.least(box, torch.zeros(14, dtype=torch.int64))
         # The planted point's own float64 evaluation errs by less than 1e-9: weights are at most 2000.
         assert not bool((least > float(margin(exact, 0)) + 1e-9).any())
         assert arithmetic == "real" or not bool((least > float(margin(single, 0))).any())
@@ -176,7 +176,7 @@ def test_executions_in_other_orders_at_the_planted_point(name):
     network = PLANTED[name](place)
     bounds = MarginBounds(network.in_float64(), ARITHMETIC["float32"], method="alpha-crown", search=SEARCH)
     x = place[None].double()
-    least = float(bounds.bounds(Interval(x, torch.full_like(x, 1e-9)), torch.tensor([0])))
+    least = float(bounds.least(Interval(x, torch.full_like(x, 1e-9)), torch.tensor([0])))
     for order in ("given", "large first", "tree"):
         z = torch.from_numpy(run(network, place[None].numpy(), Execution(order), folded=False)).reshape(1, -1).double()
         assert least <= float(margin(z, 0))
@@ -233,7 +233,7 @@ def test_every_input_of_the_largest_certified_square_is_classified_as_certified(
         high = 2 * low + 0.1  # a method certifies at least what the one before it did
         for _ in range(6):
             middle = (low + high) / 2
-            proved = (bounds.bounds(Interval(center, middle.expand(8, 2)), labels) > 0)[:, None]
+            proved = (bounds.least(Interval(center, middle.expand(8, 2)), labels) > 0)[:, None]
             low, high = torch.where(proved, middle, low), torch.where(proved, high, middle)
         assert bool((low > 0).any()), "nothing is certified: too easy a test"
         for i in range(8):
@@ -263,7 +263,7 @@ def test_every_float32_in_a_square_of_a_few_units_in_the_last_place(kind):
         single, double = (margin(z, int(label)).min() for z in (network(points), exact(points.double())))
     for method in METHODS:
         for name, rounding in ARITHMETIC.items():
-            least = float(MarginBounds(exact, rounding, method=method).bounds(Interval(center.double(), radius), label))
+            least = float(MarginBounds(exact, rounding, method=method).least(Interval(center.double(), radius), label))
             assert least <= float(double) + 1e-14
             assert name == "real" or least <= float(single)
             assert least > float(double) - 0.01, "so loose a bound says nothing"

@@ -151,14 +151,14 @@ def test_both_logits_err(method, monkeypatch):
         layer.weight[1] = torch.tensor([1.0, *[1.01 * U] * 400])
     z = GIVEN(layer.weight.detach().numpy(), np.zeros(2, F), np.ones(401)).astype(np.float64)
     margin, label, region = z[0] - z[1], torch.tensor([0]), point(np.ones(401))
-    assert float(MarginBounds(network, FLOAT32, method=method).bounds(region, label)) <= margin
+    assert float(MarginBounds(network, FLOAT32, method=method).least(region, label)) <= margin
 
     def only_mine(self, const, added, coeff, slack):
         return honest(self, const, added, coeff.clamp_min(0), slack)
 
     honest = Outward.descend
     monkeypatch.setattr(Outward, "descend", only_mine)
-    assert float(MarginBounds(network, FLOAT32, method=method).bounds(region, label)) > margin
+    assert float(MarginBounds(network, FLOAT32, method=method).least(region, label)) > margin
 
 
 def test_fan_out_and_not_fan_in_of_a_backward_walk(monkeypatch):

@@ -71,9 +71,9 @@ def test_ce1_a_correct_real_certificate_is_wrong_of_the_deployed_file():
     x = torch.ones(1, 512, dtype=torch.float64)
     box = LinfBall(Fraction("0.05")).box(x)
     label = torch.tensor([0])
-    assert float(MarginBounds(network, EXACT).bounds(box, label)) > 0
-    assert float(MarginBounds(network, REAL).bounds(box, label)) > 0
-    assert float(MarginBounds(network, FLOAT32).bounds(box, label)) < 0
+    assert float(MarginBounds(network, EXACT).least(box, label)) > 0
+    assert float(MarginBounds(network, REAL).least(box, label)) > 0
+    assert float(MarginBounds(network, FLOAT32).least(box, label)) < 0
     session = onnxruntime.InferenceSession(onnx_of_absorbing(), providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {"x": np.ones((1, 512), np.float32)})
     if logits[0].argmax() == 0:

@@ -142,7 +142,7 @@ def test_there_is_nothing_to_search_for_where_a_walk_stops_before_the_first_slop
     network = d.finish(x, shapes=((None, 5),)).in_float64()
     _, box = region(network, "0.1", seed=34)
     labels = torch.tensor([0, 1, 2])
-    crown, alpha = (MarginBounds(network, REAL, method=m).bounds(box, labels) for m in ("crown", "alpha-crown"))
+    crown, alpha = (MarginBounds(network, REAL, method=m).least(box, labels) for m in ("crown", "alpha-crown"))
     assert torch.equal(crown, alpha)
 
 
@@ -176,7 +176,7 @@ def test_memory_changes_no_bound():
     labels = torch.tensor([0])
     for method in ("crown", "alpha-crown"):
         plenty, scarce = (
-            MarginBounds(network, FLOAT32, method=method, memory=m, search=Search(steps=1)).bounds(box, labels)
+            MarginBounds(network, FLOAT32, method=method, memory=m, search=Search(steps=1)).least(box, labels)
             for m in (1 << 30, 1 << 10)
         )
         assert torch.allclose(plenty, scarce, rtol=0, atol=1e-9)
@@ -236,7 +236,7 @@ def test_an_affine_network_is_bounded_exactly():
     network = d.finish(x, shapes=((None, 9),)).in_float64()
     _, box = region(network, "0.1", seed=6)
     labels = torch.tensor([3, 0, 8])
-    least = MarginBounds(network).bounds(box, labels)
+    least = MarginBounds(network).least(box, labels)
     for i, y in enumerate(labels.tolist()):
         attained = []
         for j in [j for j in range(9) if j != y]:
@@ -257,11 +257,11 @@ def test_margins_fall_as_eps_grows_and_a_batch_equals_its_samples(name, rounding
     last = torch.full((3,), torch.inf, dtype=torch.float64, device=device)
     for eps in ("0", "1/255", "2/255", "8/255", "0.3"):
         _, box = region(network, eps, seed=8, device=device)
-        least = bounds.bounds(box, labels)
+        least = bounds.least(box, labels)
         assert bool((least <= last + 1e-9).all())
         last = least
         for i in range(3):
-            alone = bounds.bounds(Interval(box.center[i : i + 1], box.radius[i : i + 1]), labels[i : i + 1])
+            alone = bounds.least(Interval(box.center[i : i + 1], box.radius[i : i + 1]), labels[i : i + 1])
             assert torch.allclose(alone, least[i : i + 1], rtol=1e-9, atol=1e-9)
 
 
@@ -270,7 +270,7 @@ def test_modes_are_ordered(name, device):
     network = NETS[name](seed=9).in_float64().to(device)
     _, box = region(network, "8/255", seed=10, device=device)
     labels = torch.tensor([0, 1, 2], device=device)
-    none, real, deployed = (MarginBounds(network, r).bounds(box, labels) for r in (EXACT, REAL, FLOAT32))
+    none, real, deployed = (MarginBounds(network, r).least(box, labels) for r in (EXACT, REAL, FLOAT32))
     assert bool((real <= none).all())
     assert bool((deployed <= real).all())
     assert torch.allclose(real, none, rtol=1e-9, atol=1e-9)
@@ -285,8 +285,8 @@ def test_a_final_softmax_keeps_the_order_and_float32_asks_for_a_gap():
     soft.load_state_dict(plain.state_dict())
     _, box = region(plain, "1/255", seed=12)
     labels = torch.tensor([0, 1, 2])
-    assert torch.equal(MarginBounds(plain, REAL).bounds(box, labels), MarginBounds(soft, REAL).bounds(box, labels))
-    gap = MarginBounds(plain, FLOAT32).bounds(box, labels) - MarginBounds(soft, FLOAT32).bounds(box, labels)
+    assert torch.equal(MarginBounds(plain, REAL).least(box, labels), MarginBounds(soft, REAL).least(box, labels))
+    gap = MarginBounds(plain, FLOAT32).least(box, labels) - MarginBounds(soft, FLOAT32).least(box, labels)
     assert bool((gap >= 2.0**-17 * 0.999).all())
 
 
@@ -298,7 +298,7 @@ def test_two_hundred_classes_at_batch_128_stay_within_a_gigabyte():
     import resource
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert bounds.bounds(box, labels).shape == (128,)
+    assert bounds.least(box, labels).shape == (128,)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 1 << 20, f"{grown >> 10} MiB"
 
@@ -308,7 +308,7 @@ def test_a_nan_weight_certifies_nothing():
     with torch.no_grad():
         next(network.parameters())[0, 0] = torch.nan
     _, box = region(network, "1/255", seed=16)
-    least = MarginBounds(network, FLOAT32).bounds(box, torch.tensor([0, 1, 2]))
+    least = MarginBounds(network, FLOAT32).least(box, torch.tensor([0, 1, 2]))
     assert not bool((least > 0).any())
 
 
@@ -319,8 +319,8 @@ def test_possible_float32_overflow_certifies_nothing():
             p.mul_(1e30)
     _, box = region(network, "0", seed=18)
     labels = network(box.center).argmax(1)
-    assert bool((MarginBounds(network, REAL).bounds(box, labels) > 0).all())
-    assert not bool((MarginBounds(network, FLOAT32).bounds(box, labels) > 0).any())
+    assert bool((MarginBounds(network, REAL).least(box, labels) > 0).all())
+    assert not bool((MarginBounds(network, FLOAT32).least(box, labels) > 0).any())
 
 
 @pytest.mark.parametrize("op", [ops.Clip(-1.0, 1.0), nn.Hardsigmoid(), ops.Sign(), nn.Sigmoid(), nn.Tanh()], ids=str)
@@ -337,7 +337,7 @@ def test_possible_float32_overflow_before_a_bounded_function_certifies_nothing(o
     box = Interval(torch.full((1, 2), 2.0).double(), torch.zeros(1, 2).double())
     rounding = Outward(deployed=True, kernels=laws.Measured())
     for method in METHODS:
-        assert not bool((MarginBounds(network, rounding, method=method).bounds(box, torch.tensor([0])) > 0).any())
+        assert not bool((MarginBounds(network, rounding, method=method).least(box, torch.tensor([0])) > 0).any())
 
 
 def test_sigmoid_is_refused_by_name_in_float32_and_bounded_in_real():
@@ -348,5 +348,5 @@ def test_sigmoid_is_refused_by_name_in_float32_and_bounded_in_real():
     network = d.finish(d(nn.Linear(9, 5), x), shapes=((None, 5),)).in_float64()
     _, box = region(network, "1/255", seed=20)
     with pytest.raises(InputRejected, match="Sigmoid"):
-        MarginBounds(network, FLOAT32).bounds(box, torch.tensor([0, 1, 2]))
-    assert MarginBounds(network, REAL).bounds(box, torch.tensor([0, 1, 2])).isfinite().all()
+        MarginBounds(network, FLOAT32).least(box, torch.tensor([0, 1, 2]))
+    assert MarginBounds(network, REAL).least(box, torch.tensor([0, 1, 2])).isfinite().all()

@@ -35,7 +35,7 @@ def test_bounds_over_a_ball_hold_at_its_points(method, eps):
     x[0] = 0.0
     ball, exact = L2Ball(Fraction(eps)), network.in_float64()
     labels = exact(x).argmax(1)
-    bounds = MarginBounds(exact, Outward(deployed=False), method=method).bounds(ball.region(x), labels)
+    bounds = MarginBounds(exact, Outward(deployed=False), method=method).least(ball.region(x), labels)
     for p in points(x, float(ball.radius), 60, seed=3):
         logits = exact(p)
         own = logits.gather(1, labels[:, None])[:, 0]
@@ -49,7 +49,7 @@ def test_a_ball_is_better_than_its_box_and_contains_its_samples():
     exact = network.in_float64()
     labels = exact(x).argmax(1)
     crown = MarginBounds(exact, method="crown")
-    inside, around = (crown.bounds(b(Fraction(1, 20)).region(x), labels) for b in (L2Ball, LinfBall))
+    inside, around = (crown.least(b(Fraction(1, 20)).region(x), labels) for b in (L2Ball, LinfBall))
     assert (inside >= around).all()
     assert (inside > around + 1e-3).any()
 
@@ -64,8 +64,8 @@ def test_regions_of_many_sizes_bound_as_each_alone():
         together = joined(parts)
         assert isinstance(together, Region)
         bounds = MarginBounds(network, method="crown-ibp")
-        alone = torch.cat([bounds.bounds(part, labels[i : i + 1]) for i, part in enumerate(parts)])
-        assert torch.allclose(bounds.bounds(together, labels), alone, rtol=1e-12, atol=1e-12)
+        alone = torch.cat([bounds.least(part, labels[i : i + 1]) for i, part in enumerate(parts)])
+        assert torch.allclose(bounds.least(together, labels), alone, rtol=1e-12, atol=1e-12)
         assert len(together[torch.tensor([0, 3])].box.center) == 2
 
 

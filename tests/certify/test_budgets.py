@@ -138,7 +138,7 @@ def test_the_clock_is_looked_at_within_one_batch_of_many_classes():
     batch = max(8, mine.batch("ibp", 10_000))
     mine.clock = Clock.of(0.2)
     for bounds in mine._bounds.values():
-        bounds.check = bounds.walk.check = bounds.walk.walk.check = mine.clock.check
+        bounds.check = bounds.linear.check = bounds.linear.intervals.check = mine.clock.check
     began = time.process_time()
     with pytest.raises(OutOfTime):
         mine.margins("ibp", BALL, np.tile(np.arange(8), 1 + batch // 8))

@@ -92,7 +92,7 @@ def falsely_certified(folder, seeds) -> tuple[int, int, int]:
         for mode, least in (("float32-any-order", 0.0), ("real", VISIBLE)):
             box = Interval(torch.from_numpy(x).double(), torch.full((MANY, 2), float(eps) * (1 + 1e-6)).double())
             try:
-                found = MarginBounds(network.in_float64(), rounding_of(mode), method="crown-ibp").bounds(
+                found = MarginBounds(network.in_float64(), rounding_of(mode), method="crown-ibp").least(
                     box, torch.from_numpy(labels)
                 )
             except PipelineError:

@@ -93,7 +93,7 @@ def test_an_attacked_certificate_is_an_alarm(monkeypatch):
     """A bound that lies meets the attack: everything is called proved, and PGD breaks some of it."""
     from pipeline.bounds import margins
 
-    monkeypatch.setattr(margins.MarginBounds, "bounds", lambda self, box, labels: torch.ones(len(labels)).double())
+    monkeypatch.setattr(margins.MarginBounds, "least", lambda self, box, labels: torch.ones(len(labels)).double())
     with pytest.raises(Contradiction, match="attack"):
         run(nets.mlp(seed=8), labels=deployed(nets.mlp(seed=8))(_images(40)).argmax(1), eps=("0.3",))
 

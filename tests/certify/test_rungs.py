@@ -77,13 +77,13 @@ def test_the_order_of_the_rungs_is_no_part_of_any_proof(by_method):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_rung_that_proves_too_much_is_an_alarm(monkeypatch, method):
     """Every rung bounds some falsified samples too, so that a bound that lies is found out."""
-    honest = margins.MarginBounds.bounds
+    honest = margins.MarginBounds.least
 
     def lie(self, region, labels):
         found = honest(self, region, labels)
         return torch.ones_like(found) if self.method == method else found
 
-    monkeypatch.setattr(margins.MarginBounds, "bounds", lie)
+    monkeypatch.setattr(margins.MarginBounds, "least", lie)
     with pytest.raises(Contradiction, match=r"attack changed|another label"):
         climb(NETWORK, ("1/20",))
 

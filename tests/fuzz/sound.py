@@ -161,7 +161,7 @@ def _margins(case: Case, mode: str, rounding: Outward, figures: Figures) -> bool
     last: Tensor | None = None
     for method in METHODS:
         bounds = MarginBounds(case.network, rounding, method=method, search=Search(steps=3))
-        rows = bounds.bounds(boxes, torch.arange(classes))
+        rows = bounds.least(boxes, torch.arange(classes))
         where = f"margins by {method}, {mode}"
         for z, slack in _values(case, output, mode):
             z = z.flatten(1)

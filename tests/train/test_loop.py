@@ -92,7 +92,7 @@ def test_a_run_tells_what_it_does_and_learns(device: str) -> None:
     assert records[-1]["held_certified"] > 0.9
     assert records[-1]["held_natural"] >= records[-1]["held_certified"]
     x, y = (v[:32] for v in data(network, 48))
-    proved = MarginBounds(last.network).bounds(clipped_box(x, float(EPS)), y) > 0
+    proved = MarginBounds(last.network).least(clipped_box(x, float(EPS)), y) > 0
     assert records[-1]["held_certified"] == float(proved.double().mean()), "bounds of the weights as they are, not were"
     assert not last.network.training
     assert all(p.device.type == "cpu" for p in last.network.parameters())
@@ -328,7 +328,7 @@ def test_the_held_out_part_chooses_the_epoch_that_is_delivered() -> None:
     best = max(whole, key=lambda r: (r["held_certified"], r["epoch"]))
     assert last.epoch == best["epoch"]
     x, y = (v[:32] for v in data(network, 48))
-    proved = MarginBounds(last.network).bounds(clipped_box(x, float(EPS)), y) > 0
+    proved = MarginBounds(last.network).least(clipped_box(x, float(EPS)), y) > 0
     assert float(proved.double().mean()) == best["held_certified"]
     assert start_epoch(network, {**settings, "select": "final"}) == 8
 
@@ -354,7 +354,7 @@ def test_the_mean_of_the_weights_is_delivered_and_shown() -> None:
     assert steps == 6
     assert torch.allclose(last.network.graph.n1.weight, mean, atol=1e-6)
     x, y = (v[:32] for v in data(network, 48))
-    proved = MarginBounds(last.network).bounds(clipped_box(x, float(EPS)), y) > 0
+    proved = MarginBounds(last.network).least(clipped_box(x, float(EPS)), y) > 0
     assert last.history[-1]["held_certified"] == float(proved.double().mean())
 
 
