@@ -12,6 +12,6 @@ METHODS: tuple[Method, ...] = get_args(Method)
 Choice = Literal["auto", Method]
 CHOICES: tuple[Choice, ...] = ("auto", *METHODS)
 """What a user may ask for: a method stands for every rung up to it, ``auto`` for as many as are worth their time."""
-Level = Literal["off", "basic", "extended", "all"]
-LEVELS: tuple[Level, ...] = get_args(Level)
+Optimization = Literal["off", "basic", "extended", "all"]
+LEVELS: tuple[Optimization, ...] = get_args(Optimization)
 """Of ONNX Runtime's graph optimisation, lowest first."""

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from pipeline.choices import Choice, Level, Mode
+from pipeline.choices import Choice, Mode, Optimization
 from pipeline.errors import UsageError
 from pipeline.limits import NAMES as LIMITS
 from pipeline.limits import Limits
@@ -83,7 +83,7 @@ class Settings(BaseModel):
     restarts: Whole = Field(1, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     provider: Literal["cpu", "cuda"] = "cpu"
-    runtime_optimization: Level = "all"
+    runtime_optimization: Optimization = "all"
     """Of the graph, by ONNX Runtime where the model runs."""
     precision: Literal["fp32", "tf32", "bf16"] | None = None
     compile: bool | None = None

@@ -42,7 +42,7 @@ from pipeline.system.allocator import keep_large_blocks  # noqa: E402
 from pipeline.train import insert, recipe  # noqa: E402
 from pipeline.train.execution import PRECISIONS, Execution  # noqa: E402
 from pipeline.train.initialise import reinitialise_  # noqa: E402
-from pipeline.train.run import Run  # noqa: E402
+from pipeline.train.step import Trainer  # noqa: E402
 
 Step = Callable[[Tensor, Tensor], object]
 SHAPE, EPS, IMAGES, MEMORY_BATCH = (3, 32, 32), Fraction(8, 255), 50_000, 96
@@ -82,11 +82,11 @@ def run(
     epoch: int = ON_THE_RAMP,
     device: str = "cpu",
     **settings: Any,
-) -> Run:
+) -> Trainer:
     model = insert(network())
     reinitialise_(model, ibp=True, generator=torch.Generator().manual_seed(0))
     made = recipe(name, input_shape=SHAPE, n_train=IMAGES, batch_size=batch, **settings)
-    one = Run(model.to(device), IMAGES // batch, made, EPS, 0.0, 1.0, execution=execution)
+    one = Trainer(model.to(device), IMAGES // batch, made, EPS, 0.0, 1.0, execution=execution)
     one.begin(epoch)
     return one
 
@@ -262,7 +262,7 @@ def gpu(rounds: int, compiled: bool) -> None:
         )
 
 
-def epochs(one: Run, loader: Loader, rounds: int) -> list[float]:
+def epochs(one: Trainer, loader: Loader, rounds: int) -> list[float]:
     """Wall seconds of whole epochs; the first warms up, and is not counted."""
     found = []
     for epoch in range(min(rounds, 3) + 1):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.certify import Certification, Settings, Work, certify
+from pipeline.certify import Certification, Strategy, Work, certify
 from pipeline.core import ops
 from pipeline.core.threat import BALLS
 from tests import nets
@@ -40,7 +40,7 @@ def climb(network, eps, *, n: int = 40, norm: str = "linf", work: Work | None = 
     """A certification of random samples."""
     images = images_of(network, n)
     balls = [BALLS[norm](Fraction(e)) for e in eps]
-    how = Settings(**settings)
+    how = Strategy(**settings)
     *_, last = certify(network, deployed(network), images, labels_of(network, images), balls, how, work=work)
     assert isinstance(last, Certification)
     return last

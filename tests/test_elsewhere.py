@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.bounds.margins import MarginBounds
-from pipeline.certify import Settings
+from pipeline.certify import Strategy
 from pipeline.choices import METHODS
 from pipeline.core.interval import Interval, Lockstep
 from pipeline.core.linear_form import LinearForm
@@ -31,7 +31,7 @@ from pipeline.system.seal import Seal
 from pipeline.train import Checkpoint, Finished, Task, insert, recipe, train
 from pipeline.train.execution import PLAIN, Execution
 from pipeline.train.recipes import NAMES
-from pipeline.train.run import Run
+from pipeline.train.step import Trainer
 from tests import elsewhere
 from tests.bounds.test_soundness import NETS, region
 from tests.certify import test_ladder
@@ -148,7 +148,7 @@ def test_every_method(there: str, name: str) -> None:
 def test_verdicts(there: str) -> None:
     network = conv_net(seed=5)
     whole, moved_ = (
-        test_ladder.run(network, n=6, settings=Settings(device=d, method="crown-ibp")) for d in ("cpu", there)
+        test_ladder.run(network, n=6, settings=Strategy(device=d, method="crown-ibp")) for d in ("cpu", there)
     )
     for a, b in zip(whole.levels, moved_.levels, strict=True):
         assert (a.verdicts == b.verdicts).all()
@@ -162,12 +162,12 @@ def batch(device: str, n: int = 32) -> tuple[Tensor, Tensor]:
     return x.to(device), y.to(device)
 
 
-def stepped(name: str, device: str, execution: Execution = PLAIN, **more: Any) -> Run:
+def stepped(name: str, device: str, execution: Execution = PLAIN, **more: Any) -> Trainer:
     """A run on the ramp, after two steps, of which the second is counted."""
     asked = recipe(
         name, input_shape=(2, 8, 8), n_train=320, batch_size=32, warmup_length=2, warmup_start=1, epochs=4, **more
     )
-    one = Run(insert(conv_net()).to(device), 10, asked, Fraction(1, 50), 0.0, 1.0, execution=execution)
+    one = Trainer(insert(conv_net()).to(device), 10, asked, Fraction(1, 50), 0.0, 1.0, execution=execution)
     one.begin(2)
     one.step(0, *batch(device))
     second = batch(device)
@@ -176,7 +176,7 @@ def stepped(name: str, device: str, execution: Execution = PLAIN, **more: Any) -
     return one
 
 
-def gradient(one: Run) -> Tensor:
+def gradient(one: Trainer) -> Tensor:
     assert all(p.dtype == p.grad.dtype == torch.float32 for p in one.parameters)
     return torch.cat([p.grad.flatten().cpu() for p in one.parameters])
 
@@ -188,7 +188,7 @@ STEPS = {name: (name, {}) for name in NAMES} | {"micro-batches": ("fast", {"micr
 def test_a_step_waits_for_nothing_and_is_that_of_the_cpu(
     there: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.train.run.FUSED", ("cpu", there))
+    monkeypatch.setattr("pipeline.train.step.FUSED", ("cpu", there))
     method, more = STEPS[name]
     one, other = stepped(method, there, **more), stepped(method, "cpu", **more)
     assert not elsewhere.waits
@@ -207,9 +207,9 @@ def test_a_step_in_bfloat16_waits_for_nothing_and_learns_much_the_same(there: st
 
 
 def test_a_step_that_asks_for_a_value_is_caught(there: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = Run.of_the_whole
+    whole = Trainer.of_the_whole
     monkeypatch.setattr(
-        Run, "of_the_whole", lambda self, terms, part: whole(self, terms, part) * (terms.loss.item() > 0)
+        Trainer, "of_the_whole", lambda self, terms, part: whole(self, terms, part) * (terms.loss.item() > 0)
     )
     stepped("shi2021", there)
     assert elsewhere.waits == {"_local_scalar_dense": 1}
@@ -251,7 +251,7 @@ def trained(device: str, checkpoint: Path | None = None, stop: int | None = None
 def test_a_whole_run_stopped_and_gone_on_with(
     there: str, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
 ) -> None:
-    monkeypatch.setattr("pipeline.train.run.FUSED", ("cpu", there))
+    monkeypatch.setattr("pipeline.train.step.FUSED", ("cpu", there))
     moves = [(there, "cpu"), ("cpu", there), *([(there, there)] if everything(pytestconfig) else [])]
     want = trained("cpu", **settings).network
     for first, then in moves:
@@ -264,7 +264,7 @@ def test_a_whole_run_stopped_and_gone_on_with(
 @pytest.fixture
 def everywhere(there: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Sends commands to a device."""
-    monkeypatch.setattr("pipeline.train.run.FUSED", ("cpu", there))
+    monkeypatch.setattr("pipeline.train.step.FUSED", ("cpu", there))
 
     def send(device: str) -> None:
         for name, module in list(sys.modules.items()):

@@ -7,7 +7,7 @@ from pipeline.certify.journal import Journal
 from pipeline.certify.ladder import certify
 from pipeline.certify.largest import TOLERANCE, certified_at
 from pipeline.certify.scheduler import Work
-from pipeline.certify.spots import Delivered, Spots, sampled, unforeseen
+from pipeline.certify.spots import Deployed, Spots, sampled, unforeseen
 from pipeline.certify.verdicts import (
     DECIDERS,
     Certification,
@@ -15,7 +15,7 @@ from pipeline.certify.verdicts import (
     Layer,
     Level,
     RoundingCost,
-    Settings,
+    Strategy,
     Verdict,
 )
 from pipeline.progress import Progress
@@ -27,15 +27,15 @@ __all__ = [
     "Attacked",
     "Certification",
     "Counterexamples",
-    "Delivered",
+    "Deployed",
     "Journal",
     "Layer",
     "Level",
     "Predict",
     "Progress",
     "RoundingCost",
-    "Settings",
     "Spots",
+    "Strategy",
     "Verdict",
     "Work",
     "attack",

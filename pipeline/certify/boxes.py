@@ -13,7 +13,7 @@ from pipeline.vnnlib import Case, above64, below64, nearest32
 
 
 @dataclass(frozen=True, eq=False)
-class Patch:
+class Subdomain:
     """A part of a case's box, ends rounded outward, and the conjunctions that are not refuted over it."""
 
     case: int
@@ -22,14 +22,14 @@ class Patch:
     open: tuple[int, ...]
 
 
-def whole(index: int, case: Case) -> Patch:
+def whole(index: int, case: Case) -> Subdomain:
     """The box of a case around every real point of it and around the float32 that a deployment makes of that point.
 
     Rounding to nearest is monotone, so ``[min(l, fl(l)), max(u, fl(u))]`` holds both.
     """
     lower = np.array([min(below64(v), nearest32(v)) for v in case.lower])
     upper = np.array([max(above64(v), nearest32(v)) for v in case.upper])
-    return Patch(index, lower, upper, tuple(range(len(case.unsafe))))
+    return Subdomain(index, lower, upper, tuple(range(len(case.unsafe))))
 
 
 def inputs_of(flat: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:

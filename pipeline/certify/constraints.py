@@ -10,7 +10,7 @@ from math import lcm
 import numpy as np
 import torch
 
-from pipeline.certify.boxes import Patch
+from pipeline.certify.boxes import Subdomain
 from pipeline.core.linear_form import LinearForm
 from pipeline.errors import InputRejected
 from pipeline.vnnlib import Property, below64
@@ -29,7 +29,7 @@ class Forms:
         self.question = question
         self._constraints = lru_cache(1 << 15)(self._read)
 
-    def __call__(self, patches: Sequence[Patch]) -> tuple[LinearForm, np.ndarray, np.ndarray]:
+    def __call__(self, patches: Sequence[Subdomain]) -> tuple[LinearForm, np.ndarray, np.ndarray]:
         """The rows of the open conjunctions of every patch, which conjunction each belongs to (-1: none), and which are strict.
 
         ``coeff``: (rows, patches, outputs), exact; ``const``: (rows, patches), rounded down.

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.certify.boxes import Patch, inputs_of, outputs_of
+from pipeline.certify.boxes import Subdomain, inputs_of, outputs_of
 from pipeline.certify.witness import Witness
 from pipeline.core.network import Network
 from pipeline.system.clock import Clock, OutOfTime
@@ -55,7 +55,7 @@ class Falsifier:
         self.ends = lru_cache(1 << 10)(self._ends)
 
     def search(
-        self, clock: Clock, *, starts: Sequence[int] | None = None, among: Sequence[Patch] | None = None
+        self, clock: Clock, *, starts: Sequence[int] | None = None, among: Sequence[Subdomain] | None = None
     ) -> Witness | None:
         """The first counterexample, or None once every start has been tried or the time is over.
 
@@ -74,7 +74,7 @@ class Falsifier:
             pass
         return None
 
-    def probe(self, patches: Sequence[Patch], clock: Clock) -> Witness | None:
+    def probe(self, patches: Sequence[Subdomain], clock: Clock) -> Witness | None:
         """A few steps from the centre of every patch: where a proof fails, there may be a counterexample."""
         pairs = [(patch, a) for patch in patches for a in patch.open]
         targets = [(patch.case, a) for patch, a in pairs]

@@ -19,8 +19,8 @@ from pipeline.certify.batches import attacked_at_once, predicted_at_once
 from pipeline.certify.largest import largest_eps
 from pipeline.certify.prover import CHUNK_BYTES, Prover
 from pipeline.certify.scheduler import Progress, Work
-from pipeline.certify.verdict_table import Table
-from pipeline.certify.verdicts import Certification, Images, RoundingCost, Settings
+from pipeline.certify.verdict_table import VerdictTable
+from pipeline.certify.verdicts import Certification, Images, RoundingCost, Strategy
 from pipeline.core.network import Network
 from pipeline.core.threat import Ball
 from pipeline.errors import Incomplete
@@ -38,7 +38,7 @@ def certify(
     images: Images,
     labels: np.ndarray,
     balls: Sequence[Ball],
-    settings: Settings,
+    settings: Strategy,
     *,
     indices: np.ndarray | None = None,
     work: Work | None = None,
@@ -65,7 +65,7 @@ class _Ladder:
     images: Images
     labels: np.ndarray
     balls: Sequence[Ball]
-    settings: Settings
+    settings: Strategy
     indices: np.ndarray
     work: Work
 
@@ -73,7 +73,7 @@ class _Ladder:
         """Every rung in turn, and what came of it."""
         predicted, self.classes = yield from self._predictions()
         settings = self.settings
-        self.table = Table(
+        self.table = VerdictTable(
             self.balls, predicted, self.labels, arithmetic=settings.arithmetic, attack=settings.attack is not None
         )
         self.blind = np.zeros(len(self.images), bool)

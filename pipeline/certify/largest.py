@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.bounds.margins import Method
 from pipeline.certify.prover import Prover
 from pipeline.certify.scheduler import Progress, Work
-from pipeline.certify.verdict_table import Table
+from pipeline.certify.verdict_table import VerdictTable
 from pipeline.core.threat import Ball, LinfBall
 
 TOLERANCE = Fraction(1, 4096)
@@ -20,7 +20,7 @@ TOLERANCE = Fraction(1, 4096)
 
 
 def largest_eps(
-    prover: Prover, table: Table, methods: Sequence[Method], work: Work, classes: int
+    prover: Prover, table: VerdictTable, methods: Sequence[Method], work: Work, classes: int
 ) -> Generator[Progress, None, np.ndarray]:
     """For every correct sample a certified eps such that eps + TOLERANCE was examined by the last method in vain.
 
@@ -84,7 +84,7 @@ def certified_at(
     return proved
 
 
-def _ends(prover: Prover, table: Table) -> np.ndarray:
+def _ends(prover: Prover, table: VerdictTable) -> np.ndarray:
     """By sample, a point of the grid that nothing below can be certified at: an eps of a counterexample, or the whole range."""
     whole = 1.0 if isinstance(table.balls[0], LinfBall) else math.sqrt(prover.images[0].size)
     end = np.full(len(table.correct), math.ceil(whole / TOLERANCE) + 1, np.int64)

@@ -22,7 +22,7 @@ from pipeline.bounds.footprint import FILL, Need, need
 from pipeline.bounds.linear import MEMORY, Bounds, LinearWalk
 from pipeline.bounds.margins import METHODS, Method, ends_tail
 from pipeline.certify.batches import require_memory
-from pipeline.certify.boxes import Patch, inputs_of, outputs_of, whole
+from pipeline.certify.boxes import Subdomain, inputs_of, outputs_of, whole
 from pipeline.certify.constraints import Forms, never_negative
 from pipeline.certify.scheduler import Progress
 from pipeline.core.interval import Interval
@@ -46,7 +46,7 @@ MAX_BOXES = 1 << 17
 class Outcome:
     """How a proof ended: ``left`` patches stand open, ``boxes`` were bounded; ``by`` is the dearest method that was needed."""
 
-    left: list[Patch]
+    left: list[Subdomain]
     boxes: int = 0
     by: Method = "ibp"
     splits: int = 0
@@ -59,7 +59,7 @@ class Outcome:
 
 
 @dataclass(eq=False)
-class Asked:
+class RememberingRegion:
     """A box that remembers the last form it was asked about."""
 
     box: Interval
@@ -69,8 +69,8 @@ class Asked:
         self.last = form
         return rounding.minimum(form, self.box)
 
-    def __getitem__(self, samples: slice | Tensor) -> Asked:
-        return Asked(self.box[samples])
+    def __getitem__(self, samples: slice | Tensor) -> RememberingRegion:
+        return RememberingRegion(self.box[samples])
 
 
 class Refuter:
@@ -132,7 +132,7 @@ class Refuter:
         return self._needs[search]
 
     def prove(
-        self, clock: Clock, *, split: bool = True, stop: Callable[[Sequence[Patch]], bool] = lambda patches: False
+        self, clock: Clock, *, split: bool = True, stop: Callable[[Sequence[Subdomain]], bool] = lambda patches: False
     ) -> Generator[Progress, None, Outcome]:
         """Refute every case; returns what came of it. ``stop`` sees what is about to be cut, and may end it."""
         outcome = Outcome.before(self.question)
@@ -149,10 +149,10 @@ class Refuter:
             outcome.timed_out = True
         return outcome
 
-    def _sweep(self, outcome: Outcome, method: Method, clock: Clock) -> Generator[Progress, None, list[Patch]]:
+    def _sweep(self, outcome: Outcome, method: Method, clock: Clock) -> Generator[Progress, None, list[Subdomain]]:
         """All open patches by one method; returns those that stay open."""
         patches = outcome.left
-        left: list[Patch] = []
+        left: list[Subdomain] = []
         for start in range(0, len(patches), self.batch):
             clock.check()
             part, _ = self._bound(patches[start : start + self.batch], [method])
@@ -163,7 +163,7 @@ class Refuter:
             yield Progress(method, min(start + self.batch, len(patches)), len(patches))
         return left
 
-    def _split(self, outcome: Outcome, clock: Clock, stop: Callable[[Sequence[Patch]], bool]) -> Iterator[Progress]:
+    def _split(self, outcome: Outcome, clock: Clock, stop: Callable[[Sequence[Subdomain]], bool]) -> Iterator[Progress]:
         """Halve what is open, depth first, until nothing is, or what remains cannot be halved."""
         methods = [m for m in self.methods if m != "alpha-crown"][-1:]  # in small boxes, slopes matter less than cuts
         scores = np.stack([patch.upper - patch.lower for patch in outcome.left]) if outcome.left else np.zeros((0, 1))
@@ -187,12 +187,12 @@ class Refuter:
             outcome.left = [patch for patch, _ in pending]
             yield Progress("split", outcome.splits, outcome.splits + len(pending))
 
-    def _free(self, patch: Patch) -> np.ndarray:
+    def _free(self, patch: Subdomain) -> np.ndarray:
         """Which inputs vary."""
         case = self.question.cases[patch.case]
         return np.array([a < b for a, b in zip(case.lower, case.upper, strict=True)])
 
-    def _halves(self, patch: Patch, score: np.ndarray) -> list[Patch]:
+    def _halves(self, patch: Subdomain, score: np.ndarray) -> list[Subdomain]:
         width = np.where(self._free(patch), patch.upper - patch.lower, 0.0)
         score = np.where(width > 0, np.nan_to_num(score), 0.0)
         at = int(score.argmax() if score.max() > 0 else width.argmax())
@@ -203,7 +203,7 @@ class Refuter:
         below[at] = above[at] = middle
         return [replace(patch, upper=below), replace(patch, lower=above)]
 
-    def _bound(self, patches: Sequence[Patch], methods: Sequence[Method]) -> tuple[list[Patch], np.ndarray]:
+    def _bound(self, patches: Sequence[Subdomain], methods: Sequence[Method]) -> tuple[list[Subdomain], np.ndarray]:
         """The patches that stay open, with fewer conjunctions, and how much each input costs their bounds."""
         left, cost = list(patches), np.zeros((len(patches), self.question.inputs))
         for tighten, group in (
@@ -257,7 +257,7 @@ class Refuter:
                 parts.append(bounds.lower(part, until=ends_tail if method == "ibp" else lambda step: False))
         return torch.cat(parts)
 
-    def _forms(self, patches: Sequence[Patch]) -> tuple[LinearForm, np.ndarray, np.ndarray]:
+    def _forms(self, patches: Sequence[Subdomain]) -> tuple[LinearForm, np.ndarray, np.ndarray]:
         """The rows of every patch on the network's device, which conjunction each belongs to, and which are strict."""
         forms, owner, strict = self.forms(patches)
         return LinearForm(forms.coeff.to(self.device), forms.const.to(self.device)), owner, strict
@@ -273,17 +273,17 @@ class Refuter:
             start, const = start + shape.numel(), torch.zeros_like(const)
         return found
 
-    def _regions(self, patches: Sequence[Patch]) -> list[Asked]:
+    def _regions(self, patches: Sequence[Subdomain]) -> list[RememberingRegion]:
         lower, upper = (
             self._inputs(torch.from_numpy(np.stack([getattr(p, end) for p in patches]))) for end in ("lower", "upper")
         )
-        return [Asked(self.rounding.enclose(a, b)) for a, b in zip(lower, upper, strict=True)]
+        return [RememberingRegion(self.rounding.enclose(a, b)) for a, b in zip(lower, upper, strict=True)]
 
     def _inputs(self, flat: Tensor) -> list[Tensor]:
         """A batch of flat vectors as the inputs of the network."""
         return inputs_of(flat.double().to(self.device), self.shapes)
 
-    def _cost(self, regions: Sequence[Asked], batch: int) -> np.ndarray:
+    def _cost(self, regions: Sequence[RememberingRegion], batch: int) -> np.ndarray:
         """``sum over rows of |coefficient| * radius`` for every input."""
         parts = []
         for region in regions:

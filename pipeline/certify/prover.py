@@ -15,7 +15,7 @@ from pipeline.bounds.footprint import FILL, Need
 from pipeline.bounds.linear import MEMORY
 from pipeline.bounds.margins import MarginBounds, Method
 from pipeline.certify.batches import require_memory
-from pipeline.certify.verdicts import Images, Layer, Settings
+from pipeline.certify.verdicts import Images, Layer, Strategy
 from pipeline.choices import Mode
 from pipeline.core.interval import Interval
 from pipeline.core.network import Network, Plan, Step
@@ -40,7 +40,7 @@ class Prover:
     """Bounds over one data set with one network, in float64."""
 
     def __init__(
-        self, network: Network, images: Images, labels: np.ndarray, settings: Settings, clock: Clock | None = None
+        self, network: Network, images: Images, labels: np.ndarray, settings: Strategy, clock: Clock | None = None
     ):
         self_test(settings.device)
         if settings.memory is not None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline.certify.attack import PGD, Predict, attack, inside
 from pipeline.certify.scheduler import Progress, Work
-from pipeline.certify.verdicts import Certification, Images, Settings, Verdict
+from pipeline.certify.verdicts import Certification, Images, Strategy, Verdict
 from pipeline.core.network import Network
 from pipeline.core.threat import Ball
 from pipeline.errors import Contradiction
@@ -41,7 +41,7 @@ class Spots:
 
 
 @dataclass(frozen=True, eq=False)
-class Delivered:
+class Deployed:
     """What was certified, and how the file is asked."""
 
     network: Network
@@ -62,7 +62,7 @@ def unforeseen(x: Tensor, ball: Ball, rng: np.random.Generator) -> list[Tensor]:
 
 
 def sampled(
-    about: Delivered, found: Certification, settings: Settings, seed: int, work: Work
+    about: Deployed, found: Certification, settings: Strategy, seed: int, work: Work
 ) -> Generator[Progress, None, Spots]:
     """Run every certified sample at points of its largest certified ball, until the budget is spent.
 
@@ -110,7 +110,7 @@ def sampled(
     return Spots(sum(n for _, n, _ in told), sum(n for _, _, n in told), kept)
 
 
-def _chase(about: Delivered, rows: np.ndarray, ball: Ball, settings: Settings, seed: int) -> np.ndarray:
+def _chase(about: Deployed, rows: np.ndarray, ball: Ball, settings: Strategy, seed: int) -> np.ndarray:
     """Where a short attack from another start ends."""
     assert settings.attack is not None
     pgd = PGD(min(settings.attack.steps, 10), seed=seed)
@@ -120,7 +120,7 @@ def _chase(about: Delivered, rows: np.ndarray, ball: Ball, settings: Settings, s
     return attack(network, about.predict, x, y, about.indices[rows], ball, pgd).points
 
 
-def _faults(about: Delivered, rows: np.ndarray, bounds: np.ndarray, logits: np.ndarray, ball: Ball) -> Iterator[str]:
+def _faults(about: Deployed, rows: np.ndarray, bounds: np.ndarray, logits: np.ndarray, ball: Ball) -> Iterator[str]:
     """What contradicts a certificate, in words."""
     labels, each = about.labels[rows], np.arange(len(rows))
     said = np.where(np.isfinite(logits).all(1), logits.argmax(1), -1)

@@ -13,7 +13,7 @@ from pipeline.core.threat import Ball
 from pipeline.errors import Contradiction
 
 
-class Table:
+class VerdictTable:
     """Arrays of shape (levels, samples), eps ascending.
 
     A proof at one eps is one at every smaller eps, a counterexample at one is one at every larger: each is entered once and

@@ -39,7 +39,7 @@ class Verdict(IntEnum):
 
 
 @dataclass(frozen=True)
-class Settings:
+class Strategy:
     """How a data set is certified: whose arithmetic the proof is about, how far it goes, and what tries to break it."""
 
     arithmetic: Mode = "float32-any-order"

@@ -20,7 +20,7 @@ def command(measuring: bool, sample: int | None, operators: tuple[str, ...]) -> 
     minutes an operator, and the errors are kept for this build and processor. Exit 74 where a self-test fails.
     """
     from pipeline.cli.progress import Watch, consoles
-    from pipeline.commands.doctor import Kernel, diagnose, measure_kernels
+    from pipeline.commands.doctor import KernelMeasurement, diagnose, measure_kernels
     from pipeline.errors import UsageError
 
     out, errors = consoles()
@@ -33,7 +33,7 @@ def command(measuring: bool, sample: int | None, operators: tuple[str, ...]) -> 
     watch = Watch(errors)
     with watch.bars:
         for event in measure_kernels(operators or ("Sigmoid", "Tanh", "Exp", "Erf"), sample=sample):
-            if isinstance(event, Kernel):
+            if isinstance(event, KernelMeasurement):
                 out.print(_line(event.operator, event.measured), markup=False, highlight=False)
                 kept = f"stored in {event.file}" if event.file else "a sample: not stored"
                 errors.print(f"note: {event.operator}: {kept}", markup=False, highlight=False, soft_wrap=True)

@@ -40,7 +40,7 @@ class Watch(Bars):
         """One event: as ``Bars`` shows it, and a line for each epoch."""
         if isinstance(event, train.Started):
             self._started(event)
-        elif isinstance(event, train.Batch):
+        elif isinstance(event, train.BatchDone):
             loss = f"loss {float(event.loss):.3f}"
             self.bars.update(self.tasks["train"], completed=self._steps(event), loss=loss)
         elif isinstance(event, train.Epoch):
@@ -58,7 +58,7 @@ class Watch(Bars):
         self.tasks["train"] = self.bars.add_task("training", total=event.total_steps, completed=done, loss="")
         self.errors.print(Text(COLUMNS, style="dim"))
 
-    def _steps(self, event: train.Batch) -> int:
+    def _steps(self, event: train.BatchDone) -> int:
         return (event.epoch - 1) * self.steps_per_epoch + event.step
 
     def _epoch(self, event: train.Epoch) -> None:

@@ -227,9 +227,9 @@ def _comparable(gates: Demands, told: Mapping[str, Any], indices: np.ndarray, la
     return gates.reference.require_same(Setup(**about, index=indices, label=labels))
 
 
-def _how(subject: Subject, settings: Settings, pgd: PGD | None, kernels: Kernels) -> verdicts.Settings:
+def _how(subject: Subject, settings: Settings, pgd: PGD | None, kernels: Kernels) -> verdicts.Strategy:
     fixed = subject.network.inputs[0].shape[0] is not None
-    return verdicts.Settings(
+    return verdicts.Strategy(
         settings.arithmetic,
         pgd,
         device_of(settings),

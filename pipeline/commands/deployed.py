@@ -12,7 +12,7 @@ import torch
 
 from pipeline import certify as verdicts
 from pipeline import results as reports
-from pipeline.certify import Certification, Delivered, Spots, Work
+from pipeline.certify import Certification, Deployed, Spots, Work
 from pipeline.certify.verdicts import Images, Verdict
 from pipeline.commands.events import Event
 from pipeline.commands.subject import Subject
@@ -47,7 +47,7 @@ def decided(
     subject: Subject,
     fitted: Fitted,
     balls: Sequence[Ball],
-    how: verdicts.Settings,
+    how: verdicts.Strategy,
     indices: np.ndarray,
     seed: int,
     work: Work,
@@ -64,7 +64,7 @@ def decided(
     assert found is not None, "certify ends with a Certification"
     bare = subject.network.plan().before_softmax()[1] is None
     margins = bare and how.arithmetic == "float32-any-order"
-    about = Delivered(subject.network, subject.predict, fitted.images, fitted.labels, indices, margins)
+    about = Deployed(subject.network, subject.predict, fitted.images, fitted.labels, indices, margins)
     spots = yield from verdicts.sampled(about, found, how, seed, work)
     if len(ends := np.concatenate([spots.ends, found.counterexamples.images[: len(spots.ends)]])):
         subject.agrees_at(ends)

@@ -37,7 +37,7 @@ class Diagnosis:
     """(cores this process may use, threads torch uses)."""
     fault: str | None
     """Why float64 or the kernel table cannot be trusted here, or None."""
-    table: kernel_table.Table
+    table: kernel_table.KernelTable
     file: Path
     ignored: str | None
     """Why a stored table was not used."""
@@ -53,7 +53,7 @@ class Diagnosis:
 
 
 @dataclass(frozen=True)
-class Kernel:
+class KernelMeasurement:
     """One finished measurement, and where it was stored: nowhere for a sample."""
 
     operator: str
@@ -86,7 +86,9 @@ def diagnose() -> Diagnosis:
     )
 
 
-def measure_kernels(operators: Sequence[str], *, sample: int | None = None) -> Iterator[Note | Progress | Kernel]:
+def measure_kernels(
+    operators: Sequence[str], *, sample: int | None = None
+) -> Iterator[Note | Progress | KernelMeasurement]:
     """Measure kernels at every float32 and store each as it is done; a ``sample`` is shown and not stored.
 
     Raises UsageError (2) for an operator that is no function of one number, EnvironmentFailure (74) for a kernel that is not
@@ -101,7 +103,7 @@ def measure_kernels(operators: Sequence[str], *, sample: int | None = None) -> I
         told = False
         for event in measure(name, count=sample or PATTERNS):
             if isinstance(event, Measured):
-                yield Kernel(name, event, None if sample else kernel_table.store(name, event))
+                yield KernelMeasurement(name, event, None if sample else kernel_table.store(name, event))
                 continue
             if not told and event.done >= min(event.total, 1 << 22):
                 told = True

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from pipeline.certify import DECIDERS, PGD, Certification
-from pipeline.certify import Settings as How
+from pipeline.certify import Strategy as How
 from pipeline.commands import guarantee
 from pipeline.commands.subject import Subject
 from pipeline.data import Dataset, Fitted, without_folders
@@ -120,10 +120,10 @@ def method(subject: Subject, settings: Settings, how: How, kernels: tuple[str, .
     )
 
 
-def execution(subject: Subject) -> report.Execution:
+def execution(subject: Subject) -> report.RuntimeExecution:
     """What runs the file, and the graph that it makes of it."""
     ran = subject.executed
-    return report.Execution(
+    return report.RuntimeExecution(
         runtime="ONNX Runtime",
         version=ran.runtime,
         provider=ran.provider,

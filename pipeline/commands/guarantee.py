@@ -15,7 +15,7 @@ from pipeline.core.interval import Interval
 from pipeline.core.rounding import Outward, unbounded, unmeasured
 from pipeline.errors import InputRejected
 from pipeline.onnx import executed, kernel_table, kernels
-from pipeline.results.facts import Execution
+from pipeline.results.facts import RuntimeExecution
 from pipeline.settings import Settings
 
 
@@ -109,7 +109,7 @@ PROPERTY: dict[Mode, str] = {
 """Of a property that holds."""
 
 
-def in_words(execution: Execution) -> str:
+def in_words(execution: RuntimeExecution) -> str:
     """What runs the file, for a statement."""
     return (
         f"{execution.runtime} {execution.version} ({execution.provider.upper()}, graph optimization {execution.optimization}, "

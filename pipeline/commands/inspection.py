@@ -25,7 +25,7 @@ from pipeline.onnx.model_file import ModelFile
 from pipeline.onnx.names import shown
 from pipeline.onnx.parity import Parity
 from pipeline.results.write import replace_atomically
-from pipeline.rules import Unsupported, unsupported
+from pipeline.rules import UnsupportedNode, unsupported
 from pipeline.settings import Settings, settle
 from pipeline.train.full_bn import Placement, placements
 
@@ -226,7 +226,7 @@ def _cost(network: Network) -> Cost | None:
 
 
 def _nodes(network: Network) -> tuple[NodeRow, ...]:
-    problems: dict[str, Unsupported] = {u.name: u for u in unsupported(network)}
+    problems: dict[str, UnsupportedNode] = {u.name: u for u in unsupported(network)}
     try:
         bn = {p.node: p for p in placements(network)}
     except (PipelineError, RuntimeError):  # a network that does not run on one blank sample still has its other columns

@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.bounds.float32_sites import self_test
 from pipeline.bounds.margins import METHODS, Method
 from pipeline.certify import Progress
-from pipeline.certify.boxes import Patch
+from pipeline.certify.boxes import Subdomain
 from pipeline.certify.counterexample import Descent, Falsifier
 from pipeline.certify.property import BATCH, Outcome, Refuter
 from pipeline.certify.witness import Witness, check
@@ -34,7 +34,7 @@ from pipeline.onnx.model_file import ModelFile
 from pipeline.results.canonical import digest
 from pipeline.settings import Settings, settle
 from pipeline.system.clock import Clock
-from pipeline.vnnlib import Case, Property, Source, counterexample, exact, load, parse
+from pipeline.vnnlib import Case, Property, PropertyText, counterexample, exact, load, parse
 
 ATTACK_SHARE = 0.3
 """How much of a time budget the search for a counterexample may take before a proof is tried."""
@@ -70,7 +70,7 @@ def decide(
 def decide_read(
     file: ModelFile,
     name: str,
-    asked: Source,
+    asked: PropertyText,
     flags: Mapping[str, Any],
     *,
     folder: Path | None = None,
@@ -155,7 +155,7 @@ def _decided(
     )
     on_the_way: list[Witness] = []
 
-    def stop(patches: Sequence[Patch]) -> bool:
+    def stop(patches: Sequence[Subdomain]) -> bool:
         found = falsifier.probe(patches, clock) if falsifier else None
         on_the_way.extend([found] if found else [])
         return found is not None

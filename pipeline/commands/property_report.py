@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.results.facts import Execution, Name, Sha256, Tool
+from pipeline.results.facts import Name, RuntimeExecution, Sha256, Tool
 from pipeline.results.rate import Frozen
 from pipeline.results.result import Run
 from pipeline.results.write import dump, put
@@ -58,7 +58,7 @@ class Answer(Frozen):
     """The one that was chosen, of several."""
     arithmetic: str
     provider: str
-    execution: Execution | None = None
+    execution: RuntimeExecution | None = None
     statement: str
     assumptions: tuple[str, ...] = ()
     verdict: Verdict

@@ -18,7 +18,7 @@ from pipeline.commands.events import Done, Event, Note
 from pipeline.commands.gates import demands
 from pipeline.commands.preprocess import without_normalisation
 from pipeline.commands.resumption import training_key
-from pipeline.commands.runs import Finished, RunFolder
+from pipeline.commands.runs import RunFolder, WrittenModel
 from pipeline.commands.subject import Subject, device_of, need_data, open_model, opened, test_part, to_inputs
 from pipeline.commands.training import trained_network
 from pipeline.data import Dataset, Fitted, has_part, hold_out, load
@@ -204,7 +204,7 @@ def _check_target(model: Path, run: RunFolder, force: bool) -> None:
         raise UsageError(f"{out} exists; name another --out, or overwrite it with --force.")
 
 
-def _left(run: RunFolder, key: str, force: bool) -> tuple[Finished | None, bool]:
+def _left(run: RunFolder, key: str, force: bool) -> tuple[WrittenModel | None, bool]:
     """What the same command left when it finished, and whether it left a checkpoint; what others left makes way by force.
 
     Raises UsageError where the file is another's, or the folder holds what is not authenticated as this user's.
@@ -224,11 +224,13 @@ def _left(run: RunFolder, key: str, force: bool) -> tuple[Finished | None, bool]
     return finished, begun and run.checkpoint.exists()
 
 
-def _written(file: ModelFile, run: RunFolder, key: str, trained: train.Finished, left: Mapping[str, str]) -> Finished:
+def _written(
+    file: ModelFile, run: RunFolder, key: str, trained: train.Finished, left: Mapping[str, str]
+) -> WrittenModel:
     """Write the trained weights into the file, and down what was done."""
     written = write_back(file, without_normalisation(trained.network), run.out, metadata=left)
     curves = tuple(map(dict, trained.history))
-    finished = Finished(key, written.file.digests.sha256, written.changes, curves, trained.epoch)
+    finished = WrittenModel(key, written.file.digests.sha256, written.changes, curves, trained.epoch)
     run.remember(finished)
     return finished
 

@@ -30,7 +30,7 @@ Whose = Literal["nobody", "this command", "another command", "somebody"]
 
 
 @dataclass(frozen=True)
-class Finished:
+class WrittenModel:
     """Enough to certify a written file again without training."""
 
     key: str
@@ -155,19 +155,19 @@ class RunFolder:
                 "Remove what you do not know; --force does, and starts anew."
             )
 
-    def remember(self, finished: Finished) -> None:
+    def remember(self, finished: WrittenModel) -> None:
         """Keep what was done, where there is a key."""
         if (seal := self.seal()) is not None:
             seal.write(self.path / RECORD, (json.dumps(asdict(finished), indent=1) + "\n").encode())
 
-    def finished(self, run: str) -> Finished | None:
+    def finished(self, run: str) -> WrittenModel | None:
         """What the same command left when it finished, if the file is still the one it wrote."""
         seal = self.seal()
         content = None if seal is None else seal.read(self.path / RECORD)
         if content is None:
             return None
         told = json.loads(content)
-        found = Finished(**{**told, "changes": tuple(told["changes"]), "curves": tuple(told["curves"])})
+        found = WrittenModel(**{**told, "changes": tuple(told["changes"]), "curves": tuple(told["curves"])})
         if found.key != run or not self.out.exists():
             return None
         return found if model_file.read(self.out).digests.sha256 == found.written_sha256 else None

@@ -13,7 +13,7 @@ from pipeline import train
 from pipeline.commands import facts
 from pipeline.commands.certification import Evidence
 from pipeline.commands.events import Note
-from pipeline.commands.runs import Finished, RunFolder
+from pipeline.commands.runs import RunFolder, WrittenModel
 from pipeline.commands.subject import Subject, device_of
 from pipeline.data import Augment, Fitted, Loader
 from pipeline.distributed.group import Crew
@@ -43,7 +43,7 @@ def announced(subject: Subject, recipe: Recipe) -> list[str]:
     return told
 
 
-def delivered(finished: Finished, recipe: Recipe) -> str:
+def delivered(finished: WrittenModel, recipe: Recipe) -> str:
     """Which weights the file holds, in words."""
     if recipe.select == "final":
         return "the weights are those of the final epoch; nothing was selected"

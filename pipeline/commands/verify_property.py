@@ -23,7 +23,7 @@ from pipeline.commands.subject import opened
 from pipeline.errors import InputRejected
 from pipeline.onnx import runtime
 from pipeline.onnx.model_file import ModelFile
-from pipeline.vnnlib import Source, counterexample, load, parse
+from pipeline.vnnlib import PropertyText, counterexample, load, parse
 
 T = TypeVar("T")
 NUMBER = re.compile(r"-?(\d{1,1200}(\.\d{1,1200})?([eE][-+]?\d{1,4})?|\d{1,1200}/[1-9]\d{0,1200})", re.ASCII)
@@ -70,7 +70,7 @@ def verify_property(
 
 
 def _decided_again(
-    result: Answer, file: ModelFile, name: str, asked: Source, found: Findings
+    result: Answer, file: ModelFile, name: str, asked: PropertyText, found: Findings
 ) -> Generator[Note | Progress, None, None]:
     """Look for a counterexample and for the proof as ``certify --property`` did, by the methods that the report names."""
     flags: dict[str, Any] = {
@@ -136,14 +136,14 @@ def _read(
     return file if right else None
 
 
-def _asked(result: Answer, asked: Source, name: str) -> Iterator[str]:
+def _asked(result: Answer, asked: PropertyText, name: str) -> Iterator[str]:
     question, stated = parse(asked.text), result.property
     now = (question.inputs, question.outputs, len(question.cases), question.vacuous)
     if now != (stated.inputs, stated.outputs, stated.boxes, stated.vacuous):
         yield f"{name}: it reads as {now} inputs, outputs, boxes and vacuous disjuncts, the report says others."
 
 
-def _refused(result: Answer, file: ModelFile, asked: Source) -> Iterator[str]:
+def _refused(result: Answer, file: ModelFile, asked: PropertyText) -> Iterator[str]:
     witness = result.witness
     assert witness is not None
     level = "all" if result.execution is None else result.execution.optimization

@@ -105,7 +105,7 @@ def recheck(
         found.faults.append(f"certifying again: {error}")
 
 
-def _how(result: Result, samples: Samples, rows: np.ndarray, subject: Subject) -> verdicts.Settings:
+def _how(result: Result, samples: Samples, rows: np.ndarray, subject: Subject) -> verdicts.Strategy:
     settings, about = reopen.settings(result), result.method.attack
     most = limits().attack_steps
     if about is not None and about.steps * about.restarts > most:
@@ -113,7 +113,7 @@ def _how(result: Result, samples: Samples, rows: np.ndarray, subject: Subject) -
             f"Proving again repeats the attack of a report, of at most {most} steps; this one states "
             f"{clean(f'{about.steps} in each of {about.restarts} starts', 80)}. {raised('attack_steps')}"
         )
-    return verdicts.Settings(
+    return verdicts.Strategy(
         settings.arithmetic,
         None
         if about is None
@@ -163,7 +163,7 @@ def _largest(
     rows: np.ndarray,
     pixels: np.ndarray,
     subject: Subject,
-    how: verdicts.Settings,
+    how: verdicts.Strategy,
     now: Certification,
     found: Findings,
 ) -> Generator[Progress, None, None]:

@@ -29,7 +29,7 @@ ARRAYS = ("Array2D", "Array3D")
 
 
 @dataclass(frozen=True)
-class Source:
+class HubSource:
     """What stands behind ``hf:``: a repository of the Hub or a folder, and what the query says."""
 
     name: str
@@ -40,7 +40,7 @@ class Source:
     label: str | None = None
 
 
-def parse(rest: str) -> Source:
+def parse(rest: str) -> HubSource:
     """The parts of ``NAME[?split=..&revision=..&name=..&image=..&label=..]``. Raises UsageError."""
     name, _, query = rest.partition("?")
     options = {key: values[-1] for key, values in parse_qs(query, keep_blank_values=True).items()}
@@ -52,10 +52,10 @@ def parse(rest: str) -> Source:
         raise UsageError(f"hf:{rest}: a split is a name, such as test; for some of its samples use --max-samples.")
     if "name" in options:
         options["config"] = options.pop("name")
-    return Source(name, **options)
+    return HubSource(name, **options)
 
 
-def read(source: Source, split: str, *, download: bool, uri: str) -> Dataset:
+def read(source: HubSource, split: str, *, download: bool, uri: str) -> Dataset:
     """One split. Raises UsageError where it is not there, on this disk or at all, InputRejected for what is no images with
     labels, EnvironmentFailure (74) without `datasets` or, where it is to be downloaded, without a network.
     """
@@ -107,7 +107,7 @@ def _library(uri: str) -> Any:
     return datasets
 
 
-def _folder(source: Source, download: bool, uri: str) -> tuple[Path, str | None]:
+def _folder(source: HubSource, download: bool, uri: str) -> tuple[Path, str | None]:
     """Where the data lie, and the commit that they are of; a folder has none."""
     if Path(source.name).is_dir():
         if source.revision is not None:
@@ -140,7 +140,7 @@ def _offline(datasets: Any) -> Iterator[None]:
         datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
 
 
-def _columns(features: Mapping[str, Any], source: Source, uri: str) -> tuple[str, str]:
+def _columns(features: Mapping[str, Any], source: HubSource, uri: str) -> tuple[str, str]:
     """The column of images and that of labels: as the query says, else the only one of such a type."""
     kinds = {name: type(feature).__name__ for name, feature in features.items()}
     found = []

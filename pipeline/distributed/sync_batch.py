@@ -61,7 +61,7 @@ WHOLE = Batch()
 
 
 @dataclass(frozen=True)
-class Part(Batch):
+class BatchPart(Batch):
     """This process's part of a batch of ``samples``. Raises UsageError where a process would be left without any."""
 
     samples: int
@@ -103,7 +103,7 @@ class Part(Batch):
 
 def part_of(samples: int, crew: Crew) -> Batch:
     """What this process has of a batch: all of it where it works alone."""
-    return Part(samples, crew) if crew.world > 1 else WHOLE
+    return BatchPart(samples, crew) if crew.world > 1 else WHOLE
 
 
 class _Sum(torch.autograd.Function):

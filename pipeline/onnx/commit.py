@@ -13,13 +13,13 @@ import onnx
 from pipeline.core.network import Network
 from pipeline.errors import Contradiction, EnvironmentFailure, InputRejected, PipelineError
 from pipeline.onnx import external, importer, model_file, parity, runtime
-from pipeline.onnx.edit import Patch
+from pipeline.onnx.edit import ModelEdit
 from pipeline.onnx.model_file import ModelFile
 from pipeline.onnx.names import shown
 from pipeline.onnx.parity import Parity
 
 
-def deliver(source: ModelFile, out: Path, patch: Patch, network: Network) -> tuple[ModelFile, Parity]:
+def deliver(source: ModelFile, out: Path, patch: ModelEdit, network: Network) -> tuple[ModelFile, Parity]:
     """Writes into a folder beside ``out``, judges what lies there, and only then moves it into place: the file, as judged.
 
     Data have names that say what is in them, so the file that ``out`` was before keeps its own until it is replaced. Raises
@@ -55,7 +55,7 @@ def _outlived(out: Path, *kept: ModelFile) -> list[Path]:
     return [out.with_name(name) for name in names if ours.fullmatch(name)]
 
 
-def _sidecar(source: ModelFile, written: Path, patch: Patch) -> None:
+def _sidecar(source: ModelFile, written: Path, patch: ModelEdit) -> None:
     """External tensors stay external: in one file, at the offsets they had where that file was one before."""
     tensors = [t for t in external.tensors(patch.model) if external.is_external(t)]
     if not tensors:

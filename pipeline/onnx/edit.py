@@ -16,7 +16,7 @@ from pipeline.onnx.external import is_external
 from pipeline.onnx.names import shown
 
 
-class Patch:
+class ModelEdit:
     """A model being changed; ``changes`` says how, ``external`` holds new bytes of tensors that lie beside the file."""
 
     def __init__(self, model: onnx.ModelProto):

@@ -42,7 +42,7 @@ from pipeline.onnx.model_file import ModelFile
 from pipeline.onnx.names import listed, shown
 from pipeline.onnx.operators import TABLE, Unsupported, unread
 from pipeline.onnx.parity import Parity
-from pipeline.onnx.passes.normalise import Normalised, normalise
+from pipeline.onnx.passes.normalise import NormalisedGraph, normalise
 from pipeline.onnx.passes.opset_forms import rejected
 from pipeline.onnx.probe import check_bombs
 from pipeline.system.clock import look
@@ -61,7 +61,7 @@ class Imported:
 
     file: ModelFile
     network: Network
-    normalised: Normalised
+    normalised: NormalisedGraph
     parity: Parity
     notes: tuple[str, ...]
 
@@ -76,7 +76,7 @@ def load(
     *,
     output: str | None = None,
     real_inputs: np.ndarray | None = None,
-    level: runtime.Level = "all",
+    level: runtime.Optimization = "all",
 ) -> Imported:
     """The Network of a file, or of one of its outputs, in eval mode, with any batch where the graph allows it.
 
@@ -104,7 +104,7 @@ def load(
 
 
 def _attempt(
-    file: ModelFile, session: runtime.Session, normal: Normalised, output: str | None, real: np.ndarray | None
+    file: ModelFile, session: runtime.Session, normal: NormalisedGraph, output: str | None, real: np.ndarray | None
 ) -> Imported | InputRejected:
     """One import, with the batch made free or as the file has it; what fails for a free batch may hold without."""
     # Modules draw initial weights before they get the file's: a seed set by the caller must mean the same afterwards.
@@ -138,7 +138,7 @@ def _attempt(
     return Imported(file, network, normal, measured, tuple(notes))
 
 
-def convert(normal: Normalised, model: onnx.ModelProto, output: str | None = None) -> Network:
+def convert(normal: NormalisedGraph, model: onnx.ModelProto, output: str | None = None) -> Network:
     """The Network of a normalised model. Raises InputRejected naming every operator that cannot be imported."""
     graph = normal.model.graph
     build = Builder(normal.constants, normal.sources, normal.shapes, normal.dtypes, free=normal.free_batch)
@@ -184,7 +184,7 @@ def convert(normal: Normalised, model: onnx.ModelProto, output: str | None = Non
 class _Onnx2Torch:
     """onnx2torch, one node at a time."""
 
-    def __init__(self, normal: Normalised):
+    def __init__(self, normal: NormalisedGraph):
         with _without_detection():
             from onnx2torch.node_converters import get_converter
             from onnx2torch.onnx_graph import OnnxGraph
@@ -227,7 +227,7 @@ def _without_detection() -> Iterator[None]:
                 del sys.modules[name]
 
 
-def _port(normal: Normalised, value: str, name: str) -> Port:
+def _port(normal: NormalisedGraph, value: str, name: str) -> Port:
     shape: list[int | None] = list(normal.shapes[value])
     # A value without a batch axis (an output reduced to a number) keeps its shape.
     if normal.free_batch and shape and shape[0] == normal.shapes[normal.model.graph.input[0].name][0]:

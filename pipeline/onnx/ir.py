@@ -49,7 +49,7 @@ class Attributes(dict[str, Any]):
 
 
 @dataclass(frozen=True)
-class Source:
+class ConstantSource:
     """How a constant came from the file: ``steps`` lead from the constant back to ``initializer``, in order.
 
     Without an initialiser there is no way back, ``reason`` says why, and ``reads`` names the initialisers it was computed of.
@@ -60,7 +60,7 @@ class Source:
     reason: str = ""
     reads: frozenset[str] = frozenset()
 
-    def after(self, *steps: tuple[str, Any]) -> Source:
+    def after(self, *steps: tuple[str, Any]) -> ConstantSource:
         """The source of a constant made from this one, ``steps`` undoing what made it."""
         return self if self.initializer is None else replace(self, steps=(*steps, *self.steps))
 
@@ -92,7 +92,7 @@ class Draft:
     inputs: list[str]
     outputs: list[str]
     constants: dict[str, np.ndarray]
-    sources: dict[str, Source]
+    sources: dict[str, ConstantSource]
     origins: dict[str, Origin]
     opset: int
     """Of the file."""
@@ -109,12 +109,12 @@ class Draft:
         self._fresh += 1
         return f"t{self._fresh}"
 
-    def constant(self, array: np.ndarray, source: Source | None = None) -> str:
+    def constant(self, array: np.ndarray, source: ConstantSource | None = None) -> str:
         """A new constant's name."""
         name = self.fresh()
         self.constants[name] = array
         self.shapes[name], self.dtypes[name] = tuple(array.shape), array.dtype
-        self.sources[name] = source or Source(None, reason="written by the import")
+        self.sources[name] = source or ConstantSource(None, reason="written by the import")
         return name
 
     def derive(self, name: str, array: np.ndarray, *steps: tuple[str, Any], key: str) -> str:
@@ -214,8 +214,8 @@ def drafted(model: onnx.ModelProto, origins: dict[str, Origin], values: dict[str
     return draft
 
 
-def _source(name: str, values: dict[str, str]) -> Source:
-    return Source(values[name]) if name in values else Source(None, reason="written by the import")
+def _source(name: str, values: dict[str, str]) -> ConstantSource:
+    return ConstantSource(values[name]) if name in values else ConstantSource(None, reason="written by the import")
 
 
 def _constant(attributes: Mapping[str, Any]) -> np.ndarray:

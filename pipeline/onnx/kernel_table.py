@@ -45,7 +45,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Table:
+class KernelTable:
     """The measured operators of one machine."""
 
     machine: Machine
@@ -62,7 +62,7 @@ class Table:
         return {name: (m.absolute, m.relative) for name, m in self.operators.items()}
 
 
-_TABLE = TypeAdapter(Table)
+_TABLE = TypeAdapter(KernelTable)
 
 
 @cache
@@ -96,20 +96,20 @@ def folder() -> Path:
     return (Path(own) if own else (Path(base) if base else Path.home() / ".cache") / "pipeline") / "kernels"
 
 
-def load(machine: Machine | None = None) -> tuple[Table, str | None]:
+def load(machine: Machine | None = None) -> tuple[KernelTable, str | None]:
     """The table of this machine, empty where there is none, and why a file that is there was ignored."""
     machine = machine or here()
     path = folder() / f"{machine.key}.json"
     if not path.exists():
-        return Table(machine), None
+        return KernelTable(machine), None
     try:
         written = json.loads(path.read_text("utf-8"))
         claimed, schema = written.pop("sha256"), written.pop("schema")
         table = _TABLE.validate_python(written)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
-        return Table(machine), f"the kernel table {path} was ignored: it cannot be read ({type(error).__name__})"
+        return KernelTable(machine), f"the kernel table {path} was ignored: it cannot be read ({type(error).__name__})"
     reason = _fault(table, machine, schema, claimed)
-    return (table, None) if reason is None else (Table(machine), f"the kernel table {path} was ignored: {reason}")
+    return (table, None) if reason is None else (KernelTable(machine), f"the kernel table {path} was ignored: {reason}")
 
 
 def store(operator: str, measured: Measured) -> Path:
@@ -126,7 +126,7 @@ def store(operator: str, measured: Measured) -> Path:
     return path
 
 
-def spot_check(table: Table, operators: Iterable[str]) -> None:
+def spot_check(table: KernelTable, operators: Iterable[str]) -> None:
     """Run each kernel at a few thousand inputs against its stored error; EnvironmentFailure (74) where it errs by more."""
     for name in (o for o in operators if o in table.operators):
         kept, run = table.operators[name], on_runtime(name)
@@ -139,7 +139,7 @@ def spot_check(table: Table, operators: Iterable[str]) -> None:
             )
 
 
-def _fault(table: Table, machine: Machine, schema: object, claimed: object) -> str | None:
+def _fault(table: KernelTable, machine: Machine, schema: object, claimed: object) -> str | None:
     """Why a table that was read must not be used."""
     if schema != SCHEMA or table.machine != machine:
         return "it was made for another ONNX Runtime, processor or schema"

@@ -13,14 +13,14 @@ import torch
 from torch import nn
 
 from pipeline.core.network import Origin, Provenance, Weight
-from pipeline.onnx.ir import Source
+from pipeline.onnx.ir import ConstantSource
 from pipeline.onnx.operators import TABLE
 
 
 class Ledger:
     """Collects the table while a graph is lowered."""
 
-    def __init__(self, sources: Mapping[str, Source]):
+    def __init__(self, sources: Mapping[str, ConstantSource]):
         self._sources = sources
         self._nodes: dict[str, Origin] = {}
         self._weights: dict[str, Weight] = {}

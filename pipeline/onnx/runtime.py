@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from pipeline.choices import LEVELS as LEVELS  # of this module too, for those who walk over them
-from pipeline.choices import Level
+from pipeline.choices import Optimization
 from pipeline.errors import EnvironmentFailure, InputRejected, out_of_memory
 from pipeline.limits import limits
 from pipeline.onnx.model_file import ModelFile
 from pipeline.onnx.names import shown
 from pipeline.system.clock import look
 
-OPTION: dict[Level, str] = {
+OPTION: dict[Optimization, str] = {
     "off": "ORT_DISABLE_ALL",
     "basic": "ORT_ENABLE_BASIC",
     "extended": "ORT_ENABLE_EXTENDED",
@@ -44,7 +44,7 @@ _DTYPES = {
 class Session:
     """A loaded model: ``inputs`` and ``outputs`` by name, and the batch it insists on, if any."""
 
-    def __init__(self, inference: Any, provider: str, level: Level = "all", options: Any = None):
+    def __init__(self, inference: Any, provider: str, level: Optimization = "all", options: Any = None):
         self._inference, self._options = inference, options
         self.provider, self.level = provider, level
         self.inputs = tuple(i.name for i in inference.get_inputs())
@@ -103,7 +103,7 @@ def session(
     *,
     provider: str = "cpu",
     limited: bool = False,
-    level: Level = "all",
+    level: Optimization = "all",
     written_to: Path | None = None,
 ) -> Session:
     """ONNX Runtime on the bytes of a file and of its external data, on as many threads as this process may use.
@@ -151,7 +151,7 @@ def session(
     return Session(inference, provider, level, _shrinking() if limited else None)
 
 
-def _session_options(level: Level) -> Any:
+def _session_options(level: Optimization) -> Any:
     import onnxruntime as ort
 
     options = ort.SessionOptions()

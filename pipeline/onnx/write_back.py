@@ -17,7 +17,7 @@ from pipeline.core.network import Network, Weight
 from pipeline.errors import Contradiction, PipelineError, UsageError
 from pipeline.onnx import importer
 from pipeline.onnx.commit import deliver
-from pipeline.onnx.edit import Patch
+from pipeline.onnx.edit import ModelEdit
 from pipeline.onnx.ir import filled
 from pipeline.onnx.model_file import ModelFile
 from pipeline.onnx.names import shown
@@ -49,7 +49,7 @@ def write_back(source: ModelFile, network: Network, out: Path, *, metadata: Mapp
     model = source.message()
     single = len(whole) == 1 and len(model.graph.output) > 1
     reference = importer.load(source, output=network.outputs[0].name if single else None)
-    patch = Patch(model)
+    patch = ModelEdit(model)
     _values(patch, network, reference.network, reference.model)
     _biases(patch, network, reference.network)
     for name, producer in network.provenance.inserted.items():
@@ -64,7 +64,7 @@ def write_back(source: ModelFile, network: Network, out: Path, *, metadata: Mapp
     return WriteBack(file, tuple(patch.changes), measured)
 
 
-def _values(patch: Patch, network: Network, reference: Network, model: onnx.ModelProto) -> None:
+def _values(patch: ModelEdit, network: Network, reference: Network, model: onnx.ModelProto) -> None:
     """Values of parameters and BN statistics that are not what the file gives."""
     held = _file_arrays(model)
     written: dict[str, np.ndarray] = {}
@@ -92,7 +92,7 @@ def _values(patch: Patch, network: Network, reference: Network, model: onnx.Mode
     _keep_copies(patch, model, held, set(written))
 
 
-def _keep_copies(patch: Patch, model: onnx.ModelProto, held: dict[str, np.ndarray], written: set[str]) -> None:
+def _keep_copies(patch: ModelEdit, model: onnx.ModelProto, held: dict[str, np.ndarray], written: set[str]) -> None:
     """What an Identity copies of a merged tensor that was trained keeps its own value, as the import read it."""
     roots: dict[str, str] = {}
     for node in model.graph.node:
@@ -102,7 +102,7 @@ def _keep_copies(patch: Patch, model: onnx.ModelProto, held: dict[str, np.ndarra
                 patch.set(node.output[0], held[node.output[0]], held[node.output[0]])
 
 
-def _biases(patch: Patch, network: Network, reference: Network) -> None:
+def _biases(patch: ModelEdit, network: Network, reference: Network) -> None:
     """Biases of layers that had none."""
     known = dict(reference.graph.named_parameters(remove_duplicate=False))
     for name, parameter in network.graph.named_parameters(remove_duplicate=False):

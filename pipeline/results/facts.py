@@ -124,7 +124,7 @@ class Attack(Frozen):
     seed: int = Field(ge=0)
 
 
-class Execution(Frozen):
+class RuntimeExecution(Frozen):
     """What runs the file, and the digest of the graph that it executes: operators, attributes and constants, without names."""
 
     runtime: str
@@ -150,7 +150,7 @@ class Method(Frozen):
     long_attack: Attack | None = None
     memory_budget: int | None = None
     provider: str
-    execution: Execution | None = None
+    execution: RuntimeExecution | None = None
 
 
 class Parity(Frozen):

@@ -17,6 +17,6 @@ from pipeline.rules.rule import rules as rules
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-from pipeline.rules.support import Unsupported as Unsupported  # noqa: E402 (it reads the rules found above)
+from pipeline.rules.support import UnsupportedNode as UnsupportedNode  # noqa: E402 (it reads the rules found above)
 from pipeline.rules.support import require as require  # noqa: E402
 from pipeline.rules.support import unsupported as unsupported  # noqa: E402

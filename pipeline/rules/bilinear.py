@@ -168,7 +168,7 @@ class MatrixProductRule(_BilinearRule):
 
 
 @dataclass(frozen=True, eq=False)
-class Quotient(Relaxation):
+class QuotientRelaxation(Relaxation):
     """``x / y`` as ``x`` times ``w = 1 / y``."""
 
     product: Relaxation
@@ -203,7 +203,7 @@ class QuotientRule(Rule[nn.Module]):
             y = y.expand(torch.broadcast_shapes(as_box(x).center.shape, y.shape))
         w = _reciprocal(y, rounding)
         lines = _reciprocal_lines(y, rounding) if isinstance(y, Interval) else None
-        return Quotient(ProductRule().relax(op, x, w, rounding=rounding), w, lines, rounding)
+        return QuotientRelaxation(ProductRule().relax(op, x, w, rounding=rounding), w, lines, rounding)
 
     def examples(self) -> Iterator[Example]:
         for op in (ops.Quotient(), ops.GuardedQuotient()):

@@ -188,7 +188,7 @@ class ReduceMinRule(ReduceMaxRule):
 
 
 @dataclass(frozen=True, eq=False)
-class Pair(Relaxation):
+class PairRelaxation(Relaxation):
     """The greater of two values, each broadcast: a window of two whose entries lie in different tensors."""
 
     contest: Contest
@@ -219,7 +219,7 @@ class MaxRule(Rule[nn.Module]):
         contest = Contest.of(lower, upper, rounding)
         alone = Interval(torch.zeros_like(contest.size), contest.size)
         slack = rounding.lines_slack(alone, float(copies(*xs)), contest.offset.abs() + contest.size)
-        return Pair(contest, xs, slack, rounding)
+        return PairRelaxation(contest, xs, slack, rounding)
 
     def examples(self) -> Iterator[Example]:
         yield Example(ops.Max(), ((3, 9), (3, 9)))

@@ -65,7 +65,7 @@ class Groups:
 
 
 @dataclass(frozen=True, eq=False)
-class Normalised(Relaxation):
+class NormalisationRelaxation(Relaxation):
     """``y = w q + b`` between lines ``a d_i + t`` of its own deviation, less ``g^3 d0_i <d0, d>/n`` where ``curved``."""
 
     groups: Groups
@@ -165,7 +165,7 @@ class NormRule(Rule[Op]):
         )
         if slack is not None:
             slack = slack + own_kernel(rounding, self.kernel, weight.abs() * high * (c.abs() + r) + bias.abs())
-        return Normalised(groups, g, curved, under, over, weight, bias, slack, rounding)
+        return NormalisationRelaxation(groups, g, curved, under, over, weight, bias, slack, rounding)
 
 
 def _fan(d: Interval, inner: Tensor, outer: Tensor) -> Tensor:

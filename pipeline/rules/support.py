@@ -11,7 +11,7 @@ from pipeline.rules.rule import rule_for
 
 
 @dataclass(frozen=True)
-class Unsupported:
+class UnsupportedNode:
     """One node without a sound rule: its neutral name, its operator, and why."""
 
     name: str
@@ -19,7 +19,7 @@ class Unsupported:
     reason: str
 
 
-def unsupported(network: Network) -> tuple[Unsupported, ...]:
+def unsupported(network: Network) -> tuple[UnsupportedNode, ...]:
     """The nodes that bounds cannot cross; a node none of whose inputs varies, and a final Softmax, are never among them."""
     plan, _ = network.plan().before_softmax()
     varies = [False] * plan.size
@@ -34,7 +34,7 @@ def unsupported(network: Network) -> tuple[Unsupported, ...]:
         rule = rule_for(step.op)
         reason = "it has no rule yet" if rule is None else rule.refuses(step.op, abstract)
         if reason is not None:
-            found.append(Unsupported(step.name, type(step.op).__name__, reason))
+            found.append(UnsupportedNode(step.name, type(step.op).__name__, reason))
     return tuple(found)
 
 

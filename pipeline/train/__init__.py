@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.train.checkpoint import Checkpoint as Checkpoint
-from pipeline.train.events import Batch as Batch
+from pipeline.train.events import BatchDone as BatchDone
 from pipeline.train.events import Epoch as Epoch
 from pipeline.train.events import Event as Event
 from pipeline.train.events import Fallback as Fallback

@@ -22,7 +22,7 @@ from pipeline.train.regularise import moments, terms_of
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class MicroBatch:
     """Some samples of a batch: the robust loss summed over them, how many are certified, every value of the walk."""
 
     worst: Float[Tensor, ""]
@@ -45,7 +45,7 @@ def accumulated(
     top: Head,
     clean: BatchNetwork,
     parameters: Sequence[Tensor],
-    part: Callable[[Head, slice], Part],
+    part: Callable[[Head, slice], MicroBatch],
     samples: int,
     micro_batch: int,
     *,

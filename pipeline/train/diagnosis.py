@@ -14,7 +14,7 @@ from pipeline.core.threat import clipped_box
 from pipeline.errors import out_of_memory
 from pipeline.train.batch_network import batch_network
 from pipeline.train.layers import layers
-from pipeline.train.run import Run, shrinkage
+from pipeline.train.step import Trainer, shrinkage
 
 LARGE = 1e4
 """Weights beyond it are no initialisation's: a step that was too long made them."""
@@ -22,7 +22,7 @@ EXPLODED = 100.0
 """How many times as large as before one layer bounds are where no sound training would have them."""
 
 
-def diagnosis(run: Run, batches: Iterable[tuple[Tensor, Tensor]], first: int) -> str:
+def diagnosis(run: Trainer, batches: Iterable[tuple[Tensor, Tensor]], first: int) -> str:
     """A sentence on the first batch from ``first`` on whose loss or gradient is not finite, at the weights that it met.
 
     ``run`` must not have stepped since then, which its optimiser sees to. Each process of several looks at whole batches by
@@ -36,7 +36,7 @@ def diagnosis(run: Run, batches: Iterable[tuple[Tensor, Tensor]], first: int) ->
         return "There is not memory enough to say in which layer."
 
 
-def _first_failure(run: Run, batches: Iterable[tuple[Tensor, Tensor]], first: int) -> str:
+def _first_failure(run: Trainer, batches: Iterable[tuple[Tensor, Tensor]], first: int) -> str:
     for i, (x, y) in itertools.islice(enumerate(batches), first, None):
         loss = run.terms(i, x, y).loss
         gradients = torch.autograd.grad(loss / shrinkage(loss.detach()), run.parameters, allow_unused=True)
@@ -49,7 +49,7 @@ def _first_failure(run: Run, batches: Iterable[tuple[Tensor, Tensor]], first: in
 
 
 @torch.no_grad()
-def _where(run: Run, i: int, x: Tensor) -> str:
+def _where(run: Trainer, i: int, x: Tensor) -> str:
     """The layer after which bounds, or values, leave all measure, and why that may be."""
     largest = max(float(p.abs().max()) for p in run.parameters)
     likely = "the learning rate is too high for these weights, or the ramp too short"
@@ -70,7 +70,7 @@ def _where(run: Run, i: int, x: Tensor) -> str:
     return f"the bounds of {network.origin(worst)} {exploded}, {times}; {likely}."
 
 
-def _boxes(run: Run, i: int, x: Tensor) -> Iterator[tuple[str, Lockstep]]:
+def _boxes(run: Trainer, i: int, x: Tensor) -> Iterator[tuple[str, Lockstep]]:
     """The box of each layer in the order of the graph, at the batch's own statistics and eps."""
     top = run.margins.top
     plan = batch_network(top.plan, x).plan

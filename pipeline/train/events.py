@@ -33,7 +33,7 @@ class Started:
 
 
 @dataclass(frozen=True)
-class Batch:
+class BatchDone:
     """After some batches: where the run is, and the mean loss of the epoch so far, still on the device."""
 
     epoch: int
@@ -71,4 +71,4 @@ class Finished:
     """The epoch whose weights these are: the last, unless the held-out part was to choose."""
 
 
-Event = Started | Batch | Epoch | Fallback | Finished
+Event = Started | BatchDone | Epoch | Fallback | Finished

@@ -10,7 +10,7 @@ from pipeline.distributed.group import ALONE, Crew
 from pipeline.train.checkpoint import Checkpoint
 from pipeline.train.events import Event
 from pipeline.train.execution import PLAIN, Execution
-from pipeline.train.session import Session
+from pipeline.train.session import TrainingSession
 from pipeline.train.task import Task
 
 
@@ -32,7 +32,7 @@ def train(
     writes, are those of one process but for rounding. Raises UsageError (2) for another run's checkpoint, Diverged (6) for a
     loss that is not finite, Preempted (75) when asked to stop.
     """
-    session = Session(task, device, checkpoint, execution, crew)
+    session = TrainingSession(task, device, checkpoint, execution, crew)
     yield session.started()
     while not session.over:
         yield from session.train_epoch(should_stop)

@@ -15,10 +15,10 @@ from pipeline.core.interval import Interval, Lockstep, full
 from pipeline.core.network import Network
 from pipeline.core.threat import clipped_box
 from pipeline.distributed.sync_batch import WHOLE, Batch
-from pipeline.train.accumulate import Part, accumulated
+from pipeline.train.accumulate import MicroBatch, accumulated
 from pipeline.train.adversary import attacked
 from pipeline.train.batch_network import batch_network, empty_, shells_of
-from pipeline.train.losses import LOSSES, Samples
+from pipeline.train.losses import LOSSES, LossInput
 from pipeline.train.losses.loss import logits
 from pipeline.train.recipe import Recipe
 from pipeline.train.regularise import regularisers
@@ -126,7 +126,7 @@ class Objective:
         assert isinstance(logits, Lockstep)
         terms = self._natural(logits.clean, y)
         if phase.robust:
-            worst, certified = self.loss(Samples(top, x, box, y, values, now.progress), linear=False)
+            worst, certified = self.loss(LossInput(top, x, box, y, values, now.progress), linear=False)
             terms = replace(terms, robust=worst / len(y), certified=certified)
         if phase.regularised:
             tightness, balance = regularisers(top.plan, values, tau=self.recipe.tau, batch=batch)
@@ -151,7 +151,7 @@ class Objective:
         if draw is not None:
             points = attacked(here, box, y, draw, steps=recipe.adversary_steps, step=recipe.adversary_step)
 
-        def part(of: Head, rows: slice) -> Part:
+        def part(of: Head, rows: slice) -> MicroBatch:
             return self._part(of, points[rows], box[rows], y[rows], now.progress, phase)
 
         if recipe.micro_batch is None:
@@ -188,15 +188,15 @@ class Objective:
 
     def _part(
         self, top: Head, points: Tensor, box: Interval, y: Int[Tensor, " batch"], progress: Tensor, phase: Phase
-    ) -> Part:
+    ) -> MicroBatch:
         """One walk over some samples, and the robust loss of these."""
         zero = torch.zeros((), dtype=points.dtype, device=points.device)
         bounded = self.loss.bounds or phase.regularised
         values = lockstep(top.plan, points, box) if bounded else ()
         if not phase.robust:
-            return Part(zero, zero, values)
-        worst, certified = self.loss(Samples(top, points, box, y, values, progress), linear=phase.linear)
-        return Part(worst, certified, values)
+            return MicroBatch(zero, zero, values)
+        worst, certified = self.loss(LossInput(top, points, box, y, values, progress), linear=phase.linear)
+        return MicroBatch(worst, certified, values)
 
     def _kappa(self, now: Schedule, phase: Phase) -> Tensor:
         """The share of the natural loss: all of it before the ramp."""

@@ -13,18 +13,18 @@ from pipeline.distributed.group import Crew
 from pipeline.errors import Diverged, Preempted
 from pipeline.train import checkpoint as saved
 from pipeline.train.diagnosis import diagnosis
-from pipeline.train.events import Batch, Epoch, Fallback, Finished, Record, Started
+from pipeline.train.events import BatchDone, Epoch, Fallback, Finished, Record, Started
 from pipeline.train.execution import Execution
 from pipeline.train.full_bn import fold, placements
-from pipeline.train.run import Run
 from pipeline.train.statistics import population_statistics_
+from pipeline.train.step import Trainer
 from pipeline.train.task import Task, masks_of, prepare
 
 SAVE_SHARE = 0.02
 """The share of a run's time that goes into its checkpoints."""
 
 
-class Session:
+class TrainingSession:
     """A run from where its checkpoint left it, or from the beginning. Raises UsageError (2) for another run's checkpoint."""
 
     def __init__(
@@ -41,7 +41,7 @@ class Session:
         zeros = masks_of(task)
         self.model = prepare(task, device=device, fresh=state is None, masks=zeros)
         crew.agree_(self.model.state_dict().values())
-        self.run = Run(
+        self.run = Trainer(
             self.model,
             len(task.batches),
             task.recipe,
@@ -76,7 +76,7 @@ class Session:
         resumed = (self.epoch - 1, self.done) if self.resumed else None
         return Started(recipe.epochs, len(task.batches), resumed, found, self.history)
 
-    def train_epoch(self, should_stop: Callable[[], bool]) -> Iterator[Batch | Epoch | Fallback]:
+    def train_epoch(self, should_stop: Callable[[], bool]) -> Iterator[BatchDone | Epoch | Fallback]:
         """What is left of the epoch at hand. Raises Diverged (6), and Preempted (75) once asked to stop."""
         began = time.monotonic()
         self.run.begin(self.epoch)
@@ -92,7 +92,7 @@ class Session:
             self._saved_at, self._cost = now, time.monotonic() - now
         yield Epoch(record)
 
-    def _train_batches(self, should_stop: Callable[[], bool]) -> Iterator[Batch | Fallback]:
+    def _train_batches(self, should_stop: Callable[[], bool]) -> Iterator[BatchDone | Fallback]:
         steps = len(self.task.batches)
         often, checked = max(1, steps // 20), self.done
         try:
@@ -111,7 +111,7 @@ class Session:
                     self.run.check()
                     checked = self.done
                 if self.done % often == 0:
-                    yield Batch(self.epoch, self.done, self.run.eps[i], self.run.totals[0] / self.done)
+                    yield BatchDone(self.epoch, self.done, self.run.eps[i], self.run.totals[0] / self.done)
         except Diverged as error:
             raise Diverged(f"{error} {diagnosis(self.run, self.task.batches.epoch(self.epoch), checked)}") from None
 

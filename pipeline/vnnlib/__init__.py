@@ -9,7 +9,7 @@ from __future__ import annotations
 from pipeline.vnnlib.numbers import above32, above64, below32, below64, nearest32
 from pipeline.vnnlib.parser import parse
 from pipeline.vnnlib.property import Case, Conjunction, Constraint, Property
-from pipeline.vnnlib.source import Source, load, read
+from pipeline.vnnlib.source import PropertyText, load, read
 from pipeline.vnnlib.writer import counterexample, exact, robustness
 
 __all__ = [
@@ -17,7 +17,7 @@ __all__ = [
     "Conjunction",
     "Constraint",
     "Property",
-    "Source",
+    "PropertyText",
     "above32",
     "above64",
     "below32",

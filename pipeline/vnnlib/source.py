@@ -16,14 +16,14 @@ from pipeline.limits import limits
 
 
 @dataclass(frozen=True)
-class Source:
+class PropertyText:
     """A property file as it was read: its text, and the SHA-256 of its bytes."""
 
     text: str
     sha256: str
 
 
-def load(path: Path) -> Source:
+def load(path: Path) -> PropertyText:
     """A ``.vnnlib`` or ``.vnnlib.gz`` file of a size that can be read. Raises InputRejected (3)."""
     most = limits().property_bytes
     try:
@@ -47,7 +47,7 @@ def load(path: Path) -> Source:
             f"A property has at most {most} bytes of text; {path.name!r} has more. Split its disjuncts over files."
         )
     try:
-        return Source(content.decode("utf-8"), hashlib.sha256(stored).hexdigest())
+        return PropertyText(content.decode("utf-8"), hashlib.sha256(stored).hexdigest())
     except UnicodeDecodeError:
         raise InputRejected(f"A property is text in UTF-8; {path.name!r} is not. Write it again.") from None
 

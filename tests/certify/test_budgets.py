@@ -14,7 +14,7 @@ from torch import nn
 
 from pipeline.bounds.footprint import footprint
 from pipeline.bounds.margins import METHODS, MarginBounds
-from pipeline.certify import Settings, Work
+from pipeline.certify import Strategy, Work
 from pipeline.certify.prover import Prover
 from pipeline.core.rounding import GROUP, Outward
 from pipeline.core.threat import LinfBall
@@ -36,7 +36,7 @@ def many(classes: int, seed: int = 0):
 
 def prover(network, n: int = 8, **settings) -> Prover:
     images = images_of(network, n)
-    return Prover(network, images, np.arange(n) % 2, Settings(**settings))
+    return Prover(network, images, np.arange(n) % 2, Strategy(**settings))
 
 
 PEAKS = """

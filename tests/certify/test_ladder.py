@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.certify import PGD, Certification, Settings, Verdict, attack, certify
+from pipeline.certify import PGD, Certification, Strategy, Verdict, attack, certify
 from pipeline.core.threat import LinfBall
 from pipeline.errors import Contradiction, Incomplete
 from tests import nets
@@ -33,7 +33,7 @@ def run(network, n=40, seed=0, predict=None, settings=None, eps=EPS, labels=None
     if labels is None:
         labels = predict(images).argmax(1)
         labels[::7] = (labels[::7] + 1) % 4
-    *_, last = certify(network, predict, images, labels, [LinfBall(Fraction(e)) for e in eps], settings or Settings())
+    *_, last = certify(network, predict, images, labels, [LinfBall(Fraction(e)) for e in eps], settings or Strategy())
     assert isinstance(last, Certification)
     return last
 
@@ -58,7 +58,7 @@ def test_certified_survives_and_is_correct_and_falls_with_eps(make):
 
 def test_without_an_attack_the_same_samples_are_certified_and_none_is_falsified():
     network = nets.conv_net(seed=4)
-    attacked, alone = run(network, n=12), run(network, n=12, settings=Settings(attack=None))
+    attacked, alone = run(network, n=12), run(network, n=12, settings=Strategy(attack=None))
     for a, b in zip(attacked.levels, alone.levels, strict=True):
         assert ((a.verdicts == Verdict.CERTIFIED) == (b.verdicts == Verdict.CERTIFIED)).all()
         assert b.survived is None
@@ -68,7 +68,7 @@ def test_without_an_attack_the_same_samples_are_certified_and_none_is_falsified(
 def test_neither_chunks_nor_the_device_change_a_verdict(device):
     network = nets.conv_net(seed=5)
     whole, cut = (
-        run(network, n=16, settings=Settings(batch=batch, device=device, method="crown-ibp")) for batch in (None, 3)
+        run(network, n=16, settings=Strategy(batch=batch, device=device, method="crown-ibp")) for batch in (None, 3)
     )
     assert next(network.parameters()).device.type == "cpu", "the caller's network stays where it was"
     for a, b in zip(whole.levels, cut.levels, strict=True):
@@ -77,7 +77,7 @@ def test_neither_chunks_nor_the_device_change_a_verdict(device):
 
 
 def test_arithmetic_none_certifies_nothing():
-    for level in run(nets.mlp(seed=6), settings=Settings(arithmetic="none")).levels:
+    for level in run(nets.mlp(seed=6), settings=Strategy(arithmetic="none")).levels:
         assert not (level.verdicts == Verdict.CERTIFIED).any()
 
 
@@ -110,7 +110,7 @@ def test_no_sample_is_no_success():
 def test_nan_logits_are_misclassified():
     network = nets.mlp(seed=9)
     nan = lambda x: np.full((len(x), 5), np.nan, np.float32)  # noqa: E731
-    result = run(network, predict=nan, labels=np.zeros(40, np.int64), settings=Settings(arithmetic="real", attack=None))
+    result = run(network, predict=nan, labels=np.zeros(40, np.int64), settings=Strategy(arithmetic="real", attack=None))
     assert (result.levels[0].verdicts == Verdict.MISCLASSIFIED).all()
 
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from pipeline.certify import TOLERANCE, Settings, Work
+from pipeline.certify import TOLERANCE, Strategy, Work
 from pipeline.certify.prover import Prover
 from pipeline.core.threat import BALLS
 from tests.climbing import climb, images_of, labels_of, lively
@@ -23,7 +23,7 @@ def test_the_value_is_certified_and_the_next_is_not(norm, method):
     labels = labels_of(NETWORK, images)
     correct = result.predicted == labels
     assert np.isnan(result.largest_eps[~correct]).all()
-    prover = Prover(NETWORK, images, labels, Settings())
+    prover = Prover(NETWORK, images, labels, Strategy())
     level = result.levels[0]
     for i in np.flatnonzero(correct):
         found = Fraction(result.largest_eps[i])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.bounds import margins
-from pipeline.certify import DECIDERS, PGD, Settings, Verdict
+from pipeline.certify import DECIDERS, PGD, Strategy, Verdict
 from pipeline.certify.prover import Prover
 from pipeline.choices import METHODS
 from pipeline.core.threat import LinfBall
@@ -65,7 +65,7 @@ def test_the_order_of_the_rungs_is_no_part_of_any_proof(by_method):
     """What the ladder certifies is what some method proves on all samples at once, from the last to the first."""
     images = images_of(NETWORK, 40)
     labels = labels_of(NETWORK, images)
-    prover = Prover(NETWORK, images, labels, Settings())
+    prover = Prover(NETWORK, images, labels, Strategy())
     proved = np.zeros((len(EPS), 40), bool)
     for method in reversed(METHODS):
         for i, eps in enumerate(EPS):

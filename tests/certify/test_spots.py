@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.certify import PGD, Certification, Delivered, Settings, Spots, Work, certify, sampled, unforeseen
+from pipeline.certify import PGD, Certification, Deployed, Spots, Strategy, Work, certify, sampled, unforeseen
 from pipeline.certify.attack import Predict
 from pipeline.commands.certification import certify as run
 from pipeline.commands.events import Done
@@ -31,7 +31,7 @@ def ended(events) -> Spots:
 
 
 @pytest.fixture(scope="module")
-def proved(tmp_path_factory) -> tuple[Delivered, Certification, Settings]:
+def proved(tmp_path_factory) -> tuple[Deployed, Certification, Strategy]:
     path = saved(tmp_path_factory.mktemp("file"), mlp())
     network, file = load(path).network, session(path)
 
@@ -39,20 +39,20 @@ def proved(tmp_path_factory) -> tuple[Delivered, Certification, Settings]:
         return file.batched(x)
 
     labels = predict(X).argmax(1)
-    how = Settings(attack=PGD(steps=3), method="crown")
+    how = Strategy(attack=PGD(steps=3), method="crown")
     *_, found = certify(network, predict, X, labels, [BALL], how)
     assert isinstance(found, Certification)
-    return Delivered(network, predict, X, labels, np.arange(len(X)), margins=True), found, how
+    return Deployed(network, predict, X, labels, np.arange(len(X)), margins=True), found, how
 
 
-def lying(about: Delivered, lie: Callable[[np.ndarray, np.ndarray], np.ndarray], *, margins: bool = True) -> Delivered:
+def lying(about: Deployed, lie: Callable[[np.ndarray, np.ndarray], np.ndarray], *, margins: bool = True) -> Deployed:
     """The same, of a file that computes something else at some points."""
 
     def predict(x: np.ndarray) -> np.ndarray:
         return lie(x, about.predict(x))
 
     told: Predict = predict
-    return Delivered(about.network, told, about.images, about.labels, about.indices, margins)
+    return Deployed(about.network, told, about.images, about.labels, about.indices, margins)
 
 
 def test_an_honest_file_is_inside_all_its_bounds(proved) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.certify.attack import Attacked
-from pipeline.certify.verdict_table import Table
+from pipeline.certify.verdict_table import VerdictTable
 from pipeline.certify.verdicts import DECIDERS, Verdict
 from pipeline.core.threat import LinfBall
 from pipeline.errors import Contradiction
@@ -17,9 +17,9 @@ BALLS = [LinfBall(Fraction(e)) for e in ("1/100", "1/10", "1/5")]
 ALL = np.arange(4)
 
 
-def table(*, arithmetic="float32-any-order", attack=False) -> Table:
+def table(*, arithmetic="float32-any-order", attack=False) -> VerdictTable:
     """Three levels, four samples; the last has the wrong label."""
-    return Table(BALLS, np.array([0, 1, 2, 1]), np.array([0, 1, 2, 0]), arithmetic=arithmetic, attack=attack)
+    return VerdictTable(BALLS, np.array([0, 1, 2, 1]), np.array([0, 1, 2, 0]), arithmetic=arithmetic, attack=attack)
 
 
 def broken(*rows: int) -> Attacked:
@@ -27,7 +27,7 @@ def broken(*rows: int) -> Attacked:
     return Attacked(np.isin(ALL, rows), np.zeros((len(rows), 2), np.float32), np.full(4, 9))
 
 
-def names(made: Table, level: int) -> list[str]:
+def names(made: VerdictTable, level: int) -> list[str]:
     return [Verdict(v).name.lower() for v in made.level(level, (), None).verdicts]
 
 

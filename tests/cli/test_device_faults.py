@@ -24,7 +24,7 @@ FAULTS = {
     "told": "raise getattr(torch, 'AcceleratorError', RuntimeError)('CUDA error: unspecified launch failure')",
     "real": "torch.zeros(1, device='cuda')[torch.tensor([9], device='cuda')]",
 }
-WHERE = {"retrain": "pipeline.train.run.Run.step", "certify": "pipeline.bounds.margins.MarginBounds.least"}
+WHERE = {"retrain": "pipeline.train.step.Trainer.step", "certify": "pipeline.bounds.margins.MarginBounds.least"}
 AFTER = """
 import importlib, itertools, sys, torch
 where, calls = {where!r}.rsplit(".", 2), itertools.count()

@@ -23,7 +23,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from pipeline.certify import Settings
+from pipeline.certify import Strategy
 from pipeline.certify.prover import Prover
 from pipeline.commands.guarantee import refuse_unpromised
 from pipeline.commands.subject import open_model
@@ -174,7 +174,7 @@ class Search:
             refuse_unpromised(subject, Asked(data="none"))
         require(subject.network)
         fixed = 1 if subject.network.inputs[0].shape[0] is not None else None
-        settings = Settings(attack=None, batch=fixed, method="crown", kernels=KERNELS)
+        settings = Strategy(attack=None, batch=fixed, method="crown", kernels=KERNELS)
         prover = Prover(subject.network, x, said, settings)
         low, high = np.zeros(len(x), int), np.full(len(x), GRID)
         for method in ("ibp", "crown"):

@@ -160,7 +160,7 @@ WHOLE = Measured(2e-7, 0.0, PATTERNS, PATTERNS - 2**25, 0, 1.0, 600.0)
 
 
 def test_a_table_is_kept_by_operator_and_read_again(cache):
-    assert kernel_table.load() == (kernel_table.Table(kernel_table.here()), None)
+    assert kernel_table.load() == (kernel_table.KernelTable(kernel_table.here()), None)
     path = kernel_table.store("Sigmoid", WHOLE)
     kernel_table.store("Exp", replace(WHOLE, absolute=1e-38, relative=1e-7))
     table, ignored = kernel_table.load()
@@ -207,7 +207,7 @@ def test_a_torn_file_and_a_foreign_table_are_ignored(cache):
 def test_a_sample_is_never_stored_and_an_entry_of_one_is_refused(cache):
     with pytest.raises(ValueError, match="patterns"):
         kernel_table.store("Sigmoid", replace(WHOLE, patterns=FEW))
-    partial = kernel_table.Table(kernel_table.here(), {"Sigmoid": replace(WHOLE, patterns=FEW)})
+    partial = kernel_table.KernelTable(kernel_table.here(), {"Sigmoid": replace(WHOLE, patterns=FEW)})
     path = kernel_table.folder() / f"{partial.machine.key}.json"
     path.parent.mkdir(parents=True)
     from dataclasses import asdict
@@ -217,7 +217,7 @@ def test_a_sample_is_never_stored_and_an_entry_of_one_is_refused(cache):
 
 
 def test_a_table_that_promises_too_much_is_caught_by_running_the_kernel():
-    table = kernel_table.Table(kernel_table.here(), {"Sigmoid": replace(WHOLE, absolute=1e-9)})
+    table = kernel_table.KernelTable(kernel_table.here(), {"Sigmoid": replace(WHOLE, absolute=1e-9)})
     with pytest.raises(EnvironmentFailure, match="--measure-kernels Sigmoid"):
         kernel_table.spot_check(table, ["Sigmoid", "Tanh"])
     kernel_table.spot_check(replace(table, operators={"Sigmoid": WHOLE}), ["Sigmoid"])

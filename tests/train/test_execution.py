@@ -21,7 +21,7 @@ from pipeline.train import Epoch, Fallback, Started, Task, insert, recipe, train
 from pipeline.train.execution import PRECISIONS, Execution
 from pipeline.train.objective import Terms
 from pipeline.train.regularise import regularisers
-from pipeline.train.run import Run
+from pipeline.train.step import Trainer
 from tests.nets import conv_net, mlp
 
 FLAGS = (torch.backends.cuda.matmul, torch.backends.cudnn)
@@ -34,14 +34,14 @@ def batch(device: str = "cpu", n: int = 32) -> tuple[Tensor, Tensor]:
     return x.to(device), torch.randint(0, 5, (n,), generator=generator).to(device)
 
 
-def run(execution: Execution, device: str = "cpu", name: str = "shi2021") -> Run:
+def run(execution: Execution, device: str = "cpu", name: str = "shi2021") -> Trainer:
     made = recipe(name, input_shape=(2, 8, 8), n_train=320, batch_size=32, warmup_length=2, warmup_start=1, epochs=4)
-    one = Run(insert(conv_net()).to(device), 10, made, Fraction(1, 50), 0.0, 1.0, execution=execution)
+    one = Trainer(insert(conv_net()).to(device), 10, made, Fraction(1, 50), 0.0, 1.0, execution=execution)
     one.begin(2)
     return one
 
 
-def gradient(one: Run, device: str = "cpu") -> Tensor:
+def gradient(one: Trainer, device: str = "cpu") -> Tensor:
     one.step(5, *batch(device))
     assert all(p.dtype == torch.float32 for p in one.parameters)
     assert all(b.isfinite().all() for b in one.model.buffers())

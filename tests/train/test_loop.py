@@ -20,8 +20,8 @@ from pipeline.core.threat import clipped_box
 from pipeline.data import Loader
 from pipeline.errors import Diverged, InputRejected, Preempted, UsageError
 from pipeline.system.seal import Seal
-from pipeline.train import Batch, Checkpoint, Epoch, Finished, Started, recipe, train
-from pipeline.train.run import Run, shrinkage
+from pipeline.train import BatchDone, Checkpoint, Epoch, Finished, Started, recipe, train
+from pipeline.train.step import Trainer, shrinkage
 from pipeline.train.task import Task, prepare
 from tests.nets import Drawing, conv_net, mlp
 
@@ -81,7 +81,7 @@ def test_a_run_tells_what_it_does_and_learns(device: str) -> None:
     assert isinstance(last, Finished)
     assert (first.total_steps, first.resumed_at, len(first.placements)) == (8 * 12, None, 3)
     assert same(network, before)
-    assert sum(isinstance(e, Batch) for e in middle) == 8 * 12
+    assert sum(isinstance(e, BatchDone) for e in middle) == 8 * 12
     records = [e.record for e in middle if isinstance(e, Epoch)]
     assert list(last.history) == records
     assert [r["epoch"] for r in records] == list(range(1, 9))
@@ -260,7 +260,7 @@ def test_after_a_failure_the_weights_are_those_that_met_it() -> None:
     """What the diagnosis looks at: no step is taken with a gradient that is not finite, nor after one."""
     network = mlp(12, 9, 4)
     x, y = data(network, 16)
-    run = Run(network, 3, recipe("vanilla-ibp", input_shape=(12,), n_train=16, epochs=1), EPS, 0.0, 1.0)
+    run = Trainer(network, 3, recipe("vanilla-ibp", input_shape=(12,), n_train=16, epochs=1), EPS, 0.0, 1.0)
     run.begin(1)
     run.step(0, x, y)
     before = copy.deepcopy(network.state_dict())
@@ -278,7 +278,7 @@ def test_a_deep_net_whose_gradients_have_no_square_in_float32() -> None:
     asked = recipe("shi2021", input_shape=(12,), n_train=96, epochs=12, batch_size=16, warmup_start=1, warmup_length=6)
     loader = Loader(x, y, batch_size=16, seed=0)
     task = Task(network, loader, asked, Fraction(1, 1000))
-    one = Run(prepare(task), len(loader), asked, task.eps, 0.0, 1.0)
+    one = Trainer(prepare(task), len(loader), asked, task.eps, 0.0, 1.0)
     losses = []
     for epoch in range(1, 13):
         one.begin(epoch)
@@ -308,7 +308,7 @@ def test_what_was_divided_is_multiplied_again(monkeypatch: pytest.MonkeyPatch) -
     x, y = data(network, 16)
     found = []
     for more in (0.0, 2.0**24, 2.0**60):
-        run = Run(
+        run = Trainer(
             copy.deepcopy(network), 3, recipe("vanilla-ibp", input_shape=(12,), n_train=16, epochs=1), EPS, 0.0, 1.0
         )
         run.begin(1)
@@ -344,7 +344,7 @@ def test_the_mean_of_the_weights_is_delivered_and_shown() -> None:
     events = start(network, settings={"epochs": 2, "warmup_start": 1, "warmup_length": 1, "ema": 0.5, "full_bn": False})
     mean, steps, last = None, 0, None
     for event in events:
-        if isinstance(event, Batch) and event.epoch == 2:
+        if isinstance(event, BatchDone) and event.epoch == 2:
             weight = events.gi_frame.f_locals["session"].model.graph.n1.weight.detach().clone()
             kept = min(0.5, steps / (steps + 9))
             mean = weight if mean is None else kept * mean + (1 - kept) * weight

@@ -21,7 +21,7 @@ from pipeline.train import recipe
 from pipeline.train.adversary import attacked
 from pipeline.train.batch_network import batch_network
 from pipeline.train.full_bn import insert
-from pipeline.train.losses import LOSSES, Samples
+from pipeline.train.losses import LOSSES, LossInput
 from pipeline.train.losses.crown_ibp import CrownIBP
 from pipeline.train.losses.loss import logits
 from pipeline.train.objective import Objective, Phase, Schedule, Terms
@@ -73,7 +73,7 @@ def terms(of: Objective, x: Tensor, y: Tensor, *, phase: Phase = FULL) -> Terms:
     return of(head(of.network.plan()), x, y, now, draw, phase=replace(phase, linear=linear))
 
 
-def linear_margins(network: Network, samples: Samples) -> Tensor:
+def linear_margins(network: Network, samples: LossInput) -> Tensor:
     made = recipe("crown-ibp", input_shape=(1, 8, 8), n_train=100)
     return CrownIBP(network, made).linear_margins(samples)
 
@@ -249,7 +249,7 @@ def test_the_network_of_a_batch_is_the_trained_one_and_its_linear_bounds_hold(na
     box = clipped_box(x, EPS)
     values = lockstep(clean.plan, x, box)
     with torch.no_grad():
-        crown = linear_margins(network, Samples(here, x, box, y, values, torch.ones(())))
+        crown = linear_margins(network, LossInput(here, x, box, y, values, torch.ones(())))
         for share in torch.rand(50, *x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype):
             z = logits(here, box.center + (2 * share - 1).sign() * box.radius)
             others = z.scatter(1, y[:, None], -torch.inf)
@@ -265,7 +265,7 @@ def test_in_eval_mode_the_margins_are_those_that_certify() -> None:
     box = clipped_box(x, EPS)
     top = head(network.plan())
     clean = batch_network(top.plan, x)
-    got = linear_margins(network, Samples(top, x, box, y, lockstep(clean.plan, x, box), torch.ones(())))
+    got = linear_margins(network, LossInput(top, x, box, y, lockstep(clean.plan, x, box), torch.ones(())))
     want = MarginBounds(network, method="crown-ibp", meet=False).rows(Box(box), y)
     assert torch.allclose(got, want, rtol=1e-10, atol=1e-12)
 

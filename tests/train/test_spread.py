@@ -19,7 +19,7 @@ from pipeline.distributed.group import ALONE, Crew
 from pipeline.errors import PipelineError
 from pipeline.system.seal import Seal
 from pipeline.train import Checkpoint, Finished, recipe, train
-from pipeline.train.run import Run
+from pipeline.train.step import Trainer
 from pipeline.train.task import Task, prepare
 from tests.crews import together
 from tests.nets import conv_net, residual_concat_net
@@ -52,7 +52,7 @@ def first_steps(crew: Crew, name: str, *, compiled: bool = False) -> dict[str, A
     short = {"epochs": 3, "batch_size": BATCH, "warmup_start": 2, "warmup_length": 2, "ema": 0.9}
     settings = recipe(asked.pop("recipe", name), input_shape=x.shape[1:], n_train=len(x), **(short | asked))
     batches = Loader(x, y, batch_size=BATCH, seed=0, augment=Augment(1, True))
-    run = Run(prepare(Task(network, batches, settings, EPS)), len(batches), settings, EPS, 0.0, 1.0, crew=crew)
+    run = Trainer(prepare(Task(network, batches, settings, EPS)), len(batches), settings, EPS, 0.0, 1.0, crew=crew)
     if compiled:
         run.objective = torch.compile(run.objective, fullgraph=True, backend="aot_eager")
     totals = []

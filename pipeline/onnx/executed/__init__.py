@@ -14,7 +14,7 @@ import onnx
 from pipeline.errors import InputRejected
 from pipeline.onnx import runtime
 from pipeline.onnx.executed import activations, arrangements, layers, pools, products
-from pipeline.onnx.executed.graphs import Graph, Operator
+from pipeline.onnx.executed.graphs import Graph, GraphOperator
 from pipeline.onnx.executed.matching import REWRITINGS, Matching, Pair
 from pipeline.onnx.executed.optimised import Executed, optimised
 from pipeline.onnx.model_file import ModelFile
@@ -79,9 +79,9 @@ def _named(matching: Matching, output: str) -> str:
     return f"executes {own} in place of {said or 'a constant'}: {reason}"
 
 
-def _replaced(file: Graph, value: str, inputs: set[str]) -> list[Operator]:
+def _replaced(file: Graph, value: str, inputs: set[str]) -> list[GraphOperator]:
     """The file's operators between a value and what an executed operator reads, a few of them."""
-    found: dict[int, Operator] = {}
+    found: dict[int, GraphOperator] = {}
     pending = [value]
     while pending and len(found) < _SHOWN:
         value = pending.pop(0)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.onnx.executed.graphs import Graph, Operator
+from pipeline.onnx.executed.graphs import Graph, GraphOperator
 from pipeline.onnx.executed.matching import Matching, Pair, Steps, behind, rewriting
 
 
-def before_activation(at: Matching, own: Operator, file: str) -> str | None:
+def before_activation(at: Matching, own: GraphOperator, file: str) -> str | None:
     """The file's value that the activation of an executed layer reads; the value itself where there is none, None where
     it is another activation."""
     name = own.attributes.get("activation", b"").decode()
@@ -31,7 +31,7 @@ def _above_zero(ends: tuple[float, ...]) -> tuple[float, ...]:
     return max(0.0, ends[0]), ends[1]
 
 
-def _executed_settings(own: Operator, name: str) -> tuple[float, ...]:
+def _executed_settings(own: GraphOperator, name: str) -> tuple[float, ...]:
     if "activation_params" in own.attributes:
         return tuple(own.attributes["activation_params"])
     return tuple(
@@ -43,7 +43,7 @@ _KEYS = {"LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta")}
 _LIMIT = float(np.finfo(np.float32).max)
 
 
-def _settings(at: Matching, theirs: Operator) -> tuple[float, ...] | None:
+def _settings(at: Matching, theirs: GraphOperator) -> tuple[float, ...] | None:
     """What an activation of the file is set to, in the order of ONNX Runtime's parameters; None for one that is not known."""
     if theirs.type in ("Relu", "Sigmoid", "Tanh", "HardSwish"):
         return ()
@@ -54,7 +54,7 @@ def _settings(at: Matching, theirs: Operator) -> tuple[float, ...] | None:
     return None
 
 
-def clip_ends(graph: Graph, own: Operator) -> tuple[float, float] | None:
+def clip_ends(graph: Graph, own: GraphOperator) -> tuple[float, float] | None:
     """Both ends of a Clip, as attributes or constant inputs; None where one is computed."""
     ends = []
     for position, (name, default) in enumerate((("min", -_LIMIT), ("max", _LIMIT)), start=1):
@@ -74,7 +74,7 @@ def _close(got: tuple[float, ...], wanted: tuple[float, ...]) -> bool:
 
 
 @rewriting("Clip")
-def clipped_relu(at: Matching, own: Operator, index: int, pair: Pair) -> Steps:
+def clipped_relu(at: Matching, own: GraphOperator, index: int, pair: Pair) -> Steps:
     """Relu before Clip, executed as one Clip."""
     _, theirs = behind(at.file, pair.file)
     if theirs is None or theirs.type != "Clip":
@@ -89,7 +89,7 @@ def clipped_relu(at: Matching, own: Operator, index: int, pair: Pair) -> Steps:
 
 
 @rewriting("Mul")
-def hard_swish(at: Matching, own: Operator, index: int, pair: Pair) -> Steps:
+def hard_swish(at: Matching, own: GraphOperator, index: int, pair: Pair) -> Steps:
     """HardSwish, a function of ONNX, executed as its parts ``x HardSigmoid(x)``: four roundings, which are charged."""
     _, theirs = behind(at.file, pair.file)
     if theirs is None or theirs.type != "HardSwish" or len(own.inputs) != 2:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import permutations
 
-from pipeline.onnx.executed.graphs import NCHWC, Operator
+from pipeline.onnx.executed.graphs import NCHWC, GraphOperator
 from pipeline.onnx.executed.matching import RESHAPES, Matching, Pair, Steps, copied, rewriting, same_numbers, same_shape
 from pipeline.onnx.executed.views import AS_IT_IS, BLOCKED, FLAT, View
 
@@ -36,7 +36,7 @@ SETTINGS = {"Clip": (1, 2)}
 
 
 @rewriting()
-def same_operator(at: Matching, own: Operator, index: int, pair: Pair) -> Steps:
+def same_operator(at: Matching, own: GraphOperator, index: int, pair: Pair) -> Steps:
     """The operator of the file itself, with its attributes, on what it reads; Sum of two is Add, and operands may commute."""
     theirs = at.file.producer(pair.file)
     if theirs is None or at.file.made[pair.file][1] != index:
@@ -60,11 +60,11 @@ def same_operator(at: Matching, own: Operator, index: int, pair: Pair) -> Steps:
     return False
 
 
-def _name(own: Operator) -> str:
+def _name(own: GraphOperator) -> str:
     return "Add" if own.type == "Sum" and len(own.inputs) == 2 else own.type
 
 
-def _given(own: Operator) -> list[str]:
+def _given(own: GraphOperator) -> list[str]:
     """Inputs, those that are left out at the end forgotten."""
     inputs = list(own.inputs)
     while inputs and not inputs[-1]:
@@ -72,7 +72,9 @@ def _given(own: Operator) -> list[str]:
     return inputs
 
 
-def _operands(at: Matching, own: Operator, view: View, mine: list[str], theirs: tuple[str, ...]) -> list[Pair] | None:
+def _operands(
+    at: Matching, own: GraphOperator, view: View, mine: list[str], theirs: tuple[str, ...]
+) -> list[Pair] | None:
     """The pairs that make an operator's output be seen so; None where the operator does not commute with the view."""
     if any(bool(a) != bool(b) for a, b in zip(mine, theirs, strict=True)):
         return None
@@ -117,14 +119,14 @@ def _constant_fits(at: Matching, executed: str, file: str, view: View) -> bool:
 
 
 @rewriting()
-def copies(at: Matching, own: Operator, index: int, pair: Pair) -> Steps:
+def copies(at: Matching, own: GraphOperator, index: int, pair: Pair) -> Steps:
     """What is executed is a copy itself."""
     inner = copied(at.executed, pair.executed)
     return inner is not None and (yield Pair(inner, pair.file, pair.view))
 
 
 @rewriting("Transpose")
-def transposes(at: Matching, own: Operator, index: int, pair: Pair) -> Steps:
+def transposes(at: Matching, own: GraphOperator, index: int, pair: Pair) -> Steps:
     """A transpose may stand elsewhere, or nowhere: it is a matter of the view."""
     perm = own.attributes.get("perm")
     view = None if perm is None else pair.view.before_executed(perm)
@@ -132,7 +134,7 @@ def transposes(at: Matching, own: Operator, index: int, pair: Pair) -> Steps:
 
 
 @rewriting(*RESHAPES)
-def reshapes(at: Matching, own: Operator, index: int, pair: Pair) -> Steps:
+def reshapes(at: Matching, own: GraphOperator, index: int, pair: Pair) -> Steps:
     """A reshape keeps the row-major order; where an array is wanted, its shape must be that of the file's value."""
     if pair.view.plain and not _reaches(at, own, pair.file):
         return False
@@ -141,7 +143,7 @@ def reshapes(at: Matching, own: Operator, index: int, pair: Pair) -> Steps:
     return (yield Pair(own.inputs[0], pair.file, FLAT))
 
 
-def _reaches(at: Matching, own: Operator, file: str) -> bool:
+def _reaches(at: Matching, own: GraphOperator, file: str) -> bool:
     """Whether an executed reshape ends in the shape of the file's value: all sizes but one, which their product gives."""
     known = at.file.types.get(file)
     if known is None or not known.HasField("shape"):
@@ -157,14 +159,14 @@ def _reaches(at: Matching, own: Operator, file: str) -> bool:
 
 
 @rewriting(NCHWC + "ReorderInput")
-def into_blocks(at: Matching, own: Operator, index: int, pair: Pair) -> Steps:
+def into_blocks(at: Matching, own: GraphOperator, index: int, pair: Pair) -> Steps:
     """Channels put into blocks, from an array with channels second or last."""
     view = View.of((0, 2, 3, 1)) if own.attributes.get("channels_last", 0) else AS_IT_IS
     return pair.view.blocked and (yield Pair(own.inputs[0], pair.file, view))
 
 
 @rewriting(NCHWC + "ReorderOutput")
-def out_of_blocks(at: Matching, own: Operator, index: int, pair: Pair) -> Steps:
+def out_of_blocks(at: Matching, own: GraphOperator, index: int, pair: Pair) -> Steps:
     """Channels taken out of their blocks."""
     wanted = View.of((0, 2, 3, 1)) if own.attributes.get("channels_last", 0) else AS_IT_IS
     return pair.view == wanted and (yield Pair(own.inputs[0], pair.file, BLOCKED))

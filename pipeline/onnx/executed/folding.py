@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipeline.onnx.executed.graphs import Graph, Operator
+from pipeline.onnx.executed.graphs import Graph, GraphOperator
 from pipeline.onnx.executed.matching import Matching, behind, copied
 from pipeline.onnx.executed.views import blocks
 
@@ -50,7 +50,7 @@ class Folded:
 NOTHING = Folded(np.ones(()), np.zeros(()), np.zeros(()))
 
 
-def folded(graph: Graph, value: str) -> tuple[Folded, str, Operator | None]:
+def folded(graph: Graph, value: str) -> tuple[Folded, str, GraphOperator | None]:
     """The scales and constants from a value back to the operator before them, where each reads a value that nothing else reads.
 
     They are BatchNormalization, Mul, Add and Sub with constants: those whose folding ``bounds/float32_sites.py`` charges.
@@ -74,7 +74,7 @@ def _sole(graph: Graph, value: str) -> bool:
     return True
 
 
-def _step(graph: Graph, own: Operator, so_far: Folded) -> tuple[Folded, str] | None:
+def _step(graph: Graph, own: GraphOperator, so_far: Folded) -> tuple[Folded, str] | None:
     if own.type == "BatchNormalization":
         return _norm(graph, own, so_far)
     if own.type not in ("Mul", "Add", "Sub") or len(own.inputs) != 2:
@@ -90,7 +90,7 @@ def _step(graph: Graph, own: Operator, so_far: Folded) -> tuple[Folded, str] | N
     return None
 
 
-def _norm(graph: Graph, own: Operator, so_far: Folded) -> tuple[Folded, str] | None:
+def _norm(graph: Graph, own: GraphOperator, so_far: Folded) -> tuple[Folded, str] | None:
     rank = graph.rank(own.inputs[0])
     if any(v not in graph.constants for v in own.inputs[1:5]) or len([v for v in own.outputs if v]) > 1:
         return None

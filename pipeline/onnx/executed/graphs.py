@@ -21,7 +21,7 @@ NCHWC = "com.microsoft.nchwc."
 
 
 @dataclass(frozen=True, eq=False)
-class Operator:
+class GraphOperator:
     """One node: its type with the domain before it, and every attribute, those left out at their defaults."""
 
     position: int
@@ -50,13 +50,13 @@ class Graph:
     def __init__(self, model: onnx.ModelProto):
         self.model = model
         versions = {"" if e.domain == "ai.onnx" else e.domain: e.version for e in model.opset_import}
-        self.operators: list[Operator] = []
-        self.made: dict[str, tuple[Operator, int]] = {}
+        self.operators: list[GraphOperator] = []
+        self.made: dict[str, tuple[GraphOperator, int]] = {}
         self.constants = _Constants(model)
         for position, node in enumerate(model.graph.node):
             if node.op_type == "Constant" and not node.domain:
                 continue
-            own = Operator(
+            own = GraphOperator(
                 position,
                 _type(node),
                 node.name,
@@ -70,7 +70,7 @@ class Graph:
         self.outputs = [o.name for o in model.graph.output]
         self.readers = self._readers()
 
-    def producer(self, value: str) -> Operator | None:
+    def producer(self, value: str) -> GraphOperator | None:
         """The operator whose only interesting output the value is, None for inputs and constants."""
         found = self.made.get(value)
         return found[0] if found else None

@@ -12,13 +12,13 @@ import numpy as np
 
 from pipeline.onnx.executed.activations import before_activation
 from pipeline.onnx.executed.folding import Folded, blocked_filters, by_channel, folded, held, near, padded
-from pipeline.onnx.executed.graphs import NCHWC, Operator
+from pipeline.onnx.executed.graphs import NCHWC, GraphOperator
 from pipeline.onnx.executed.matching import Matching, Pair, Steps, behind, rewriting
 from pipeline.onnx.executed.views import AS_IT_IS, BLOCKED
 
 
 @rewriting("Conv", "com.microsoft.FusedConv", NCHWC + "Conv")
-def convolution(at: Matching, own: Operator, index: int, pair: Pair) -> Steps:
+def convolution(at: Matching, own: GraphOperator, index: int, pair: Pair) -> Steps:
     """A convolution with the scales, constants, residual and activation behind it, and the zero padding before it."""
     blocked = own.type.startswith(NCHWC)
     if pair.view != (BLOCKED if blocked else AS_IT_IS):
@@ -45,7 +45,7 @@ def convolution(at: Matching, own: Operator, index: int, pair: Pair) -> Steps:
 
 
 @rewriting("ConvTranspose")
-def transposed_convolution(at: Matching, own: Operator, index: int, pair: Pair) -> Steps:
+def transposed_convolution(at: Matching, own: GraphOperator, index: int, pair: Pair) -> Steps:
     """A transposed convolution with the scales and constants behind it; its filters hold output channels second, by group."""
     scales, _, layer = folded(at.file, pair.file)
     if not pair.view.plain or layer is None or layer.type != "ConvTranspose" or scales.roundings == 0:
@@ -83,7 +83,7 @@ def with_residual(at: Matching, file: str, other: str) -> Iterator[tuple[str, st
         yield total.inputs[1], total.inputs[0]
 
 
-def _filters(at: Matching, own: Operator, layer: Operator, scales: Folded) -> bool | None:
+def _filters(at: Matching, own: GraphOperator, layer: GraphOperator, scales: Folded) -> bool | None:
     """Whether the input comes in blocks, where filters, bias and settings are the file's, folded; None where they are not."""
     if layer.inputs[1] not in at.file.constants or (got := held(at, own.inputs[1])) is None:
         return None
@@ -99,7 +99,7 @@ def _filters(at: Matching, own: Operator, layer: Operator, scales: Folded) -> bo
     return _folded_into(at, own, got, filters, layer.input(2), scales)
 
 
-def _depthwise(at: Matching, own: Operator, scales: Folded) -> bool | None:
+def _depthwise(at: Matching, own: GraphOperator, scales: Folded) -> bool | None:
     """A BatchNormalization on its own, executed as a convolution of each channel by one number."""
     if not own.type.startswith(NCHWC) or scales.roundings == 0 or (got := held(at, own.inputs[1])) is None:
         return None
@@ -116,7 +116,7 @@ def _depthwise(at: Matching, own: Operator, scales: Folded) -> bool | None:
 
 
 def _folded_into(
-    at: Matching, own: Operator, got: np.ndarray, filters: np.ndarray, bias: str, scales: Folded
+    at: Matching, own: GraphOperator, got: np.ndarray, filters: np.ndarray, bias: str, scales: Folded
 ) -> bool | None:
     out, rank = filters.shape[0], filters.ndim
     parts = [by_channel(v, out, rank, 1) for v in (scales.scale, scales.shift, scales.size)]
@@ -142,7 +142,7 @@ def _folded_into(
     return inputs if given.shape == total.shape and near(given, total, most, scales.error) else None
 
 
-def _unpadded(at: Matching, own: Operator, layer: Operator) -> str | None:
+def _unpadded(at: Matching, own: GraphOperator, layer: GraphOperator) -> str | None:
     """What a layer reads, where padding before it was joined to its own; None where the places differ."""
     if same_padding(own, layer):
         return layer.inputs[0]
@@ -152,13 +152,13 @@ def _unpadded(at: Matching, own: Operator, layer: Operator) -> str | None:
     return pad.inputs[0] if joined(own, layer, before) else None
 
 
-def same_padding(own: Operator, layer: Operator) -> bool:
+def same_padding(own: GraphOperator, layer: GraphOperator) -> bool:
     """Whether two layers pad alike."""
     modes = [o.attributes.get("auto_pad", b"NOTSET") for o in (own, layer)]
     return modes[0] == modes[1] and _pads(own) == _pads(layer)
 
 
-def joined(own: Operator, layer: Operator, before: tuple[int, ...]) -> bool:
+def joined(own: GraphOperator, layer: GraphOperator, before: tuple[int, ...]) -> bool:
     """Whether an executed layer pads by its own numbers and those of a Pad before it."""
     if any(o.attributes.get("auto_pad", b"NOTSET") != b"NOTSET" for o in (own, layer)):
         return False
@@ -166,12 +166,12 @@ def joined(own: Operator, layer: Operator, before: tuple[int, ...]) -> bool:
     return (mine or (0,) * len(before)) == tuple(a + b for a, b in zip(theirs, before, strict=True))
 
 
-def _pads(own: Operator) -> tuple[int, ...]:
+def _pads(own: GraphOperator) -> tuple[int, ...]:
     pads = tuple(own.attributes.get("pads", ()))
     return pads if any(pads) else ()
 
 
-def zero_pads(at: Matching, pad: Operator) -> tuple[int, ...] | None:
+def zero_pads(at: Matching, pad: GraphOperator) -> tuple[int, ...] | None:
     """By how much a Pad with zeros widens the places of a picture, before and behind; None for any other Pad."""
     if pad.attributes.get("mode", b"constant") != b"constant" or pad.input(3):
         return None

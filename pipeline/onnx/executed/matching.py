@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.onnx.executed.graphs import Graph, Operator
+from pipeline.onnx.executed.graphs import Graph, GraphOperator
 from pipeline.onnx.executed.views import AS_IT_IS, View
 
 PAIRS = 64
@@ -63,7 +63,7 @@ class Matching:
                 answer = None
         return self.known[root]
 
-    def because(self, own: Operator, reason: str) -> bool:
+    def because(self, own: GraphOperator, reason: str) -> bool:
         """Remember the condition that an executed operator does not meet; False, to be returned."""
         self.reasons.setdefault(own.position, reason)
         return False
@@ -111,7 +111,7 @@ class Matching:
             yield Pair(pair.executed, own.inputs[0], pair.view)
 
 
-Rewriting = Callable[[Matching, Operator, int, Pair], Steps]
+Rewriting = Callable[[Matching, GraphOperator, int, Pair], Steps]
 REWRITINGS: dict[str, list[Rewriting]] = {}
 """The table: by executed operator, tried in turn."""
 EVERYWHERE: list[Rewriting] = []
@@ -174,14 +174,14 @@ def copied(graph: Graph, value: str) -> str | None:
     return None
 
 
-def behind(graph: Graph, value: str) -> tuple[str, Operator | None]:
+def behind(graph: Graph, value: str) -> tuple[str, GraphOperator | None]:
     """What a value is a copy of, and what made that."""
     while (inner := copied(graph, value)) is not None:
         value = inner
     return value, graph.producer(value)
 
 
-def _trains(graph: Graph, own: Operator) -> bool:
+def _trains(graph: Graph, own: GraphOperator) -> bool:
     switch = own.input(2)
     return bool(switch) and (switch not in graph.constants or bool(graph.constants[switch].any()))
 

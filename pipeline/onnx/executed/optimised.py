@@ -23,7 +23,7 @@ class Executed:
     model: onnx.ModelProto
     runtime: str
     provider: str
-    level: ort.Level
+    level: ort.Optimization
 
     @cached_property
     def graph(self) -> Graph:
@@ -38,7 +38,7 @@ class Executed:
         return f"ONNX Runtime {self.runtime} ({self.provider.upper()}, graph optimization level {self.level!r})"
 
 
-def optimised(model: ModelFile | bytes, *, provider: str, level: ort.Level) -> Executed:
+def optimised(model: ModelFile | bytes, *, provider: str, level: ort.Optimization) -> Executed:
     """What ONNX Runtime executes of a model at a level, by a session of its own. Raises what ``runtime.session`` raises."""
     with tempfile.TemporaryDirectory(prefix="pipeline-") as folder:
         path = Path(folder) / "executed.onnx"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.onnx.executed.activations import clip_ends
-from pipeline.onnx.executed.graphs import NCHWC, Graph, Operator
+from pipeline.onnx.executed.graphs import NCHWC, Graph, GraphOperator
 from pipeline.onnx.executed.layers import joined, same_padding, zero_pads
 from pipeline.onnx.executed.matching import RESHAPES, Matching, Pair, Steps, behind, copied, rewriting
 from pipeline.onnx.executed.views import AS_IT_IS, BLOCKED
@@ -17,7 +17,7 @@ KEEP_SIGNS = (*POOLS, *RESHAPES, "Transpose", "Concat", "Add", "Mul", "Sum", "Ma
 
 
 @rewriting(*POOLS, *(NCHWC + name for name in POOLS))
-def pooling(at: Matching, own: Operator, index: int, pair: Pair) -> Steps:
+def pooling(at: Matching, own: GraphOperator, index: int, pair: Pair) -> Steps:
     """The file's own pooling, in any layout; zeros padded before it may be its own padding where that is the same.
 
     MaxPool pads with minus infinity, so what it reads must be nonnegative and its windows reach the picture; AveragePool must
@@ -57,13 +57,13 @@ def pooling(at: Matching, own: Operator, index: int, pair: Pair) -> Steps:
     return (yield Pair(own.inputs[0], pad.inputs[0], pair.view))
 
 
-def _pads_nothing(own: Operator) -> bool:
+def _pads_nothing(own: GraphOperator) -> bool:
     """Whether no window reaches beyond what is read."""
     explicit = own.attributes.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID")
     return explicit and not any(own.attributes.get("pads", ())) and not own.attributes.get("ceil_mode", 0)
 
 
-def _setting(own: Operator, name: str) -> object:
+def _setting(own: GraphOperator, name: str) -> object:
     value = own.attributes.get(name)
     neutral = (1,) if name in ("strides", "dilations") else (0,)
     return None if value is None or set(np.atleast_1d(np.asarray(value)).tolist()) <= set(neutral) else value
@@ -102,13 +102,13 @@ def nonnegative(graph: Graph, value: str) -> bool:
     return True
 
 
-def _clipped(graph: Graph, own: Operator) -> bool:
+def _clipped(graph: Graph, own: GraphOperator) -> bool:
     ends = clip_ends(graph, own)
     return ends is not None and ends[0] >= 0
 
 
 @rewriting(NCHWC + "Upsample")
-def upsampling(at: Matching, own: Operator, index: int, pair: Pair) -> Steps:
+def upsampling(at: Matching, own: GraphOperator, index: int, pair: Pair) -> Steps:
     """Resize by whole factors: nearest as it is, linear with the same coordinates."""
     _, layer = behind(at.file, pair.file)
     if not pair.view.blocked or layer is None or layer.type not in ("Resize", "Upsample"):
@@ -134,7 +134,7 @@ def upsampling(at: Matching, own: Operator, index: int, pair: Pair) -> Steps:
 
 
 @rewriting("Split")
-def slices(at: Matching, own: Operator, index: int, pair: Pair) -> Steps:
+def slices(at: Matching, own: GraphOperator, index: int, pair: Pair) -> Steps:
     """Slices, and Gathers of one place, cut at once by a Split."""
     theirs = at.file.producer(pair.file)
     sizes = _parts(at.executed, own)
@@ -161,14 +161,14 @@ def _same_axis(one: int, other: int, rank: int | None) -> bool:
     return one == other or (rank is not None and one % rank == other % rank)
 
 
-def _parts(graph: Graph, own: Operator) -> list[int] | None:
+def _parts(graph: Graph, own: GraphOperator) -> list[int] | None:
     if own.input(1):
         return [int(i) for i in graph.constants[own.input(1)]] if own.input(1) in graph.constants else None
     given = own.attributes.get("split")
     return [int(i) for i in given] if given else None
 
 
-def _slice(graph: Graph, own: Operator, length: int) -> tuple[int, int, int] | None:
+def _slice(graph: Graph, own: GraphOperator, length: int) -> tuple[int, int, int] | None:
     """``(axis, start, stop)`` of a Slice along one axis with step 1, of an axis of that length."""
     parts = {}
     for position, name in enumerate(("starts", "ends", "axes", "steps"), start=1):

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.onnx.executed.activations import before_activation
 from pipeline.onnx.executed.folding import Folded, by_channel, folded, held, near
-from pipeline.onnx.executed.graphs import Graph, Operator
+from pipeline.onnx.executed.graphs import Graph, GraphOperator
 from pipeline.onnx.executed.layers import with_residual
 from pipeline.onnx.executed.matching import Matching, Pair, Steps, behind, rewriting
 from pipeline.onnx.executed.views import AS_IT_IS, FLAT, SWAPPED
@@ -24,7 +24,7 @@ number within what ``bounds/float32_sites.py`` charges."""
 
 
 @rewriting("Gemm", "com.microsoft.FusedGemm")
-def general_product(at: Matching, own: Operator, index: int, pair: Pair) -> Steps:
+def general_product(at: Matching, own: GraphOperator, index: int, pair: Pair) -> Steps:
     """``activation(alpha A B + beta C)`` with the scales and constants behind a Gemm or a MatMul by a constant matrix.
 
     Of more than two axes, the file's MatMul is executed on rows: both sides are the same in row-major order.
@@ -59,7 +59,7 @@ def general_product(at: Matching, own: Operator, index: int, pair: Pair) -> Step
 class _Gemm:
     """The operands of a product in one form."""
 
-    def __init__(self, own: Operator):
+    def __init__(self, own: GraphOperator):
         get = own.attributes.get
         self.a, self.b, self.c = own.input(0), own.input(1), own.input(2)
         self.alpha, self.beta = (float(np.float32(get(name, 1.0))) for name in ("alpha", "beta"))
@@ -99,7 +99,7 @@ def _constants(at: Matching, mine: _Gemm, theirs: _Gemm, scales: Folded) -> bool
 
 
 @rewriting("Gemm", "com.microsoft.FusedGemm")
-def computed_product(at: Matching, own: Operator, index: int, pair: Pair) -> Steps:
+def computed_product(at: Matching, own: GraphOperator, index: int, pair: Pair) -> Steps:
     """A Gemm of two computed matrices: the file's own, but for the activation behind it and transposes before it."""
     file = before_activation(at, own, pair.file)
     if file is None or not pair.view.plain or held(at, own.input(1)) is not None:
@@ -121,7 +121,7 @@ def computed_product(at: Matching, own: Operator, index: int, pair: Pair) -> Ste
 
 
 @rewriting("MatMul", "com.microsoft.FusedMatMul")
-def scaled_product(at: Matching, own: Operator, index: int, pair: Pair) -> Steps:
+def scaled_product(at: Matching, own: GraphOperator, index: int, pair: Pair) -> Steps:
     """``alpha op(A) op(B)``: a MatMul with transposes and numbers multiplied in before and behind it."""
     if not pair.view.plain or own.attributes.get("transBatchA", 0) or own.attributes.get("transBatchB", 0):
         return False
@@ -141,7 +141,7 @@ def scaled_product(at: Matching, own: Operator, index: int, pair: Pair) -> Steps
     return False
 
 
-def _charged(at: Matching, own: Operator, layer: Operator, scales: list[float]) -> bool:
+def _charged(at: Matching, own: GraphOperator, layer: GraphOperator, scales: list[float]) -> bool:
     """Whether what scales may lose on the other side of a product is charged."""
     if not any(v in at.file.constants for v in layer.inputs):
         return at.because(own, "a scale is moved through a product of two computed values, whose range is not bounded")
@@ -152,7 +152,7 @@ def _charged(at: Matching, own: Operator, layer: Operator, scales: list[float]) 
     return True
 
 
-def _both(graph: Graph, layer: Operator) -> Iterator[tuple[tuple[list[float], str], tuple[list[float], str]]]:
+def _both(graph: Graph, layer: GraphOperator) -> Iterator[tuple[tuple[list[float], str], tuple[list[float], str]]]:
     for left in _inner(graph, layer.inputs[0]):
         for right in _inner(graph, layer.inputs[1]):
             yield left, right
@@ -171,13 +171,13 @@ def _inner(graph: Graph, value: str) -> Iterator[tuple[list[float], str]]:
         value = found[1]
 
 
-def _scales(graph: Graph, value: str) -> Iterator[tuple[list[float], Operator | None]]:
+def _scales(graph: Graph, value: str) -> Iterator[tuple[list[float], GraphOperator | None]]:
     """What stands before a value, with numbers behind it taken off."""
     for taken, inner in _inner(graph, value):
         yield taken, behind(graph, inner)[1]
 
 
-def _number(graph: Graph, own: Operator) -> tuple[float, str] | None:
+def _number(graph: Graph, own: GraphOperator) -> tuple[float, str] | None:
     """The number that an operator multiplies by, and what it multiplies."""
     if own.type not in ("Mul", "Div"):
         return None

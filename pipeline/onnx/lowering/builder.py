@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from pipeline.core.network import SHAPE, Origin, Provenance
-from pipeline.onnx.ir import Source
+from pipeline.onnx.ir import ConstantSource
 from pipeline.onnx.provenance import Ledger
 
 
@@ -20,7 +20,7 @@ class Builder:
     def __init__(
         self,
         constants: Mapping[str, np.ndarray],
-        sources: Mapping[str, Source],
+        sources: Mapping[str, ConstantSource],
         shapes: Mapping[str, tuple[int, ...]],
         dtypes: Mapping[str, np.dtype],
         *,

@@ -1,9 +1,9 @@
 """Every product with a constant in one form: ``y = x W^T + b``, W stored as ``(out, in)``, b as ``(out,)``.
 
 Gemm's transposes, MatMul with and without an Add after it, and a bias that a separate Add gives to a convolution all end
-here; what was done to a weight is undone by the steps kept in its Source. Gemm's alpha stays a Mul behind the product, where a
-runtime multiplies by it: in the weights, products would overflow and underflow elsewhere. Its beta is multiplied into a
-bias where that is exact.
+here; what was done to a weight is undone by the steps kept in its ConstantSource. Gemm's alpha stays a Mul behind the product,
+where a runtime multiplies by it: in the weights, products would overflow and underflow elsewhere. Its beta is multiplied into
+a bias where that is exact.
 """
 
 from __future__ import annotations

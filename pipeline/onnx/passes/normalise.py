@@ -20,7 +20,7 @@ from pipeline.onnx.batch import moves, rules, size_rules
 from pipeline.onnx.batch.axis import Tracing
 from pipeline.onnx.batch.place import Place
 from pipeline.onnx.declared_shapes import check_shapes
-from pipeline.onnx.ir import Draft, Node, Source, drafted, filled
+from pipeline.onnx.ir import ConstantSource, Draft, Node, drafted, filled
 from pipeline.onnx.names import listed, neutralise, shown
 from pipeline.onnx.operators import TABLE
 from pipeline.onnx.passes import einsum, linear, resize
@@ -33,7 +33,7 @@ _FOLLOWING = (moves, rules, size_rules)  # importing them enters how samples are
 
 
 @dataclass(frozen=True)
-class Normalised:
+class NormalisedGraph:
     """The form that is converted, and the tables back to the file."""
 
     model: onnx.ModelProto
@@ -44,7 +44,7 @@ class Normalised:
     opset: int
     """Of the file."""
     constants: Mapping[str, np.ndarray]
-    sources: Mapping[str, Source]
+    sources: Mapping[str, ConstantSource]
     """By constant: the initialiser or Constant node of the file, and the steps back to it."""
     origins: Mapping[str, Origin]
     """By output value: the node of the file."""
@@ -58,7 +58,7 @@ class Normalised:
     """Where samples stand in the file's graph, where it takes any number of them, and in this one, where it does."""
 
 
-def normalise(model: onnx.ModelProto, *, output: str | None = None, free_batch: bool = True) -> Normalised:
+def normalise(model: onnx.ModelProto, *, output: str | None = None, free_batch: bool = True) -> NormalisedGraph:
     """The normal form of a model that the guard let through; of its ``output`` alone where one is named.
 
     With ``free_batch`` a baked batch of 1 is made free where the rules of ``free_batch.py`` reach; whether that was right only
@@ -92,7 +92,7 @@ def normalise(model: onnx.ModelProto, *, output: str | None = None, free_batch: 
     batch_first(draft, probes, kinds)
     draft.prune()
     traced = [samples, Tracing(draft, normal=True) if freed and not probes.sizes else None]
-    return Normalised(
+    return NormalisedGraph(
         model=draft.model(),
         nodes=tuple(draft.nodes),
         own=own,
@@ -143,13 +143,13 @@ def fold(draft: Draft, kinds: Mapping[str, str], probes: Probes, samples: Tracin
         if (samples is None or name in samples.constant) and all(_same(s, seen[0]) for s in seen):
             draft.constants[name] = seen[0]
             node = producers.get(name)
-            draft.sources[name] = _folded(draft, node, seen[0]) if node is not None else Source(None)
+            draft.sources[name] = _folded(draft, node, seen[0]) if node is not None else ConstantSource(None)
             source = draft.sources[name]
             if source.initializer is not None:
                 tied[name] = same.setdefault((source.initializer, source.steps), name)
         elif (samples is None or _alike(samples, name)) and (single := _one_sample(seen)) is not None:
             draft.constants[name] = single
-            draft.sources[name] = Source(None, reason="computed from the batch size")
+            draft.sources[name] = ConstantSource(None, reason="computed from the batch size")
             draft.shapes[name] = tuple(single.shape)
     draft.nodes = [n for n in draft.nodes if not all(v in draft.constants or not v for v in n.outputs)]
     for node in draft.nodes:
@@ -182,18 +182,18 @@ def _one_sample(seen: list[np.ndarray]) -> np.ndarray | None:
     return row if all(_same(s, np.repeat(row, len(s), axis=0)) for s in seen) and row.ndim > 1 else None
 
 
-def _folded(draft: Draft, node: Node, array: np.ndarray) -> Source:
+def _folded(draft: Draft, node: Node, array: np.ndarray) -> ConstantSource:
     """The way back through one folded node; its input is a constant by then, nodes being in order."""
     first = node.inputs[0] if node.inputs else ""
     others = [v for v in node.inputs[1:] if v]
     sources = [draft.sources[v] for v in node.inputs if v in draft.sources]
     reads = frozenset[str]().union(*(s.reads | ({s.initializer} if s.initializer else set()) for s in sources))
     if first not in draft.sources or first not in draft.constants:
-        return Source(None, reason=f"computed by {node.op_type}", reads=reads)
+        return ConstantSource(None, reason=f"computed by {node.op_type}", reads=reads)
     source, held = draft.sources[first], draft.constants[first]
     if node.op_type == "Identity" and source.initializer is not None and not source.steps and filled(array):
         # An exporter that merges equal tensors leaves an Identity for each: all those zeros and ones are not one weight.
-        return Source(draft.origins[node.output].output)
+        return ConstantSource(draft.origins[node.output].output)
     if node.op_type == "Identity" or (node.op_type == "Cast" and held.dtype == array.dtype):
         return source
     if node.op_type == "Transpose":
@@ -202,7 +202,7 @@ def _folded(draft: Draft, node: Node, array: np.ndarray) -> Source:
     if node.op_type in ("Reshape", "Squeeze", "Unsqueeze", "Flatten"):
         return source.after(("reshape", tuple(held.shape)))
     what = f"behind {node.op_type}" if not others else f"computed by {node.op_type} from other constants"
-    return Source(None, reason=what, reads=reads)
+    return ConstantSource(None, reason=what, reads=reads)
 
 
 def drop(draft: Draft) -> None:

@@ -8,7 +8,7 @@ import pkgutil
 
 from pipeline.train.losses.loss import LOSSES as LOSSES
 from pipeline.train.losses.loss import Loss as Loss
-from pipeline.train.losses.loss import Samples as Samples
+from pipeline.train.losses.loss import LossInput as LossInput
 from pipeline.train.losses.loss import loss as loss
 
 for _module in pkgutil.iter_modules(__path__):

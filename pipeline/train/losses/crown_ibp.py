@@ -11,7 +11,7 @@ from pipeline.bounds.linear import Bounds, LinearWalk
 from pipeline.core.interval import Lockstep
 from pipeline.core.threat import Box, margin_form
 from pipeline.train.losses.ibp import IBP
-from pipeline.train.losses.loss import Samples, loss
+from pipeline.train.losses.loss import LossInput, loss
 
 
 @loss("crown-ibp")
@@ -31,14 +31,14 @@ class CrownIBP(IBP):
     def linear(self, progress: float) -> bool:
         return float(self.beta(progress)) > 0
 
-    def margins(self, samples: Samples, *, linear: bool) -> Float[Tensor, "rows batch"]:
+    def margins(self, samples: LossInput, *, linear: bool) -> Float[Tensor, "rows batch"]:
         margins = super().margins(samples, linear=linear)
         if not linear:
             return margins
         beta = self.beta(samples.progress)
         return (1 - beta) * margins + beta * self.linear_margins(samples)
 
-    def linear_margins(self, samples: Samples) -> Float[Tensor, "rows batch"]:
+    def linear_margins(self, samples: LossInput) -> Float[Tensor, "rows batch"]:
         """Margins by one walk back to the input over the boxes of IBP, differentiable in weights and boxes alike."""
         boxes = {i: v.box if isinstance(v, Lockstep) else v for i, v in enumerate(samples.values) if v is not None}
         bounds = Bounds(LinearWalk(self.network, plan=samples.top.plan), [Box(samples.box)], boxes)

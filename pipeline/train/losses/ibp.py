@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.train.losses.loss import Loss, Samples, loss, robust_cross_entropy
+from pipeline.train.losses.loss import Loss, LossInput, loss, robust_cross_entropy
 
 
 @loss("ibp")
@@ -15,11 +15,11 @@ class IBP(Loss):
     The robust loss of Shi et al., arXiv 2103.17268, section 3.
     """
 
-    def margins(self, samples: Samples, *, linear: bool) -> Float[Tensor, "rows batch"]:
+    def margins(self, samples: LossInput, *, linear: bool) -> Float[Tensor, "rows batch"]:
         """Lower bounds of ``z_y - z_j``."""
         return samples.margins()
 
-    def __call__(self, samples: Samples, *, linear: bool) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    def __call__(self, samples: LossInput, *, linear: bool) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         margins = self.margins(samples, linear=linear)
         certified = (margins.detach() > 0).all(0).sum().to(margins.dtype)
         return robust_cross_entropy(margins), certified

@@ -20,7 +20,7 @@ from pipeline.train.recipe import Recipe
 
 
 @dataclass(frozen=True, eq=False)
-class Samples:
+class LossInput:
     """Some samples of a batch, as a loss reads them."""
 
     top: Head
@@ -54,7 +54,7 @@ class Loss(ABC):
     settings: ClassVar[tuple[str, ...]] = ()
     """The fields of ``Recipe`` that it reads; elsewhere they mean nothing and are refused."""
     attacks: ClassVar[bool] = False
-    """Whether ``Samples.points`` are attacked samples."""
+    """Whether ``LossInput.points`` are attacked samples."""
     bounds: ClassVar[bool] = True
     """Whether it reads bounds; without them, and without regularisers, boxes are not walked."""
 
@@ -66,7 +66,7 @@ class Loss(ABC):
         return False
 
     @abstractmethod
-    def __call__(self, samples: Samples, *, linear: bool) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    def __call__(self, samples: LossInput, *, linear: bool) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """The loss summed over the samples, and how many of them the bounds certify (zero without bounds).
 
         ``linear`` is ``Loss.linear`` of the epoch, decided once for all of its batches.

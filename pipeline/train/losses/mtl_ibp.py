@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.train.losses.crown_ibp import CrownIBP
-from pipeline.train.losses.loss import Samples, loss
+from pipeline.train.losses.loss import LossInput, loss
 
 
 @loss("mtl-ibp")
@@ -20,7 +20,7 @@ class MTLIBP(CrownIBP):
     settings = (*CrownIBP.settings, "alpha", "adversary_steps", "adversary_step")
     attacks = True
 
-    def __call__(self, samples: Samples, *, linear: bool) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    def __call__(self, samples: LossInput, *, linear: bool) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         bounded, certified = super().__call__(samples, linear=linear)
         attacked = F.cross_entropy(samples.logits(), samples.labels, reduction="sum")
         return self.recipe.alpha * bounded + (1 - self.recipe.alpha) * attacked, certified

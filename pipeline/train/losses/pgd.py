@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.train.losses.loss import Loss, Samples, loss
+from pipeline.train.losses.loss import Loss, LossInput, loss
 
 
 @loss("pgd")
@@ -16,6 +16,6 @@ class Adversarial(Loss):
     settings = ("adversary_steps", "adversary_step")
     attacks, bounds = True, False
 
-    def __call__(self, samples: Samples, *, linear: bool) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    def __call__(self, samples: LossInput, *, linear: bool) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         attacked = F.cross_entropy(samples.logits(), samples.labels, reduction="sum")
         return attacked, attacked.detach() * 0

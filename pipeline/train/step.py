@@ -46,7 +46,7 @@ def shrinkage(loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
     return torch.ldexp(torch.ones_like(loss), (exponent - LARGEST_LOSS).clamp(min=0))
 
 
-class Run:
+class Trainer:
     """Takes steps on ``model`` in place; nothing is read back from the device but by ``check`` and ``record``.
 
     Each of a ``crew`` is given the whole batches and takes its part of each; what it steps by and totals is that of the whole.
