@@ -11,6 +11,8 @@ from torch import nn
 from pipeline.certify import Certification, Strategy, Work, certify
 from pipeline.core import ops
 from pipeline.core.threat import BALLS
+from pipeline.results import Counterexamples
+from pipeline.results.samples import COLUMNS
 from tests import nets
 
 
@@ -48,15 +50,18 @@ def climb(network, eps, *, n: int = 40, norm: str = "linf", work: Work | None = 
 
 def same(a: Certification, b: Certification) -> bool:
     """Whether two certifications say the same, bit by bit, but for the seconds."""
-    columns = ("verdicts", "margins", "survived", "decided_by", "undecided")
-    pairs = [(a.predicted, b.predicted), (a.counterexamples.images, b.counterexamples.images)]
-    pairs += [(getattr(x, c), getattr(y, c)) for x, y in zip(a.levels, b.levels, strict=True) for c in columns]
-    if a.largest_eps is not None:
-        pairs.append((a.largest_eps, b.largest_eps))
-    told = [(x.examined, x.rounding, x.layers) for x in a.levels] == [
-        (x.examined, x.rounding, x.layers) for x in b.levels
-    ]
-    return all(x.tobytes() == y.tobytes() for x, y in pairs) and told
+    if a.looked != b.looked:
+        return False
+    one, two = a.samples, b.samples
+    parts = [(one.counterexamples, two.counterexamples), *((getattr(one, c), getattr(two, c)) for c in COLUMNS)]
+    return all(_bytes(x) == _bytes(y) for x, y in parts)
+
+
+def _bytes(part: object) -> object:
+    """What a column or a file holds, bit by bit."""
+    return (
+        part.content if isinstance(part, Counterexamples) else part.tobytes() if isinstance(part, np.ndarray) else part
+    )
 
 
 def lively(seed: int = 0):

@@ -10,8 +10,6 @@ import pytest
 
 from pipeline.gates import evaluate, parse_gate, verdict
 from pipeline.results import (
-    UNKNOWN,
-    VERDICTS,
     Accuracies,
     Attack,
     Caution,
@@ -32,6 +30,7 @@ from pipeline.results import (
     Threat,
     Tool,
     Training,
+    Verdict,
     levels,
     per_class,
 )
@@ -52,11 +51,11 @@ def build_samples(
     margin = np.where(predicted == label, strength, -1.0) - 60 * radius
     correct = np.broadcast_to(predicted == label, margin.shape)
     survived = margin > -2.0
-    code = np.full(margin.shape, UNKNOWN)
-    code[margin > 0] = VERDICTS.index("certified")
+    code = np.full(margin.shape, Verdict.UNKNOWN)
+    code[margin > 0] = Verdict.CERTIFIED
     if attack:
-        code[~survived] = VERDICTS.index("falsified")
-    code[~correct] = VERDICTS.index("misclassified")
+        code[~survived] = Verdict.FALSIFIED
+    code[~correct] = Verdict.MISCLASSIFIED
     margin = np.where(correct, margin, -1.0 - 60 * radius)
     return Samples(
         eps=eps,

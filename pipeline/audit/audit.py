@@ -21,13 +21,12 @@ from pipeline.errors import Contradiction, InputRejected, PipelineError
 from pipeline.results.canonical import digest
 from pipeline.results.result import Report, Result
 from pipeline.results.samples import (
-    CERTIFIED,
     COUNTEREXAMPLES_NAME,
     DECIDERS,
-    FALSIFIED,
     FILE_NAME,
     Counterexamples,
     Samples,
+    Verdict,
     read_counterexamples,
     read_samples,
 )
@@ -115,7 +114,7 @@ def _opened(folder: Path, name: str, sha256: str, read: Any) -> Any:
 
 
 def _monotone(samples: Samples) -> Iterator[str]:
-    certified = samples.verdict == CERTIFIED
+    certified = samples.verdict == Verdict.CERTIFIED
     known = certified if samples.undecided is None else certified | samples.undecided
     columns = [("certified", certified, known)]
     if samples.survived is not None:
@@ -175,7 +174,7 @@ def differing(a: Any, b: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
 
 def _counterexamples(folder: Path, result: Result, samples: Samples | None, found: Findings) -> Counterexamples | None:
     if result.counterexamples is None:
-        if samples is not None and (samples.verdict == FALSIFIED).any():
+        if samples is not None and (samples.verdict == Verdict.FALSIFIED).any():
             found.faults.append("report.json: samples are falsified, and it describes no counterexamples.")
         elif (folder / COUNTEREXAMPLES_NAME).exists():
             found.faults.append(f"{COUNTEREXAMPLES_NAME}: it is there, and the report describes none.")
@@ -196,7 +195,7 @@ def _counterexamples(folder: Path, result: Result, samples: Samples | None, foun
 
 
 def _points(read: Counterexamples, samples: Samples) -> Iterator[str]:
-    falsified = samples.verdict == FALSIFIED
+    falsified = samples.verdict == Verdict.FALSIFIED
     rows = np.flatnonzero(falsified.any(0))
     if not np.array_equal(read.index, samples.index[rows]):
         yield f"{COUNTEREXAMPLES_NAME}: its samples are not the falsified ones."

@@ -9,34 +9,22 @@ from pipeline.certify.largest import TOLERANCE, certified_at
 from pipeline.certify.scheduler import Work
 from pipeline.certify.spots import Deployed, Spots, sampled, unforeseen
 from pipeline.certify.verdicts import (
-    DECIDERS,
     Certification,
-    Counterexamples,
-    Layer,
-    Level,
-    RoundingCost,
     Strategy,
-    Verdict,
 )
 from pipeline.progress import Progress
 
 __all__ = [
-    "DECIDERS",
     "PGD",
     "TOLERANCE",
     "Attacked",
     "Certification",
-    "Counterexamples",
     "Deployed",
     "Journal",
-    "Layer",
-    "Level",
     "Predict",
     "Progress",
-    "RoundingCost",
     "Spots",
     "Strategy",
-    "Verdict",
     "Work",
     "attack",
     "certified_at",

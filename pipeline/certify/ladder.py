@@ -20,10 +20,11 @@ from pipeline.certify.largest import largest_eps
 from pipeline.certify.prover import CHUNK_BYTES, Prover
 from pipeline.certify.scheduler import Progress, Work
 from pipeline.certify.verdict_table import VerdictTable
-from pipeline.certify.verdicts import Certification, Images, RoundingCost, Strategy
+from pipeline.certify.verdicts import Certification, Images, Strategy
 from pipeline.core.network import Network
 from pipeline.core.threat import Ball
 from pipeline.errors import Incomplete
+from pipeline.results import Looked, RoundingCost
 
 ATTACKED, PREDICTED, LOOKED_INTO = 128, 256, 128
 """Samples in one batch of the attack, in one of predictions, and behind the figures on layers."""
@@ -96,10 +97,9 @@ class _Ladder:
         layers = [self.prover.layers(ball, some) if not self.work.cut else () for ball in self.balls]
         self.work.journal.flush()
         yield Certification(
-            predicted,
-            tuple(self.table.level(i, layers[i], costs[i]) for i in range(len(self.balls))),
-            self.table.counterexamples(self.images),
-            largest,
+            self.table.balls,
+            self.table.samples(self.indices, cut=self.work.cut, largest=largest),
+            tuple(Looked(layers[i], costs[i], self.table.rungs(i)) for i in range(len(self.balls))),
             dict(self.work.seconds),
             self.work.cut,
             int(self.blind.sum()),
@@ -188,7 +188,9 @@ class _Ladder:
                     gap = found["real"][finite] - found["margins"][finite]
                     lost = max(lost, float(gap.max(initial=0.0)))
             stands = table.alive[level] & (real > 0)
-            cost = RoundingCost(lost, int(table.certified[level].sum()), int(stands.sum()))
+            cost = RoundingCost(
+                largest=lost, certified=int(table.certified[level].sum()), certified_in_real=int(stands.sum())
+            )
             costs.append(cost if both and not self.work.cut else None)
         yield Progress("ibp", total, total)
         table.check(self.indices)

@@ -15,12 +15,13 @@ from pipeline.bounds.footprint import FILL, Need
 from pipeline.bounds.linear import MEMORY
 from pipeline.bounds.margins import MarginBounds, Method
 from pipeline.certify.batches import require_memory
-from pipeline.certify.verdicts import Images, Layer, Strategy
+from pipeline.certify.verdicts import Images, Strategy
 from pipeline.choices import Mode
 from pipeline.core.interval import Interval
 from pipeline.core.network import Network, Plan, Step
 from pipeline.core.rounding import rounding_of
 from pipeline.core.threat import Ball, LinfBall, Region, joined
+from pipeline.results import Layer
 from pipeline.rules import Affine, Rule, rule_for
 from pipeline.rules.weights import Facts
 from pipeline.system.allocator import give_back_large_blocks
@@ -134,11 +135,16 @@ class Prover:
         active = float((inside.center >= inside.radius).double().mean())
         inactive = float((inside.center <= -inside.radius).double().mean())
         radius = float(inside.radius.mean())
-        name = self.network.origin(step.name)
-        kept = radius if np.isfinite(radius) else None
         moved = reached.get(step.args[0], 0.0)
-        looseness = radius / moved if moved > 0 and np.isfinite(radius / moved) else None
-        return Layer(name, type(step.op).__name__, max(0.0, 1 - active - inactive), active, inactive, kept, looseness)
+        return Layer(
+            name=self.network.origin(step.name),
+            kind=type(step.op).__name__,
+            unstable=max(0.0, 1 - active - inactive),
+            active=active,
+            inactive=inactive,
+            mean_radius=radius if np.isfinite(radius) else None,
+            looseness=radius / moved if moved > 0 and np.isfinite(radius / moved) else None,
+        )
 
     def _bounds_of(self, method: Method, where: Region, labels: Tensor, mode: Mode | None) -> np.ndarray:
         return self._by(method, mode or self.settings.arithmetic).least(where, labels).cpu().numpy()

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from pipeline.certify.attack import PGD, Predict, attack, inside
 from pipeline.certify.scheduler import Progress, Work
-from pipeline.certify.verdicts import Certification, Images, Strategy, Verdict
+from pipeline.certify.verdicts import Certification, Images, Strategy
 from pipeline.core.network import Network
 from pipeline.core.threat import Ball
 from pipeline.errors import Contradiction
+from pipeline.results import Verdict
 
 BATCH = 256
 ALONE, CHASED = 32, 64
@@ -68,7 +69,7 @@ def sampled(
 
     Raises Contradiction (5) where the file gives another label, or a smaller margin than was proved.
     """
-    certified = np.stack([level.verdicts == Verdict.CERTIFIED for level in found.levels])
+    certified = found.samples.verdict == Verdict.CERTIFIED
     highest = len(certified) - 1 - certified[::-1].argmax(0)
     rows = np.flatnonzero(certified.any(0))
     mine = rows[work.crew.rows(len(rows))]
@@ -78,12 +79,12 @@ def sampled(
     ends: list[np.ndarray] = []
     chased = set(rng.permutation(mine)[:CHASED].tolist()) if settings.attack is not None else set()
     for level in np.unique(highest[mine]):
-        of_level, ball = mine[highest[mine] == level], found.levels[level].ball
+        of_level, ball = mine[highest[mine] == level], found.balls[level]
         for start in range(0, len(of_level), BATCH):
             if work.over or faults:
                 break
             part = of_level[start : start + BATCH]
-            bounds = found.levels[level].margins[part]
+            bounds = found.samples.margin_lower[level, part]
             x = torch.from_numpy(about.images[part])
             drawn = [point.numpy() for point in unforeseen(x, ball, rng)]
             for point in drawn:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.certify.attack import Attacked
-from pipeline.certify.verdicts import DECIDERS, Counterexamples, Images, Layer, Level, RoundingCost, Verdict
 from pipeline.choices import Mode
 from pipeline.core.threat import Ball
 from pipeline.errors import Contradiction
+from pipeline.results import DECIDERS, Counterexamples, Samples, Verdict
 
 
 class VerdictTable:
@@ -24,7 +24,7 @@ class VerdictTable:
         self, balls: Sequence[Ball], predicted: np.ndarray, labels: np.ndarray, *, arithmetic: Mode, attack: bool
     ):
         shape = (len(balls), len(labels))
-        self.balls, self.predicted, self.correct = tuple(balls), predicted, predicted == labels
+        self.balls, self.predicted, self.labels, self.correct = tuple(balls), predicted, labels, predicted == labels
         self.arithmetic, self.attack = arithmetic, attack
         self.margins = np.full(shape, np.nan)
         self.alive = np.broadcast_to(self.correct, shape).copy()
@@ -58,12 +58,12 @@ class VerdictTable:
 
     def bound(self, rung: str, level: int, rows: np.ndarray, margins: np.ndarray) -> int:
         """Enter lower bounds of margins; how many samples they newly certify at this level."""
-        before = self.certified
+        proved, certified = self.proved, self.certified
         found = np.where(np.isfinite(margins), margins, np.nan)
         self.margins[: level + 1, rows] = np.fmax(self.margins[: level + 1, rows], found)
-        gained = self.certified & ~before
-        self.decided_by[gained] = DECIDERS.index(rung)
-        return int(gained[level].sum())
+        # What an attack, still to come, may leave standing.
+        self.decided_by[self.proved & ~proved & self.alive] = DECIDERS.index(rung)
+        return int((self.certified & ~certified)[level].sum())
 
     def attacked(self, rung: str, level: int, rows: np.ndarray, found: Attacked) -> None:
         """Enter an attack and its counterexamples."""
@@ -90,32 +90,37 @@ class VerdictTable:
                     f"{named}). One of the two is wrong, so nothing is reported as certified; please report this with the model."
                 )
 
-    def level(self, i: int, layers: tuple[Layer, ...], rounding: RoundingCost | None) -> Level:
-        """The outcome at one eps."""
-        verdicts = np.full(self.correct.shape, Verdict.UNKNOWN, np.uint8)
-        verdicts[self.certified[i]] = Verdict.CERTIFIED
-        verdicts[self.correct & ~self.alive[i]] = Verdict.FALSIFIED
-        verdicts[~self.correct] = Verdict.MISCLASSIFIED
-        unknown = verdicts == Verdict.UNKNOWN
-        return Level(
-            self.balls[i],
-            verdicts,
-            self.margins[i],
-            self.alive[i] if self.attack else None,
-            self.decided_by[i],
-            unknown & self.skipped[i],
-            {rung: int(count[i]) for rung, count in self.examined.items()},
-            layers,
-            rounding,
+    def samples(self, indices: np.ndarray, *, cut: bool, largest: np.ndarray | None = None) -> Samples:
+        """The verdicts. ``cut``: a budget left something out."""
+        correct = np.broadcast_to(self.correct, self.margins.shape)
+        verdict = np.full(self.margins.shape, Verdict.UNKNOWN, np.uint8)
+        verdict[self.certified] = Verdict.CERTIFIED
+        verdict[correct & ~self.alive] = Verdict.FALSIFIED
+        verdict[~correct] = Verdict.MISCLASSIFIED
+        return Samples(
+            eps=tuple(str(ball.eps) for ball in self.balls),
+            index=indices.astype(np.int64),
+            label=self.labels.astype(np.int64),
+            predicted=self.predicted,
+            verdict=verdict,
+            margin_lower=self.margins,
+            survived=self.alive if self.attack else None,
+            undecided=(verdict == Verdict.UNKNOWN) & self.skipped if cut else None,
+            decided_by=np.where(verdict == Verdict.UNKNOWN, 0, self.decided_by).astype(np.uint8),
+            largest_eps=largest,
+            counterexamples=self._counterexamples(indices) if self._found else None,
         )
 
-    def counterexamples(self, like: Images) -> Counterexamples:
-        """All of them, by sample; ``like`` gives shape and type where there is none."""
+    def rungs(self, level: int) -> tuple[tuple[str, int], ...]:
+        """Each rung that looked at samples at a level, and at how many, in the order of DECIDERS."""
+        return tuple((name, int(self.examined[name][level])) for name in DECIDERS if name in self.examined)
+
+    def _counterexamples(self, indices: np.ndarray) -> Counterexamples:
         rows = sorted(self._found)
-        level, images, labels = zip(*(self._found[r] for r in rows), strict=True) if rows else ((), (), ())
+        level, images, labels = zip(*(self._found[r] for r in rows), strict=True)
         return Counterexamples(
-            np.array(rows, np.int64),
-            np.array(level, np.int64),
-            np.stack(images) if rows else like[:0].copy(),
-            np.array(labels, np.int64),
+            index=indices[rows].astype(np.int64),
+            eps=np.array([str(self.balls[i].eps) for i in level], dtype=np.str_),
+            image=np.stack(images),
+            predicted=np.array(labels, np.int64),
         )

@@ -1,10 +1,9 @@
-"""What a certification is asked, and what it answers: settings and outcomes, sample by sample."""
+"""What a certification is asked, and what it answers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,9 +11,7 @@ import numpy as np
 from pipeline.certify.attack import PGD
 from pipeline.choices import METHODS, Choice, Method, Mode
 from pipeline.core.threat import Ball
-
-DECIDERS = ("nothing", "prediction", "pgd", "ibp", "crown-ibp", "long pgd", "crown", "alpha-crown")
-"""What may settle a sample, in the order in which it is tried; the codes of ``decided_by``."""
+from pipeline.results import Looked, Samples
 
 
 @runtime_checkable
@@ -27,15 +24,6 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: Any, /) -> np.ndarray: ...
-
-
-class Verdict(IntEnum):
-    """What is known of one sample at one eps."""
-
-    CERTIFIED = 0
-    FALSIFIED = 1
-    MISCLASSIFIED = 2
-    UNKNOWN = 3
 
 
 @dataclass(frozen=True)
@@ -66,69 +54,14 @@ class Strategy:
         return self.attack.longer if self.attack is not None and "crown" in self.methods else None
 
 
-@dataclass(frozen=True)
-class Layer:
-    """The signs of one nonlinearity's inputs by IBP (fractions of its units), and the mean radius of their boxes.
-
-    ``looseness`` is that radius as a multiple of the range that values at a few vertices of the input boxes span.
-    """
-
-    name: str
-    kind: str
-    unstable: float
-    active: float
-    inactive: float
-    mean_radius: float | None
-    looseness: float | None = None
-
-
-@dataclass(frozen=True)
-class RoundingCost:
-    """What the mode of arithmetic cost at the rung of IBP: margins lost to float32, and certificates."""
-
-    largest: float
-    certified: int
-    certified_in_real: int
-
-
-@dataclass(frozen=True, eq=False)
-class Level:
-    """The outcome at one eps, by sample: the verdict, and the best margin that was proved (NaN where none was asked)."""
-
-    ball: Ball
-    verdicts: np.ndarray
-    margins: np.ndarray
-    survived: np.ndarray | None
-    """Whether no counterexample is known; None without an attack. Misclassified samples did not survive."""
-    decided_by: np.ndarray
-    """Codes into DECIDERS."""
-    undecided: np.ndarray
-    """Unknown samples that a budget kept some rung from examining."""
-    examined: dict[str, int]
-    """How many samples each rung looked at."""
-    layers: tuple[Layer, ...] = ()
-    rounding: RoundingCost | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Counterexamples:
-    """One for each falsified sample, at the smallest eps where one was found: inside the real ball, and confirmed."""
-
-    rows: np.ndarray
-    level: np.ndarray
-    images: np.ndarray
-    predicted: np.ndarray
-
-
 @dataclass(frozen=True, eq=False)
 class Certification:
-    """All levels, with the deployed file's own predictions."""
+    """Verdicts of all samples in balls that ascend, and what verdicts do not say."""
 
-    predicted: np.ndarray
-    levels: tuple[Level, ...]
-    counterexamples: Counterexamples
-    largest_eps: np.ndarray | None = None
-    """By sample, in units of the range: certified itself; NaN where misclassified, 0 where nothing was proved."""
+    balls: tuple[Ball, ...]
+    samples: Samples
+    looked: tuple[Looked, ...]
+    """By ball: who examined how many, how loose the layers are, what rounding cost."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Spent on each rung and eps."""
     cut: bool = False

@@ -166,10 +166,10 @@ def examine(
     if result.blind:
         doubts = (*doubts, BLIND.format(result.blind))
         yield Note(doubts[-1], warning=True)
-    samples = facts.samples(result, fitted.labels, indices)
+    samples = result.samples
     if settings.arithmetic == "float32-any-order":
         deployed.require_labels(subject, fitted.images, samples)
-    levels = reports.levels(samples, looked=facts.looked(result))
+    levels = reports.levels(samples, looked=result.looked)
     fields = told | {
         "parity": deployed.told(parity, spots),
         "levels": levels,

@@ -13,7 +13,7 @@ import torch
 from pipeline import certify as verdicts
 from pipeline import results as reports
 from pipeline.certify import Certification, Deployed, Spots, Work
-from pipeline.certify.verdicts import Images, Verdict
+from pipeline.certify.verdicts import Images
 from pipeline.commands.events import Event
 from pipeline.commands.subject import Subject
 from pipeline.core.threat import Ball
@@ -21,7 +21,7 @@ from pipeline.data import Fitted
 from pipeline.distributed.group import Crew
 from pipeline.errors import Contradiction, InputRejected
 from pipeline.onnx.parity import Parity
-from pipeline.results import Samples
+from pipeline.results import Samples, Verdict
 from pipeline.settings import Settings
 
 REAL, IN_BOXES = 16, 2
@@ -66,7 +66,10 @@ def decided(
     margins = bare and how.arithmetic == "float32-any-order"
     about = Deployed(subject.network, subject.predict, fitted.images, fitted.labels, indices, margins)
     spots = yield from verdicts.sampled(about, found, how, seed, work)
-    if len(ends := np.concatenate([spots.ends, found.counterexamples.images[: len(spots.ends)]])):
+    ends = spots.ends
+    if (broken := found.samples.counterexamples) is not None:
+        ends = np.concatenate([ends, broken.image[: len(ends)]])
+    if len(ends):
         subject.agrees_at(ends)
     return found, spots
 

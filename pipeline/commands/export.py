@@ -77,7 +77,7 @@ def _box(pixels: np.ndarray, ball: LinfBall, prepared: Preprocessing) -> tuple[l
 
 
 def _comments(result: Result, samples: reports.Samples, at: int, level: int) -> list[str]:
-    verdict = reports.VERDICTS[int(samples.verdict[level, at])]
+    verdict = reports.Verdict(samples.verdict[level, at]).word
     said = [
         f"sample {samples.index[at]} of {result.data.uri} ({result.data.part}), label {samples.label[at]}, "
         f"eps {samples.eps[level]}: {verdict}",

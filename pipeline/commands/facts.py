@@ -4,24 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import numpy as np
 import torch
 
-from pipeline.certify import DECIDERS, PGD, Certification
-from pipeline.certify import Strategy as How
+from pipeline.certify import PGD, Strategy
 from pipeline.commands import guarantee
 from pipeline.commands.subject import Subject
 from pipeline.data import Dataset, Fitted, without_folders
 from pipeline.results import facts as report
-from pipeline.results.per_radius import Layer, RoundingCost
 from pipeline.results.result import Run
-from pipeline.results.samples import Counterexamples, Samples
-from pipeline.results.summarise import Looked
 from pipeline.settings import Settings
 
 
@@ -102,7 +96,7 @@ def data(dataset: Dataset, evaluated: int, limit: int | None, seed: int, notes: 
     )
 
 
-def method(subject: Subject, settings: Settings, how: How, kernels: tuple[str, ...] = ()) -> report.Method:
+def method(subject: Subject, settings: Settings, how: Strategy, kernels: tuple[str, ...] = ()) -> report.Method:
     """How samples were certified, and what certified means."""
     region, ran = "box" if settings.norm == "linf" else "Euclidean ball", execution(subject)
     return report.Method(
@@ -158,46 +152,6 @@ def curves(history: Sequence[Mapping[str, float | int]]) -> tuple[dict[str, floa
 def epoch_times(history: Sequence[Mapping[str, float | int]]) -> dict[str, float]:
     """The seconds of each epoch."""
     return {f"epoch {record['epoch']}": record["seconds"] for record in history}
-
-
-def samples(result: Certification, labels: np.ndarray, indices: np.ndarray) -> Samples:
-    """The table of verdicts."""
-    levels = result.levels
-    survived = [level.survived for level in levels if level.survived is not None]
-    return Samples(
-        eps=tuple(str(level.ball.eps) for level in levels),
-        index=indices.astype(np.int64),
-        label=labels.astype(np.int64),
-        predicted=result.predicted,
-        verdict=np.stack([level.verdicts for level in levels]),
-        margin_lower=np.stack([level.margins for level in levels]),
-        survived=np.stack(survived) if survived else None,
-        undecided=np.stack([level.undecided for level in levels]) if result.cut else None,
-        decided_by=np.stack([level.decided_by for level in levels]),
-        largest_eps=result.largest_eps,
-        counterexamples=_counterexamples(result, indices) if len(result.counterexamples.rows) else None,
-    )
-
-
-def _counterexamples(result: Certification, indices: np.ndarray) -> Counterexamples:
-    found = result.counterexamples
-    return Counterexamples(
-        index=indices[found.rows].astype(np.int64),
-        eps=np.array([str(result.levels[i].ball.eps) for i in found.level], dtype=np.str_),
-        image=found.images,
-        predicted=found.predicted,
-    )
-
-
-def looked(result: Certification) -> tuple[Looked, ...]:
-    """What each level says beside its verdicts: who examined how many, how loose the layers are, what rounding cost."""
-    told = []
-    for level in result.levels:
-        layers = tuple(Layer(**asdict(layer)) for layer in level.layers)
-        cost = None if level.rounding is None else RoundingCost(**asdict(level.rounding))
-        rungs = tuple((name, level.examined[name]) for name in DECIDERS if name in level.examined)
-        told.append(Looked(layers, cost, rungs))
-    return tuple(told)
 
 
 def versions() -> dict[str, str]:

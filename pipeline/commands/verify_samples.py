@@ -19,7 +19,7 @@ from pipeline.commands.subject import Subject, device_of
 from pipeline.core.threat import BALLS, Ball
 from pipeline.errors import Contradiction, InputRejected
 from pipeline.limits import limits, raised
-from pipeline.results import CERTIFIED, DECIDERS, FALSIFIED, Counterexamples, Report, Result, Samples, clean
+from pipeline.results import DECIDERS, Counterexamples, Report, Result, Samples, Verdict, clean
 
 
 def check_points(
@@ -133,7 +133,7 @@ def _method(result: Result, samples: Samples, rows: np.ndarray) -> Choice:
     if samples.decided_by is None:
         name = result.method.bounds[-1] if result.method.bounds else "nothing"
     else:
-        proved = samples.decided_by[:, rows][samples.verdict[:, rows] == CERTIFIED]
+        proved = samples.decided_by[:, rows][samples.verdict[:, rows] == Verdict.CERTIFIED]
         name = DECIDERS[int(proved.max())] if proved.size else "ibp"
     if name not in METHODS:
         raise InputRejected(
@@ -144,14 +144,14 @@ def _method(result: Result, samples: Samples, rows: np.ndarray) -> Choice:
 
 def _contradicted(samples: Samples, rows: np.ndarray, now: Certification) -> Iterator[str]:
     index = samples.index[rows]
-    if (bad := now.predicted != samples.predicted[rows]).any():
+    if (bad := now.samples.predicted != samples.predicted[rows]).any():
         yield f"the file gives {int(bad.sum())} samples another label than stated; the first is {index[bad.argmax()]}."
         return
-    for level, row in zip(now.levels, range(len(samples.eps)), strict=True):
-        was, certified = samples.verdict[row, rows], level.verdicts == verdicts.Verdict.CERTIFIED
+    for row, found in enumerate(now.samples.verdict):
+        was, certified = samples.verdict[row, rows], found == Verdict.CERTIFIED
         for bad, what in (
-            ((was == CERTIFIED) & ~certified, "stated as certified, and cannot be certified again"),
-            ((was == FALSIFIED) & certified, "stated as falsified, and are certified"),
+            ((was == Verdict.CERTIFIED) & ~certified, "stated as certified, and cannot be certified again"),
+            ((was == Verdict.FALSIFIED) & certified, "stated as falsified, and are certified"),
         ):
             if bad.any():
                 yield f"{int(bad.sum())} samples at eps {samples.eps[row]} are {what}; the first is {index[bad.argmax()]}."
@@ -174,8 +174,8 @@ def _largest(
         found.faults.append("samples.npz: a largest eps is that of a correct sample, and a number of at least 0.")
         return
     contained = ~correct | (stated == 0)
-    for level in now.levels:
-        contained |= (level.verdicts == verdicts.Verdict.CERTIFIED) & (stated <= float(level.ball.eps))
+    for ball, found_at in zip(now.balls, now.samples.verdict, strict=True):
+        contained |= (found_at == Verdict.CERTIFIED) & (stated <= float(ball.eps))
     ask, what = np.flatnonzero(~contained), f"the largest eps of {len(rows)} samples, certified again"
     if not len(ask):
         found.checked.append(what)

@@ -12,7 +12,7 @@ from jaxtyping import Bool
 
 from pipeline.gates.exact import sign_test
 from pipeline.results.facts import Data, Method, Preprocessing, Threat
-from pipeline.results.samples import CERTIFIED, Samples
+from pipeline.results.samples import Samples, Verdict
 
 Metric = Literal["natural", "attacked", "certified"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -75,7 +75,7 @@ def having(samples: Samples, metric: Metric, row: int) -> Bool[np.ndarray, " n"]
     """Which samples a metric counts at one eps; None for `attacked` where there was no attack."""
     correct = samples.predicted == samples.label
     if metric == "certified":
-        return samples.verdict[row] == CERTIFIED
+        return samples.verdict[row] == Verdict.CERTIFIED
     if metric == "natural":
         return correct
     return None if samples.survived is None else correct & samples.survived[row]

@@ -27,14 +27,10 @@ from pipeline.results.per_radius import ClassRow, Layer, Level, Margin, Rounding
 from pipeline.results.rate import Rate
 from pipeline.results.result import Accuracies, LargestEps, Report, Result, Run, SamplesFile, Training, schema
 from pipeline.results.samples import (
-    CERTIFIED,
     DECIDERS,
-    FALSIFIED,
-    MISCLASSIFIED,
-    UNKNOWN,
-    VERDICTS,
     Counterexamples,
     Samples,
+    Verdict,
     read_samples,
 )
 from pipeline.results.summarise import Looked, largest_eps, levels, per_class
@@ -42,12 +38,7 @@ from pipeline.results.text import clean, quoted
 from pipeline.results.write import dump, read, write
 
 __all__ = [
-    "CERTIFIED",
     "DECIDERS",
-    "FALSIFIED",
-    "MISCLASSIFIED",
-    "UNKNOWN",
-    "VERDICTS",
     "Accuracies",
     "Attack",
     "Baseline",
@@ -80,6 +71,7 @@ __all__ = [
     "Threat",
     "Tool",
     "Training",
+    "Verdict",
     "Verdicts",
     "clean",
     "dump",

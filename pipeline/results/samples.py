@@ -8,6 +8,7 @@ import re
 import tokenize
 import zipfile
 from dataclasses import dataclass, fields
+from enum import IntEnum
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -24,8 +25,23 @@ from pipeline.results.text import clean
 from pipeline.system.regular_file import opened
 
 DECIDERS = ("nothing", "prediction", "pgd", "ibp", "crown-ibp", "long pgd", "crown", "alpha-crown")
-VERDICTS = ("certified", "falsified", "misclassified", "unknown")
-CERTIFIED, FALSIFIED, MISCLASSIFIED, UNKNOWN = range(4)
+"""What may settle a sample, in the order in which it is tried; the codes of ``decided_by``."""
+
+
+class Verdict(IntEnum):
+    """What is known of one sample at one eps."""
+
+    CERTIFIED = 0
+    FALSIFIED = 1
+    MISCLASSIFIED = 2
+    UNKNOWN = 3
+
+    @property
+    def word(self) -> str:
+        """As reports write it."""
+        return self.name.lower()
+
+
 # What zipfile and numpy raise for a damaged archive; numpy reads a member's header as Python reads a literal.
 DAMAGED = (
     *(ValueError, KeyError, TypeError, EOFError, MemoryError, RuntimeError, SyntaxError, OverflowError),
@@ -65,7 +81,7 @@ class Counterexamples:
 class Samples:
     """One column a sample, one row an eps (ascending).
 
-    `index` counts in the data's part; `verdict` holds codes into VERDICTS; `margin_lower` the lower bound of
+    `index` counts in the data's part; `verdict` holds codes of Verdict; `margin_lower` the lower bound of
     `min over j of y_label - y_j` (NaN where none was computed); `survived` whether the attack found no counterexample,
     None where there was no attack; `undecided` the unknown that a budget left unexamined; `decided_by` codes into
     DECIDERS; `largest_eps` the largest eps that was itself certified, in units of the range (no levels: one a sample).
@@ -87,10 +103,10 @@ class Samples:
     counterexamples: Counterexamples | None = None
 
     def __post_init__(self) -> None:
-        certified, falsified = self.verdict == CERTIFIED, self.verdict == FALSIFIED
+        certified, falsified = self.verdict == Verdict.CERTIFIED, self.verdict == Verdict.FALSIFIED
         wrong = np.broadcast_to(self.predicted != self.label, self.verdict.shape)
-        self._refuse(self.verdict > UNKNOWN, "a verdict code that means nothing")
-        self._refuse((self.verdict == MISCLASSIFIED) != wrong, "a verdict that contradicts the predicted class")
+        self._refuse(self.verdict > Verdict.UNKNOWN, "a verdict code that means nothing")
+        self._refuse((self.verdict == Verdict.MISCLASSIFIED) != wrong, "a verdict that contradicts the predicted class")
         self._refuse(certified & ~(self.margin_lower > 0), "certified without a positive margin")
         if self.survived is not None:
             self._refuse(certified & ~self.survived, "certified, and yet an attack succeeded")
@@ -98,11 +114,12 @@ class Samples:
         found_before = np.logical_or.accumulate(falsified, axis=0)
         self._refuse(certified & found_before, "certified at an eps above that of a counterexample")
         if self.undecided is not None:
-            self._refuse(self.undecided & (self.verdict != UNKNOWN), "undecided, and yet with a verdict")
+            self._refuse(self.undecided & (self.verdict != Verdict.UNKNOWN), "undecided, and yet with a verdict")
         if self.decided_by is not None:
             self._refuse(self.decided_by >= len(DECIDERS), "decided by something without a name")
             self._refuse(
-                (self.decided_by == 0) != (self.verdict == UNKNOWN), "a verdict by nothing, or none by something"
+                (self.decided_by == 0) != (self.verdict == Verdict.UNKNOWN),
+                "a verdict by nothing, or none by something",
             )
         if self.largest_eps is not None:
             radii = np.array([float(Fraction(e)) for e in self.eps])[:, None]
@@ -123,7 +140,7 @@ class Samples:
     def content(self) -> bytes:
         """The bytes of the npz file: the same arrays give the same bytes."""
         arrays = {name: np.asarray(getattr(self, name)) for name in self._columns}
-        names = {"verdict_names": np.array(VERDICTS)}
+        names = {"verdict_names": np.array([verdict.word for verdict in Verdict])}
         if self.decided_by is not None:
             names["decided_by_names"] = np.array(DECIDERS)
         return _stored(names | arrays)

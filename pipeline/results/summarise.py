@@ -12,7 +12,7 @@ from pipeline.errors import Incomplete
 from pipeline.results.per_radius import ClassRow, Edge, Histogram, Layer, Level, Margin, RoundingCost, Rung, Verdicts
 from pipeline.results.rate import Rate
 from pipeline.results.result import LargestEps
-from pipeline.results.samples import CERTIFIED, DECIDERS, VERDICTS, Samples
+from pipeline.results.samples import DECIDERS, Samples, Verdict
 
 BINS = 40
 NEAR_ZERO = 1e-3
@@ -63,7 +63,7 @@ def per_class(samples: Samples) -> tuple[ClassRow, ...]:
                     n=int(mine.sum()),
                     natural=int(correct.sum()),
                     attacked=None if samples.survived is None else int((correct & samples.survived[row]).sum()),
-                    certified=int((mine & (samples.verdict[row] == CERTIFIED)).sum()),
+                    certified=int((mine & (samples.verdict[row] == Verdict.CERTIFIED)).sum()),
                     undecided=0 if samples.undecided is None else int((mine & samples.undecided[row]).sum()),
                 )
             )
@@ -73,17 +73,17 @@ def per_class(samples: Samples) -> tuple[ClassRow, ...]:
 def _level(samples: Samples, row: int, looked: Looked) -> Level:
     n, codes = len(samples), samples.verdict[row]
     correct = samples.predicted == samples.label
-    counts = np.bincount(codes, minlength=len(VERDICTS))
+    counts = np.bincount(codes, minlength=len(Verdict))
     survived = None if samples.survived is None else Rate.of(int((correct & samples.survived[row]).sum()), n)
     return Level(
         eps=samples.eps[row],
         eps_float=float(Fraction(samples.eps[row])),
         natural=Rate.of(int(correct.sum()), n),
         attacked=survived,
-        certified=Rate.of(int(counts[CERTIFIED]), n),
-        verdicts=Verdicts(**{name: int(count) for name, count in zip(VERDICTS, counts, strict=True)}),
+        certified=Rate.of(int(counts[Verdict.CERTIFIED]), n),
+        verdicts=Verdicts(**{verdict.word: int(counts[verdict]) for verdict in Verdict}),
         undecided=0 if samples.undecided is None else int(samples.undecided[row].sum()),
-        margin=_margin(samples.margin_lower[row], codes == CERTIFIED),
+        margin=_margin(samples.margin_lower[row], codes == Verdict.CERTIFIED),
         edge=_edge(samples, row),
         layers=looked.layers,
         rungs=_rungs(samples, row, looked),
@@ -99,7 +99,7 @@ def _edge(samples: Samples, row: int) -> tuple[Edge, ...]:
         Edge(
             index=int(samples.index[i]),
             label=int(samples.label[i]),
-            verdict=VERDICTS[samples.verdict[row, i]],
+            verdict=Verdict(samples.verdict[row, i]).word,
             margin=float(samples.margin_lower[row, i]),
         )
         for i in nearest
@@ -110,7 +110,7 @@ def _rungs(samples: Samples, row: int, looked: Looked) -> tuple[Rung, ...]:
     if samples.decided_by is None:
         return ()
     decided = np.bincount(samples.decided_by[row], minlength=len(DECIDERS))
-    certified = np.bincount(samples.decided_by[row][samples.verdict[row] == CERTIFIED], minlength=len(DECIDERS))
+    certified = np.bincount(samples.decided_by[row][samples.verdict[row] == Verdict.CERTIFIED], minlength=len(DECIDERS))
     so_far = np.cumsum(certified)
     where = [(DECIDERS.index(name), examined) for name, examined in looked.rungs]
     return tuple(

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from pipeline.bounds.margins import MarginBounds
-from pipeline.certify import PGD, Verdict, attack
+from pipeline.certify import PGD, attack
 from pipeline.choices import METHODS
 from pipeline.core import ops
 from pipeline.core.rounding import Outward
 from pipeline.core.threat import L2Ball, LinfBall, Region, joined
+from pipeline.results import Verdict
 from tests import nets
 from tests.climbing import climb, deployed, images_of, lively
 
@@ -104,10 +105,10 @@ def test_a_slope_without_a_value_does_not_end_an_attack():
 def test_the_ladder_keeps_its_laws_in_l2():
     result = climb(lively(), ("1/20", "1/5", "3/2"), norm="l2", method="crown")
     before = None
-    for level in result.levels:
-        certified = level.verdicts == Verdict.CERTIFIED
-        assert (certified <= level.survived).all()
+    for found, survived in zip(result.samples.verdict, result.samples.survived, strict=True):
+        certified = found == Verdict.CERTIFIED
+        assert (certified <= survived).all()
         assert before is None or (certified <= before).all()
         before = certified
-    assert (result.levels[0].verdicts == Verdict.CERTIFIED).any()
-    assert (result.levels[-1].verdicts == Verdict.FALSIFIED).any()
+    assert (result.samples.verdict[0] == Verdict.CERTIFIED).any()
+    assert (result.samples.verdict[-1] == Verdict.FALSIFIED).any()

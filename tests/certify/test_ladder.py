@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.certify import PGD, Certification, Strategy, Verdict, attack, certify
+from pipeline.certify import PGD, Certification, Strategy, attack, certify
 from pipeline.core.threat import LinfBall
 from pipeline.errors import Contradiction, Incomplete
+from pipeline.results import Samples, Verdict
 from tests import nets
 
 EPS = ("1/1000", "8/255", "0.1", "1")
@@ -26,7 +27,7 @@ def deployed(network):
     return predict
 
 
-def run(network, n=40, seed=0, predict=None, settings=None, eps=EPS, labels=None) -> Certification:
+def run(network, n=40, seed=0, predict=None, settings=None, eps=EPS, labels=None) -> Samples:
     shape = [d for d in network.inputs[0].shape if d is not None]
     images = torch.rand(n, *shape, generator=torch.Generator().manual_seed(seed)).numpy()
     predict = predict or deployed(network)
@@ -35,34 +36,29 @@ def run(network, n=40, seed=0, predict=None, settings=None, eps=EPS, labels=None
         labels[::7] = (labels[::7] + 1) % 4
     *_, last = certify(network, predict, images, labels, [LinfBall(Fraction(e)) for e in eps], settings or Strategy())
     assert isinstance(last, Certification)
-    return last
+    return last.samples
 
 
 @pytest.mark.parametrize("make", [nets.mlp, nets.conv_net, nets.residual_concat_net])
 def test_certified_survives_and_is_correct_and_falls_with_eps(make):
-    result = run(make(seed=1), n=21)
+    samples = run(make(seed=1), n=21)
     wrong = np.arange(21) % 7 == 0
-    before = None
-    for level in result.levels:
-        assert (level.verdicts[wrong] == Verdict.MISCLASSIFIED).all()
-        certified = level.verdicts == Verdict.CERTIFIED
-        assert (certified <= level.survived).all()
-        assert (level.survived <= ~wrong).all()
-        if before is not None:
-            assert (certified <= (before.verdicts == Verdict.CERTIFIED)).all()
-            assert (level.survived <= before.survived).all()
-        before = level
-    assert (result.levels[0].verdicts == Verdict.CERTIFIED).any(), "a test in which nothing is certified shows nothing"
-    assert (result.levels[-1].verdicts == Verdict.FALSIFIED).any(), "nor one in which nothing is falsified"
+    certified, survived = samples.verdict == Verdict.CERTIFIED, samples.survived
+    assert (samples.verdict[:, wrong] == Verdict.MISCLASSIFIED).all()
+    assert (certified <= survived).all()
+    assert (survived <= ~wrong).all()
+    assert (certified[1:] <= certified[:-1]).all()
+    assert (survived[1:] <= survived[:-1]).all()
+    assert certified[0].any(), "a test in which nothing is certified shows nothing"
+    assert (samples.verdict[-1] == Verdict.FALSIFIED).any(), "nor one in which nothing is falsified"
 
 
 def test_without_an_attack_the_same_samples_are_certified_and_none_is_falsified():
     network = nets.conv_net(seed=4)
     attacked, alone = run(network, n=12), run(network, n=12, settings=Strategy(attack=None))
-    for a, b in zip(attacked.levels, alone.levels, strict=True):
-        assert ((a.verdicts == Verdict.CERTIFIED) == (b.verdicts == Verdict.CERTIFIED)).all()
-        assert b.survived is None
-        assert not (b.verdicts == Verdict.FALSIFIED).any()
+    assert ((attacked.verdict == Verdict.CERTIFIED) == (alone.verdict == Verdict.CERTIFIED)).all()
+    assert alone.survived is None
+    assert not (alone.verdict == Verdict.FALSIFIED).any()
 
 
 def test_neither_chunks_nor_the_device_change_a_verdict(device):
@@ -71,14 +67,12 @@ def test_neither_chunks_nor_the_device_change_a_verdict(device):
         run(network, n=16, settings=Strategy(batch=batch, device=device, method="crown-ibp")) for batch in (None, 3)
     )
     assert next(network.parameters()).device.type == "cpu", "the caller's network stays where it was"
-    for a, b in zip(whole.levels, cut.levels, strict=True):
-        assert (a.verdicts == b.verdicts).all()
-        assert np.allclose(a.margins, b.margins, rtol=1e-9, atol=1e-12)
+    assert (whole.verdict == cut.verdict).all()
+    assert np.allclose(whole.margin_lower, cut.margin_lower, rtol=1e-9, atol=1e-12)
 
 
 def test_arithmetic_none_certifies_nothing():
-    for level in run(nets.mlp(seed=6), settings=Strategy(arithmetic="none")).levels:
-        assert not (level.verdicts == Verdict.CERTIFIED).any()
+    assert not (run(nets.mlp(seed=6), settings=Strategy(arithmetic="none")).verdict == Verdict.CERTIFIED).any()
 
 
 def test_a_file_that_denies_a_proved_label_is_an_alarm():
@@ -111,7 +105,7 @@ def test_nan_logits_are_misclassified():
     network = nets.mlp(seed=9)
     nan = lambda x: np.full((len(x), 5), np.nan, np.float32)  # noqa: E731
     result = run(network, predict=nan, labels=np.zeros(40, np.int64), settings=Strategy(arithmetic="real", attack=None))
-    assert (result.levels[0].verdicts == Verdict.MISCLASSIFIED).all()
+    assert (result.verdict[0] == Verdict.MISCLASSIFIED).all()
 
 
 def test_counterexamples_lie_in_the_exact_ball_and_fool_the_file():

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from pipeline.bounds.linear import Bounds
-from pipeline.certify import Journal, Verdict, Work
+from pipeline.certify import Journal, Work
 from pipeline.certify.scheduler import in_parts
 from pipeline.distributed.group import Crew
 from pipeline.errors import EnvironmentFailure, Preempted
+from pipeline.results import Verdict
 from pipeline.system.clock import OutOfTime
 from pipeline.system.seal import Seal
 from tests.climbing import climb, lively, same
@@ -28,10 +29,10 @@ def test_a_budget_of_nothing_proves_nothing_and_says_so():
     whole = climb(NETWORK, EPS)
     assert result.cut
     assert not whole.cut
-    for level, full in zip(result.levels, whole.levels, strict=True):
-        assert not (level.verdicts == Verdict.CERTIFIED).any()
-        assert (level.undecided == (level.verdicts == Verdict.UNKNOWN)).all()
-        assert ((level.verdicts == Verdict.MISCLASSIFIED) == (full.verdicts == Verdict.MISCLASSIFIED)).all()
+    found, full = result.samples.verdict, whole.samples.verdict
+    assert not (found == Verdict.CERTIFIED).any()
+    assert (result.samples.undecided == (found == Verdict.UNKNOWN)).all()
+    assert ((found == Verdict.MISCLASSIFIED) == (full == Verdict.MISCLASSIFIED)).all()
 
 
 @pytest.mark.parametrize("units", [1, 3, 5, 8])
@@ -40,10 +41,9 @@ def test_a_budget_that_ends_anywhere_certifies_less_and_nothing_else(monkeypatch
     monkeypatch.setattr(Work, "over", property(lambda self: next(spent) >= units))
     cut = climb(NETWORK, EPS)
     assert cut.cut
-    for level, full in zip(cut.levels, whole.levels, strict=True):
-        certified = level.verdicts == Verdict.CERTIFIED
-        assert (certified <= (full.verdicts == Verdict.CERTIFIED)).all()
-        assert (level.undecided <= (level.verdicts == Verdict.UNKNOWN)).all()
+    found, full = cut.samples.verdict, whole.samples.verdict
+    assert ((found == Verdict.CERTIFIED) <= (full == Verdict.CERTIFIED)).all()
+    assert (cut.samples.undecided <= (found == Verdict.UNKNOWN)).all()
 
 
 @pytest.mark.parametrize(("looks", "norm"), [(0, "l2"), (5, "linf")])
@@ -62,11 +62,10 @@ def test_a_budget_that_ends_inside_a_walk_leaves_its_batch_out_and_nothing_else(
     cut = climb(NETWORK, EPS, **how)
     assert next(spent) > looks
     assert cut.cut
-    assert np.nanmax(cut.largest_eps - whole.largest_eps) <= 0
-    for level, full in zip(cut.levels, whole.levels, strict=True):
-        certified = level.verdicts == Verdict.CERTIFIED
-        assert (certified <= (full.verdicts == Verdict.CERTIFIED)).all()
-    assert (cut.levels[0].verdicts == Verdict.CERTIFIED).any(), "IBP is not cut short"
+    assert np.nanmax(cut.samples.largest_eps - whole.samples.largest_eps) <= 0
+    found, full = cut.samples.verdict, whole.samples.verdict
+    assert ((found == Verdict.CERTIFIED) <= (full == Verdict.CERTIFIED)).all()
+    assert (found[0] == Verdict.CERTIFIED).any(), "IBP is not cut short"
 
 
 class Hurried(Journal):

@@ -16,6 +16,7 @@ from pipeline.commands.certification import certify as run
 from pipeline.commands.events import Done
 from pipeline.core.threat import BALLS, Ball
 from pipeline.errors import Contradiction
+from pipeline.results import Verdict
 from tests.onnx.files import load, mlp, saved, session
 
 X = np.random.default_rng(0).random((40, 6), np.float32)
@@ -59,7 +60,7 @@ def test_an_honest_file_is_inside_all_its_bounds(proved) -> None:
     about, found, how = proved
     for seed in range(5):
         spots = ended(sampled(about, found, how, seed, Work()))
-        assert spots.samples == int((found.levels[0].verdicts == 0).sum()) > 10
+        assert spots.samples == int((found.samples.verdict[0] == Verdict.CERTIFIED).sum()) > 10
         assert spots.points == 4 * spots.samples
         assert len(spots.ends) == 4
 

@@ -9,9 +9,9 @@ import pytest
 
 from pipeline.certify.attack import Attacked
 from pipeline.certify.verdict_table import VerdictTable
-from pipeline.certify.verdicts import DECIDERS, Verdict
 from pipeline.core.threat import LinfBall
 from pipeline.errors import Contradiction
+from pipeline.results import DECIDERS, Verdict
 
 BALLS = [LinfBall(Fraction(e)) for e in ("1/100", "1/10", "1/5")]
 ALL = np.arange(4)
@@ -28,7 +28,7 @@ def broken(*rows: int) -> Attacked:
 
 
 def names(made: VerdictTable, level: int) -> list[str]:
-    return [Verdict(v).name.lower() for v in made.level(level, (), None).verdicts]
+    return [Verdict(v).word for v in made.samples(ALL, cut=False).verdict[level]]
 
 
 @pytest.mark.parametrize("margin", [0.0, -1e-300, -1.0, np.nan, np.inf, -np.inf])
@@ -55,8 +55,8 @@ def test_a_counterexample_counts_at_its_eps_and_every_larger_one():
     assert names(made, 0)[2] == "unknown"
     assert names(made, 1)[2] == names(made, 2)[2] == "falsified"
     assert 2 not in made.open(2)
-    found = made.counterexamples(np.zeros((4, 2), np.float32))
-    assert (found.rows.tolist(), found.level.tolist(), found.predicted.tolist()) == ([2], [1], [9])
+    found = made.samples(np.arange(40, 44), cut=False).counterexamples
+    assert (found.index.tolist(), found.eps.tolist(), found.predicted.tolist()) == ([42], ["1/10"], [9])
 
 
 def test_a_sample_that_was_to_be_attacked_is_not_certified_before_it_was():
@@ -99,4 +99,4 @@ def test_undecided_are_the_unknown_that_a_budget_kept_a_rung_from():
     made = table()
     made.skipped[0, [0, 1, 3]] = True
     made.bound("ibp", 0, np.array([1]), np.array([1.0]))
-    assert made.level(0, (), None).undecided.tolist() == [True, False, False, False]
+    assert made.samples(ALL, cut=True).undecided[0].tolist() == [True, False, False, False]

@@ -16,7 +16,7 @@ from pipeline.certify.ladder import certify as climb
 from pipeline.cli.main import run
 from pipeline.commands import verify_samples
 from pipeline.data import load
-from pipeline.results import CERTIFIED, FALSIFIED, Report, Samples, dump, largest_eps, read, read_samples, write
+from pipeline.results import Report, Samples, Verdict, dump, largest_eps, read, read_samples, write
 from pipeline.results.canonical import digest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -208,7 +208,7 @@ def spoilt(folder: Path, **columns) -> None:
 def test_counts_that_the_samples_do_not_give_are_found(pipeline, folder):
     samples = read_samples(folder / "model.report" / "samples.npz", None)
     verdict, decided = samples.verdict.copy(), samples.decided_by.copy()
-    row = int(np.flatnonzero(verdict[0] == CERTIFIED)[0])
+    row = int(np.flatnonzero(verdict[0] == Verdict.CERTIFIED)[0])
     verdict[:, row], decided[:, row] = 3, 0
     spoilt(folder, verdict=verdict, decided_by=decided, survived=samples.survived | (verdict == 3))
     code, out, _ = pipeline("verify", "model.report")
@@ -234,7 +234,7 @@ def test_a_lie_that_only_a_proof_uncovers(pipeline, folder):
     samples = read_samples(folder / "model.report" / "samples.npz", None)
     verdict, decided, margin = (getattr(samples, n).copy() for n in ("verdict", "decided_by", "margin_lower"))
     lie = int(np.flatnonzero(verdict[1] == 3)[0])
-    verdict[:, lie], decided[:, lie], margin[:, lie] = CERTIFIED, 3, 1.0
+    verdict[:, lie], decided[:, lie], margin[:, lie] = Verdict.CERTIFIED, 3, 1.0
     known = {name: getattr(samples, name) for name in samples.__dataclass_fields__}
     forged = Samples(**{**known, "verdict": verdict, "decided_by": decided, "margin_lower": margin})
     from pipeline.results import Looked, levels, per_class
@@ -279,7 +279,7 @@ def test_points_outside_their_balls_and_harmless_ones_are_found(pipeline, folder
     path = folder / "model.report" / COUNTEREXAMPLES_NAME
     points = read_counterexamples(path, None)
     samples = read_samples(folder / "model.report" / "samples.npz", None)
-    assert (samples.verdict == FALSIFIED).any()
+    assert (samples.verdict == Verdict.FALSIFIED).any()
     clean = load("npz:data.npz", part=None).images[points.index].reshape(points.image.shape)
     for image, says in ((points.image + np.float32(0.3), "outside its ball"), (clean, "another label than stated")):
         forged = Counterexamples(points.index, points.eps, image.astype(np.float32), points.predicted)
@@ -461,7 +461,7 @@ def test_compare_says_what_flipped(pipeline, folder):
     one, two = (read_samples(folder / name / "samples.npz", None) for name in ("kept", "other.report"))
     for change, had, has in (
         (found["changes"][0], one.predicted == one.label, two.predicted == two.label),
-        (found["changes"][2], one.verdict[0] == CERTIFIED, two.verdict[0] == CERTIFIED),
+        (found["changes"][2], one.verdict[0] == Verdict.CERTIFIED, two.verdict[0] == Verdict.CERTIFIED),
     ):
         assert change["lost_samples"] == one.index[had & ~has].tolist()
         assert change["gained_samples"] == one.index[has & ~had].tolist()

@@ -12,7 +12,7 @@ import pytest
 from pipeline.commands.reopen import pictures
 from pipeline.commands.verification import verify
 from pipeline.errors import Contradiction, InputRejected
-from pipeline.results import CERTIFIED, DECIDERS, read
+from pipeline.results import DECIDERS, Verdict, read
 from tests.fuzz.mutations import members, packed
 from tests.fuzz.reports import cases, sealed
 from tests.fuzz.targets import TARGETS, execute, mutant
@@ -185,7 +185,7 @@ def test_an_answer_without_its_parts(key, value, tmp_path):
 def test_a_proof_by_what_proves_nothing(tmp_path):
     """The rungs of report.json are forged to agree."""
     columns, raw = arrays("samples"), json.loads(cases()[0].files["report.json"])
-    columns["decided_by"][columns["verdict"] == CERTIFIED] = DECIDERS.index("pgd")
+    columns["decided_by"][columns["verdict"] == Verdict.CERTIFIED] = DECIDERS.index("pgd")
     pgd, ibp = raw["result"]["levels"][0]["rungs"]
     pgd.update(decided=ibp["decided"], certified=ibp["certified"])
     ibp["decided"] = 0
