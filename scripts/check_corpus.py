@@ -21,8 +21,8 @@ from typing import Any
 import torch
 
 from pipeline.choices import METHODS
+from pipeline.commands.events import Decided
 from pipeline.commands.properties import decide
-from pipeline.commands.property_report import Decided
 from pipeline.errors import PipelineError
 
 ATTACK = "attack + alpha-crown"

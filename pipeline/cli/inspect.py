@@ -62,9 +62,7 @@ def _show(found: Any, out: Any) -> None:
             shape = " x ".join("n" if d is None else str(d) for d in port.shape)
             out.print(Text(f"  {label:<7} {clean(port.name)}   {str(port.dtype).removeprefix('torch.')}   {shape}"))
     p = found.parity
-    out.print(
-        Text(f"  parity  {p.max_abs_difference:.2g} on outputs up to {p.scale:.3g}, {p.points} points, {p.provider}")
-    )
+    out.print(Text(f"  parity  {p.max_abs_difference:.2g} on outputs up to {p.scale:.3g}, {p.n} points, {p.provider}"))
     for step in found.preprocessing or ("none in the file; if the deployment normalises, say --mean and --std",):
         out.print(Text(f"  pixels  {clean(step, 400)}"))
     if found.cost is not None:

@@ -17,8 +17,8 @@ def answer(ending: Ending, model: Path, vnnlib: Path, flags: Mapping[str, Any], 
     """Decide a property, print what is known, and return 0 (holds), 1 (violated) or 4 (unknown, timeout)."""
     from pipeline.cli.progress import Watch, consoles
     from pipeline.commands import runs
+    from pipeline.commands.events import Decided
     from pipeline.commands.properties import decide
-    from pipeline.commands.property_report import Decided
     from pipeline.results import dump
 
     ending.will_be_in(report or runs.of_property(vnnlib), command="certify --property", named=report is not None)

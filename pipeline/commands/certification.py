@@ -171,7 +171,7 @@ def examine(
         deployed.require_labels(subject, fitted.images, samples)
     levels = reports.levels(samples, looked=result.looked)
     fields = told | {
-        "parity": deployed.told(parity, spots),
+        "parity": parity.with_boxes(spots.samples, spots.points),
         "levels": levels,
         "per_class": reports.per_class(samples),
         "samples": samples.described,

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from pipeline import certify as verdicts
-from pipeline import results as reports
 from pipeline.certify import Certification, Deployed, Spots, Work
 from pipeline.certify.verdicts import Images
 from pipeline.commands.events import Event
@@ -20,7 +19,7 @@ from pipeline.core.threat import Ball
 from pipeline.data import Fitted
 from pipeline.distributed.group import Crew
 from pipeline.errors import Contradiction, InputRejected
-from pipeline.onnx.parity import Parity
+from pipeline.onnx.parity import Comparison
 from pipeline.results import Samples, Verdict
 from pipeline.settings import Settings
 
@@ -33,7 +32,7 @@ def seed_of(settings: Settings, crew: Crew) -> int:
     return crew.share(secrets.randbits(32) if settings.parity_seed is None else settings.parity_seed)[0]
 
 
-def parity(subject: Subject, fitted: Fitted, ball: Ball, seed: int) -> Parity:
+def parity(subject: Subject, fitted: Fitted, ball: Ball, seed: int) -> Comparison:
     """Parity at real samples, and at points drawn in the boxes of some and in the whole range. Raises InputRejected (3)."""
     rng = np.random.default_rng(seed)
     x = torch.from_numpy(fitted.images[np.sort(rng.permutation(len(fitted.images))[:IN_BOXES])])
@@ -72,25 +71,6 @@ def decided(
     if len(ends):
         subject.agrees_at(ends)
     return found, spots
-
-
-def told(measured: Parity, spots: Spots) -> reports.Parity:
-    """How far the bounded network and the file's own runtime were apart."""
-    return reports.Parity(
-        provider=measured.provider,
-        n=measured.points,
-        tolerance=measured.tolerance,
-        max_abs_difference=measured.max_abs_difference,
-        scale=measured.scale,
-        argmax_disagreements=measured.argmax_disagreements,
-        left_out=measured.left_out,
-        batch_sizes=measured.batch_sizes,
-        points=measured.points_by_node,
-        nodes=measured.nodes,
-        nodes_with_tolerance=measured.nodes_with_tolerance,
-        boxes=spots.samples,
-        box_points=spots.points,
-    )
 
 
 BATCHES = (1, 2, 3, 8, 31)

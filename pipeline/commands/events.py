@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline.gates import EXIT_CODES
 from pipeline.progress import Progress
 from pipeline.results import Report
+from pipeline.results.property import PropertyReport, PropertyVerdict
 
 
 @dataclass(frozen=True)
@@ -36,3 +37,19 @@ class Done:
 
 
 Event = Note | Progress | Done
+
+PROPERTY_EXIT_CODES: dict[PropertyVerdict, int] = {"holds": 0, "violated": 1, "unknown": 4, "timeout": 4}
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The last event of a property: the report, and where it lies."""
+
+    report: PropertyReport
+    folder: Path | None
+
+    @property
+    def exit_code(self) -> int:
+        """0 holds, 1 violated, 4 unknown or out of time, or an unsafe set so empty that nothing was checked."""
+        result = self.report.result
+        return PROPERTY_EXIT_CODES[result.verdict] if result.property.boxes else PROPERTY_EXIT_CODES["unknown"]

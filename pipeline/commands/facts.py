@@ -49,7 +49,7 @@ def model(subject: Subject) -> report.Model:
         file=file.path.name,
         sha256=found.sha256,
         bytes=len(file.content),
-        external_data=tuple(report.FileDigest(**vars(beside)) for beside in file.external_data),
+        external_data=file.external_data,
         structure_sha256=found.structure_sha256,
         weights_sha256=found.weights_sha256,
         ir_version=proto.ir_version,
@@ -98,31 +98,19 @@ def data(dataset: Dataset, evaluated: int, limit: int | None, seed: int, notes: 
 
 def method(subject: Subject, settings: Settings, how: Strategy, kernels: tuple[str, ...] = ()) -> report.Method:
     """How samples were certified, and what certified means."""
-    region, ran = "box" if settings.norm == "linf" else "Euclidean ball", execution(subject)
+    region, ran = "box" if settings.norm == "linf" else "Euclidean ball", subject.executed.described
     return report.Method(
         bounds=how.methods,
         requested=settings.method,
         dtype="float64",
         arithmetic=settings.arithmetic,
         assumptions=(*guarantee.ASSUMPTIONS[settings.arithmetic], *kernels),
-        statement=guarantee.SAMPLES[settings.arithmetic].format(region=region, execution=guarantee.in_words(ran)),
+        statement=guarantee.SAMPLES[settings.arithmetic].format(region=region, execution=ran),
         attack=_attack(how.attack),
         long_attack=_attack(how.long_attack),
         memory_budget=settings.memory_budget,
         provider=settings.provider,
         execution=ran,
-    )
-
-
-def execution(subject: Subject) -> report.RuntimeExecution:
-    """What runs the file, and the graph that it makes of it."""
-    ran = subject.executed
-    return report.RuntimeExecution(
-        runtime="ONNX Runtime",
-        version=ran.runtime,
-        provider=ran.provider,
-        optimization=ran.level,
-        graph_sha256=ran.digest,
     )
 
 

@@ -15,7 +15,6 @@ from pipeline.core.interval import Interval
 from pipeline.core.rounding import Outward, unbounded, unmeasured
 from pipeline.errors import InputRejected
 from pipeline.onnx import executed, kernel_table, kernels
-from pipeline.results.facts import RuntimeExecution
 from pipeline.settings import Settings
 
 
@@ -107,14 +106,6 @@ PROPERTY: dict[Mode, str] = {
     "none": "Bounds without any account of rounding: nothing is proved.",
 }
 """Of a property that holds."""
-
-
-def in_words(execution: RuntimeExecution) -> str:
-    """What runs the file, for a statement."""
-    return (
-        f"{execution.runtime} {execution.version} ({execution.provider.upper()}, graph optimization {execution.optimization}, "
-        f"executed graph {execution.graph_sha256[:12]})"
-    )
 
 
 _FOLDED = "Expressions of constants alone have the values that ONNX Runtime gives them in float32."

@@ -21,17 +21,24 @@ from pipeline.certify.counterexample import Descent, Falsifier
 from pipeline.certify.property import BATCH, Outcome, Refuter
 from pipeline.certify.witness import Witness, check
 from pipeline.commands import deployed, facts, guarantee, runs
-from pipeline.commands.events import Note
+from pipeline.commands.events import Decided, Note
 from pipeline.commands.gates import GATES
 from pipeline.commands.guarantee import Kernels, measured
 from pipeline.commands.open_property import open_for, require_rules
-from pipeline.commands.property_report import Answer, Asked, Decided, Delivered, Found, PropertyReport, Verdict, write
 from pipeline.commands.subject import Subject, device_of, opened
 from pipeline.core.rounding import rounding_of
 from pipeline.distributed.group import ALONE
 from pipeline.errors import Contradiction, UsageError
 from pipeline.onnx.model_file import ModelFile
-from pipeline.results.canonical import digest
+from pipeline.results.property import (
+    PropertyFile,
+    PropertyModel,
+    PropertyReport,
+    PropertyResult,
+    PropertyVerdict,
+    WitnessPoint,
+    write_property,
+)
 from pipeline.settings import Settings, settle
 from pipeline.system.clock import Clock
 from pipeline.vnnlib import Case, Property, PropertyText, counterexample, exact, load, parse
@@ -92,11 +99,11 @@ def decide_read(
     judge = _Judge(subject, question, asked.text, settings.output)
     falsifier = _falsifier(subject, question, judge, settings, source) if settings.attack else None
     outcome, witness, kernels = yield from _decided(subject, question, falsifier, settings, method, clock)
-    ran = facts.execution(subject)
-    answer = Answer(
+    ran = subject.executed.described
+    result = PropertyResult(
         tool=facts.tool(),
-        model=Delivered(file=file.path.name, sha256=file.digests.sha256, bytes=len(file.content)),
-        property=Asked(
+        model=PropertyModel(file=file.path.name, sha256=file.digests.sha256, bytes=len(file.content)),
+        property=PropertyFile(
             file=name,
             sha256=asked.sha256,
             inputs=question.inputs,
@@ -109,7 +116,7 @@ def decide_read(
         arithmetic=settings.arithmetic,
         provider=settings.provider,
         execution=ran,
-        statement=guarantee.PROPERTY[settings.arithmetic].format(execution=guarantee.in_words(ran)),
+        statement=guarantee.PROPERTY[settings.arithmetic].format(execution=ran),
         assumptions=(*guarantee.ASSUMPTIONS[settings.arithmetic], *kernels.assumptions, *subject.assumptions),
         verdict=_verdict(outcome, witness, settings),
         methods=METHODS[: METHODS.index(method) + 1],
@@ -121,10 +128,10 @@ def decide_read(
         notes=(*notes, *([kernels.note] if kernels.note else [])),
     )
     run = facts.run(started, argv, device_of(settings), {}, parity_seed=seed)
-    described = PropertyReport(result=answer, result_sha256=digest(answer.model_dump(mode="json")), run=run)
+    described = PropertyReport.of(result, run)
     if folder is not None:
         text_of = None if witness is None else counterexample(witness.x, _exact(witness.y))
-        write(described, text_of, folder)
+        write_property(described, text_of, folder)
     yield Decided(described, folder)
 
 
@@ -225,7 +232,7 @@ def _falsifier(
     return Falsifier(network, question, descent, judge)
 
 
-def _verdict(outcome: Outcome, witness: Witness | None, settings: Settings) -> Verdict:
+def _verdict(outcome: Outcome, witness: Witness | None, settings: Settings) -> PropertyVerdict:
     if witness is not None:
         return "violated"
     if not outcome.left and settings.arithmetic != "none":
@@ -241,5 +248,5 @@ def _by(outcome: Outcome, witness: Witness | None) -> str | None:
     return f"{outcome.by}, {outcome.splits} boxes halved" if outcome.splits else outcome.by
 
 
-def _found(witness: Witness) -> Found:
-    return Found(x=tuple(map(exact, witness.x)), y=tuple(map(exact, _exact(witness.y))), rounded=witness.rounded)
+def _found(witness: Witness) -> WitnessPoint:
+    return WitnessPoint(x=tuple(map(exact, witness.x)), y=tuple(map(exact, _exact(witness.y))), rounded=witness.rounded)

@@ -14,8 +14,7 @@ from pipeline.data import Dataset
 from pipeline.errors import InputRejected
 from pipeline.onnx import digest, model_file
 from pipeline.onnx.model_file import ModelFile
-from pipeline.results import Result, Samples
-from pipeline.results.facts import FileDigest
+from pipeline.results import FileDigest, Result, Samples
 
 
 def pixels_of(
@@ -60,7 +59,7 @@ def subject_of(result: Result, model: Path, found: Findings) -> Subject | None:
     return reopen.subject(file, result) if right and file is not None else None
 
 
-def _parts(files: Iterable[FileDigest | digest.FileDigest]) -> list[tuple[str, int]]:
+def _parts(files: Iterable[FileDigest]) -> list[tuple[str, int]]:
     return [(file.sha256, file.bytes) for file in files]
 
 

@@ -16,13 +16,13 @@ from pipeline.audit.audit import sealed
 from pipeline.audit.findings import Findings
 from pipeline.certify import Progress
 from pipeline.certify.witness import check
-from pipeline.commands.events import Note
+from pipeline.commands.events import Decided, Note
 from pipeline.commands.properties import decide_read
-from pipeline.commands.property_report import Answer, Decided, PropertyReport
 from pipeline.commands.subject import opened
 from pipeline.errors import InputRejected
 from pipeline.onnx import runtime
 from pipeline.onnx.model_file import ModelFile
+from pipeline.results.property import PropertyReport, PropertyResult
 from pipeline.vnnlib import PropertyText, counterexample, load, parse
 
 T = TypeVar("T")
@@ -70,7 +70,7 @@ def verify_property(
 
 
 def _decided_again(
-    result: Answer, file: ModelFile, name: str, asked: PropertyText, found: Findings
+    result: PropertyResult, file: ModelFile, name: str, asked: PropertyText, found: Findings
 ) -> Generator[Note | Progress, None, None]:
     """Look for a counterexample and for the proof as ``certify --property`` did, by the methods that the report names."""
     flags: dict[str, Any] = {
@@ -94,14 +94,14 @@ def _decided_again(
             found.weigh("the property, decided again: it holds", _otherwise(now))
 
 
-def _otherwise(now: Answer) -> Iterator[str]:
+def _otherwise(now: PropertyResult) -> Iterator[str]:
     if now.verdict == "violated":
         yield "the verdict is holds, and a counterexample was found."
     elif now.verdict != "holds":
         yield f"the verdict is holds, and {now.boxes_open} of {now.property.boxes} boxes cannot be refuted again."
 
 
-def _laws(result: Answer, folder: Path) -> Iterator[str]:
+def _laws(result: PropertyResult, folder: Path) -> Iterator[str]:
     if (result.verdict == "violated") != (result.witness is not None):
         yield f"report.json: the verdict is {result.verdict}, with{'' if result.witness else 'out'} a witness."
     if result.verdict == "holds" and (result.boxes_open or result.arithmetic == "none"):
@@ -136,14 +136,14 @@ def _read(
     return file if right else None
 
 
-def _asked(result: Answer, asked: PropertyText, name: str) -> Iterator[str]:
+def _asked(result: PropertyResult, asked: PropertyText, name: str) -> Iterator[str]:
     question, stated = parse(asked.text), result.property
     now = (question.inputs, question.outputs, len(question.cases), question.vacuous)
     if now != (stated.inputs, stated.outputs, stated.boxes, stated.vacuous):
         yield f"{name}: it reads as {now} inputs, outputs, boxes and vacuous disjuncts, the report says others."
 
 
-def _refused(result: Answer, file: ModelFile, asked: PropertyText) -> Iterator[str]:
+def _refused(result: PropertyResult, file: ModelFile, asked: PropertyText) -> Iterator[str]:
     witness = result.witness
     assert witness is not None
     level = "all" if result.execution is None else result.execution.optimization

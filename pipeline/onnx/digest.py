@@ -31,15 +31,6 @@ class Digests:
     """What reports called ``sha256`` before ``HEAD`` was: of the bytes of all files, one behind the other."""
 
 
-@dataclass(frozen=True)
-class FileDigest:
-    """A file beside the model: its name, the SHA-256 of its bytes, their number."""
-
-    name: str
-    sha256: str
-    bytes: int
-
-
 def sha256(content: bytes) -> str:
     """As sha256sum prints it."""
     return hashlib.sha256(content).hexdigest()

@@ -20,8 +20,9 @@ import onnx
 from pipeline.errors import EnvironmentFailure, InputRejected
 from pipeline.limits import limits, raised
 from pipeline.onnx import absurd, external, guard
-from pipeline.onnx.digest import Digests, FileDigest, digests, sha256
+from pipeline.onnx.digest import Digests, digests, sha256
 from pipeline.onnx.names import shown
+from pipeline.results import FileDigest
 
 # Without these a FIFO would wait for a writer, and a terminal could become this process's own.
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
@@ -60,7 +61,8 @@ class ModelFile:
     def external_data(self) -> tuple[FileDigest, ...]:
         """Name, digest and size of each external data file."""
         return tuple(
-            FileDigest(PurePosixPath(name).name, sha256(data), len(data)) for name, data in self.beside.items()
+            FileDigest(name=PurePosixPath(name).name, sha256=sha256(data), bytes=len(data))
+            for name, data in self.beside.items()
         )
 
     def message(self) -> onnx.ModelProto:

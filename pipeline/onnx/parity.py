@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NoReturn
 
 import numpy as np
 import onnx
 import torch
+from pydantic import ConfigDict
 
 from pipeline.core import ops
 from pipeline.core.network import Network
@@ -22,6 +22,7 @@ from pipeline.limits import limits
 from pipeline.onnx import runtime
 from pipeline.onnx.names import shown
 from pipeline.onnx.node_by_node import TOLERANCE, Agreement, NodeByNode
+from pipeline.results import Parity
 
 CLEAR = 1e-4
 """Relative to the largest output: two classes further apart have an order that both must give."""
@@ -31,34 +32,19 @@ Outputs = list[np.ndarray]
 """The outputs of one point, each with its batch of one where it has a batch."""
 
 
-@dataclass(frozen=True)
-class Parity:
-    """What was compared node by node, and how far outputs were apart."""
+class Comparison(Parity):
+    """What was compared, and the first ``difference``, in words: figures of one that fails may be infinite."""
 
-    provider: str
-    points: int
-    """Points whose outputs were measured."""
-    tolerance: float
-    """Relative, in each entry, at nodes whose float32 kernel no standard bounds; 0 where there is none."""
-    max_abs_difference: float
-    scale: float
-    """The largest absolute output over those points."""
-    argmax_disagreements: int
-    left_out: int
-    """Points whose outputs are not finite, or apart because rounding decided a Sign, Floor, Round or comparison."""
-    batch_sizes: tuple[int, ...]
-    nodes: int = 0
-    """Nodes whose values were compared with the runtime's."""
-    nodes_with_tolerance: int = 0
-    """Those of them, and steps within them, that got ``tolerance`` in place of a bound."""
-    points_by_node: int = 0
-    """Points at which nodes were compared."""
+    model_config = ConfigDict(allow_inf_nan=True)
     difference: str | None = None
-    """The first node that differs, in words."""
 
     @property
     def holds(self) -> bool:
         return self.difference is None
+
+    def with_boxes(self, boxes: int, points: int) -> Parity:
+        """As a result states it, once the file was run at ``points`` points of ``boxes`` certified boxes."""
+        return Parity(**self.model_dump(exclude={"difference"}) | {"boxes": boxes, "box_points": points})
 
 
 def compare(
@@ -67,7 +53,7 @@ def compare(
     network: Network,
     xs: Sequence[np.ndarray],
     more: Sequence[np.ndarray] = (),
-) -> Parity:
+) -> Comparison:
     """Compare all nodes at the given points and at ``more``, and measure all outputs at the given ones alone.
 
     Whether it ``holds`` is for the caller to act on. Raises InputRejected where the network does not run.
@@ -135,7 +121,7 @@ def free_batch(network: Network) -> bool:
     return all(p.shape[:1] == (None,) for p in network.inputs)
 
 
-def require(measured: Parity) -> None:
+def require(measured: Comparison) -> None:
     """Raises InputRejected where parity does not hold, naming the first node of the file that differs."""
     if measured.difference is not None:
         refuse(measured.difference)
@@ -151,7 +137,7 @@ def refuse(difference: str) -> NoReturn:
 
 def _measured(
     session: runtime.Session, network: Network, xs: Sequence[np.ndarray], seen: Agreement, difference: str | None
-) -> Parity:
+) -> Comparison:
     """How far outputs are apart, one point at a time and, where the batch is free, together."""
     names = [p.name for p in network.outputs]
 
@@ -182,9 +168,9 @@ def _measured(
     kept = finite & ~(steps & ((apart > limit) | flips))
     if not finite.any():
         difference = difference or f"its outputs are not finite at any of {count} points"
-    return Parity(
+    return Comparison(
         provider=session.provider,
-        points=int(kept.sum()),
+        n=int(kept.sum()),
         tolerance=TOLERANCE if seen.tolerated else 0.0,
         max_abs_difference=float(apart[kept].max(initial=0.0)),
         scale=float(largest[kept].max(initial=0.0)),
@@ -193,7 +179,7 @@ def _measured(
         batch_sizes=batches,
         nodes=len(seen.nodes),
         nodes_with_tolerance=len(seen.tolerated),
-        points_by_node=seen.points,
+        points=seen.points,
         difference=difference,
     )
 

@@ -133,6 +133,12 @@ class RuntimeExecution(Frozen):
     optimization: Literal["off", "basic", "extended", "all"]
     graph_sha256: Sha256
 
+    def __str__(self) -> str:
+        return (
+            f"{self.runtime} {self.version} ({self.provider.upper()}, graph optimization {self.optimization}, executed graph "
+            f"{self.graph_sha256[:12]})"
+        )
+
 
 class Method(Frozen):
     """How samples were certified, and what "certified" says: `statement`, under `assumptions`.
@@ -158,8 +164,9 @@ class Parity(Frozen):
 
     At `points` points all of `nodes` nodes had, in the file's own graph, a value inside the interval that bounds claim for the
     same inputs; `nodes_with_tolerance` of them, or of the steps within them, have no bound, and got `tolerance` relative to each
-    entry. How far outputs were apart was measured at `n` of these points. Of `boxes` certified samples the file was run at
-    `box_points` points, and no label or margin was outside its bounds.
+    entry (0 where there is none). How far outputs, of at most `scale`, were apart was measured at `n` of these points; `left_out`
+    have outputs that are not finite, or apart because rounding decided a Sign, Floor, Round or comparison. Of `boxes` certified
+    samples the file was run at `box_points` points, and no label or margin was outside its bounds.
     """
 
     provider: str

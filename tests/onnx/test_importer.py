@@ -253,7 +253,7 @@ def test_points_that_rounding_decides_are_left_out_of_the_figures(tmp_path: Path
     x[1::2] = (weights(25, 32, seed=2) @ basis.T).astype(np.float32)  # orthogonal to every column, up to rounding
     measured = parity.compare(file_session(saved(tmp_path, made)), imported.model, imported.network, [x])
     assert measured.holds
-    assert measured.left_out + measured.points == 50
+    assert measured.left_out + measured.n == 50
     assert 0 < measured.left_out <= 25
     assert measured.argmax_disagreements == 0
 
@@ -277,6 +277,6 @@ def test_weights_that_are_inputs_too_are_noted(tmp_path: Path) -> None:
 
 def test_real_inputs_are_compared_too(tmp_path: Path) -> None:
     path = saved(tmp_path, mlp())
-    assert load(path, real_inputs=weights(20, 6)).parity.points == 32
+    assert load(path, real_inputs=weights(20, 6)).parity.n == 32
     with pytest.raises(InputRejected, match=r"a sample has \[7\], the model wants \[6\]"):
         load(path, real_inputs=weights(20, 7))

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from pipeline.certify.witness import check
+from pipeline.commands.events import Decided
 from pipeline.commands.properties import decide
-from pipeline.commands.property_report import Decided
 from pipeline.vnnlib import parse, read
 from tests.onnx.files import session as file_session
 

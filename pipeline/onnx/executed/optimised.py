@@ -14,6 +14,7 @@ from pipeline.errors import InputRejected
 from pipeline.onnx import runtime as ort
 from pipeline.onnx.executed.graphs import Graph
 from pipeline.onnx.model_file import ModelFile
+from pipeline.results import RuntimeExecution
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +31,15 @@ class Executed:
         return Graph(self.model)
 
     @cached_property
-    def digest(self) -> str:
-        """SHA-256 of what is computed: each output by its operator, attributes and inputs, whatever values are called."""
-        return canonical_digest(self.graph)
+    def described(self) -> RuntimeExecution:
+        """As results state it."""
+        return RuntimeExecution(
+            runtime="ONNX Runtime",
+            version=self.runtime,
+            provider=self.provider,
+            optimization=self.level,
+            graph_sha256=canonical_digest(self.graph),
+        )
 
     def __str__(self) -> str:
         return f"ONNX Runtime {self.runtime} ({self.provider.upper()}, graph optimization level {self.level!r})"
@@ -49,7 +56,7 @@ def optimised(model: ModelFile | bytes, *, provider: str, level: ort.Optimizatio
 
 
 def canonical_digest(graph: Graph) -> str:
-    """The digest of a graph that neither names nor the order of its nodes change."""
+    """SHA-256 of what is computed: each output by its operator, attributes and inputs, whatever values and nodes are called."""
     known: dict[str, str] = {}
     arrays: dict[str, str] = {}
     pending = list(graph.outputs)

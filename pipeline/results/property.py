@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
+from pipeline.results.canonical import digest
 from pipeline.results.facts import Name, RuntimeExecution, Sha256, Tool
 from pipeline.results.rate import Frozen
 from pipeline.results.result import Run
 from pipeline.results.write import dump, put
 
-Verdict = Literal["holds", "violated", "unknown", "timeout"]
-EXIT_CODES: dict[Verdict, int] = {"holds": 0, "violated": 1, "unknown": 4, "timeout": 4}
+PropertyVerdict = Literal["holds", "violated", "unknown", "timeout"]
 
 
-class Found(Frozen):
+class WitnessPoint(Frozen):
     """A counterexample in the model's input space, every number an exact decimal.
 
     ``rounded`` counts the inputs that are no float32: their bounds hold none, and the file was given the nearest.
@@ -28,7 +27,7 @@ class Found(Frozen):
     rounded: int
 
 
-class Delivered(Frozen):
+class PropertyModel(Frozen):
     """The model file, by its name without folders."""
 
     file: Name
@@ -36,7 +35,7 @@ class Delivered(Frozen):
     bytes: int
 
 
-class Asked(Frozen):
+class PropertyFile(Frozen):
     """The property file, and what it holds once its connectives are expanded."""
 
     file: Name
@@ -48,12 +47,12 @@ class Asked(Frozen):
     vacuous: int
 
 
-class Answer(Frozen):
+class PropertyResult(Frozen):
     """What is known of a property: the verdict, what it means, and how it was reached."""
 
     tool: Tool
-    model: Delivered
-    property: Asked
+    model: PropertyModel
+    property: PropertyFile
     output: Name | None = None
     """The one that was chosen, of several."""
     arithmetic: str
@@ -61,41 +60,32 @@ class Answer(Frozen):
     execution: RuntimeExecution | None = None
     statement: str
     assumptions: tuple[str, ...] = ()
-    verdict: Verdict
+    verdict: PropertyVerdict
     methods: tuple[str, ...] = Field(min_length=1)
     decided_by: str | None
     boxes_bounded: int
     boxes_open: int
     attack: dict[str, int | float] | None
-    witness: Found | None = None
+    witness: WitnessPoint | None = None
     notes: tuple[str, ...] = ()
 
 
 class PropertyReport(Frozen):
-    """An answer, its digest, and the run that it came from."""
+    """A result, its digest, and the run that it came from."""
 
     schema_version: Literal["1"] = "1"
     kind: Literal["property"] = "property"
-    result: Answer
+    result: PropertyResult
     result_sha256: Sha256
     run: Run
 
-
-@dataclass(frozen=True)
-class Decided:
-    """The last event: the report, and where it lies."""
-
-    report: PropertyReport
-    folder: Path | None
-
-    @property
-    def exit_code(self) -> int:
-        """0 holds, 1 violated, 4 unknown or out of time, or an unsafe set so empty that nothing was checked."""
-        result = self.report.result
-        return EXIT_CODES[result.verdict] if result.property.boxes else EXIT_CODES["unknown"]
+    @classmethod
+    def of(cls, result: PropertyResult, run: Run) -> PropertyReport:
+        """The report of a result, with the digest computed."""
+        return cls(result=result, result_sha256=digest(result.model_dump(mode="json")), run=run)
 
 
-def write(report: PropertyReport, witness: str | None, folder: Path) -> None:
+def write_property(report: PropertyReport, witness: str | None, folder: Path) -> None:
     """Write report.json, and counterexample.txt where there is one, into a folder. Raises EnvironmentFailure (74)."""
     put(
         folder,
