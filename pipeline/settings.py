@@ -28,13 +28,15 @@ FITTING = ("range", "mean", "std", "layout")
 """How data become inputs."""
 SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 BYTES = {"": 2.0**20, "mb": 2.0**20, "gb": 2.0**30}
+LARGEST = 2**53 - 1
+"""What a report can state exactly: JSON's readers take numbers as doubles."""
 AMOUNT = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) *([a-z]*)")
 
 
 def _whole(value: Any) -> Any:
     found = whole(value) if isinstance(value, str) else value
-    if found is None or isinstance(value, bool) or (isinstance(found, int) and abs(found) >= 10**18):
-        raise ValueError("a whole number is written in at most 18 of the digits 0 to 9")
+    if found is None or isinstance(value, bool) or (isinstance(found, int) and abs(found) > LARGEST):
+        raise ValueError(f"a whole number is written in the digits 0 to 9, and is at most {LARGEST}")
     return found
 
 
@@ -76,7 +78,7 @@ class Settings(BaseModel):
     arithmetic: Mode = "float32-any-order"
     method: Choice = "auto"
     time_budget: float | None = Field(None, ge=0)
-    memory_budget: int | None = Field(None, ge=1 << 20)
+    memory_budget: int | None = Field(None, ge=1 << 20, le=LARGEST)
     largest_eps: bool = False
     attack: bool = True
     attack_steps: Whole = Field(10, ge=1)

@@ -18,7 +18,6 @@ from pydantic import BaseModel, ValidationError
 from pipeline.audit.findings import Findings
 from pipeline.audit.rejudge import rejudged
 from pipeline.errors import Contradiction, InputRejected, PipelineError
-from pipeline.results.canonical import digest
 from pipeline.results.result import Report, Result
 from pipeline.results.samples import (
     COUNTEREXAMPLES_NAME,
@@ -32,6 +31,7 @@ from pipeline.results.samples import (
 )
 from pipeline.results.summarise import Looked, largest_eps, levels, per_class
 from pipeline.results.text import quoted
+from pipeline.results.write import intact
 
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[^\s"]+')
 CLOSE = 1e-9
@@ -43,7 +43,7 @@ def sealed(text: str, raw: dict[str, Any]) -> Iterator[str]:
 
     Two spellings of one number have one digest: the text must be the one that the program writes, white space apart.
     """
-    if raw.get("result_sha256") != digest(raw.get("result")):
+    if not intact(raw):
         yield "report.json: the result is not the one of its digest, result_sha256: one of the two was changed."
     # Earlier versions wrote other letters than those of ASCII as they are.
     spelled = [
@@ -52,6 +52,20 @@ def sealed(text: str, raw: dict[str, Any]) -> Iterator[str]:
     ]
     if "".join(TOKEN.findall(text)) not in spelled:
         yield "report.json: something is spelled otherwise than the program writes it, though it means the same."
+
+
+def restated(raw: Any, result: BaseModel) -> Iterator[str]:
+    """What is wrong with the kinds of numbers: 1 and 1.0 are one number to RFC 8785, and one of them is what the field holds."""
+
+    def same(stated: Any, held: Any) -> bool:
+        if isinstance(stated, dict) and isinstance(held, dict):
+            return all(same(value, held[name]) for name, value in stated.items() if name in held)
+        if isinstance(stated, list) and isinstance(held, list):
+            return len(stated) == len(held) and all(map(same, stated, held))
+        return type(stated) is type(held)
+
+    if not same(raw, result.model_dump(mode="json")):
+        yield "report.json: a whole number is written as a fraction, or the reverse: something was changed."
 
 
 def audit(
@@ -71,6 +85,7 @@ def audit(
         found.faults.append(str(error))
         return None, None, None
     result = report.result
+    found.faults += restated(raw["result"], result)
     found.checked.append("the laws between levels, classes and verdict")
     found.weigh("the kind of report", _kind(report))
     samples = _samples(folder, result, found)

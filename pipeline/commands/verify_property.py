@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import ValidationError
 
-from pipeline.audit.audit import sealed
+from pipeline.audit.audit import restated, sealed
 from pipeline.audit.findings import Findings
 from pipeline.certify import Progress
 from pipeline.certify.witness import check
@@ -47,6 +47,7 @@ def verify_property(
         result = PropertyReport.model_validate(raw).result
     except ValidationError as error:
         raise InputRejected(f"This is no report: {error.errors()[0]['msg']}. Certify again.") from error
+    found.faults += restated(raw["result"], result)
     folder = report if report.is_dir() else report.parent
     found.weigh("verdict, boxes and witness agree", _laws(result, folder))
     file = _read("model", model, opened, lambda f: f.digests.sha256 == result.model.sha256, found)

@@ -102,6 +102,10 @@ def opset(model: onnx.ModelProto) -> int:
             f"One opset between {OPSETS.start} and {OPSETS.stop - 1} is supported; the file says"
             f" {versions or 'none'}. Export it again at opset 17."
         )
+    if any(not 0 <= e.version < 1 << 31 for e in model.opset_import):
+        raise InputRejected(
+            "An opset is a small whole number, of every domain; this file says otherwise. Export it again."
+        )
     return int(versions[0])
 
 

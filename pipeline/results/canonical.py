@@ -1,18 +1,34 @@
-"""The canonical JSON form of a result, and its digest."""
+"""The canonical JSON form of a result, and its digest: by RFC 8785, so that anybody can compute it from report.json."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, Literal
+
+import rfc8785
+
+Version = Literal["1", "2"]
+"""Of the schema: 2 is written, 1, which had a canonical form of its own, is still read."""
+LARGEST = 2**53 - 1
+"""The largest whole number that JSON's readers agree about: no larger one stands in a result."""
 
 
-def canonical(value: Any) -> bytes:
-    """JSON in UTF-8 with sorted keys and no whitespace. Raises ValueError for NaN and infinity, which JSON lacks."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode("utf-8")
+def canonical(value: Any, version: Version = "2") -> bytes:
+    """The bytes of RFC 8785; of version 1, sorted keys, no whitespace, and numbers as Python writes them.
+
+    Raises ValueError for what has no such form: NaN, infinity, whole numbers beyond 2^53, text that is no Unicode, nesting
+    without end.
+    """
+    try:
+        if version == "2":
+            return rfc8785.dumps(value)
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return text.encode("utf-8")
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
-def digest(value: Any) -> str:
+def digest(value: Any, version: Version = "2") -> str:
     """SHA-256 of the canonical form."""
-    return hashlib.sha256(canonical(value)).hexdigest()
+    return hashlib.sha256(canonical(value, version)).hexdigest()

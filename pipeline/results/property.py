@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.results.canonical import digest
+from pipeline.results.canonical import Version, digest
 from pipeline.results.facts import Name, RuntimeExecution, Sha256, Tool
 from pipeline.results.rate import Frozen
 from pipeline.results.result import Run
@@ -73,7 +73,7 @@ class PropertyResult(Frozen):
 class PropertyReport(Frozen):
     """A result, its digest, and the run that it came from."""
 
-    schema_version: Literal["1"] = "1"
+    schema_version: Version = "2"
     kind: Literal["property"] = "property"
     result: PropertyResult
     result_sha256: Sha256

@@ -1,4 +1,4 @@
-"""The one result type, schema version 1, and the laws that every result obeys.
+"""The one result type, schema version 2, and the laws that every result obeys.
 
 `result` is deterministic and carries its SHA-256; `run` is volatile. A result that breaks a law cannot be built:
 the counts of a level add up, certified <= attacked <= natural, certified falls as eps grows, classes sum to the whole.
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
-from pipeline.results.canonical import digest
+from pipeline.results.canonical import Version, digest
 from pipeline.results.facts import Caution, Data, Method, Model, Name, Parity, Preprocessing, Sha256, Threat, Tool
 from pipeline.results.outcome import GateOutcome
 from pipeline.results.per_radius import ClassRow, Level, law
@@ -141,7 +141,7 @@ class Run(Frozen):
 class Report(Frozen):
     """A result, its digest, and the run it came from."""
 
-    schema_version: Literal["1"] = "1"
+    schema_version: Version = "2"
     kind: Kind
     result: Result
     result_sha256: Sha256

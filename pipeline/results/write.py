@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import Contradiction, EnvironmentFailure, InputRejected, UsageError
 from pipeline.limits import limits
-from pipeline.results.canonical import digest
+from pipeline.results.canonical import Version, digest
 from pipeline.results.result import Report
 from pipeline.results.samples import COUNTEREXAMPLES_NAME, FILE_NAME, Samples
-from pipeline.results.text import quoted
+from pipeline.results.text import clean, quoted
 from pipeline.system.atomic import replace_atomically
 from pipeline.system.regular_file import opened
 
@@ -62,17 +62,25 @@ def dump(report: BaseModel) -> str:
 def read(path: Path) -> Report:
     """The report at `path`, a report.json or the folder of one.
 
-    Raises UsageError for no file, InputRejected for what is no report of schema version 1, Contradiction (tampered)
+    Raises UsageError for no file, InputRejected for what is no report, Contradiction (tampered)
     where the result is not the one whose digest is stated.
     """
     _, raw = parse(path)
     name = (path / JSON_NAME if path.is_dir() else path).name
-    if raw.get("result_sha256") != digest(raw.get("result")):
+    if not intact(raw):
         raise Contradiction(f"{name!r} was tampered with: its result is not the one of its digest. Certify again.")
     try:
         return Report.model_validate(raw)
     except ValidationError as error:
         raise InputRejected(f"{name!r} is no report: {error.errors()[0]['msg']}. Certify again.") from error
+
+
+def intact(raw: Mapping[str, Any]) -> bool:
+    """Whether the result of a report of any kind is the one of its digest. Raises InputRejected for what has no digest."""
+    try:
+        return bool(raw.get("result_sha256") == digest(raw.get("result"), raw["schema_version"]))
+    except ValueError as error:
+        raise InputRejected(f"The result of a report is JSON that has a digest; of this one {clean(error)}.") from error
 
 
 def parse(path: Path) -> tuple[str, dict[str, Any]]:
@@ -92,8 +100,11 @@ def parse(path: Path) -> tuple[str, dict[str, Any]]:
         raise UsageError(f"No report {str(file)!r}: {error.strerror}. Name a report.json or its folder.") from error
     except (ValueError, RecursionError) as error:
         raise InputRejected(f"{file.name!r} is no report: {error}. Certify again.") from error
-    if not isinstance(raw, dict) or raw.get("schema_version") != "1":
-        raise InputRejected(f"{file.name!r} is no report of schema version 1. Read it with the version that wrote it.")
+    if not isinstance(raw, dict) or raw.get("schema_version") not in get_args(Version):
+        raise InputRejected(
+            f"{file.name!r} is no report of schema version {' or '.join(get_args(Version))}. Read it with the version of this "
+            "program that wrote it."
+        )
     return text, raw
 
 

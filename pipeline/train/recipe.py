@@ -91,6 +91,8 @@ class Recipe(BaseModel):
             kind = cls.model_fields[name].annotation if name in cls.model_fields else None
             if kind in (int, float, int | None) and isinstance(value, str | bool):
                 raise ValueError(f"{name} is a number, not {value!r:.40}")
+            if isinstance(value, int) and abs(value) >= 1 << 53:
+                raise ValueError(f"{name} is less than 2^53, which a report can state exactly; received {value!r:.40}")
         return values
 
     @property

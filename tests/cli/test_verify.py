@@ -189,8 +189,15 @@ def test_another_spelling_of_the_same_number_is_found_and_white_space_is_none(pi
     text = path.read_text()
     path.write_text(json.dumps(json.loads(text), ensure_ascii=False))
     assert pipeline("verify", "model.report")[0] == 0
-    path.write_text(text.replace('"eps_float": 0.05', '"eps_float": 0.050'))
-    assert pipeline("verify", "model.report")[0] == 5
+    # The last two have the digest that is stated: RFC 8785 knows doubles alone.
+    for old, new in (
+        ('"eps_float": 0.05', '"eps_float": 0.050'),
+        ('"partial": false', '"partial": 0'),
+        (": 0.0,", ": 0,"),
+    ):
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+        assert pipeline("verify", "model.report")[0] == 5
 
 
 def spoilt(folder: Path, **columns) -> None:
