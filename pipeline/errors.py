@@ -63,7 +63,7 @@ class Preempted(PipelineError):
 REFUSALS = (
     *("can't allocate memory", "not enough memory", "could not create a primitive"),
     *("Failed to allocate memory", "std::bad_alloc", "Cannot allocate memory"),
-    *("failed to map segment", "Failed to serialize proto"),
+    *("failed to map segment", "cannot map zero-fill pages", "can't start new thread", "Failed to serialize proto"),
 )
 """What PyTorch, oneDNN, ONNX Runtime, the loader and protobuf say where there is no memory, in errors without a type for it."""
 

@@ -45,7 +45,7 @@ GATES, SCHEDULE = "tests/gates/test_gates.py", "tests/train/test_schedule.py"
 OBJECTIVE, CLOSED = "tests/train/test_objective.py", "tests/train/test_closed_forms.py"
 DRAW, FULL_BN, STORE = "tests/train/test_initialise.py", "tests/train/test_full_bn.py", "tests/train/test_checkpoint.py"
 FOLDER = "tests/cli/test_run_folder.py"
-MIXED = "tests.train.test_losses.py"
+MIXED = "tests/train/test_losses.py"
 LOSSES = "tests/train/test_losses.py"
 LOOP, WRITTEN, IMPORT = "tests/train/test_loop.py", "tests/onnx/test_write_back.py", "tests/onnx/test_importer.py"
 

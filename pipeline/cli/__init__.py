@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline.cli.main import main
+from pipeline.cli.beginning import ready
+
+with ready():
+    from pipeline.cli.main import main
 
 __all__ = ["main"]

@@ -136,15 +136,22 @@ def run(argv: list[str] | None = None) -> int:
 def _told(code: int, message: str) -> int:
     """The code, once the message is on standard error and on the page of a job."""
     if message:
-        # A message may name what a stranger named. Where memory ran out, it is ours, and nothing can be imported.
-        with suppress(MemoryError):
-            from pipeline.results import clean
-
-            message = "\n".join(clean(line, 4000) for line in message.split("\n"))
+        message = _clean(message)
         click.echo(f"pipeline: {message}", err=True)
         if leads():
             summary.failed(message, code)
     return code
+
+
+def _clean(message: str) -> str:
+    """A message may name what a stranger named. Where memory ran out, what cleans it may not load: then in plain ASCII."""
+    try:
+        from pipeline.results import clean
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        return "".join(c if " " <= c <= "~" or c == "\n" else "?" for c in message)
+    return "\n".join(clean(line, 4000) for line in message.split("\n"))
 
 
 def _ended(argv: list[str] | None, ending: Ending) -> tuple[int, str]:
@@ -174,7 +181,7 @@ def _ended(argv: list[str] | None, ending: Ending) -> tuple[int, str]:
             return (
                 (3, _over())
                 if isolate.INSIDE in os.environ
-                else (74, f"there is too little memory ({told}): {SMALLER}")
+                else (74, f"there is too little memory ({told or type(error).__name__}): {SMALLER}")
             )
         # An error of its own since PyTorch 2.8.
         if type(error).__name__ == "AcceleratorError" or "CUDA error: " in told:

@@ -136,7 +136,9 @@ class _Values:
                 port.type.tensor_type.ClearField("shape")
             try:
                 graph = onnx.shape_inference.infer_shapes(bare).graph
-            except Exception:  # a graph of which onnx finds nothing: nothing is known then
+            except Exception as error:  # a graph of which onnx finds nothing: nothing is known then
+                if isinstance(error, MemoryError):
+                    raise
                 graph = bare.graph
             ports = (*graph.input, *graph.value_info, *graph.output)
             self._types = {port.name: port.type.tensor_type for port in ports}

@@ -30,7 +30,9 @@ def check(neutral: onnx.ModelProto, kinds: Mapping[str, str], values: Mapping[st
     inputs = {p.name: p.type.tensor_type.elem_type for p in neutral.graph.input}
     try:
         inferred = onnx.shape_inference.infer_shapes(neutral).graph
-    except Exception:  # a model whose types cannot be inferred is run, which tells more
+    except Exception as error:  # a model whose types cannot be inferred is run, which tells more
+        if isinstance(error, MemoryError):
+            raise
         inferred = neutral.graph
     types = inputs | {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.output)}
     types |= {t.name: t.data_type for t in neutral.graph.initializer}

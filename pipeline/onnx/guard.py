@@ -11,7 +11,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 from onnx import numpy_helper
 
-from pipeline.errors import InputRejected
+from pipeline.errors import InputRejected, out_of_memory
 from pipeline.limits import limits, raised
 from pipeline.onnx import allowed, external
 from pipeline.onnx.names import listed, shown
@@ -58,6 +58,8 @@ def check_by_onnx(model: onnx.ModelProto) -> None:
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError) as error:
+        if out_of_memory(error) and model.ByteSize() < 2**31:  # more than that no message may take
+            raise
         raise InputRejected(
             f"A model must pass the ONNX checker, which says: {shown(str(error), 500)}; export it again."
         ) from None

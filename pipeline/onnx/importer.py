@@ -205,6 +205,8 @@ class _Onnx2Torch:
         except NotImplementedError as error:  # how onnx2torch says that it has no converter
             raise Unsupported("" if "Converter is not implemented" in str(error) else shown(str(error))) from None
         except (KeyError, ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
+            if out_of_memory(error):
+                raise
             raise Unsupported(f"onnx2torch cannot read it: {type(error).__name__}") from None
         module: nn.Module = made.torch_module
         return module

@@ -91,7 +91,9 @@ class Graph:
         """Element types and shapes as far as onnx infers them."""
         try:
             inferred = onnx.shape_inference.infer_shapes(self.model).graph
-        except Exception:  # inference failing says nothing about the graph
+        except Exception as error:  # inference failing says nothing about the graph
+            if isinstance(error, MemoryError):
+                raise
             inferred = self.model.graph
         known = (*inferred.input, *inferred.value_info, *inferred.output)
         return {v.name: v.type.tensor_type for v in known}
