@@ -310,7 +310,7 @@ TRAINING: list[Fault] = [
 # A fault for each kind of false certificate that was once found.
 PROMISE: list[Fault] = [
     ("onnx/batch/rules.py", "return apart(place, range(axis, len(share)) if t.opset < 13 else [axis])",
-     "return place", "tests/fuzz/test_falsehoods.py -k read_together"),
+     "return place", "tests/onnx/test_batch_axis.py"),
     ("core/network.py", " and _all_classes(last.op, last.shape)",
      "", "tests/certify/test_heads.py"),
     ("system/seal.py", 'if not hmac.compare_digest(HEAD + code.hexdigest().encode() + b"\\n", stated):',

@@ -147,3 +147,10 @@ def test_what_is_drawn_ends_as_a_network_or_a_refusal(tmp_path):
 def test_refusals_name_the_operator_and_what_it_does(nodes, says):
     with pytest.raises(InputRejected, match=says):
         accepted(model(nodes, ["N", 3], {"two": np.ones((2, 3), np.float32), "eight": np.array([8])}))
+
+
+@pytest.mark.parametrize("operator", ["Softmax", "LogSoftmax", "Hardmax"])
+@pytest.mark.parametrize("axis", [0, -2])
+def test_a_softmax_along_the_batch_is_refused(operator: str, axis: int) -> None:
+    with pytest.raises(InputRejected, match=rf"(?s)samples of a batch must not.*{operator} 's': it runs along"):
+        accepted(model([node(operator, ["x"], ["s"], axis=axis), node("Relu", ["s"], ["y"])], ["N", 3], opset=13))
