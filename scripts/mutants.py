@@ -207,7 +207,7 @@ VERDICTS: list[Fault] = [
     ("system/seal.py", "if not hmac.compare_digest(", "if False and not hmac.compare_digest(", f"{WORK} {STORE}"),
     ("system/seal.py", "self.run.encode(), path.name.encode()", 'self.run.encode(), b""', f"{WORK} {STORE}"),
     ("system/seal.py", "(FORMAT, self.run.encode(), path", "(FORMAT, path", WORK),
-    ("commands/runs.py", 'return "this command" if found == run.encode()', 'return "this command" if found', f"{FOLDER} -k another_command"),
+    ("system/run_folder.py", 'return "this command" if found == run.encode()', 'return "this command" if found', f"{FOLDER} -k another_command"),
     ("commands/retraining.py", "    if not force:\n        run.require_own()", "    if False:\n        run.require_own()",
      f"{FOLDER} -k training"),
     ("system/user_key.py", "if found.st_mode & 0o077:", "if found.st_mode & 0o007:", "tests/test_user_key.py"),
@@ -304,7 +304,7 @@ TRAINING: list[Fault] = [
      "for part in judged.paths:", f"{WRITTEN} -k together"),
     ("train/adversary.py", "slope(point).sign()",
      "-slope(point).sign()", MIXED),
-    ("commands/gates.py", 'rest_on.add("eps")',
+    ("gates/demands.py", 'rest_on.add("eps")',
      "pass", "tests/cli/test_certify.py -k rests"),
 ]
 # A fault for each kind of false certificate that was once found.

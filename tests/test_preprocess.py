@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pipeline.bounds.margins import MarginBounds
-from pipeline.commands.preprocess import Normalise, channel_axis, without_normalisation
 from pipeline.core.interval import Interval
+from pipeline.core.preprocess import Normalise, channel_axis, without_normalisation
 from pipeline.core.rounding import Outward
 from pipeline.core.threat import LinfBall, clipped_box
 from pipeline.errors import UsageError

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
@@ -16,10 +17,11 @@ import torch
 from torch import Tensor
 
 from pipeline.certify.boxes import Subdomain, inputs_of, outputs_of
-from pipeline.certify.witness import Witness
+from pipeline.certify.witness import Witness, check
 from pipeline.core.network import Network
+from pipeline.errors import Contradiction
 from pipeline.system.clock import Clock, OutOfTime
-from pipeline.vnnlib import Property, above32, below32, nearest32
+from pipeline.vnnlib import Case, Property, above32, below32, nearest32
 
 Confirm = Callable[[int, np.ndarray], Witness | None]
 """Whether a flat float32 point, meant for that case, is a counterexample in the delivered file."""
@@ -159,3 +161,41 @@ class Falsifier:
                     coeff[b, k, j] = float(c)
                 bound[b, k] = np.clip(float(constraint.bound), -3e38, 3e38)
         return torch.from_numpy(coeff).to(self.device), torch.from_numpy(bound).to(self.device)
+
+
+class Judge:
+    """Whether a float32 point is a counterexample: by our reading of the property, and then by the independent one."""
+
+    def __init__(self, question: Property, text: str, run: Callable[[np.ndarray], np.ndarray]):
+        """``run`` gives the delivered file's outputs for one flat input."""
+        self.question, self.text, self.run = question, text, run
+
+    def __call__(self, index: int, point: np.ndarray) -> Witness | None:
+        case = self.question.cases[index]
+        y = self.run(point)
+        if not np.isfinite(y).all() or not _unsafe(case, exactly(y)):
+            return None
+        # Where a box holds no float32, the exact input is the real point of it that becomes this one.
+        ends = zip(point, case.lower, case.upper, strict=True)
+        witness = check(self.text, [min(max(Fraction(float(p)), a), b) for p, a, b in ends], self.run)
+        if (witness.point == point).all() and witness.refused is None:
+            return witness
+        if self.question.open_ends:
+            return None  # a point on a side that a strict bound leaves out
+        raise Contradiction(
+            f"Two independent readings of the property disagree about a counterexample: {witness.refused or 'another point'}. "
+            "Please report this with the property."
+        )
+
+
+def _unsafe(case: Case, y: Sequence[Fraction]) -> bool:
+    def holds(terms: Sequence[tuple[int, Fraction]], bound: Fraction, strict: bool) -> bool:
+        value = sum((c * y[j] for j, c in terms), Fraction(0))
+        return value < bound if strict else value <= bound
+
+    return any(all(holds(c.terms, c.bound, c.strict) for c in conjunction) for conjunction in case.unsafe)
+
+
+def exactly(y: np.ndarray) -> list[Fraction]:
+    """The numbers that floats are."""
+    return [Fraction(float(v)) for v in y]

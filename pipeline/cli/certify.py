@@ -62,9 +62,10 @@ def command(
     from pipeline.cli.devices import launch, several
     from pipeline.cli.progress import Watch, consoles, present
     from pipeline.cli.signals import stopping
-    from pipeline.commands import certify, runs
+    from pipeline.commands import certify
+    from pipeline.system import run_folder
 
-    ending.will_be_in(report or runs.of_certification(model), command="certify", named=report is not None)
+    ending.will_be_in(report or run_folder.of_certification(model), command="certify", named=report is not None)
     if several(devices):
         return launch(ending, devices)
     out, errors = consoles()

@@ -16,12 +16,12 @@ EMPTY = "it is empty: no input is meant, so that nothing was checked; is the pro
 def answer(ending: Ending, model: Path, vnnlib: Path, flags: Mapping[str, Any], report: Path | None, style: str) -> int:
     """Decide a property, print what is known, and return 0 (holds), 1 (violated) or 4 (unknown, timeout)."""
     from pipeline.cli.progress import Watch, consoles
-    from pipeline.commands import runs
     from pipeline.commands.events import Decided
     from pipeline.commands.properties import decide
     from pipeline.results import dump
+    from pipeline.system import run_folder
 
-    ending.will_be_in(report or runs.of_property(vnnlib), command="certify --property", named=report is not None)
+    ending.will_be_in(report or run_folder.of_property(vnnlib), command="certify --property", named=report is not None)
     out, errors = consoles()
     watch = Watch(errors)
     with watch.bars:

@@ -163,7 +163,7 @@ def command(
     from pipeline.cli.devices import launch, several
     from pipeline.cli.progress import Watch, consoles, present
     from pipeline.cli.signals import stopping
-    from pipeline.commands import runs
+    from pipeline.system import run_folder
 
     flags = flags_of(given)
     flags["retrain"] = {name: flags.pop(name) for name in RECIPE if name in flags}
@@ -171,7 +171,7 @@ def command(
         made = commands.write_config(model, flags, write_config, force=force)
         click.echo(f"{write_config} holds every setting of {made.name}; nothing was trained", err=True)
         return 0
-    folder = report or runs.of_retraining(out or runs.retrained(model))
+    folder = report or run_folder.of_retraining(out or run_folder.retrained(model))
     ending.will_be_in(folder, command="retrain", named=report is not None)
     if several(devices):
         return launch(ending, devices)

@@ -1,21 +1,27 @@
-"""From what was done to what a report says of it."""
+"""From what was done to what a report says of it; the errors of kernels that it rests on, and what cannot be promised at all."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 
+from pipeline.bounds.ibp import IntervalWalk
 from pipeline.certify import PGD, Strategy
-from pipeline.commands import guarantee
 from pipeline.commands.subject import Subject
+from pipeline.core.interval import Interval
+from pipeline.core.rounding import Outward, unbounded, unmeasured
 from pipeline.data import Dataset, Fitted, without_folders
+from pipeline.errors import InputRejected
+from pipeline.onnx import executed, kernel_table, kernels
 from pipeline.results import facts as report
 from pipeline.results.result import Run
+from pipeline.results.statements import ASSUMPTIONS, SAMPLES
 from pipeline.settings import Settings
 
 
@@ -104,8 +110,8 @@ def method(subject: Subject, settings: Settings, how: Strategy, kernels: tuple[s
         requested=settings.method,
         dtype="float64",
         arithmetic=settings.arithmetic,
-        assumptions=(*guarantee.ASSUMPTIONS[settings.arithmetic], *kernels),
-        statement=guarantee.SAMPLES[settings.arithmetic].format(region=region, execution=ran),
+        assumptions=(*ASSUMPTIONS[settings.arithmetic], *kernels),
+        statement=SAMPLES[settings.arithmetic].format(region=region, execution=ran),
         attack=_attack(how.attack),
         long_attack=_attack(how.long_attack),
         memory_budget=settings.memory_budget,
@@ -120,26 +126,6 @@ def _attack(pgd: PGD | None) -> report.Attack | None:
     return report.Attack(
         name="pgd", steps=pgd.steps, restarts=pgd.restarts, step_size=f"{pgd.step:g} eps", loss=pgd.loss, seed=pgd.seed
     )
-
-
-def curves(history: Sequence[Mapping[str, float | int]]) -> tuple[dict[str, float | int | str | None], ...]:
-    """Epochs as a result keeps them: ``natural`` and ``certified`` are accuracies, held out where samples were held out.
-
-    How long they took is no part of a result: see ``epoch_times``.
-    """
-    told: list[dict[str, float | int | str | None]] = []
-    for record in history:
-        row: dict[str, float | int | str | None] = {name: v for name, v in record.items() if name != "seconds"}
-        row["natural_loss"], row["robust_loss"] = row.pop("natural", None), row.pop("robust", None)
-        for name in ("natural", "certified"):
-            row[name] = record.get(f"held_{name}", record.get(f"train_{name}"))
-        told.append(row)
-    return tuple(told)
-
-
-def epoch_times(history: Sequence[Mapping[str, float | int]]) -> dict[str, float]:
-    """The seconds of each epoch."""
-    return {f"epoch {record['epoch']}": record["seconds"] for record in history}
 
 
 def versions() -> dict[str, str]:
@@ -177,3 +163,75 @@ def run(
 def _onnxruntime() -> str:
     found = version_of("onnxruntime-gpu")
     return f"{found} (gpu build)" if found != "unknown" else version_of("onnxruntime")
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Errors by operator, as ``rounding_of`` takes them; the assumptions they are, in words; why a table was ignored."""
+
+    errors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    assumptions: tuple[str, ...] = ()
+    note: str | None = None
+
+
+def measured(subject: Subject, settings: Settings) -> Kernels:
+    """The errors of the activation kernels that a file runs, each compared with its kernel at some thousand inputs.
+
+    Raises InputRejected (3) naming every kernel that was not measured here, EnvironmentFailure (74) where one errs by more
+    than its table says.
+    """
+    needed = _needed(subject) if settings.arithmetic == "float32-any-order" else ()
+    if not needed:
+        return Kernels()
+    if beyond := [name for name in needed if name not in kernels.OPERATORS]:
+        raise unbounded(*beyond)
+    # What was measured is the CPU provider.
+    table, note = kernel_table.load() if settings.provider == "cpu" else (None, None)
+    missing = [name for name in needed if table is None or name not in table.operators]
+    if table is None or missing:
+        raise unmeasured(*missing)
+    kernel_table.spot_check(table, needed)
+    machine = table.machine
+    errors = {name: table.errors[name] for name in needed}
+    said = ", ".join(f"{n} {a:.3g}" + (f" + {r:.3g} |f|" if r else "") for n, (a, r) in errors.items())
+    return Kernels(
+        errors,
+        (
+            f"Activation kernels err by at most what was measured at every float32 input: {said} (ONNX Runtime "
+            f"{machine.onnxruntime} on CPU, {machine.processor}, error table {table.digest[:12]}); deployed, they are "
+            "those of the same build on the same instruction set, alone or fused.",
+        ),
+        note,
+    )
+
+
+class _Asked(dict[str, tuple[float, float]]):
+    """A table that has everything, and remembers what it was asked for."""
+
+    def __contains__(self, name: object) -> bool:
+        self.setdefault(str(name), (0.0, 0.0))
+        return True
+
+
+@torch.no_grad()
+def _needed(subject: Subject) -> tuple[str, ...]:
+    """The kernels that rules ask for on the way from a point to the logits."""
+    asked: Any = _Asked()
+    network = subject.network.in_float64()
+    points = [torch.zeros(*(d or 1 for d in port.shape), dtype=torch.float64) for port in network.inputs]
+    plan, _ = network.plan().before_softmax()
+    walk = IntervalWalk(network, Outward(deployed=True, kernels=asked), plan)
+    walk.boxes([Interval(point, torch.zeros_like(point)) for point in points])
+    return tuple(sorted(asked))
+
+
+def refuse_unpromised(subject: Subject, settings: Settings) -> None:
+    """Raise InputRejected where nothing makes the promise of the mode true of this file on the provider asked for."""
+    convolutions = sum(node.op_type == "Conv" for node in subject.file.model.graph.node)
+    if settings.arithmetic == "float32-any-order" and settings.provider == "cuda" and convolutions:
+        raise InputRejected(
+            "on CUDA, no option of ONNX Runtime 1.20 or newer rules out transform convolutions, and this model has "
+            f"{convolutions} Conv nodes: float32-any-order cannot be promised there. Use `--arithmetic real` or `--provider cpu`."
+        )
+    if settings.arithmetic == "float32-any-order":
+        executed.require(subject.file, subject.executed, [port.name for port in subject.network.outputs])

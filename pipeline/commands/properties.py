@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from pipeline.bounds.float32_sites import self_test
 from pipeline.bounds.margins import METHODS, Method
 from pipeline.certify import Progress
 from pipeline.certify.boxes import Subdomain
-from pipeline.certify.counterexample import Descent, Falsifier
+from pipeline.certify.counterexample import Descent, Falsifier, Judge, exactly
 from pipeline.certify.property import BATCH, Outcome, Refuter
-from pipeline.certify.witness import Witness, check
-from pipeline.commands import deployed, facts, guarantee, runs
+from pipeline.certify.witness import Witness
+from pipeline.commands import facts
 from pipeline.commands.events import Decided, Note
-from pipeline.commands.gates import GATES
-from pipeline.commands.guarantee import Kernels, measured
-from pipeline.commands.open_property import open_for, require_rules
+from pipeline.commands.examination import seed_of
+from pipeline.commands.facts import Kernels, measured
+from pipeline.commands.open_property import flat, open_for, require_rules
 from pipeline.commands.subject import Subject, device_of, opened
 from pipeline.core.rounding import rounding_of
 from pipeline.distributed.group import ALONE
-from pipeline.errors import Contradiction, UsageError
+from pipeline.errors import UsageError
+from pipeline.gates.demands import GATES
 from pipeline.onnx.model_file import ModelFile
 from pipeline.results.property import (
     PropertyFile,
@@ -39,9 +36,11 @@ from pipeline.results.property import (
     WitnessPoint,
     write_property,
 )
+from pipeline.results.statements import ASSUMPTIONS, PROPERTY
 from pipeline.settings import Settings, settle
+from pipeline.system import run_folder
 from pipeline.system.clock import Clock
-from pipeline.vnnlib import Case, Property, PropertyText, counterexample, exact, load, parse
+from pipeline.vnnlib import Property, PropertyText, counterexample, exact, load, parse
 
 ATTACK_SHARE = 0.3
 """How much of a time budget the search for a counterexample may take before a proof is tried."""
@@ -65,9 +64,9 @@ def decide(
     Raises UsageError (2) for flags about data, InputRejected (3) for what cannot be read or bounded, Contradiction (5) where
     two independent readings of the property disagree about a counterexample.
     """
-    folder = (report or runs.of_property(property_file)) if keep else None
+    folder = (report or run_folder.of_property(property_file)) if keep else None
     if folder is not None:
-        runs.require_folder(folder)
+        run_folder.require_folder(folder)
     if about := sorted(ABOUT_DATA & flags.keys()):
         said = ", ".join("--" + name.replace("_", "-") for name in about)
         raise UsageError(f"a property says itself which inputs are meant; {said} cannot stand beside --property.")
@@ -89,14 +88,14 @@ def decide_read(
     clock = Clock(None if settings.time_budget is None else began + settings.time_budget)
     method: Method = METHODS[-1] if settings.method == "auto" else settings.method
     question = parse(asked.text)
-    seed = deployed.seed_of(settings, ALONE)
+    seed = seed_of(settings, ALONE)
     subject = open_for(file, settings, question, seed)
     notes = list(subject.imported.notes)
     if question.vacuous:
         notes.append(f"{question.vacuous} disjuncts are met by no input (an empty box, or a false comparison)")
     for note in notes:
         yield Note(note)
-    judge = _Judge(subject, question, asked.text, settings.output)
+    judge = Judge(question, asked.text, flat(subject))
     falsifier = _falsifier(subject, question, judge, settings, source) if settings.attack else None
     outcome, witness, kernels = yield from _decided(subject, question, falsifier, settings, method, clock)
     ran = subject.executed.described
@@ -116,8 +115,8 @@ def decide_read(
         arithmetic=settings.arithmetic,
         provider=settings.provider,
         execution=ran,
-        statement=guarantee.PROPERTY[settings.arithmetic].format(execution=ran),
-        assumptions=(*guarantee.ASSUMPTIONS[settings.arithmetic], *kernels.assumptions, *subject.assumptions),
+        statement=PROPERTY[settings.arithmetic].format(execution=ran),
+        assumptions=(*ASSUMPTIONS[settings.arithmetic], *kernels.assumptions, *subject.assumptions),
         verdict=_verdict(outcome, witness, settings),
         methods=METHODS[: METHODS.index(method) + 1],
         decided_by=_by(outcome, witness),
@@ -130,7 +129,7 @@ def decide_read(
     run = facts.run(started, argv, device_of(settings), {}, parity_seed=seed)
     described = PropertyReport.of(result, run)
     if folder is not None:
-        text_of = None if witness is None else counterexample(witness.x, _exact(witness.y))
+        text_of = None if witness is None else counterexample(witness.x, exactly(witness.y))
         write_property(described, text_of, folder)
     yield Decided(described, folder)
 
@@ -175,52 +174,8 @@ def _decided(
     return outcome, witness, kernels
 
 
-class _Judge:
-    """Whether a float32 point is a counterexample: by our reading of the property, and then by the independent one."""
-
-    def __init__(self, subject: Subject, question: Property, text: str, output: str | None):
-        self.subject, self.question, self.text, self.output = subject, question, text, output
-        self.shapes = [tuple(d or 1 for d in port.shape) for port in subject.network.inputs]
-
-    def run(self, point: np.ndarray) -> np.ndarray:
-        """The delivered bytes on one flat input."""
-        cuts = np.cumsum([math.prod(shape) for shape in self.shapes])[:-1]
-        xs = [part.reshape(shape) for part, shape in zip(np.split(point, cuts), self.shapes, strict=True)]
-        names = [port.name for port in self.subject.network.outputs]
-        return np.concatenate([y.reshape(-1) for y in self.subject.session(*xs, outputs=names)])
-
-    def __call__(self, index: int, point: np.ndarray) -> Witness | None:
-        case = self.question.cases[index]
-        y = self.run(point)
-        if not np.isfinite(y).all() or not _unsafe(case, _exact(y)):
-            return None
-        # Where a box holds no float32, the exact input is the real point of it that becomes this one.
-        ends = zip(point, case.lower, case.upper, strict=True)
-        witness = check(self.text, [min(max(Fraction(float(p)), a), b) for p, a, b in ends], self.run)
-        if (witness.point == point).all() and witness.refused is None:
-            return witness
-        if self.question.open_ends:
-            return None  # a point on a side that a strict bound leaves out
-        raise Contradiction(
-            f"Two independent readings of the property disagree about a counterexample: {witness.refused or 'another point'}. "
-            "Please report this with the property."
-        )
-
-
-def _unsafe(case: Case, y: Sequence[Fraction]) -> bool:
-    def holds(terms: Sequence[tuple[int, Fraction]], bound: Fraction, strict: bool) -> bool:
-        value = sum((c * y[j] for j, c in terms), Fraction(0))
-        return value < bound if strict else value <= bound
-
-    return any(all(holds(c.terms, c.bound, c.strict) for c in conjunction) for conjunction in case.unsafe)
-
-
-def _exact(y: np.ndarray) -> list[Fraction]:
-    return [Fraction(float(v)) for v in y]
-
-
 def _falsifier(
-    subject: Subject, question: Property, judge: _Judge, settings: Settings, source: Mapping[str, str]
+    subject: Subject, question: Property, judge: Judge, settings: Settings, source: Mapping[str, str]
 ) -> Falsifier:
     usual = Descent(seed=settings.seed)
     descent = Descent(
@@ -249,4 +204,6 @@ def _by(outcome: Outcome, witness: Witness | None) -> str | None:
 
 
 def _found(witness: Witness) -> WitnessPoint:
-    return WitnessPoint(x=tuple(map(exact, witness.x)), y=tuple(map(exact, _exact(witness.y))), rounded=witness.rounded)
+    return WitnessPoint(
+        x=tuple(map(exact, witness.x)), y=tuple(map(exact, exactly(witness.y))), rounded=witness.rounded
+    )

@@ -12,27 +12,25 @@ from typing import Any
 from pipeline import results as reports
 from pipeline import train
 from pipeline.certify import Work
-from pipeline.commands import facts, runs, training
-from pipeline.commands.certification import Evidence, conclude, examine
+from pipeline.commands import facts, training
 from pipeline.commands.events import Done, Event, Note
-from pipeline.commands.gates import demands
-from pipeline.commands.preprocess import without_normalisation
-from pipeline.commands.resumption import training_key
-from pipeline.commands.runs import RunFolder, WrittenModel
-from pipeline.commands.subject import Subject, device_of, need_data, open_model, opened, test_part, to_inputs
-from pipeline.commands.training import trained_network
-from pipeline.data import Dataset, Fitted, has_part, hold_out, load
+from pipeline.commands.examination import Evidence, conclude, examine
+from pipeline.commands.subject import Subject, device_of, need_data, open_model, opened, to_inputs
+from pipeline.commands.training import trained_network, training_key
+from pipeline.core.preprocess import without_normalisation
+from pipeline.data import Fitted
 from pipeline.distributed.group import Crew, gathered
 from pipeline.errors import EnvironmentFailure, UsageError
+from pipeline.gates.demands import demands
+from pipeline.onnx import model_file
 from pipeline.onnx.model_file import ModelFile
 from pipeline.onnx.write_back import write_back
 from pipeline.render import render
 from pipeline.settings import Settings, settle
+from pipeline.system import run_folder
 from pipeline.system.atomic import replace_atomically
+from pipeline.system.run_folder import RunFolder, WrittenModel
 from pipeline.train import Recipe
-
-ASIDE = 0.1
-"""The share of a data set without a test part that is set aside for certification, never trained on."""
 
 
 def retrain(
@@ -52,8 +50,8 @@ def retrain(
     Started as several processes they train and certify together, and the first one writes. Raises what the exit codes stand
     for: see ``pipeline.errors``.
     """
-    run = RunFolder(out or runs.retrained(model))
-    runs.require_folder(report or runs.of_retraining(run.out))
+    run = RunFolder(out or run_folder.retrained(model))
+    run_folder.require_folder(report or run_folder.of_retraining(run.out))
     with gathered() as crew:
         crew.first(lambda: _check_target(model, run, force))
         with run.held_by(crew):
@@ -79,11 +77,11 @@ def _retrain(
         # What training minimises, and fast on the given file too, of which nothing may be provable; `certify` proves more.
         settings = settings.model_copy(update={"method": "ibp"})
     out = run.out
-    folder = report or runs.of_retraining(out)
+    folder = report or run_folder.of_retraining(out)
     gates = demands(settings, folder)
     subject = open_model(file, settings)
     uri = need_data(subject, settings)
-    train_part, testing, aside = crew.each(lambda: _parts(uri, settings), first_alone=settings.download)
+    train_part, testing, aside = crew.each(lambda: training.parts(uri, settings), first_alone=settings.download)
     if aside:
         yield Note(aside)
     images = to_inputs(train_part, subject, settings)
@@ -132,7 +130,7 @@ def _retrain(
     after.fields["warnings"] = (*after.fields["warnings"], *(reports.Caution(message=w) for w in warnings))
     training_facts = reports.Training(
         recipe=recipe.model_dump(mode="json"),
-        curves=facts.curves(finished.curves),
+        curves=training.curves(finished.curves),
         before=sides[0],
         after=sides[1],
         parent_sha256=before.fields["model"].sha256,
@@ -152,7 +150,7 @@ def _retrain(
             started,
             settled,
             device_of(settings),
-            facts.epoch_times(finished.curves) | after.timings,
+            training.epoch_times(finished.curves) | after.timings,
             "time budget" if after.cut else None,
             after.seed,
         ),
@@ -172,7 +170,7 @@ def write_config(model: Path, flags: Mapping[str, Any], path: Path, *, force: bo
     file = opened(model)
     settings, _ = _settled(file, flags)
     subject = open_model(file, settings)
-    train_part = _parts(need_data(subject, settings), settings)[0]
+    train_part = training.parts(need_data(subject, settings), settings)[0]
     recipe = _recipe(subject, to_inputs(train_part, subject, settings), settings)
     try:
         replace_atomically(path, train.as_toml(recipe).encode())
@@ -214,6 +212,8 @@ def _left(run: RunFolder, key: str, force: bool) -> tuple[WrittenModel | None, b
     elif run.foreign():
         run.clear()
     finished = run.finished(key)
+    if finished is not None and model_file.read(run.out).digests.sha256 != finished.written_sha256:
+        finished = None
     if run.out.exists() and finished is None and not force and not run.begun_by(key):
         raise UsageError(
             f"{run.out} exists and this command did not finish it; name another --out, or overwrite it with --force."
@@ -233,18 +233,6 @@ def _written(
     finished = WrittenModel(key, written.file.digests.sha256, written.changes, curves, trained.epoch)
     run.remember(finished)
     return finished
-
-
-def _parts(uri: str, settings: Settings) -> tuple[Dataset, Dataset, str | None]:
-    """(trained on, certified on, a sentence where a tenth had to be set aside)."""
-    split = has_part(uri, "test")
-    if settings.test_data is None and not split:
-        rest, held = hold_out(load(uri, part=None, download=settings.download), ASIDE, settings.seed)
-        count = f"{len(held)} of {len(held) + len(rest)}"
-        told = f"the data has no test part: {count} samples are set aside by seed, never trained on, and certified on"
-        return rest, held, told
-    train_part = load(uri, part="train" if has_part(uri, "train") else None, download=settings.download)
-    return train_part, test_part(settings.test_data or uri, settings), None
 
 
 def _recipe(subject: Subject, images: Fitted, settings: Settings) -> Recipe:

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.commands.preprocess import Normalise, channel_axis
+from pipeline.certify.together import PredictTogether
 from pipeline.core.network import Network
+from pipeline.core.preprocess import Normalise, channel_axis
 from pipeline.data import Dataset, Fitted, Pixels, fit, has_part, load, select
 from pipeline.distributed.group import ALONE, Crew
 from pipeline.errors import EnvironmentFailure, InputRejected, UsageError
@@ -50,6 +51,11 @@ class Subject:
     def executed(self) -> Executed:
         """The graph that ONNX Runtime executes of this file, by a session like ``session``."""
         return optimised(self.file, provider=self.session.provider, level=self.session.level)
+
+    @property
+    def predict_together(self) -> PredictTogether | None:
+        """``predict`` for so many samples together; None where the file fixes its batch."""
+        return None if self.session.fixed_batch is not None else lambda x, count: self.predict(x, chunk=count)
 
     def predict(self, x: np.ndarray, *, chunk: int = 256) -> np.ndarray:
         """The delivered bytes on float32 pixels: logits (n, classes), by ONNX Runtime, ``chunk`` samples together."""

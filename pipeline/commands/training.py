@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -11,16 +13,19 @@ import torch
 from pipeline import results as reports
 from pipeline import train
 from pipeline.commands import facts
-from pipeline.commands.certification import Evidence
 from pipeline.commands.events import Note
-from pipeline.commands.runs import RunFolder, WrittenModel
-from pipeline.commands.subject import Subject, device_of
-from pipeline.data import Augment, Fitted, Loader
+from pipeline.commands.examination import Evidence
+from pipeline.commands.subject import Subject, device_of, test_part
+from pipeline.data import Augment, Dataset, Fitted, Loader, has_part, hold_out, load
 from pipeline.distributed.group import Crew
 from pipeline.errors import InputRejected
 from pipeline.settings import Settings, metadata_of
+from pipeline.system.run_folder import RunFolder, WrittenModel
 from pipeline.system.seal import Seal
 from pipeline.train import Recipe
+
+ASIDE = 0.1
+"""The share of a data set without a test part that is set aside for certification, never trained on."""
 
 
 def announced(subject: Subject, recipe: Recipe) -> list[str]:
@@ -147,3 +152,49 @@ def _held_out(images: Fitted, recipe: Recipe) -> tuple[Any, Any]:
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(recipe.seed)).numpy()
     count = round(len(images) * recipe.held_out)
     return order[count:], order[:count]
+
+
+def training_key(
+    subject: Subject, training: Dataset, recipe: Recipe, settings: Settings, execution: train.Execution
+) -> str:
+    """The digest of everything that the trained weights depend on."""
+    parts = {
+        "model": asdict(subject.file.digests),
+        "data": training.digest,
+        "recipe": recipe.model_dump(mode="json"),
+        "execution": [execution.precision, execution.channels_last],
+        **metadata_of(settings),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def curves(history: Sequence[Mapping[str, float | int]]) -> tuple[dict[str, float | int | str | None], ...]:
+    """Epochs as a result keeps them: ``natural`` and ``certified`` are accuracies, held out where samples were held out.
+
+    How long they took is no part of a result: see ``epoch_times``.
+    """
+    told: list[dict[str, float | int | str | None]] = []
+    for record in history:
+        row: dict[str, float | int | str | None] = {name: v for name, v in record.items() if name != "seconds"}
+        row["natural_loss"], row["robust_loss"] = row.pop("natural", None), row.pop("robust", None)
+        for name in ("natural", "certified"):
+            row[name] = record.get(f"held_{name}", record.get(f"train_{name}"))
+        told.append(row)
+    return tuple(told)
+
+
+def epoch_times(history: Sequence[Mapping[str, float | int]]) -> dict[str, float]:
+    """The seconds of each epoch."""
+    return {f"epoch {record['epoch']}": record["seconds"] for record in history}
+
+
+def parts(uri: str, settings: Settings) -> tuple[Dataset, Dataset, str | None]:
+    """(trained on, certified on, a sentence where a tenth had to be set aside)."""
+    split = has_part(uri, "test")
+    if settings.test_data is None and not split:
+        rest, held = hold_out(load(uri, part=None, download=settings.download), ASIDE, settings.seed)
+        count = f"{len(held)} of {len(held) + len(rest)}"
+        told = f"the data has no test part: {count} samples are set aside by seed, never trained on, and certified on"
+        return rest, held, told
+    train_part = load(uri, part="train" if has_part(uri, "train") else None, download=settings.download)
+    return train_part, test_part(settings.test_data or uri, settings), None

@@ -65,7 +65,7 @@ def verify(
         found.skip("the model: name it with --model")
     if data is not None or model is not None:
         # Only here are tensors and a runtime needed.
-        from pipeline.commands.verify_files import pixels_of, subject_of
+        from pipeline.commands.reopen import pixels_of, subject_of
         from pipeline.commands.verify_samples import check_points
 
         pixels = None if data is None else pixels_of(result, samples, data, layout, download, found)

@@ -14,7 +14,7 @@ from pipeline.certify.prover import Prover
 from pipeline.choices import METHODS, Choice
 from pipeline.commands import reopen
 from pipeline.commands.events import Note
-from pipeline.commands.guarantee import measured
+from pipeline.commands.facts import measured
 from pipeline.commands.subject import Subject, device_of
 from pipeline.core.threat import BALLS, Ball
 from pipeline.errors import Contradiction, InputRejected

@@ -16,8 +16,9 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from pipeline.commands import subject as subjects
-from pipeline.commands.certification import certify, examine
+from pipeline.commands.certification import certify
 from pipeline.commands.events import Done
+from pipeline.commands.examination import examine
 from pipeline.commands.subject import open_model, opened
 from pipeline.errors import InputRejected
 from pipeline.onnx import guard, model_file, runtime

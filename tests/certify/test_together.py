@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.commands import deployed
+from pipeline.certify import together
 from pipeline.commands.subject import open_model
 from pipeline.errors import Contradiction, InputRejected
 from pipeline.onnx import model_file, runtime
@@ -53,19 +53,19 @@ def certified(labels):
 
 def test_an_honest_file_passes(tmp_path):
     subject = opened(tmp_path, [])
-    deployed.require_independent(subject, IMAGES)
-    deployed.require_labels(subject, IMAGES, certified(subject.predict(IMAGES).argmax(1)))
+    together.require_independent(subject.predict_together, IMAGES)
+    together.require_labels(subject.predict_together, IMAGES, certified(subject.predict(IMAGES).argmax(1)))
 
 
 @pytest.mark.parametrize("tail", GAMES.values(), ids=GAMES)
 def test_samples_that_influence_each_other_are_noticed(tail, tmp_path):
     subject = opened(tmp_path, tail)
     with pytest.raises(InputRejected, match=r"in whatever company; .* in batches of"):
-        deployed.require_independent(subject, IMAGES)
+        together.require_independent(subject.predict_together, IMAGES)
 
 
 @pytest.mark.parametrize("name", ["turned round", "other at eight"])
 def test_a_certified_sample_with_another_label_is_a_contradiction(name, tmp_path):
     labels = opened(tmp_path, []).predict(IMAGES).argmax(1)
     with pytest.raises(Contradiction, match="certified samples have another label in batches of"):
-        deployed.require_labels(opened(tmp_path, GAMES[name]), IMAGES, certified(labels))
+        together.require_labels(opened(tmp_path, GAMES[name]).predict_together, IMAGES, certified(labels))

@@ -1,0 +1,230 @@
+"""One certification of an opened file on one part of a data set, and the result that follows from it."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline import certify as verdicts
+from pipeline import results as reports
+from pipeline.certify import PGD, Certification, Deployed, Spots, Work
+from pipeline.certify.together import LOOKED_AT, require_independent, require_labels
+from pipeline.commands import facts
+from pipeline.commands.events import Event, Note
+from pipeline.commands.facts import Kernels, measured, refuse_unpromised
+from pipeline.commands.subject import Subject, chosen, device_of, to_inputs
+from pipeline.core.threat import BALLS, Ball
+from pipeline.data import Dataset, Fitted
+from pipeline.distributed.group import Crew
+from pipeline.gates import Demands, Setup
+from pipeline.gates import verdict as decided
+from pipeline.gates.demands import left_to_the_model
+from pipeline.onnx.parity import Comparison
+from pipeline.render import Pictures, thumbnails
+from pipeline.settings import Settings
+from pipeline.system.clock import limited
+
+NONE = Demands()
+BLIND = (
+    "the attack saw no gradient on {} samples that survived it: something inside the network saturates or is a step, and the "
+    "attacked accuracy may be too high"
+)
+SOFTMAX = "the file ends in a Softmax, which keeps the order of its inputs: margins are taken of those"
+
+
+REAL, IN_BOXES = 16, 2
+"""Real samples at which parity is measured, and how many samples' boxes it is looked into."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """One certification, and everything that a result says of it."""
+
+    samples: reports.Samples
+    fields: dict[str, Any]
+    """Of ``Result``, all but gates, verdict and training."""
+    seconds: float
+    timings: dict[str, float]
+    """Seconds of each rung, by its name and eps."""
+    cut: bool
+    """Whether a budget left samples undecided."""
+    seed: int
+    """Of the points at which import, runtime and certificates were compared."""
+    pictures: Pictures = field(default_factory=dict)
+    """Of samples, for the page: a report holds no pixel."""
+
+
+def examine(
+    subject: Subject,
+    dataset: Dataset,
+    settings: Settings,
+    source: dict[str, str],
+    gates: Demands = NONE,
+    work: Work | None = None,
+) -> Generator[Event, None, Evidence]:
+    """Certify an opened file on one part of a data set."""
+    work = work or Work(budget=settings.time_budget)
+    kernels = measured(subject, settings)
+    refuse_unpromised(subject, settings)
+    began = time.monotonic()
+    indices, limit = chosen(len(dataset), settings)
+    fitted = to_inputs(dataset, subject, settings, indices)
+    balls = [BALLS[settings.norm](eps, *fitted.value_range) for eps in settings.radii]
+    labels = sorted(set(fitted.labels.tolist()))
+    gates.check(eps=settings.radii, attacked=settings.attack, arithmetic=settings.arithmetic, labels=labels)
+    together = subject.predict_together
+    softmax = (SOFTMAX,) if subject.network.plan().before_softmax()[1] is not None else ()
+    for note in (*fitted.notes, *softmax, *([kernels.note] if kernels.note else [])):
+        yield Note(note)
+    seed = seed_of(settings, work.crew)
+    yield Note(
+        f"import, file and certificates are compared at points drawn by chance; --parity-seed {seed} draws the same"
+    )
+    with limited(work.preparing):
+        parity = _parity(subject, fitted, balls[-1], seed)
+        require_independent(together, fitted.images[:LOOKED_AT])
+        doubt = subject.often_wrong(fitted.images, fitted.labels) if subject.normalise is None else None
+    if doubt:
+        yield Note(doubt, warning=True)
+    pgd = PGD(settings.attack_steps, settings.restarts, seed=settings.seed) if settings.attack else None
+    how = _how(subject, settings, pgd, kernels)
+    told = {
+        "tool": facts.tool(),
+        "model": facts.model(subject),
+        "preprocessing": facts.preprocessing(subject, fitted, source),
+        "data": facts.data(dataset, len(indices), limit, settings.seed, fitted.notes),
+        "threat": reports.Threat(norm=settings.norm, range=fitted.value_range),
+        "method": facts.method(subject, settings, how, (*kernels.assumptions, *subject.assumptions)),
+    }
+    doubts = (*_comparable(gates, told, indices, fitted.labels), *left_to_the_model(gates, source))
+    for note in doubts:
+        yield Note(note, warning=True)
+    result, spots = yield from _proved(subject, fitted, balls, how, indices, seed, work)
+    if result.blind:
+        doubts = (*doubts, BLIND.format(result.blind))
+        yield Note(doubts[-1], warning=True)
+    samples = result.samples
+    if settings.arithmetic == "float32-any-order":
+        require_labels(together, fitted.images, samples)
+    levels = reports.levels(samples, looked=result.looked)
+    fields = told | {
+        "parity": parity.with_boxes(spots.samples, spots.points),
+        "levels": levels,
+        "per_class": reports.per_class(samples),
+        "samples": samples.described,
+        "counterexamples": samples.counterexamples.described if samples.counterexamples else None,
+        "largest_eps": reports.largest_eps(samples, tolerance=str(verdicts.TOLERANCE)),
+        "warnings": tuple(reports.Caution(message=note) for note in (*subject.imported.notes, *softmax, *doubts)),
+    }
+    pictures = _pictures(levels, indices, fitted) if settings.thumbnails else {}
+    return Evidence(samples, fields, time.monotonic() - began, result.seconds, result.cut, seed, pictures)
+
+
+def _pictures(levels: Sequence[reports.Level], indices: np.ndarray, fitted: Fitted) -> Pictures:
+    """Of the samples whose margins are nearest to zero."""
+    rows = np.flatnonzero(np.isin(indices, [edge.index for level in levels for edge in level.edge]))
+    images = fitted.images[rows]
+    return thumbnails(levels, indices[rows], images, value_range=fitted.value_range, layout=fitted.layout)
+
+
+def conclude(evidence: Evidence, gates: Demands, training: reports.Training | None = None) -> reports.Result:
+    """The result with its gates decided; incomplete too where nothing was checked that they, or the run, are about.
+
+    A floor of zero is met by samples that nobody looked at: only gates on natural accuracy and parity pass without a proof or
+    an attack.
+    """
+    known = evidence.fields
+    outcomes = gates.outcomes(known["levels"], known["per_class"], evidence.samples, known["parity"])
+    verdict = decided(outcomes)
+    about_robustness = not outcomes or any(gate.metric in ("attacked", "certified") for gate in outcomes)
+    if verdict == "pass" and about_robustness and not _anything_checked(known):
+        verdict = "incomplete"
+    return reports.Result(
+        **known,
+        gates=outcomes,
+        verdict=verdict,
+        training=training,
+        partial=any(level.undecided for level in known["levels"]),
+    )
+
+
+def _anything_checked(known: Mapping[str, Any]) -> bool:
+    """Whether an attack, or a proof that certifies, looked at any sample; a file that is always wrong leaves them none."""
+    proves = known["method"].arithmetic != "none"
+    levels = known["levels"]
+    rungs = [rung for level in levels for rung in level.rungs if proves or rung.name.endswith("pgd")]
+    return levels[0].natural.k == 0 or any(rung.examined for rung in rungs)
+
+
+def _comparable(gates: Demands, told: Mapping[str, Any], indices: np.ndarray, labels: np.ndarray) -> tuple[str, ...]:
+    """Sentences on how a baseline was made otherwise. Raises InputRejected (3) where samples cannot be compared with it."""
+    if gates.reference is None:
+        return ()
+    about = {name: told[name] for name in ("data", "threat", "preprocessing", "method")}
+    return gates.reference.require_same(Setup(**about, index=indices, label=labels))
+
+
+def _how(subject: Subject, settings: Settings, pgd: PGD | None, kernels: Kernels) -> verdicts.Strategy:
+    fixed = subject.network.inputs[0].shape[0] is not None
+    return verdicts.Strategy(
+        settings.arithmetic,
+        pgd,
+        device_of(settings),
+        1 if fixed else None,
+        method=settings.method,
+        largest_eps=settings.largest_eps,
+        kernels=kernels.errors,
+        memory=settings.memory_budget,
+    )
+
+
+def seed_of(settings: Settings, crew: Crew) -> int:
+    """The seed that was asked for, else one by chance, the same in all processes."""
+    return crew.share(secrets.randbits(32) if settings.parity_seed is None else settings.parity_seed)[0]
+
+
+def _parity(subject: Subject, fitted: Fitted, ball: Ball, seed: int) -> Comparison:
+    """Parity at real samples, and at points drawn in the boxes of some and in the whole range. Raises InputRejected (3)."""
+    rng = np.random.default_rng(seed)
+    x = torch.from_numpy(fitted.images[np.sort(rng.permutation(len(fitted.images))[:IN_BOXES])])
+    drawn = [point.numpy() for point in verdicts.unforeseen(x, ball, rng)]
+    low, high = fitted.value_range
+    drawn.append((low + (high - low) * rng.random((IN_BOXES, *x.shape[1:]))).astype(np.float32))
+    return subject.parity_on(fitted.images[:REAL], np.concatenate(drawn))
+
+
+def _proved(
+    subject: Subject,
+    fitted: Fitted,
+    balls: Sequence[Ball],
+    how: verdicts.Strategy,
+    indices: np.ndarray,
+    seed: int,
+    work: Work,
+) -> Generator[Event, None, tuple[Certification, Spots]]:
+    """The verdicts, and certified boxes sampled on the file. Raises Contradiction (5) where the file is outside a bound."""
+    found: Certification | None = None
+    for event in verdicts.certify(
+        subject.network, subject.predict, fitted.images, fitted.labels, balls, how, indices=indices, work=work
+    ):
+        if isinstance(event, Certification):
+            found = event
+        else:
+            yield event
+    assert found is not None, "certify ends with a Certification"
+    bare = subject.network.plan().before_softmax()[1] is None
+    margins = bare and how.arithmetic == "float32-any-order"
+    about = Deployed(subject.network, subject.predict, fitted.images, fitted.labels, indices, margins)
+    spots = yield from verdicts.sampled(about, found, how, seed, work)
+    ends = spots.ends
+    if (broken := found.samples.counterexamples) is not None:
+        ends = np.concatenate([ends, broken.image[: len(ends)]])
+    if len(ends):
+        subject.agrees_at(ends)
+    return found, spots
