@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -110,3 +111,14 @@ def test_a_property_is_read_twice_by_strangers():
     assert not [name for name in imports(ROOT / "certify" / "witness.py") if name.startswith("pipeline.vnnlib")]
     known = {name for path in (ROOT / "vnnlib").glob("*.py") for name in rooms(path)}
     assert known <= {"errors", "limits"}
+
+
+def test_no_two_classes_share_a_name():
+    names = [
+        node.name
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if type(node) is ast.ClassDef
+    ]
+    assert len(names) > 100
+    assert [name for name, count in Counter(names).items() if count > 1] == []

@@ -25,7 +25,7 @@ from pipeline.distributed.group import Crew
 from pipeline.gates import Demands, Setup
 from pipeline.gates import verdict as decided
 from pipeline.gates.demands import left_to_the_model
-from pipeline.onnx.parity import Comparison
+from pipeline.onnx.parity import MeasuredParity
 from pipeline.render import Pictures, thumbnails
 from pipeline.settings import Settings
 from pipeline.system.clock import limited
@@ -189,7 +189,7 @@ def seed_of(settings: Settings, crew: Crew) -> int:
     return crew.share(secrets.randbits(32) if settings.parity_seed is None else settings.parity_seed)[0]
 
 
-def _parity(subject: Subject, fitted: Fitted, ball: Ball, seed: int) -> Comparison:
+def _parity(subject: Subject, fitted: Fitted, ball: Ball, seed: int) -> MeasuredParity:
     """Parity at real samples, and at points drawn in the boxes of some and in the whole range. Raises InputRejected (3)."""
     rng = np.random.default_rng(seed)
     x = torch.from_numpy(fitted.images[np.sort(rng.permutation(len(fitted.images))[:IN_BOXES])])

@@ -21,7 +21,7 @@ from pipeline.errors import EnvironmentFailure, PipelineError, UsageError
 from pipeline.onnx import freeze, importer
 from pipeline.onnx.model_file import ModelFile
 from pipeline.onnx.names import shown
-from pipeline.onnx.parity import Comparison
+from pipeline.onnx.parity import MeasuredParity
 from pipeline.results.write import replace_atomically
 from pipeline.rules import UnsupportedNode, unsupported
 from pipeline.settings import Settings, settle
@@ -60,7 +60,7 @@ class Inspection:
     outputs: tuple[Port, ...]
     nodes: tuple[NodeRow, ...]
     weights: tuple[WeightRow, ...]
-    parity: Comparison
+    parity: MeasuredParity
     notes: tuple[str, ...]
     preprocessing: tuple[str, ...]
     """What happens to the input before the first layer, and what the metadata says of what happens outside the file."""

@@ -62,7 +62,7 @@ class Subject:
         inputs = self.normalise(x) if self.normalise else x
         return self.session.batched(inputs, output=self.network.outputs[0].name, chunk=chunk).reshape(len(x), -1)
 
-    def parity_on(self, images: np.ndarray, drawn: np.ndarray) -> parity.Comparison:
+    def parity_on(self, images: np.ndarray, drawn: np.ndarray) -> parity.MeasuredParity:
         """Parity at real samples beside the usual points, and node by node at others. Raises InputRejected (3) without it."""
         real, more = (self.normalise(x) if self.normalise else x for x in (images, drawn))
         xs = parity.points(self.imported.network, real)

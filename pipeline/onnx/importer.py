@@ -41,7 +41,7 @@ from pipeline.onnx.lowering.lower import Item, lower
 from pipeline.onnx.model_file import ModelFile
 from pipeline.onnx.names import listed, shown
 from pipeline.onnx.operators import TABLE, Unsupported, unread
-from pipeline.onnx.parity import Comparison
+from pipeline.onnx.parity import MeasuredParity
 from pipeline.onnx.passes.normalise import NormalisedGraph, normalise
 from pipeline.onnx.passes.opset_forms import rejected
 from pipeline.onnx.probe import check_bombs
@@ -62,7 +62,7 @@ class Imported:
     file: ModelFile
     network: Network
     normalised: NormalisedGraph
-    parity: Comparison
+    parity: MeasuredParity
     notes: tuple[str, ...]
 
     @property

@@ -32,7 +32,7 @@ Outputs = list[np.ndarray]
 """The outputs of one point, each with its batch of one where it has a batch."""
 
 
-class Comparison(Parity):
+class MeasuredParity(Parity):
     """What was compared, and the first ``difference``, in words: figures of one that fails may be infinite."""
 
     model_config = ConfigDict(allow_inf_nan=True)
@@ -53,7 +53,7 @@ def compare(
     network: Network,
     xs: Sequence[np.ndarray],
     more: Sequence[np.ndarray] = (),
-) -> Comparison:
+) -> MeasuredParity:
     """Compare all nodes at the given points and at ``more``, and measure all outputs at the given ones alone.
 
     Whether it ``holds`` is for the caller to act on. Raises InputRejected where the network does not run.
@@ -121,7 +121,7 @@ def free_batch(network: Network) -> bool:
     return all(p.shape[:1] == (None,) for p in network.inputs)
 
 
-def require(measured: Comparison) -> None:
+def require(measured: MeasuredParity) -> None:
     """Raises InputRejected where parity does not hold, naming the first node of the file that differs."""
     if measured.difference is not None:
         refuse(measured.difference)
@@ -137,7 +137,7 @@ def refuse(difference: str) -> NoReturn:
 
 def _measured(
     session: runtime.Session, network: Network, xs: Sequence[np.ndarray], seen: Agreement, difference: str | None
-) -> Comparison:
+) -> MeasuredParity:
     """How far outputs are apart, one point at a time and, where the batch is free, together."""
     names = [p.name for p in network.outputs]
 
@@ -168,7 +168,7 @@ def _measured(
     kept = finite & ~(steps & ((apart > limit) | flips))
     if not finite.any():
         difference = difference or f"its outputs are not finite at any of {count} points"
-    return Comparison(
+    return MeasuredParity(
         provider=session.provider,
         n=int(kept.sum()),
         tolerance=TOLERANCE if seen.tolerated else 0.0,
