@@ -26,6 +26,8 @@ from tests.onnx import files
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+WRITTEN = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
+PLACE = re.compile(r"`((?:pipeline|tests|scripts|models)/[\w./]*)`")
 EXIT = re.compile(r"#\s*exit (\d+)\s*$")
 
 
@@ -103,7 +105,18 @@ def test_the_loss_of_the_page_is_found_by_its_name(monkeypatch):
     assert (float(total), float(certified)) == (0.5 + 2.0, 1.0)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.stem)
 def test_links_lead_to_files_that_exist(page):
     links = re.findall(r"\]\(([^)#\s]+)", page.read_text("utf-8"))
     assert not [link for link in links if "://" not in link and not (page.parent / link).exists()]
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.stem)
+def test_places_that_are_named_exist(page):
+    assert not [place for place in PLACE.findall(page.read_text("utf-8")) if not (ROOT / place).exists()]
+
+
+def test_the_glossary_names_modules_that_exist():
+    named = re.findall(r"`([a-z_]+/[\w/]*(?:\.py)?|[a-z_]+\.py)`", (ROOT / "docs" / "glossary.md").read_text("utf-8"))
+    assert len(named) > 10
+    assert not [place for place in named if not (ROOT / "pipeline" / place).exists()]
