@@ -74,6 +74,7 @@ def within(domain: tuple[float, float] | None, x: Interval) -> Interval:
 
 def inside(x: Interval, weight: Tensor) -> Tensor:
     """The point of the box at position ``weight`` in [-1, 1] along each radius, never outside in real arithmetic."""
+    weight = weight.to(x.center.device)
     point = x.center + weight * x.radius
     # One ulp back towards the center: the sum above may have rounded outward.
     return torch.where(weight == 0, x.center, torch.nextafter(point, x.center))
@@ -95,7 +96,7 @@ def points(op: nn.Module, inputs: list[Interval | Tensor], seed: int, draws: int
         if draw >= draws // 2:
             leaves = [(x.center.clone().requires_grad_() if isinstance(x, Interval) else x) for x in inputs]
             out = op(*leaves)
-            direction = torch.randn(out.shape, generator=generator, dtype=torch.float64)
+            direction = torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out.device)
             varying = [leaf for leaf in leaves if leaf.requires_grad]
             grads = iter(torch.autograd.grad((out * direction).sum(), varying, allow_unused=True))
             pushed = []

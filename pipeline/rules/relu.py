@@ -65,34 +65,35 @@ class ReLURule(Rule[nn.ReLU]):
     def lockstep(self, op: nn.ReLU, *xs: Lockstep | Tensor, batch: Batch = WHOLE) -> Lockstep:
         (x,) = xs
         assert isinstance(x, Lockstep)
-        center, radius = _ReLUBox.apply(x.center, x.radius)
-        return Lockstep(op(x.clean), center, radius)
+        return Lockstep(op(x.clean), *_relu_box(x.center, x.radius))
 
     def examples(self) -> Iterator[Example]:
         yield Example(nn.ReLU(), ((4, 9),))
 
 
-def _like(value: Tensor, result: Tensor) -> Tensor:
-    """The result in the precision of the value.
-
-    Where it has it already no cast is written: PyTorch 2.11 compiles an output that a cast leaves as it is, and that the gradient
-    keeps, into another gradient.
-    """
-    return result if result.dtype == value.dtype else result.to(value.dtype)
+def _relu_box(center: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+    """The box behind a ReLU, differentiable, for training."""
+    if not torch.compiler.is_compiling():
+        return _ReLUBox.apply(center, radius)
+    # A compiler keeps one of the outputs and computes the other again, rounded otherwise: no equality of the two survives.
+    c, r = full(center), full(radius)
+    half = F.relu((c + r) / 2)
+    return torch.maximum(c, half).to(center.dtype), torch.minimum(r, half).to(radius.dtype)
 
 
 class _ReLUBox(torch.autograd.Function):
     """The same box and its gradient in closed form, without ``where``, which costs a CPU as much as ten of these passes.
 
     With ``p = relu(c + r)/2``: ``c' = max(c, p)`` and ``r' = min(r, p)``, to the last bit. Active is ``c' > r'``, unstable
-    ``c' = r' > 0``, so that the outputs, which the next layer keeps anyway, are all that the gradient needs.
+    ``c' = r' > 0``, so that the outputs, which the next layer keeps anyway, are all that the gradient needs, as long as they
+    are kept to the last bit.
     """
 
     @staticmethod
     def forward(center: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
         c, r = full(center), full(radius)
         half = (c + r).mul_(0.5).relu_()
-        return _like(center, torch.maximum(c, half)), _like(radius, torch.minimum(r, half))
+        return torch.maximum(c, half).to(center.dtype), torch.minimum(r, half).to(radius.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:

@@ -99,13 +99,16 @@ class Execution:
 
     @contextmanager
     def arithmetic(self) -> Iterator[None]:
-        """TF32 as asked, or none: for both passes of one step, or for a look at accuracy; then the flags are as they were."""
+        """TF32 as asked, or none: for both passes of one step, or for a look at accuracy; then the flags are as they were.
+
+        Beside bfloat16, what is left in float32 is TF32 on a GPU.
+        """
         cudnn: Any = torch.backends.cudnn
         flags: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn)
         before, benchmark = [f.allow_tf32 for f in flags], cudnn.benchmark
         try:
             for f in flags:
-                f.allow_tf32 = self.precision == "tf32"
+                f.allow_tf32 = self.precision != "fp32"
             # Shapes never change: the fastest of cuDNN's algorithms is found by trying each once.
             cudnn.benchmark = True
             yield

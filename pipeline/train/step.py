@@ -28,8 +28,8 @@ from pipeline.train.schedule import learning_rate, regulariser_weight, smoothed
 TERMS = ("loss", "natural", "robust", "tightness", "balance", "correct", "certified")
 FUSED = ("cpu", "cuda")
 """Devices whose optimisers take a step in one kernel, or none at all, by a number that stays on the device."""
-ALIKE = 0.9
-"""The least cosine of the gradients of one batch, compiled and eager: bfloat16 leaves it above 0.99, a wrong graph near zero."""
+ALIKE = {"fp32": 0.999, "tf32": 0.99, "bf16": 0.95}
+"""The least cosine of the gradients of one batch, compiled and eager, by the precision of products."""
 BRIEF = 2
 """Up to how many epochs at eps zero are not compiled."""
 LARGEST_LOSS = 20
@@ -93,8 +93,10 @@ class Trainer:
         objective = Objective(model, recipe)
         self.loss, self.eager = objective.loss, objective
         self.objective = execution.compile(objective.__call__, self.device)
-        self.unproved = execution.compiled
-        """Whether the compiled objective is still to be compared with the eager one."""
+        self.compiled = execution.compiled
+        """Whether steps are compiled."""
+        self.compared: tuple[int, int] | None = None
+        """The first and the last epoch in which a compiled step was compared with an eager one."""
         self.draws = torch.Generator(self.device)
         self.totals = torch.zeros(len(TERMS) + 2, dtype=torch.float64, device=self.device)
 
@@ -163,13 +165,25 @@ class Trainer:
             self.crew.add_([told])
         return told
 
+    @property
+    def unproved(self) -> bool:
+        """Whether the next step is to be compared with an eager one first: in the first epoch that is compiled, in the next, and
+        then each time that twice as many have passed, since at first some terms of the loss have no gradient.
+        """
+        if not self.compiled or self.brief:
+            return False
+        if self.compared is None:
+            return True
+        first, last = self.compared
+        return self.epoch - first >= max(1, 2 * (last - first))
+
     def prove_compiled(self, i: int, x: Float[Tensor, " batch *features"], y: Int[Tensor, " batch"]) -> str:
         """Compare the gradients of a batch, compiled and eager; where they differ, go on eagerly, and say why.
 
         A compiler that is wrong is silent: PyTorch 2.11 once turned this loss into one with another gradient, from which nothing
         is learnt.
         """
-        self.unproved = False
+        self.compared = (self.compared or (self.epoch, self.epoch))[0], self.epoch
         held = {name: buffer.clone() for name, buffer in self.model.graph.named_buffers()}
         part, gradients = part_of(len(y), self.crew), []
         for objective in (self.objective, self.eager):
@@ -182,9 +196,9 @@ class Trainer:
                 for name, buffer in self.model.graph.named_buffers():
                     buffer.copy_(held[name])
         cosine = torch.cosine_similarity(gradients[0], gradients[1], dim=0).item()
-        if not self.crew.any(not cosine > ALIKE):
+        if not self.crew.any(not cosine > ALIKE[self.execution.precision]):
             return ""
-        self.objective = self.eager
+        self.objective, self.compiled = self.eager, False
         return (
             f"PyTorch {torch.__version__} compiles these steps into others: the gradient of one batch has a cosine of "
             f"{cosine:.2g} with the eager one. Steps are not compiled; another version of PyTorch may do better."

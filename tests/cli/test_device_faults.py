@@ -52,7 +52,7 @@ def run(nursery: Nursery, folder: Path, argv: list[str], device: str, before: st
         return ended.code, ended.err
     script = f"import sys\n{before}\nfrom pipeline.cli.main import main\nsys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", script, *argv, "--device", device]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
     return done.returncode, done.stderr
 

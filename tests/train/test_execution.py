@@ -95,12 +95,12 @@ def test_on_a_gpu(precision: str, compiled: bool, name: str) -> None:
     execution = Execution.of("cuda", precision, compiled).tried("cuda")
     assert execution.compiled == compiled, execution.note
     alike("cuda", execution, 0.999, 0.02, name)
-    one = run(execution, "cuda", name)
+    one, samples = run(execution, "cuda", name), batch("cuda")
     with torch.cuda.device(0):
-        one.step(0, *batch("cuda"))  # compiles, and may wait for the device
+        one.step(0, *samples)  # compiles, and may wait for the device
         torch.cuda.set_sync_debug_mode("error")
         try:
-            one.step(1, *batch("cuda"))
+            one.step(1, *samples)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -130,8 +130,9 @@ def test_a_compiler_that_is_wrong_is_noticed_and_not_followed(wrong: bool, monke
     noticed = [e.reason for e in events if isinstance(e, Fallback)]
     assert len(noticed) == wrong
     assert all("compile" in reason for reason in noticed)
-    # Once to compare; then in every step of two epochs, or never again. The epoch before the ramp is never compiled.
-    assert len(calls) == 1 + (0 if wrong else 2 * 3)
+    # Once to compare; then in every step of two epochs and once more to compare, or never again. The epoch before the ramp is
+    # never compiled.
+    assert len(calls) == 1 + (0 if wrong else 2 * 3 + 1)
     for one, other in zip(events[-1].network.graph.parameters(), eager[-1].network.graph.parameters(), strict=True):
         assert torch.equal(one, other)
 
