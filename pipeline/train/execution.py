@@ -36,7 +36,8 @@ class Execution:
         """What is used where nothing is asked for.
 
         A GPU multiplies in TF32, in which PyTorch runs convolutions unless it is told not to. Compiling takes a minute, which
-        short runs do not win back, and what bfloat16 costs in accuracy is known of one small network: both are to be asked for.
+        short runs do not win back, and one large network failed to learn in bfloat16, compiled (docs/results.md): both are to be
+        asked for.
         """
         gpu = torch.device(device).type == "cuda"
         return cls("tf32" if gpu else "fp32", channels_last=gpu)

@@ -99,7 +99,7 @@ class TrainingSession:
             for i, (x, y) in enumerate(self.task.batches.epoch(self.epoch)):
                 if i < self.done:
                     continue
-                if self.run.unproved and (reason := self.run.prove_compiled(i, x, y)):
+                if reason := self.run.compare_compiled(i, x, y):
                     yield Fallback(reason)
                 self.run.step(i, x, y)
                 self.done = i + 1

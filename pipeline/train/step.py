@@ -20,6 +20,7 @@ from pipeline.distributed.group import ALONE, Crew
 from pipeline.distributed.sync_batch import WHOLE, Batch, part_of
 from pipeline.errors import Diverged, InputRejected
 from pipeline.train.average import Average
+from pipeline.train.compiled import Compiled
 from pipeline.train.execution import PLAIN, Execution
 from pipeline.train.objective import Objective, Phase, Schedule, Terms
 from pipeline.train.recipe import Recipe
@@ -28,10 +29,6 @@ from pipeline.train.schedule import learning_rate, regulariser_weight, smoothed
 TERMS = ("loss", "natural", "robust", "tightness", "balance", "correct", "certified")
 FUSED = ("cpu", "cuda")
 """Devices whose optimisers take a step in one kernel, or none at all, by a number that stays on the device."""
-ALIKE = {"fp32": 0.999, "tf32": 0.99, "bf16": 0.95}
-"""The least cosine of the gradients of one batch, compiled and eager, by the precision of products."""
-BRIEF = 2
-"""Up to how many epochs at eps zero are not compiled."""
 LARGEST_LOSS = 20
 """The binary exponent up to which a loss is differentiated as it is."""
 
@@ -91,12 +88,7 @@ class Trainer:
         self.average = Average(model, recipe.ema) if recipe.ema else None
         self.margins = MarginBounds(model)
         objective = Objective(model, recipe)
-        self.loss, self.eager = objective.loss, objective
-        self.objective = execution.compile(objective.__call__, self.device)
-        self.compiled = execution.compiled
-        """Whether steps are compiled."""
-        self.compared: tuple[int, int] | None = None
-        """The first and the last epoch in which a compiled step was compared with an eager one."""
+        self.loss, self.objective = objective.loss, Compiled(objective.__call__, execution, self.device)
         self.draws = torch.Generator(self.device)
         self.totals = torch.zeros(len(TERMS) + 2, dtype=torch.float64, device=self.device)
 
@@ -120,8 +112,7 @@ class Trainer:
         robust = epoch >= r.warmup_start and final > 0
         linear = robust and any(map(self.loss.linear, progress))
         self.phase = Phase(robust, warm and r.tightness, warm and r.balance, linear=linear)
-        # A graph of its own is not worth its compiling to the one or two epochs before the ramp.
-        self.brief = epoch < r.warmup_start <= BRIEF + 1
+        self.objective.begin(epoch, r.warmup_start)
         numbers = [radii, self.weights, kappas, progress]
         self.schedule = torch.tensor(numbers, dtype=self.parameters[0].dtype, device=self.device).T
         self.model.train()
@@ -165,44 +156,25 @@ class Trainer:
             self.crew.add_([told])
         return told
 
-    @property
-    def unproved(self) -> bool:
-        """Whether the next step is to be compared with an eager one first: in the first epoch that is compiled, in the next, and
-        then each time that twice as many have passed, since at first some terms of the loss have no gradient.
-        """
-        if not self.compiled or self.brief:
-            return False
-        if self.compared is None:
-            return True
-        first, last = self.compared
-        return self.epoch - first >= max(1, 2 * (last - first))
-
-    def prove_compiled(self, i: int, x: Float[Tensor, " batch *features"], y: Int[Tensor, " batch"]) -> str:
-        """Compare the gradients of a batch, compiled and eager; where they differ, go on eagerly, and say why.
-
-        A compiler that is wrong is silent: PyTorch 2.11 once turned this loss into one with another gradient, from which nothing
-        is learnt.
-        """
-        self.compared = (self.compared or (self.epoch, self.epoch))[0], self.epoch
-        held = {name: buffer.clone() for name, buffer in self.model.graph.named_buffers()}
-        part, gradients = part_of(len(y), self.crew), []
-        for objective in (self.objective, self.eager):
-            with self.execution.arithmetic():
-                with self.execution.products(self.device):
-                    loss = self.terms(i, self.execution.arrange(x[part.rows]), y[part.rows], part, objective).loss
-                found = torch.autograd.grad(loss / shrinkage(loss.detach()), self.parameters, allow_unused=True)
-            gradients.append(torch.cat([g.flatten().double() for g in found if g is not None]))
-            with torch.no_grad():
-                for name, buffer in self.model.graph.named_buffers():
-                    buffer.copy_(held[name])
-        cosine = torch.cosine_similarity(gradients[0], gradients[1], dim=0).item()
-        if not self.crew.any(not cosine > ALIKE[self.execution.precision]):
+    def compare_compiled(self, i: int, x: Float[Tensor, " batch *features"], y: Int[Tensor, " batch"]) -> str:
+        """Compare the gradients of batch ``i``, compiled and eager, where that is due: see ``Compiled``."""
+        if not self.objective.due(self.epoch):
             return ""
-        self.objective, self.compiled = self.eager, False
-        return (
-            f"PyTorch {torch.__version__} compiles these steps into others: the gradient of one batch has a cosine of "
-            f"{cosine:.2g} with the eager one. Steps are not compiled; another version of PyTorch may do better."
-        )
+        compiled, eager = (self._gradient(i, x, y, f) for f in (self.objective.compiled, self.objective.eager))
+        return self.objective.compare(self.epoch, compiled, eager, self.crew)
+
+    def _gradient(self, i: int, x: Tensor, y: Tensor, objective: Callable[..., Terms]) -> Float[Tensor, " weights"]:
+        """Of batch ``i``, by an objective; running statistics do not move."""
+        held = {name: buffer.clone() for name, buffer in self.model.graph.named_buffers()}
+        part = part_of(len(y), self.crew)
+        with self.execution.arithmetic():
+            with self.execution.products(self.device):
+                loss = self.terms(i, self.execution.arrange(x[part.rows]), y[part.rows], part, objective).loss
+            found = torch.autograd.grad(loss / shrinkage(loss.detach()), self.parameters, allow_unused=True)
+        with torch.no_grad():
+            for name, buffer in self.model.graph.named_buffers():
+                buffer.copy_(held[name])
+        return torch.cat([g.flatten().double() for g in found if g is not None])
 
     def terms(
         self,
@@ -220,8 +192,9 @@ class Trainer:
             self.draws.manual_seed((self.recipe.seed * 0x9E3779B97F4A7C15 + position) % (1 << 63))
             draw = part.uniform(x.shape, self.draws, x)
         now = Schedule(*self.schedule[i])
-        objective = objective or (self.eager if self.brief else self.objective)
-        terms = objective(self.margins.top, x, y, now, draw, phase=self.phase, batch=part, low=self.low, high=self.high)
+        terms = (objective or self.objective)(
+            self.margins.top, x, y, now, draw, phase=self.phase, batch=part, low=self.low, high=self.high
+        )
         if not self.penalised:
             return terms
         return replace(

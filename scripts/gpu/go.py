@@ -399,7 +399,7 @@ def ladder(job: str, seconds: str) -> None:
 def pack(job: str) -> None:
     out, name = Path(os.environ["OUT"]), name_of(job)
     with tarfile.open(out / f"{name}.tar.xz", "w:xz", preset=1) as tar:
-        for path in [LOGS, HOME / "probe.json", *HOME.glob(f"{name}*.report")]:
+        for path in [LOGS, *HOME.glob("probe.json"), *HOME.glob(f"{name}*.report")]:
             tar.add(path, path.name)
     model = HOME / f"{name}.onnx"
     if not model.exists():

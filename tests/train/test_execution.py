@@ -141,17 +141,17 @@ def test_a_step_sees_tf32_and_nothing_else_does() -> None:
     """Not a listener between steps, not the accuracy shown, not whoever comes after a step that failed."""
     before, seen = [f.allow_tf32 for f in FLAGS], []
     one = run(Execution("tf32"))
-    inner = one.objective
+    inner = one.objective.compiled
 
     def spy(*args: object, **kwargs: object) -> object:
         seen.append([f.allow_tf32 for f in FLAGS])
         return inner(*args, **kwargs)
 
-    one.objective = spy
+    one.objective.compiled = spy
     one.step(0, *batch())
     assert seen == [[True, True]]
     assert [f.allow_tf32 for f in FLAGS] == before
-    one.objective = None
+    one.objective.compiled = None
     with pytest.raises(TypeError):
         one.step(1, *batch())
     assert [f.allow_tf32 for f in FLAGS] == before

@@ -54,7 +54,7 @@ def first_steps(crew: Crew, name: str, *, compiled: bool = False) -> dict[str, A
     batches = Loader(x, y, batch_size=BATCH, seed=0, augment=Augment(1, True))
     run = Trainer(prepare(Task(network, batches, settings, EPS)), len(batches), settings, EPS, 0.0, 1.0, crew=crew)
     if compiled:
-        run.objective = torch.compile(run.objective, fullgraph=True, backend="aot_eager")
+        run.objective.compiled = torch.compile(run.objective.eager, fullgraph=True, backend="aot_eager")
     totals = []
     for epoch in (1, 2):
         run.begin(epoch)

@@ -1,0 +1,61 @@
+"""A compiled objective beside the eager one that it stands for: which of the two a step takes, and when they are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.distributed.group import Crew
+from pipeline.train.execution import Execution, Precision
+
+ALIKE: dict[Precision, float] = {"fp32": 0.999, "tf32": 0.99, "bf16": 0.95}
+"""The least cosine of the gradients of one batch, compiled and eager, by the precision of products."""
+BRIEF = 2
+"""Up to how many epochs at eps zero are not compiled: a graph of their own is not worth it."""
+
+
+class Compiled:
+    """``eager``, compiled as ``execution`` says. A compiler that is wrong is silent, so that gradients are compared.
+
+    PyTorch 2.11 turned the loss of this package into one with another gradient, from which a network learns next to nothing.
+    """
+
+    def __init__(self, eager: Callable[..., Any], execution: Execution, device: torch.device):
+        self.eager, self.compiled = eager, execution.compile(eager, device)
+        self.least, self.active = ALIKE[execution.precision], execution.compiled
+        self.brief = False
+        self._first: int | None = None
+        self._last = 0
+
+    def begin(self, epoch: int, ramp: int) -> None:
+        """Before an epoch; ``ramp`` is the one in which eps leaves zero."""
+        self.brief = epoch < ramp <= BRIEF + 1
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The objective as this epoch computes it."""
+        return (self.eager if self.brief else self.compiled)(*args, **kwargs)
+
+    def due(self, epoch: int) -> bool:
+        """Whether gradients are to be compared before the next step.
+
+        They are in the first epoch that is compiled, in the next, and each time that twice as many have passed: at first some
+        terms of the loss have no gradient that would show.
+        """
+        if not self.active or self.brief:
+            return False
+        return self._first is None or epoch - self._first >= max(1, 2 * (self._last - self._first))
+
+    def compare(self, epoch: int, compiled: Tensor, eager: Tensor, crew: Crew) -> str:
+        """Nothing where the gradients point the same way, in every process; else why steps are eager from now on."""
+        self._first, self._last = epoch if self._first is None else self._first, epoch
+        cosine = torch.cosine_similarity(compiled, eager, dim=0).item()
+        if not crew.any(not cosine > self.least):
+            return ""
+        self.compiled, self.active = self.eager, False
+        return (
+            f"PyTorch {torch.__version__} compiles these steps into others: the gradient of one batch has a cosine of "
+            f"{cosine:.2g} with the eager one. Steps are not compiled; another version of PyTorch may do better."
+        )
