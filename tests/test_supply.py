@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = (ROOT / "requirements.lock").read_text("utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+ACTIONS = [*sorted((ROOT / ".github" / "workflows").glob("*.yml")), *sorted((ROOT / ".github").rglob("action.yml"))]
 PYTHONS = ("3.11", "3.12", "3.13")
 
 
@@ -46,3 +47,21 @@ def test_every_dependency_is_locked_within_its_bounds(python):
         wanted = Requirement(text)
         if wanted.marker is None or wanted.marker.evaluate(here):
             assert wanted.specifier.contains(locked[wanted.name]), text
+
+
+@pytest.mark.parametrize("path", ACTIONS, ids=lambda path: path.stem)
+def test_every_action_is_pinned_by_commit_and_says_its_version(path):
+    uses = re.findall(r"^\s*(?:- )?uses: (.*)$", path.read_text("utf-8"), re.MULTILINE)
+    ours = [place for place in uses if place.startswith("./")]
+    assert all((ROOT / place / "action.yml").is_file() for place in ours)
+    for action in set(uses) - set(ours):
+        assert re.fullmatch(r"[\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action), action
+    assert uses
+
+
+def test_an_action_has_one_version():
+    pins: dict[str, set[str]] = {}
+    for path in ACTIONS:
+        for action, pin in re.findall(r"uses: ([\w./-]+)@(.*)$", path.read_text("utf-8"), re.MULTILINE):
+            pins.setdefault(action, set()).add(pin)
+    assert {action: found for action, found in pins.items() if len(found) > 1} == {}
