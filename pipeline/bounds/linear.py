@@ -79,7 +79,7 @@ class LinearWalk:
     ):
         self.intervals = IntervalWalk(network, rounding, plan, fixed=fixed, facts=facts, check=check)
         self.plan, self.rounding, self.tighten, self.memory = self.intervals.plan, rounding, tighten, memory
-        self.meet, self.check = meet, check
+        self.meet = meet
         self.kept = 0
         """Bytes of ``memory`` that each sample's boxes and relaxations take, where that was measured."""
         self.rows: dict[int, RowCost] = {}
@@ -125,7 +125,6 @@ class Bounds:
 
     def enter(self, step: Step, *xs: Interval | Tensor) -> Interval:
         """The box of the next node, by IBP from those before it, tightened where an operator after it would gain."""
-        self.linear.check()
         args = [self.values.setdefault(a, x) for a, x in zip(step.args, xs, strict=True)]
         box = self.linear.intervals.apply(step, *args)
         self.values[step.index] = box
@@ -157,7 +156,7 @@ class Bounds:
         rounding = EXACT if exact else self.linear.rounding
 
         def visit(step: Step, form: LinearForm) -> Sequence[LinearForm | None] | None:
-            self.linear.check()
+            self.linear.intervals.check()
             if until(step):
                 return None
             relaxation = self.relaxed(step, exact=exact)

@@ -193,7 +193,7 @@ class MarginBounds:
                 f"{len(network.inputs)} and {len(network.outputs)}: name the logits with `--output`."
             )
         self.top, self.method, self.search = head(network.plan()), method, search or Search()
-        tighten, self.check = method in ("crown", "alpha-crown"), check
+        tighten = method in ("crown", "alpha-crown")
         self._need: Need | None = None
         self.linear = LinearWalk(
             network,
@@ -274,8 +274,9 @@ class MarginBounds:
     def _lower(self, known: Known, labels: Tensor, rows: slice) -> Tensor:
         """Some rows of margins, by the method and, where they share its boxes, by those before it."""
         if not isinstance(known, Bounds):
-            with remembering(self.linear.intervals.facts):
-                return margins(self.top, known, labels, self.linear.intervals.rounding_at, rows, self.check)
+            intervals = self.linear.intervals
+            with remembering(intervals.facts):
+                return margins(self.top, known, labels, intervals.rounding_at, rows, intervals.check)
         logits = self._box(known).center
         forms = {self.top.index: margin_form(labels, logits.shape[1:], logits.dtype, rows)}
         least = known.lower(forms)

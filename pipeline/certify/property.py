@@ -136,7 +136,7 @@ class Refuter:
     ) -> Generator[Progress, None, Outcome]:
         """Refute every case; returns what came of it. ``stop`` sees what is about to be cut, and may end it."""
         outcome = Outcome.before(self.question)
-        self.loose.check = self.tight.check = clock.check
+        self.loose.intervals.check = self.tight.intervals.check = clock.check
         try:
             self._fit()
             for method in self.methods:

@@ -193,7 +193,7 @@ class Network(nn.Module):
         if origin is None:
             return name
         label = (origin.name or origin.output).encode("unicode_escape").decode("ascii")[:200]
-        return f"{origin.op_type} {label!r}"
+        return f"{origin.op_type} '{label}'"
 
     def in_float64(self) -> Network:
         """A float64 copy in eval mode: float32 weights are exact in it. The Network itself is left as it is."""

@@ -45,6 +45,7 @@ from pipeline.onnx.parity import MeasuredParity
 from pipeline.onnx.passes.normalise import NormalisedGraph, normalise
 from pipeline.onnx.passes.opset_forms import rejected
 from pipeline.onnx.probe import check_bombs
+from pipeline.onnx.running import incomparable
 from pipeline.system.clock import look
 
 DETECTION = ("onnx2torch.node_converters.nms", "onnx2torch.node_converters.roialign")
@@ -119,10 +120,7 @@ def _attempt(
     except (RuntimeError, ValueError, IndexError) as error:
         if out_of_memory(error):
             raise
-        return InputRejected(
-            f"The imported network must run; it fails with: {shown(str(error), 300)}. Export the model with fixed sizes, or"
-            " ask for support of this file."
-        )
+        return incomparable(network, error)
     notes = list(normal.notes)
     if shared := freeze.overridable(file.model):
         notes.append(

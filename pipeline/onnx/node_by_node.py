@@ -29,6 +29,7 @@ from pipeline.errors import InputRejected, out_of_memory
 from pipeline.onnx import runtime
 from pipeline.onnx.correspondence import Mismatch, in_layout_of, value_of
 from pipeline.onnx.probe import exposed
+from pipeline.onnx.running import running
 from pipeline.onnx.tolerance import LOOSE, TOLERANCE, Tolerated, Value, loosened, positive
 from pipeline.rules import rule_for
 from pipeline.rules.weights import Facts, remembering
@@ -184,14 +185,8 @@ class NodeByNode:
                 if kernels.asked:
                     seen.tolerated.add(step.name)
                 return box
-        try:
+        with running(self.network, step, args):
             return self._plain(step, args, seen)
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            if out_of_memory(error):
-                raise
-            raise InputRejected(
-                f"The imported network must run; {self.network.origin(step.name)} fails with: {str(error)[:300]}"
-            ) from None
 
     def _plain(self, step: Step, args: Sequence[Value], seen: Agreement) -> Value:
         """The operator without a rule: exact where it decides or counts, where it computes with a tolerance of the magnitudes

@@ -22,6 +22,7 @@ from pipeline.limits import limits
 from pipeline.onnx import runtime
 from pipeline.onnx.names import shown
 from pipeline.onnx.node_by_node import TOLERANCE, Agreement, NodeByNode
+from pipeline.onnx.running import run
 from pipeline.results import Parity
 
 CLEAR = 1e-4
@@ -139,15 +140,14 @@ def _measured(
     session: runtime.Session, network: Network, xs: Sequence[np.ndarray], seen: Agreement, difference: str | None
 ) -> MeasuredParity:
     """How far outputs are apart, one point at a time and, where the batch is free, together."""
-    names = [p.name for p in network.outputs]
+    names, plan = [p.name for p in network.outputs], network.plan()
 
     def theirs(*x: np.ndarray) -> Outputs:
         return session(*x, outputs=names)
 
     def ours(*x: np.ndarray) -> Outputs:
         with torch.no_grad():
-            y = network(*(torch.from_numpy(np.ascontiguousarray(v)) for v in x))
-        return [v.numpy() for v in (y if isinstance(y, tuple) else (y,))]
+            return [y.numpy() for y in run(network, plan, [torch.from_numpy(np.ascontiguousarray(v)) for v in x])]
 
     count, axis = len(xs[0]), batch_axis(network)
     truth = _singly(theirs, xs, axis)
@@ -164,7 +164,7 @@ def _measured(
         for i, (a, b) in enumerate(zip(one, other, strict=True)):
             apart[i] = max(apart[i], *(_difference(x, y) for x, y in zip(a, b, strict=True)))
             flips[i] |= any(_flips(x, y, limit) for x, y in zip(a, b, strict=True))
-    steps = any(isinstance(step.op, _STEPS) for step in network.plan().steps)
+    steps = any(isinstance(step.op, _STEPS) for step in plan.steps)
     kept = finite & ~(steps & ((apart > limit) | flips))
     if not finite.any():
         difference = difference or f"its outputs are not finite at any of {count} points"

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.bounds import walk
 from pipeline.bounds.footprint import footprint
 from pipeline.bounds.margins import METHODS, MarginBounds
 from pipeline.certify import Strategy, Work
@@ -138,11 +139,33 @@ def test_the_clock_is_looked_at_within_one_batch_of_many_classes():
     batch = max(8, mine.batch("ibp", 10_000))
     mine.clock = Clock.of(0.2)
     for bounds in mine._bounds.values():
-        bounds.check = bounds.linear.check = bounds.linear.intervals.check = mine.clock.check
+        bounds.linear.intervals.check = mine.clock.check
     began = time.process_time()
     with pytest.raises(OutOfTime):
         mine.margins("ibp", BALL, np.tile(np.arange(8), 1 + batch // 8))
     assert time.process_time() - began < 3
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_clock_is_looked_at_in_every_operator_forward_and_back(method, monkeypatch):
+    network, looks, visited = many(10).in_float64(), [], []
+
+    def looking(visit):
+        def looked(*args):
+            before = len(looks)
+            found = visit(*args)
+            visited.append(found is not None)
+            assert len(looks) > before or found is None
+            return found
+
+        return looked
+
+    ahead, back = walk.forward, walk.backward
+    monkeypatch.setattr(walk, "forward", lambda plan, xs, apply, **how: ahead(plan, xs, looking(apply), **how))
+    monkeypatch.setattr(walk, "backward", lambda plan, xs, visit, merge: back(plan, xs, looking(visit), merge))
+    bounds = MarginBounds(network, method=method, memory=1 << 40, check=lambda: looks.append(None))
+    bounds.least(BALL.region(torch.from_numpy(images_of(network, 2)).double()), torch.tensor([0, 1]))
+    assert sum(visited) > len(bounds.top.plan.steps)
 
 
 def test_an_attack_ends_in_time():

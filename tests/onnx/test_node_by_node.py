@@ -130,6 +130,46 @@ def test_a_network_that_mixes_samples_is_found_beside_a_file_run_one_by_one(batc
     assert found.difference.node == first
 
 
+@pytest.mark.parametrize("broken", [torch.float64, torch.float32], ids=["by itself", "between others"])
+def test_an_operator_that_does_not_run_is_named_as_the_file_names_it(
+    broken: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever torch says of it: bounds walk it alone in float64, outputs are measured through all of them in float32."""
+
+    def product(self: ops.MatMul, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        if x.dtype == broken:
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied \x1b[2J")
+        return x @ w
+
+    made = model(
+        [node("MatMul", ["x", "w"], ["h"], name="stacked\x1b"), node("Relu", ["h"], ["y"])],
+        ["n", 2, 3, 4],
+        {"w": weights(2, 4, 5)},
+    )
+    monkeypatch.setattr(ops.MatMul, "forward", product)
+    if broken == torch.float64:  # without a bound, so that it is computed
+        monkeypatch.setattr("pipeline.onnx.node_by_node.rule_for", lambda op: None)
+    with pytest.raises(InputRejected) as refused:
+        load(saved(tmp_path, made))
+    told = str(refused.value)
+    assert r"runs it; MatMul 'stacked\x1b' does not, on values of shape [" in told
+    assert ", 2, 3, 4] and shape [2, 4, 5]. Write that node in another form" in told
+    assert "mat1" not in told
+    assert "\x1b" not in told
+
+
+def test_a_comparison_that_breaks_off_names_what_it_was_to_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **how: object) -> None:
+        raise RuntimeError("expected scalar type Float")
+
+    path = saved(tmp_path, model([node("Relu", ["x"], ["y"], name="last")], ["n", 4]))
+    monkeypatch.setattr(NodeByNode, "run", broken)
+    with pytest.raises(InputRejected, match=r"up to Relu 'last' do not \(RuntimeError\)\. Export the model"):
+        load(path)
+
+
 def test_a_batch_laid_aside_is_compared_too() -> None:
     """In PyTorch's attention most values stand with the batch in another axis than the network has it."""
     imported = load(FIXTURES / "transformer_dynamo_20_dynamic.onnx")
