@@ -6,6 +6,7 @@ Parity is off: a node that is read wrongly is wrong here, whatever points a file
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,20 @@ def test_forms_drawn_at_random_are_equal_or_refused_by_name() -> None:
     assert not figures.wrong, "\n".join(figures.wrong)
     assert figures.equal.total() > 600
     assert set(figures.equal | figures.refused) == {name for name, _ in walked()}
+
+
+@pytest.mark.parametrize("opset", [11, 23])
+@pytest.mark.parametrize("operator", ["MaxPool", "AveragePool"])
+def test_windows_of_a_pooling_end_where_onnx_ends_them(operator: str, opset: int) -> None:
+    """Strides that do not divide the axis, rounded up and down: the last window sticks out, or entries are left over."""
+    figures = Figures()
+    for kernel, stride, before, after, ceil in product((2, 3), (2, 3), (0, 1), (0, 1), (0, 1)):
+        attributes = {"kernel_shape": [kernel], "strides": [stride], "pads": [before, after], "ceil_mode": ceil}
+        for size, include in product((6, 7), (0, 1) if operator == "AveragePool" else (None,)):
+            counted = {} if include is None else {"count_include_pad": include}
+            judge(Form(operator, opset, ("batch", 3, size), ("x",), attributes | counted), figures)
+    assert not figures.wrong, "\n".join(figures.wrong)
+    assert figures.equal[operator] >= 0.9 * (figures.equal + figures.refused).total() > 50
 
 
 @pytest.mark.slow  # every form: 25 minutes
