@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # LOCKED=1 installs exactly what requirements.lock names, by hash; otherwise whatever pyproject.toml allows.
 LOCKED ?=
 
-.PHONY: demo test test-all test-lowest fuzz mutants lint lock audit clean
+.PHONY: demo test test-all test-lowest fuzz mutants lint docs lock audit clean
 
 demo: $(READY)
 	$(BIN)/pipeline demo --out demo
@@ -40,6 +40,16 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The pages of docs/ as a site, in build/site; a link that leads nowhere fails it (but not with --quiet, which counts no warnings).
+# Its tools import nothing of the program, and have an environment of their own, where PyTorch need not be.
+docs: export NO_MKDOCS_2_WARNING = 1
+docs:
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' \
+		> .venv-docs/requirements.txt
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --requirement .venv-docs/requirements.txt
+	.venv-docs/bin/mkdocs build --strict
+
 # The oldest versions that pyproject.toml allows, in an environment of their own.
 test-lowest: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
@@ -68,4 +78,4 @@ $(READY): pyproject.toml requirements.lock
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-lowest demo build dist .fuzz *.egg-info
+	rm -rf $(VENV) .venv-lowest .venv-docs demo build dist .fuzz *.egg-info

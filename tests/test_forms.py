@@ -1,4 +1,4 @@
-"""What the repository asks of those who write to it: forms that GitHub can show, hooks that run what CI runs."""
+"""Forms that GitHub can show, hooks that run what CI runs, a site that leaves no page out."""
 
 from __future__ import annotations
 
@@ -43,3 +43,10 @@ def test_hooks_run_what_make_lint_runs():
     assert recipe is not None
     lines = [line.strip().replace("$(BIN)", ".venv/bin") for line in recipe[1].splitlines()]
     assert hooks == {line.split(" --")[0].removesuffix(" .") for line in lines}
+
+
+def test_every_page_stands_once_in_the_site():
+    (nav,) = re.findall(r"^nav:\n((?: .*\n)+)", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)
+    assert sorted(re.findall(r"([\w-]+\.md)$", nav, re.MULTILINE)) == sorted(
+        p.name for p in (ROOT / "docs").glob("*.md")
+    )
