@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,3 +66,23 @@ def test_an_action_has_one_version():
         for action, pin in re.findall(r"uses: ([\w./-]+)@(.*)$", path.read_text("utf-8"), re.MULTILINE):
             pins.setdefault(action, set()).add(pin)
     assert {action: found for action, found in pins.items() if len(found) > 1} == {}
+
+
+def test_only_what_is_tested_is_published_and_nothing_secret_is_kept():
+    text = (ROOT / ".github" / "workflows" / "release.yml").read_text("utf-8")
+    release = yaml.safe_load(text)
+    jobs = release["jobs"]
+    assert jobs["attest"]["needs"] == ["test", "build"]
+    assert jobs["publish"]["needs"] == "attest"
+    assert jobs["publish"]["environment"] == "release"
+    assert "secrets." not in text
+    assert release["permissions"] == {"contents": "read"}
+    writes = {name for name, job in jobs.items() if "write" in job.get("permissions", {}).values()}
+    assert writes == {"attest", "publish"}, "what runs the code of others may write nothing"
+
+
+def test_the_tools_of_a_release_are_pinned_by_hash():
+    lines = (ROOT / ".github" / "release-tools.txt").read_text("utf-8").splitlines()
+    tools = [line for line in lines if not line.startswith("#")]
+    assert tools
+    assert all(re.fullmatch(r"[\w-]+==[\d.]+( --hash=sha256:[0-9a-f]{64})+", line) for line in tools)
