@@ -20,7 +20,7 @@ import torch
 
 from pipeline.core.network import Network
 from pipeline.errors import InputRejected
-from pipeline.onnx import guard
+from pipeline.onnx import absurd, guard
 from pipeline.onnx.importer import convert
 from pipeline.onnx.passes.normalise import normalise
 from tests.onnx.schema_forms import Form, forms, mixed, walked
@@ -95,6 +95,11 @@ def judge(form: Form, figures: Figures) -> None:
     free = form.shape[0] == "batch"
     runs = [points(form, samples) for samples in ((2, 3, 1) if free else (1,))]
     try:
+        absurd.check(model)  # what it refuses may end the process that ONNX Runtime runs in
+    except InputRejected as refusal:
+        refused(form, figures, refusal)
+        return
+    try:
         session = truth(model)
         wanted = [session.run(None, {"x": x}) for x in runs]
     except Exception:  # ONNX Runtime raises its own kinds: such a node is no model
@@ -115,11 +120,7 @@ def judge(form: Form, figures: Figures) -> None:
         with torch.no_grad():
             made = [network(torch.from_numpy(x)) for x in runs]
     except InputRejected as refusal:
-        if form.operator in str(refusal) or "The samples of a batch" in str(refusal):
-            figures.refused[form.operator] += 1
-            figures.reasons[form.operator][str(refusal)] += 1
-        else:
-            figures.wrong.append(f"{form}: refused without its name: {refusal}")
+        refused(form, figures, refusal)
         return
     except Exception as error:
         figures.wrong.append(f"{form}: {type(error).__name__}: {str(error)[:200]}")
@@ -130,6 +131,15 @@ def judge(form: Form, figures: Figures) -> None:
         figures.wrong.append(f"{form}: differs by {max(gaps):.3g}")
     else:
         figures.equal[form.operator] += 1
+
+
+def refused(form: Form, figures: Figures, refusal: InputRejected) -> None:
+    """Adds a form that the import refuses: wrong where it is not named."""
+    if form.operator in str(refusal) or "The samples of a batch" in str(refusal):
+        figures.refused[form.operator] += 1
+        figures.reasons[form.operator][str(refusal)] += 1
+    else:
+        figures.wrong.append(f"{form}: refused without its name: {refusal}")
 
 
 def joined(form: Form, values: Sequence[np.ndarray]) -> np.ndarray:

@@ -48,6 +48,13 @@ def test_windows_of_a_pooling_end_where_onnx_ends_them(operator: str, opset: int
     assert figures.equal[operator] >= 0.9 * (figures.equal + figures.refused).total() > 50
 
 
+def test_a_form_that_ends_the_process_of_onnx_runtime_is_refused_before_it() -> None:
+    figures = Figures()
+    judge(Form("Split", 23, (3,), ("x",), {"num_outputs": 1, "axis": 0}, read=(3,)), figures)
+    assert figures.refused == {"Split": 1}
+    assert not figures.wrong
+
+
 @pytest.mark.slow  # every form: 25 minutes
 def test_every_form_is_equal_or_refused_by_name() -> None:
     figures = walk(all_forms())
