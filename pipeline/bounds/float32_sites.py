@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.core import ops
 from pipeline.core.network import Plan, Step
-from pipeline.core.rounding import FLOAT32_MAX, SLACK, TINY32, TINY64, U64, Outward, gamma
+from pipeline.core.rounding import FLOAT32_MAX, SLACK, TINY64, U64, Outward, gamma
 from pipeline.errors import EnvironmentFailure, InputRejected
 from pipeline.rules.rule import Rearrange, fold_floor, rule_for
 
@@ -26,8 +26,9 @@ def sites(plan: Plan, rounding: Outward) -> dict[int, Outward]:
     *Behind* a layer (BatchNorm, Mul, Div by one number; moved entries and added constants do not end the chain), folding
     multiplies every weight by ``s`` in float32, once for each scale. *Before* a matrix product, one number may be multiplied
     in behind it. Relative errors are paid for by the slack of the layer, as far as it goes; a product ``W s`` may also
-    underflow (an absolute error, which ``folded_scale`` carries), overflow (refused here), or have a subnormal factor that is
-    read as zero (``vanishing``); sums without the scale before them have another range (``moved``).
+    underflow (an absolute error, which ``folded_scale`` carries) or overflow (refused here); sums without the scale before them
+    have another range (``moved``). A subnormal ``s`` that is read as zero loses ``s y`` of the value ``y`` that it multiplies,
+    folded or not: that is charged where it stands, by ``Rounding._flushed`` and by ``BatchNormRule.flush``.
     """
     readers = Counter(a for s in plan.steps for a in s.args)
     constants = {index: getattr(owner, name) for index, owner, name in plan.constants}
@@ -51,7 +52,7 @@ def sites(plan: Plan, rounding: Outward) -> dict[int, Outward]:
         elif before is not None:
             scale = rule.folds_into_producer(step.op, known)
             if scale is not None:
-                chains[step.index] = before.scaled(scale, _smallest_factor(step, scale), _roundings(step.op), step.name)
+                chains[step.index] = before.scaled(scale, _roundings(step.op), step.name)
             elif moves or isinstance(step.op, ops.Add | ops.Sub):
                 chains[step.index] = replace(before, aligned=before.aligned and not moves)
     # The last link of a chain knows all of it, and comes last.
@@ -78,12 +79,6 @@ def _roundings(op: nn.Module) -> int:
     return 1 if isinstance(op, ops.Mul) else 2 if isinstance(op, ops.Div) else 5
 
 
-def _smallest_factor(step: Step, scale: Tensor) -> Tensor:
-    """The smallest of the float32 numbers that a scale is made of, by channel: subnormal ones may be read as zero."""
-    weight = getattr(step.op, "weight", None)
-    return scale if weight is None else torch.minimum(scale.reshape(-1), weight.abs())
-
-
 @dataclass(frozen=True)
 class _Chain:
     """A layer and the scales behind it: ``low`` and ``high`` bound their product, by channel as long as that is clear."""
@@ -98,8 +93,6 @@ class _Chain:
     high: Tensor
     lost: Tensor
     """``1/s1 + 1/(s1 s2) + ...``: by how much an underflow in folding is larger before the scales than behind them."""
-    vanishing: Tensor
-    """The share of a weight that is lost where a scale is read as zero."""
     roundings: int = 0
     moved: tuple[float, float] = (1.0, 1.0)
 
@@ -108,12 +101,11 @@ class _Chain:
         products = list(accumulate(reversed(numbers), lambda a, b: a * b))
         return replace(self, moved=(min([1.0, *products]), max([1.0, *products])))
 
-    def scaled(self, scale: Tensor, factor: Tensor, roundings: int, name: str) -> _Chain:
+    def scaled(self, scale: Tensor, roundings: int, name: str) -> _Chain:
         """The chain with one scale more. Raises InputRejected where folding may overflow, or is more than slack pays for."""
-        scale, factor = scale.reshape(-1), factor.reshape(-1)
+        scale = scale.reshape(-1)
         by_channel = self.aligned and scale.numel() in (1, self.channels)
         floor, ceiling = (fold_floor(scale), scale) if by_channel else (fold_floor(scale).min(), scale.max())
-        zeroed = torch.where((factor > 0) & (factor < TINY32), 1.0, 0.0).to(scale)
         low, high = (self.low * floor).clamp_min(TINY64), self.high * ceiling
         if float(self.weight.abs().max()) * float(high.max()) > FLOAT32_MAX:
             raise InputRejected(f"folding the scale of {name} into the weights before it overflows float32.")
@@ -128,7 +120,6 @@ class _Chain:
             low=low,
             high=high,
             lost=self.lost + 1 / low,
-            vanishing=torch.maximum(self.vanishing, zeroed if by_channel else zeroed.max()),
             roundings=roundings,
         )
 
@@ -140,7 +131,6 @@ class _Chain:
             carried=0,
             folded_scale=1 / self._by_channel(self.lost) if scaled else None,
             folded_peak=float(self.high.max()),
-            vanishing=self._by_channel(self.vanishing) if bool(self.vanishing.any()) else None,
             moved=self.moved,
         )
 
@@ -162,7 +152,7 @@ def _layer(step: Step, constants: Mapping[int, Tensor]) -> _Chain | None:
         return None
     one = torch.ones(1, dtype=torch.float64, device=weight.device)
     none = torch.zeros_like(one)
-    return _Chain(step.index, weight, channels, rank, rank > 0, one, one, none, none)
+    return _Chain(step.index, weight, channels, rank, rank > 0, one, one, none)
 
 
 def self_test(device: str = "cpu") -> None:

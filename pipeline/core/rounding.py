@@ -111,8 +111,6 @@ class Outward:
     folded_scale: Tensor | None = None
     folded_peak: float = 1.0
     """The largest product of such scales."""
-    vanishing: Tensor | None = None
-    """By channel, the relative error of folded weights where a subnormal factor may be flushed to zero."""
     moved: tuple[float, float] = (1.0, 1.0)
     """The least and the greatest product of numbers before a matrix product that a runtime may multiply by behind it."""
     kernels: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -176,7 +174,7 @@ class Outward:
         g = self._relative(terms, deployed_terms)
         widened = _each(inputs, lambda x: Interval(x.center, (x.radius + g * x.magnitude) * (1 + 2.0**-49)))
         spread = radius(*widened) + g * _abs(offset)
-        spread = spread + self._vanishing(inputs, radius, offset) + (flush if self.deployed else 0.0)
+        spread = spread + (flush if self.deployed else 0.0)
         row_sum = _row_sum(inputs, radius) if self.deployed else None
         spread = (spread + self._flushed(inputs, row_sum, terms)) * (1 + 2 * gamma(terms + 8, U64))
         return Interval(center, self._unless_overflow(spread, inputs, radius, row_sum, offset, terms))
@@ -198,7 +196,7 @@ class Outward:
         g = self._relative(terms + 1, deployed_terms)
         magnitude = radius(*_each(inputs, _as_radius)) + _abs(offset)
         row_sum = _row_sum(inputs, radius) if self.deployed else None
-        magnitude = g * magnitude + self._vanishing(inputs, radius, offset) + (flush if self.deployed else 0.0)
+        magnitude = g * magnitude + (flush if self.deployed else 0.0)
         error = (magnitude + self._flushed(inputs, row_sum, terms)) * (1 + 2 * gamma(terms + 8, U64))
         return self._unless_overflow(error, inputs, radius, row_sum, offset, terms)
 
@@ -282,14 +280,6 @@ class Outward:
         if self.folded_scale is not None:
             flushed = flushed * (1 + 1 / self.folded_scale)
         return flushed * (1 + self.moved[1])
-
-    def _vanishing(
-        self, inputs: tuple[Interval | Tensor, ...], radius: Callable[..., Tensor], offset: Tensor | float
-    ) -> Tensor | float:
-        """What is lost where the factor of a folded weight is subnormal, and may be zero: a share of ``|W| m + |b|``."""
-        if self.vanishing is None:
-            return 0.0
-        return self.vanishing * (radius(*_each(inputs, _as_radius)) + _abs(offset))
 
     def _unless_overflow(
         self,

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 
 from pipeline.bounds import float32_sites
 from pipeline.bounds.ibp import IntervalWalk
@@ -72,6 +73,21 @@ def graphs() -> Iterator[tuple[str, onnx.ModelProto]]:
                 held,
             ),
         )
+        held["zeroed"], held["over"] = SMALL, F(1.25 * 2.0**126)
+        for name, op, factor in (("zeroed", "Mul", "zeroed"), ("zeroed divisor", "Div", "over")):
+            read = {"w": held["w"], factor: held[factor], "far": scaled(120.0)}
+            yield (
+                f"{name} {s} {w}",
+                files.model(
+                    [
+                        node("MatMul", ["x", "w"], ["h"]),
+                        node(op, ["h", factor], ["m"]),
+                        node("Mul", ["m", "far"], ["y"]),
+                    ],
+                    ["n", 2],
+                    read,
+                ),
+            )
         yield (
             f"alpha {s} {w}",
             files.model(
@@ -246,8 +262,40 @@ def test_subnormal_numbers_may_be_zero(everything, tmp_path):
 
 def test_without_the_charge_for_subnormal_parameters_outputs_leave_the_bounds(monkeypatch, tmp_path):
     monkeypatch.setattr(BatchNormRule, "flush", lambda *_: 0.0)
-    monkeypatch.setattr(Outward, "_vanishing", lambda *_: 0.0)
     assert sum(outside(one.box, y) for one, y, _ in flushing(tmp_path, tried("norm"))) > 0
+
+
+def without_subnormals(made: onnx.ModelProto) -> onnx.ModelProto:
+    """The file with its subnormal constants read as zero."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(made)
+    for held in copy.graph.initializer:
+        value = numpy_helper.to_array(held)
+        zeroed = np.where(np.abs(value) < F(2.0**-126), F(0), value)
+        held.CopyFrom(numpy_helper.from_array(np.asarray(zeroed, F), held.name))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("family", "owner", "charge"), [("norm", BatchNormRule, "flush"), ("zeroed ", Outward, "_flushed")]
+)
+def test_a_scale_read_as_zero_is_charged_where_it_stands_and_not_in_the_layer_before_it(
+    family: str, owner: type, charge: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exactly, whatever a runtime folds: of every such graph, the outputs of the file without subnormal numbers."""
+
+    def found() -> list[int]:
+        counts = []
+        for one in tried(family):
+            zeroed = without_subnormals(one.made)
+            network = importer.convert(normalise(zeroed), zeroed).in_float64()
+            with torch.no_grad():
+                counts.append(outside(one.box, network(torch.from_numpy(one.x).double()).numpy()))
+        return counts
+
+    assert sum(found()) == 0
+    monkeypatch.setattr(owner, charge, lambda *_: 0.0)
+    assert sum(found()) > 0
 
 
 @pytest.mark.parametrize("constant", [SMALL, F(2.0**-126)])
