@@ -35,6 +35,8 @@ def check(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         for attribute in node.attribute:
             _check_attribute(node, attribute)
+    # Shapes are inferred from here on, and that, too, ends the process at what is refused above, wherever it stands.
+    for node in model.graph.node:
         if node.op_type == "Einsum":
             _check_equation(node, values)
         elif node.op_type in ("Div", "Mod") and len(node.input) == 2:

@@ -52,7 +52,8 @@ class Compiled:
         """Nothing where the gradients point the same way, in every process; else why steps are eager from now on."""
         self._first, self._last = epoch if self._first is None else self._first, epoch
         cosine = torch.cosine_similarity(compiled, eager, dim=0).item()
-        if not crew.any(not cosine > self.least):
+        # Of gradients that are zero there is no angle.
+        if not crew.any(not (cosine > self.least or torch.equal(compiled, eager))):
             return ""
         self.compiled, self.active = self.eager, False
         return (

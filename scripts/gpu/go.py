@@ -7,6 +7,8 @@
     python3 /tmp/gpu/go.py pack JOB           its report, all logs and the ONNX file, in parts, into $OUT
     python3 .gpu/kit/go.py unpack FOLDER JOB  on the ordinary machine: the ONNX file again, to the byte
 
+One file, without imports of the project where it starts, since it is what travels.
+
 Environment: GPU_JOBS="shi2021 fast:alpha=0.6" (recipes, with options of retrain behind a colon), GPU_TABLE, GPU_SEED,
 GPU_PRECISION, GPU_STEP (milliseconds of a compiled step in that precision, where they are known: nothing is measured then),
 GPU_ROOM (seconds that trainings may take), GPU_TESTS (seconds after which the GPU tests begin), GPU_TINY=1 (a rehearsal

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper
 
 from pipeline.errors import PipelineError, out_of_memory
 from pipeline.onnx import importer, model_file
@@ -66,6 +67,15 @@ def test_what_was_found_to_end_the_process(tmp_path: Path) -> None:
         *(one(op, ROW, [whole(-(2**63)), whole(v)]) for op in ("Div", "Mod") for v in (0, -1)),
     ]
     all_end_well(found, tmp_path)
+
+
+def test_no_shape_is_inferred_before_every_attribute_was_looked_at(tmp_path: Path) -> None:
+    """onnx's own inference aborts at such a Split, and an Einsum in front of it asks for shapes."""
+    bad = one("Split", ROW, [X], 23, 4, axis=1, num_outputs=1)
+    first = helper.make_node("Einsum", ["x"], ["before"], equation="bi->bi")
+    bad.model.graph.node.insert(0, first)
+    bad.model.graph.node[1].input[0] = "before"
+    assert ended(bad, tmp_path) == "3"
 
 
 def test_a_mean_over_everything_is_no_fault_of_ours(tmp_path: Path) -> None:
