@@ -1,13 +1,15 @@
 """What a training step costs on the device at hand: in time beside the natural step, and in memory.
 
     python scripts/bench_train.py [AUTO_LIRPA] [--batch 32] [--threads 1] [--rounds 9] [--no-compile]
+    python scripts/bench_train.py --quick [--batch 128] [--rounds 100] [--profile]
 
 CNN-7 (models/cnn7.py, 3x32x32, random data), forward, backward, clipping and fused Adam; ours are the steps of ``shi2021`` and
 ``fast`` with both regularisers, half way up the ramp. On a CPU: process time, all variants by turns in one process, medians of
 ``--rounds`` and quartiles of the ratio to the natural step; the peak of a process that trains at batch 96, of a process each.
 AUTO_LIRPA is a checkout of its source (torch 2.8; an environment of its own): its step is that of ``shi2021``, from the same
-weights. On a GPU: seconds an epoch of 50,000 images, and seconds to evaluate and certify 10,000 by IBP. What it found, and where:
-docs/results.md.
+weights. On a GPU: seconds an epoch of 50,000 images, and seconds to evaluate and certify 10,000 by IBP. ``--quick`` takes a
+minute: wall milliseconds of a step of ``shi2021`` on the device, eager and compiled, how long the host is busy with it, and the
+peak of the device's memory; ``--profile`` adds the kernels that take most of the time. What it found, and where: docs/results.md.
 """
 
 from __future__ import annotations
@@ -19,13 +21,14 @@ import subprocess
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
+import torch._dynamo
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
@@ -173,9 +176,24 @@ def data(batch: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
 @click.option("--threads", default=1)
 @click.option("--rounds", default=9)
 @click.option("--compile/--no-compile", "compiled", default=True)
+@click.option("--quick", is_flag=True, help="A step of shi2021 alone, in wall time.")
+@click.option("--profile", is_flag=True, help="With --quick: the kernels that take most of the time.")
 @click.option("--measure", hidden=True, help="Peak memory of one variant, for the parent process.")
-def main(checkout: Path | None, batch: int, threads: int, rounds: int, compiled: bool, measure: str | None) -> None:
+def main(
+    checkout: Path | None,
+    batch: int,
+    threads: int,
+    rounds: int,
+    compiled: bool,
+    quick: bool,
+    profile: bool,
+    measure: str | None,
+) -> None:
     torch.set_num_threads(threads)
+    if quick:
+        for told in quickly(batch, rounds, compiled, profile):
+            click.echo(json.dumps(told) if isinstance(told, dict) else told)
+        return
     kept = keep_large_blocks()
     if checkout is not None and not (checkout / "auto_LiRPA").is_dir():
         raise click.UsageError(f"no auto_LiRPA in {checkout}")
@@ -238,6 +256,56 @@ def in_a_process_of_its_own(name: str) -> float:
     command = [sys.executable, __file__, *sys.argv[1:], "--measure", name]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return json.loads(out.strip().splitlines()[-1])
+
+
+def quickly(batch: int, steps: int, compiled: bool, profile: bool = False) -> Iterator[dict[str, Any] | str]:
+    """What a step takes in each way, one after the other; a way that fails says why."""
+    gpu = torch.cuda.is_available()
+    device, low = ("cuda", "tf32") if gpu else ("cpu", "fp32")
+    ways = {"eager": Execution(low, channels_last=gpu)}
+    if compiled:
+        ways |= {"compiled": Execution(low, True, channels_last=gpu), "compiled bf16": Execution("bf16", True, True)}
+    yield {"device": torch.cuda.get_device_name() if gpu else device, "torch": torch.__version__, "batch": batch}
+    for name, execution in ways.items():
+        try:
+            yield from timed(name, execution, batch, steps if execution.compiled else steps // 3 + 1, device, profile)
+        except Exception as error:  # every part of the compiler has errors of its own
+            yield {"name": name, "error": f"{type(error).__name__}: {error}"[:1500]}
+
+
+def timed(
+    name: str, execution: Execution, batch: int, steps: int, device: str, profile: bool
+) -> Iterator[dict[str, Any] | str]:
+    gpu, counters = device == "cuda", torch._dynamo.utils.counters
+    wait = torch.cuda.synchronize if gpu else lambda: None
+    torch._dynamo.reset()
+    counters.clear()
+    if gpu:
+        torch.cuda.reset_peak_memory_stats()
+    began = time.monotonic()
+    one, (x, y) = run(batch, execution=execution, device=device), data(batch, device)
+    for i in range(6):
+        one.step(i, x, y)
+    wait()
+    first, began = time.monotonic() - began, time.monotonic()
+    for i in range(steps):
+        one.step(6 + i, x, y)
+    host = time.monotonic() - began
+    wait()
+    spent = time.monotonic() - began
+    told = {"name": name, "ms": round(1000 * spent / steps, 3), "host_ms": round(1000 * host / steps, 3)}
+    told |= {"ready_s": round(first, 1), "graphs": counters["stats"]["unique_graphs"]}
+    if gpu:
+        told["peak_MiB"] = round(torch.cuda.max_memory_allocated() / 2**20)
+        told["cudagraph_skips"] = counters["inductor"]["cudagraph_skips"]
+    yield told
+    if profile:
+        activity = torch.profiler.ProfilerActivity
+        with torch.profiler.profile(activities=[activity.CUDA if gpu else activity.CPU]) as found:
+            for i in range(10):
+                one.step(i, x, y)
+            wait()
+        yield found.key_averages().table(sort_by=f"self_{device}_time_total", row_limit=40, max_name_column_width=90)
 
 
 def gpu(rounds: int, compiled: bool) -> None:

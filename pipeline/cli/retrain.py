@@ -128,10 +128,12 @@ RECIPE = (
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "tf32", "bf16"]),
-    help="Of products while training, never of what is certified.  [fp32; on a GPU tf32]",
+    help="Of products while training, never of what is certified; bf16 is too coarse for some.  [fp32; on a GPU tf32]",
 )
 @click.option(
-    "--compile/--no-compile", default=None, help="Compile training steps: a minute at first, then faster.  [no]"
+    "--compile/--no-compile",
+    default=None,
+    help="Compile training steps: a minute at first, then faster.  [no; on a GPU where it pays]",
 )
 @click.option("--keep-sparsity/--no-keep-sparsity", default=None, help="Weights that are exactly zero stay so.")
 @proof_options

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -86,7 +87,8 @@ def _retrain(
         yield Note(aside)
     images = to_inputs(train_part, subject, settings)
     recipe = _recipe(subject, images, settings)
-    execution = train.Execution.of(device_of(settings), settings.precision, settings.compile)
+    steps = recipe.epochs * math.ceil(len(images) / recipe.batch_size)
+    execution = train.Execution.of(device_of(settings), settings.precision, settings.compile, steps=steps)
     key = training_key(subject, train_part, recipe, settings, execution)
     finished, begun = crew.first(lambda: _left(run, key, force))
     if why := crew.first(lambda: run.user.why):

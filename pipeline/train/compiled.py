@@ -11,8 +11,12 @@ from torch import Tensor
 from pipeline.distributed.group import Crew
 from pipeline.train.execution import Execution, Precision
 
-ALIKE: dict[Precision, float] = {"fp32": 0.999, "tf32": 0.99, "bf16": 0.95}
-"""The least cosine of the gradients of one batch, compiled and eager, by the precision of products."""
+ALIKE: dict[Precision, float] = {"fp32": 0.99, "tf32": 0.95, "bf16": 0.7}
+"""The least cosine of the gradients of one batch, compiled and eager, by the precision of products.
+
+At the first radii of a ramp rounding decides which neurons are unstable: there the gradient of CNN-7 in bfloat16 has a cosine of
+0.90 with itself, rounded in another order, and of 0.51 with float32 (docs/results.md). A wrong one had 0.02.
+"""
 BRIEF = 2
 """Up to how many epochs at eps zero are not compiled: a graph of their own is not worth it."""
 

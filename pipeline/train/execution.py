@@ -16,6 +16,9 @@ Precision = Literal["fp32", "tf32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 _PRODUCTS = {"fp32": "float32", "tf32": "TF32", "bf16": "bfloat16"}
 
+LONG = 5_000
+"""Steps from which compiling is won back on a GPU: it takes a minute, and saves 17 ms a step (docs/results.md)."""
+
 
 @dataclass(frozen=True)
 class Execution:
@@ -32,22 +35,29 @@ class Execution:
     """Why this is not what was asked for, if it is not."""
 
     @classmethod
-    def default(cls, device: torch.device | str) -> Execution:
-        """What is used where nothing is asked for.
+    def default(cls, device: torch.device | str, steps: int = 0) -> Execution:
+        """What is used for so many steps where nothing is asked for.
 
-        A GPU multiplies in TF32, in which PyTorch runs convolutions unless it is told not to. Compiling takes a minute, which
-        short runs do not win back, and one large network failed to learn in bfloat16, compiled (docs/results.md): both are to be
-        asked for.
+        A GPU multiplies in TF32, in which PyTorch runs convolutions unless it is told not to; bfloat16 failed on a network of
+        the paper's width (docs/results.md) and is to be asked for. There a step is compiled where that is won back.
         """
         gpu = torch.device(device).type == "cuda"
-        return cls("tf32" if gpu else "fp32", channels_last=gpu)
+        return cls("tf32" if gpu else "fp32", compiled=gpu and steps >= LONG, channels_last=gpu)
 
     @classmethod
     def of(
-        cls, device: torch.device | str, precision: Precision | None = None, compiled: bool | None = None
+        cls,
+        device: torch.device | str,
+        precision: Precision | None = None,
+        compiled: bool | None = None,
+        *,
+        steps: int = 0,
     ) -> Execution:
-        """The default of a device, or what is asked of it. Raises UsageError for a precision that the device does not have."""
-        kind, usual = torch.device(device).type, cls.default(device)
+        """The default of a device for so many steps, or what is asked of it.
+
+        Raises UsageError for a precision that the device does not have.
+        """
+        kind, usual = torch.device(device).type, cls.default(device, steps)
         precision = precision or usual.precision
         if precision == "tf32" and kind != "cuda":
             raise UsageError(f"TF32 is an arithmetic of NVIDIA's GPUs; on {kind} use --precision fp32 or bf16.")

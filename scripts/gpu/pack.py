@@ -14,13 +14,17 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 MIB = 1 << 20
-WHEELS = ("onnx2torch", "pydantic", "pydantic-core", "annotated-types", "typing-inspection", "beartype", "platformdirs")
-"""What such a machine usually lacks beside PyTorch, ONNX, ONNX Runtime and the scientific packages."""
+THERE = {"torch", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy", "scipy", "matplotlib", "pillow"}
+THERE |= {"click", "filelock", "jaxtyping", "jinja2", "packaging", "rich"}
+"""What such a machine usually has; all else that the project depends on travels."""
+BENEATH = ("pydantic-core", "annotated-types", "typing-inspection", "beartype")
+"""What that depends on, and what the tests need besides."""
 PLATFORMS = ("2_28", "2_27", "2_17")
 
 
@@ -30,9 +34,11 @@ def size(*paths: Path) -> int:
 
 
 def wheels(into: Path, python: str) -> None:
-    """The locked versions of ``WHEELS`` for Linux on x86-64, and the decoder of the images."""
+    """The locked versions of what the project depends on, for Linux on x86-64, and the decoder of the images."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.split(r"[^\w-]", line)[0] for line in listed} - THERE
     locked = (ROOT / "requirements.lock").read_text()
-    pinned = [f"{w}=={m[1]}" for w in WHEELS if (m := re.search(rf"^{w}==([^ ;]+)", locked, re.M))]
+    pinned = [f"{w}=={m[1]}" for w in (*sorted(names), *BENEATH) if (m := re.search(rf"^{w}==([^ ;]+)", locked, re.M))]
     platforms = [word for p in PLATFORMS for word in ("--platform", f"manylinux_{p}_x86_64")]
     command = [
         sys.executable,

@@ -79,15 +79,16 @@ def test_a_device_that_is_gone(
     read(folder / report)
 
 
-@pytest.mark.parametrize("mib", [pytest.param(n, marks=CUDA) for n in (256, 64)])
+@pytest.mark.parametrize("mib", [pytest.param(n, marks=CUDA) for n in (256, 128)])
 def test_where_a_batch_does_not_fit_its_halves_are_certified(mib: int, nursery: Nursery, tmp_path: Path) -> None:
+    """The workspace of cuBLAS alone takes 32 MiB. Products of other sizes round otherwise: verdicts are compared, not margins."""
     argv = [*CERTIFY, "--method", "crown"]
     code, err = run(nursery, model_in(tmp_path), argv, "cuda")
     assert code == 0, err
-    whole = read(tmp_path / "model.report").result.levels
+    whole = [level.verdicts for level in read(tmp_path / "model.report").result.levels]
     code, err = run(nursery, tmp_path, [*argv, "--report", "other.report"], "cuda", LITTLE.format(mib=mib))
     assert code == 0, err
-    assert read(tmp_path / "other.report").result.levels == whole
+    assert [level.verdicts for level in read(tmp_path / "other.report").result.levels] == whole
 
 
 @pytest.mark.parametrize("argv", [pytest.param(c, marks=CUDA, id=c[0]) for c in (RETRAIN, CERTIFY)])

@@ -186,7 +186,10 @@ def test_what_a_device_does_not_have_is_refused() -> None:
     with pytest.raises(UsageError, match="TF32"):
         Execution.of("cpu", "tf32")
     assert Execution.of("cpu") == Execution.default("cpu") == Execution()
-    assert Execution.default("cuda") == Execution("tf32", channels_last=True)
+    assert Execution.default("cuda", 4_999) == Execution("tf32", channels_last=True)
+    assert Execution.of("cuda", steps=5_000) == Execution("tf32", compiled=True, channels_last=True)
+    assert not Execution.of("cuda", compiled=False, steps=5_000).compiled
+    assert not Execution.default("cpu", 5_000).compiled
 
 
 def test_without_a_compiler_steps_are_not_compiled_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
