@@ -19,7 +19,7 @@ PATIENCE = 600.0
 def together(work: Callable[..., Any], world: int, folder: Path, *arguments: Any) -> list[Any]:
     """What ``work(crew, *arguments)`` returns in each of ``world`` processes, in order of rank; tensors and containers."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.crews", "pipeline.train", "pipeline.data", "tests.nets"])
+    context.set_forkserver_preload(["tests.crews", "pipeline.train.loop", "pipeline.data", "tests.nets"])
     address = free_port()
     processes = [
         context.Process(target=_work, args=(work, rank, world, address, folder / f"{rank}.pt", arguments))

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pipeline.cli.numbers import REAL, WHOLE
+from pipeline.cli.numbers import WHOLE
 from pipeline.cli.options import (
     data_options,
     devices_option,
@@ -19,43 +19,11 @@ from pipeline.cli.options import (
     threat_options,
     time_budget,
 )
+from pipeline.cli.recipe_options import FIELDS, GroupedCommand, recipe_options
 from pipeline.cli.status import Ending
 
-RECIPE = (
-    "recipe",
-    "epochs",
-    "batch_size",
-    "learning_rate",
-    "warmup_start",
-    "warmup_length",
-    "reg_weight",
-    "init",
-    "bn",
-    "crop",
-    "flip",
-    "ibp_init",
-    "full_bn",
-    "tightness",
-    "balance",
-    "held_out",
-    "select",
-    "optimiser",
-    "weight_decay",
-    "l1",
-    "ema",
-    "population_bn",
-    "loss",
-    "alpha",
-    "natural_start",
-    "natural_end",
-    "adversary_steps",
-    "adversary_step",
-    "micro_batch",
-    "keep_sparsity",
-)
 
-
-@click.command("retrain")
+@click.command("retrain", cls=GroupedCommand)
 @model_argument
 @data_options
 @click.option("--test-data", metavar="URI", help="Certify on this; else the data's test part, else a tenth set aside.")
@@ -85,46 +53,6 @@ RECIPE = (
     help="Write every setting of the recipe to FILE, to be edited and read back as pipeline.toml, and train nothing.",
 )
 @time_budget("training", "a checkpoint is left (exit 75), and the same command goes on.")
-@click.option("--epochs", type=WHOLE, metavar="N", help="The ramp of eps and the decays keep their share of the run.")
-@click.option("--batch-size", type=WHOLE, metavar="N")
-@click.option("--learning-rate", type=REAL, metavar="LR")
-@click.option("--warmup-start", type=WHOLE, metavar="EPOCH", help="The epoch in which eps leaves zero.")
-@click.option("--warmup-length", type=WHOLE, metavar="EPOCHS", help="Epochs in which eps grows to its full value.")
-@click.option(
-    "--init", type=click.Choice(["reinit", "keep"]), help="Draw weights anew, or start from the given.  [reinit]"
-)
-@click.option(
-    "--bn", type=click.Choice(["fold", "keep"]), help="Fold inserted BatchNorms, or keep them as nodes.  [fold]"
-)
-@click.option(
-    "--ibp-init/--no-ibp-init", default=None, help="Idea 1: an initialisation under which bounds do not explode."
-)
-@click.option("--full-bn/--no-full-bn", default=None, help="Idea 2: BatchNorm after every hidden layer.")
-@click.option("--tightness/--no-tightness", default=None, help="Idea 3, first regulariser.")
-@click.option("--balance/--no-balance", default=None, help="Idea 3, second regulariser.")
-@click.option("--reg-weight", type=REAL, metavar="LAMBDA", help="Weight of the regularisers at the start of the ramp.")
-@click.option("--crop", type=WHOLE, metavar="PIXELS", help="Random shifts in training.")
-@click.option("--flip/--no-flip", default=None, help="Random horizontal flips in training.")
-@click.option("--held-out", type=REAL, metavar="SHARE", help="Of the training data, to show progress on.  [0.1]")
-@click.option(
-    "--select",
-    type=click.Choice(["final", "held-out"]),
-    help="Deliver the last weights, or those that certify most of the held-out part once eps is whole.  [final]",
-)
-@click.option("--optimiser", type=click.Choice(["adam", "adamw"]))
-@click.option("--weight-decay", type=REAL, metavar="W")
-@click.option("--l1", type=REAL, metavar="W", help="Weight of the sum of absolute weights.")
-@click.option("--ema", type=REAL, metavar="DECAY", help="Deliver a running mean of the weights, such as 0.999.")
-@click.option("--population-bn/--no-population-bn", default=None, help="Take statistics anew when training ends.")
-@click.option("--loss", metavar="NAME", help="The robust loss: ibp, crown-ibp, mtl-ibp or pgd.  [the recipe's]")
-@click.option("--alpha", type=REAL, metavar="SHARE", help="Of the bounds in mtl-ibp; the rest is an attack's.  [0.5]")
-@click.option("--natural-start", type=REAL, metavar="SHARE", help="Of the natural loss where eps leaves zero.")
-@click.option("--natural-end", type=REAL, metavar="SHARE", help="Of the natural loss at the full eps.")
-@click.option("--adversary-steps", type=WHOLE, metavar="N", help="Steps of the attack that is trained on.")
-@click.option("--adversary-step", type=REAL, metavar="LENGTH", help="Of each, in half widths of the box.")
-@click.option(
-    "--micro-batch", type=WHOLE, metavar="N", help="Samples whose bounds fit at once; the gradient stays the batch's."
-)
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "tf32", "bf16"]),
@@ -135,10 +63,10 @@ RECIPE = (
     default=None,
     help="Compile training steps: a minute at first, then faster.  [no; on a GPU where it pays]",
 )
-@click.option("--keep-sparsity/--no-keep-sparsity", default=None, help="Weights that are exactly zero stay so.")
 @proof_options
 @devices_option
 @gate_options
+@recipe_options
 @click.pass_obj
 def command(
     ending: Ending,
@@ -168,7 +96,7 @@ def command(
     from pipeline.system import run_folder
 
     flags = flags_of(given)
-    flags["retrain"] = {name: flags.pop(name) for name in RECIPE if name in flags}
+    flags["retrain"] = {name: flags.pop(name) for name in ("recipe", *FIELDS) if name in flags}
     if write_config is not None:
         made = commands.write_config(model, flags, write_config, force=force)
         click.echo(f"{write_config} holds every setting of {made.name}; nothing was trained", err=True)

@@ -18,9 +18,9 @@ from pipeline.distributed.sync_batch import WHOLE, Batch
 from pipeline.train.accumulate import MicroBatch, accumulated
 from pipeline.train.adversary import attacked
 from pipeline.train.batch_network import batch_network, empty_, shells_of
+from pipeline.train.hyperparameters import Recipe
 from pipeline.train.losses import LOSSES, LossInput
 from pipeline.train.losses.loss import logits
-from pipeline.train.recipe import Recipe
 from pipeline.train.regularise import regularisers
 
 

@@ -1,4 +1,7 @@
-"""Recipes by name, scaled to the data at hand: the paper's and its baselines, those of others, and ours."""
+"""Recipes by name, scaled to the data at hand: the paper's and its baselines, those of others, and ours.
+
+Imports no tensors before a recipe is made: the help of ``retrain`` shows the defaults.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.errors import UsageError
-from pipeline.train.losses import LOSSES
-from pipeline.train.recipe import Recipe
+from pipeline.train.hyperparameters import Recipe
 
 WITHOUT = {"ibp_init": False, "full_bn": False, "tightness": False, "balance": False}
 """The three ideas switched off: the network as it is, drawn as PyTorch draws it."""
@@ -45,17 +47,13 @@ def recipe(name: str = DEFAULT, *, input_shape: Sequence[int], n_train: int, **o
     """
     if name not in NAMES:
         raise UsageError(f"a recipe is one of {', '.join(NAMES)}; received {name!r}.")
-    settings = _defaults(tuple(input_shape), n_train)
-    if name == "fast":
-        settings["learning_rate"] *= 2
-        settings["decay_epochs"] = tuple(round(share * settings["epochs"]) for share in (0.8, 0.9))
-        settings["batch_size"] = 256 if n_train >= 10_000 else settings["batch_size"]
+    settings = defaults(name, tuple(input_shape), n_train)
     epochs = overrides.get("epochs", settings["epochs"])
     if isinstance(epochs, int) and epochs >= 1:
         _rescale(settings, epochs)
     settings["batch_size"] = min(settings["batch_size"], max(n_train, 1))
     try:
-        made = Recipe(name=name, **(settings | CHANGES[name] | overrides))
+        made = Recipe(name=name, **(settings | overrides))
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg'].lower()}" for e in error.errors())
         raise UsageError(f"the recipe {name} cannot be run as asked: {wrong}.") from None
@@ -74,6 +72,8 @@ def recipe(name: str = DEFAULT, *, input_shape: Sequence[int], n_train: int, **o
 
 def _check_loss(made: Recipe) -> None:
     """Every setting that is given means something to the loss. Raises UsageError."""
+    from pipeline.train.losses import LOSSES
+
     if made.loss not in LOSSES:
         raise UsageError(f"a loss is one of {', '.join(LOSSES)}; received {made.loss!r}.")
     for field in dict.fromkeys(name for kind in LOSSES.values() for name in kind.settings):
@@ -86,7 +86,23 @@ def _check_loss(made: Recipe) -> None:
             )
 
 
-def _defaults(shape: tuple[int, ...], n_train: int) -> dict[str, Any]:
+def defaults(name: str, shape: tuple[int, ...], n_train: int) -> dict[str, Any]:
+    """What a recipe sets for such data; what it leaves out is the default of ``Recipe``."""
+    settings = _papers(shape, n_train)
+    if name == "fast":
+        settings["learning_rate"] *= 2
+        settings["decay_epochs"] = tuple(round(share * settings["epochs"]) for share in (0.8, 0.9))
+        settings["batch_size"] = 256 if n_train >= 10_000 else settings["batch_size"]
+    return settings | CHANGES[name]
+
+
+DATA: tuple[tuple[tuple[int, ...], int], ...] = (
+    *(((3, 32, 32), 50_000), ((3, 64, 64), 100_000), ((1, 28, 28), 60_000), ((1, 8, 8), 1_000)),
+)
+"""A shape and a number of samples of each kind of data that has defaults of its own."""
+
+
+def _papers(shape: tuple[int, ...], n_train: int) -> dict[str, Any]:
     """What the paper uses for data of this size (its section 4 and code), and our choice where it used none."""
     size, flat = math.prod(shape), len(shape) < 3
     if size == 3 * 32 * 32:
@@ -134,5 +150,7 @@ def as_toml(recipe: Recipe) -> str:
 
 def _said(recipe: Recipe) -> dict[str, Any]:
     """Every setting but the name, and those that the loss does not read."""
+    from pipeline.train.losses import LOSSES
+
     unread = {name for kind in LOSSES.values() for name in kind.settings} - set(LOSSES[recipe.loss].settings)
     return recipe.model_dump(mode="json", exclude={"name", *unread}, exclude_none=True)

@@ -22,8 +22,8 @@ from pipeline.errors import Diverged, InputRejected
 from pipeline.train.average import Average
 from pipeline.train.compiled import Compiled
 from pipeline.train.execution import PLAIN, Execution
+from pipeline.train.hyperparameters import Recipe
 from pipeline.train.objective import Objective, Phase, Schedule, Terms
-from pipeline.train.recipe import Recipe
 from pipeline.train.schedule import learning_rate, regulariser_weight, smoothed
 
 TERMS = ("loss", "natural", "robust", "tightness", "balance", "correct", "certified")

@@ -18,8 +18,8 @@ from pipeline.core.network import Network
 from pipeline.errors import InputRejected
 from pipeline.train.execution import Execution
 from pipeline.train.full_bn import insert
+from pipeline.train.hyperparameters import Recipe
 from pipeline.train.initialise import reinitialise_
-from pipeline.train.recipe import Recipe
 from pipeline.train.sparsity import masks
 from pipeline.train.statistics import start_from_statistics_
 

@@ -43,6 +43,7 @@ def told(folder: Path, *argv: str) -> dict:
 
 LIGHT = {
     "help": ("--help",),
+    "help of retrain": ("retrain", "--help"),
     "schema": ("schema",),
     "init": ("init", "github", "--data", "digits", "--install", "pipeline @ git+https://example.org/a/b@c0ffee"),
     "report": ("report", "KEPT", "--md", "-", "--junit", "gates.xml", "--intoto", "statement.json"),

@@ -16,7 +16,7 @@ from pipeline.bounds import walk
 from pipeline.bounds.margins import Head, lockstep_margins
 from pipeline.core.interval import Interval, Lockstep
 from pipeline.core.network import Network
-from pipeline.train.recipe import Recipe
+from pipeline.train.hyperparameters import Recipe
 
 
 @dataclass(frozen=True, eq=False)
