@@ -55,7 +55,10 @@ def nursery() -> Iterator[Nursery]:
     one.close()
 
 
-@pytest.fixture(params=[(signal.SIGTERM, 75), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
+TERMINATED, INTERRUPTED = (signal.SIGTERM, 75), (signal.SIGINT, 130)
+
+
+@pytest.fixture(params=[TERMINATED, INTERRUPTED], ids=["SIGTERM", "SIGINT"])
 def stopped(here, nursery, request):
     """``stopped(begun, *argv)`` runs a command and stops it once there is a file like ``begun``; it must say so and exit."""
     number, code = request.param

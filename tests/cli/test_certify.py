@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from pipeline.results import read, read_samples
+from tests.cli.conftest import INTERRUPTED, TERMINATED
 
 FAST = ("--data", "digits", "--max-samples", "40", "--method", "crown-ibp")
 
@@ -288,6 +289,7 @@ CLIMB = (
 )
 
 
+@pytest.mark.parametrize("stopped", [INTERRUPTED, pytest.param(TERMINATED, marks=pytest.mark.slow)], indirect=True)
 def test_a_stopped_certification_goes_on_to_the_same_result(pipeline, here, stopped):
     argv = [*CLIMB, "--method", "crown-ibp"]
     stopped("model.report.run/part-*.npz", *argv)

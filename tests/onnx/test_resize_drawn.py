@@ -107,7 +107,7 @@ class Drawn:
         return self.emit("Resize", x, roi, none, wanted, **attributes)
 
 
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 4))])
 def test_a_resize_is_read_rightly_or_refused(part: int) -> None:
     """With no parity in between, at several batch sizes and, where they are free, sizes."""
     seen: Counter[str] = Counter()
