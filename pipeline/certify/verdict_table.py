@@ -41,7 +41,10 @@ class VerdictTable:
     @property
     def proved(self) -> np.ndarray:
         """Where a margin is positive, of whatever sample."""
-        return (self.margins > 0) & (self.arithmetic != "none")
+        return self._proves(self.margins)
+
+    def _proves(self, margins: np.ndarray) -> np.ndarray:
+        return (margins > 0) & (self.arithmetic != "none")
 
     @property
     def certified(self) -> np.ndarray:
@@ -50,30 +53,30 @@ class VerdictTable:
 
     def open(self, level: int) -> np.ndarray:
         """The samples still to be decided at a level: correct, not broken, not proved."""
-        return np.flatnonzero(self.alive[level] & ~self.proved[level])
+        return np.flatnonzero(self.alive[level] & ~self._proves(self.margins[level]))
 
     def looked(self, rung: str, level: int, count: int) -> None:
         """Count the samples that a rung examined."""
         self.examined.setdefault(rung, np.zeros(len(self.balls), int))[level] += count
 
     def bound(self, rung: str, level: int, rows: np.ndarray, margins: np.ndarray) -> int:
-        """Enter lower bounds of margins; how many samples they newly certify at this level."""
-        proved, certified = self.proved, self.certified
-        found = np.where(np.isfinite(margins), margins, np.nan)
-        self.margins[: level + 1, rows] = np.fmax(self.margins[: level + 1, rows], found)
+        """Enter lower bounds of the margins of ``rows``, each named once; how many it newly certifies at this level."""
+        here = np.s_[: level + 1, rows]
+        before, found = self.margins[here], np.where(np.isfinite(margins), margins, np.nan)
+        self.margins[here] = after = np.fmax(before, found)
         # What an attack, still to come, may leave standing.
-        self.decided_by[self.proved & ~proved & self.alive] = DECIDERS.index(rung)
-        return int((self.certified & ~certified)[level].sum())
+        fresh = self._proves(after) & ~self._proves(before) & self.alive[here]
+        self.decided_by[here] = np.where(fresh, DECIDERS.index(rung), self.decided_by[here])
+        return int((fresh[level] & (self.met[level, rows] | (not self.attack))).sum())
 
     def attacked(self, rung: str, level: int, rows: np.ndarray, found: Attacked) -> None:
-        """Enter an attack and its counterexamples."""
+        """Enter an attack on ``rows`` and its counterexamples."""
         self.met[level, rows] = True
         broken = rows[found.broken]
-        self.met[level:, broken] = True
-        fresh = np.zeros_like(self.alive)
-        fresh[level:, broken] = self.alive[level:, broken]
-        self.alive[fresh] = False
-        self.decided_by[fresh] = DECIDERS.index(rung)
+        here = np.s_[level:, broken]
+        self.met[here] = True
+        self.decided_by[here] = np.where(self.alive[here], DECIDERS.index(rung), self.decided_by[here])
+        self.alive[here] = False
         for row, point, label in zip(broken, found.points, found.labels[found.broken], strict=True):
             self._found.setdefault(int(row), (level, point, int(label)))
 
