@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
-from pipeline.choices import Choice, Mode, Optimization
+from pipeline.choices import Mode, Optimization
 from pipeline.errors import UsageError
 from pipeline.limits import NAMES as LIMITS
 from pipeline.limits import Limits
+from pipeline.methods import choices
 from pipeline.numbers import BLANK, exact, parse_eps, real, whole
 
 __all__ = ["Settings", "limits_beside", "metadata_of", "settle", "settled"]
@@ -76,7 +78,7 @@ class Settings(BaseModel):
     """On how many samples ``retrain`` certifies the given file, to compare with; None takes those of the new one."""
     seed: Whole = Field(0, ge=0)
     arithmetic: Mode = "float32-any-order"
-    method: Choice = "auto"
+    method: str = "auto"
     time_budget: float | None = Field(None, ge=0)
     memory_budget: int | None = Field(None, ge=1 << 20, le=LARGEST)
     largest_eps: bool = False
@@ -119,6 +121,14 @@ class Settings(BaseModel):
         parse = parse_eps if info.data.get("norm") != "l2" else _euclidean
         exact = [p if isinstance(p, Fraction) else parse(str(p)) for p in parts]
         return tuple(sorted(set(exact)))
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        *most, last = map(repr, choices())
+        if value not in choices():
+            raise PydanticCustomError("literal_error", f"Input should be {', '.join(most)} or {last}")
+        return value
 
     @field_validator("time_budget", mode="before")
     @classmethod

@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 
-from pipeline.choices import METHODS
 from pipeline.commands.events import Decided
 from pipeline.commands.properties import decide
 from pipeline.errors import PipelineError
+from pipeline.methods import METHODS
 
 ATTACK = "attack + alpha-crown"
 VERDICTS = ("holds", "violated", "unknown", "timeout", "refused", "FAULT")
@@ -40,7 +40,7 @@ def properties(root: Path, only: str) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 def run(model: Path, vnnlib: Path, column: str, seconds: float, arithmetic: str) -> str:
     """The verdict of one run, or why it was refused."""
-    method = METHODS[-1] if column == ATTACK else column
+    method = list(METHODS)[-1] if column == ATTACK else column
     flags = {"arithmetic": arithmetic, "attack": column == ATTACK, "method": method, "time_budget": seconds}
     try:
         for event in decide(model, vnnlib, flags, keep=False):

@@ -30,13 +30,13 @@ from pipeline.bounds.linear import Bounds, LinearWalk  # noqa: E402
 from pipeline.bounds.margins import ends_tail  # noqa: E402
 from pipeline.certify.boxes import inputs_of, outputs_of, whole  # noqa: E402
 from pipeline.certify.constraints import Forms  # noqa: E402
-from pipeline.choices import METHODS  # noqa: E402
 from pipeline.commands.open_property import open_for, require_rules  # noqa: E402
 from pipeline.commands.subject import Subject, opened  # noqa: E402
 from pipeline.core.linear_form import LinearForm  # noqa: E402
 from pipeline.core.rounding import rounding_of  # noqa: E402
 from pipeline.core.threat import Box  # noqa: E402
 from pipeline.errors import PipelineError  # noqa: E402
+from pipeline.methods import METHODS  # noqa: E402
 from pipeline.settings import Settings  # noqa: E402
 from pipeline.system.clock import Clock, OutOfTime  # noqa: E402
 from pipeline.vnnlib import Case, Property, parse, read  # noqa: E402

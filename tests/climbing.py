@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 
 import numpy as np
@@ -11,9 +13,22 @@ from torch import nn
 from pipeline.certify import Certification, Strategy, Work, certify
 from pipeline.core import ops
 from pipeline.core.threat import BALLS
+from pipeline.methods import DECIDERS, METHODS
 from pipeline.results import Counterexamples
 from pipeline.results.samples import COLUMNS
 from tests import nets
+
+
+@contextmanager
+def without_new_methods() -> Iterator[None]:
+    """Whatever is registered inside is forgotten behind."""
+    methods, deciders = dict(METHODS), list(DECIDERS)
+    try:
+        yield
+    finally:
+        METHODS.clear()
+        METHODS.update(methods)
+        DECIDERS[:] = deciders
 
 
 def deployed(network):

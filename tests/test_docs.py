@@ -6,20 +6,31 @@ import re
 import shlex
 import shutil
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from pipeline.bounds.margins import MarginBounds
+from pipeline.certify.property import Refuter
 from pipeline.cli.main import run
+from pipeline.core.rounding import rounding_of
+from pipeline.core.threat import LinfBall, margin_form
 from pipeline.data import load
 from pipeline.errors import InputRejected
+from pipeline.methods import DECIDERS, METHODS
 from pipeline.onnx.operators import TABLE
+from pipeline.results import levels
 from pipeline.rules import rule_for, rules
+from pipeline.settings import settled
+from pipeline.system.clock import Clock
 from pipeline.train import recipe
 from pipeline.train.losses import LOSSES
+from pipeline.vnnlib import Case, Constraint, Property
 from tests import laws
+from tests.climbing import climb, images_of, labels_of, lively, without_new_methods
 from tests.nets import conv_net
 from tests.onnx import files
 
@@ -94,7 +105,7 @@ def test_the_operator_of_the_page_is_read_from_a_file(tmp_path):
 
 def test_the_loss_of_the_page_is_found_by_its_name(monkeypatch):
     monkeypatch.setattr(LOSSES["ibp"], "margins", lambda self, samples, *, linear: samples)
-    (text,) = blocks(ROOT / "docs" / "architecture.md", "python")
+    text, _ = blocks(ROOT / "docs" / "architecture.md", "python")
     margins = torch.tensor([[0.5, 2.0], [-1.0, 3.0]], dtype=torch.float64)
     try:
         exec(compile(text, "architecture.md", "exec"), {})
@@ -103,6 +114,43 @@ def test_the_loss_of_the_page_is_found_by_its_name(monkeypatch):
     finally:
         LOSSES.pop("ibp-hinge", None)
     assert (float(total), float(certified)) == (0.5 + 2.0, 1.0)
+
+
+def test_the_rung_of_the_page_is_climbed_and_keeps_the_laws():
+    _, text = blocks(ROOT / "docs" / "architecture.md", "python")
+    network, eps = lively(3), Fraction(1, 60)
+    images = images_of(network, 40)
+    labels, region = labels_of(network, images), LinfBall(eps).region(torch.from_numpy(images).double())
+    question = Property(
+        12, 5, (Case((Fraction(0),) * 12, (eps,) * 12, ((Constraint(((0, Fraction(-1)),), Fraction(9)),),)),)
+    )
+    exact = network.in_float64()
+    with without_new_methods():
+        exec(compile(text, "architecture.md", "exec"), {})
+        assert [*METHODS][:4] == ["ibp", "crown-ibp", "both-ends", "crown"]
+        assert settled({"method": "both-ends"}, {}).method == "both-ends"
+        margins = {
+            name: MarginBounds(exact, rounding_of("float32-any-order"), method=name).rows(
+                region, torch.from_numpy(labels)
+            )
+            for name in ("crown-ibp", "both-ends")
+        }
+        climbed = climb(network, [str(eps)], method="both-ends")
+        refuter = Refuter(exact, question, rounding_of("float32-any-order"), method="both-ends")
+        phases = {progress.phase for progress in refuter.prove(Clock(), split=False)}
+        decided = climbed.samples.decided_by[0] == DECIDERS.index("both-ends")
+        (level,) = levels(climbed.samples, looked=climbed.looked)
+    assert (margins["both-ends"] >= margins["crown-ibp"]).all()
+    assert (margins["both-ends"] > margins["crown-ibp"]).any()
+    drawn = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        x = region.box.center + region.box.radius * (2 * torch.rand(images.shape, generator=drawn) - 1)
+        form = margin_form(torch.from_numpy(labels), (5,), torch.float64)
+        assert ((form.coeff * exact(x)).sum(2) >= margins["both-ends"]).all()
+    assert phases == {"ibp", "crown-ibp", "both-ends"}
+    assert decided.any()
+    assert {rung.name: rung.decided for rung in level.rungs}["both-ends"] == decided.sum()
+    assert "both-ends" not in METHODS, "a page's method is not the program's"
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.stem)

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from pipeline.bounds.margins import MarginBounds
 from pipeline.certify import Strategy
-from pipeline.choices import METHODS
 from pipeline.core.interval import Interval, Lockstep
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.threat import Box
 from pipeline.data import Augment, Loader
 from pipeline.errors import Preempted
+from pipeline.methods import METHODS
 from pipeline.rules import rule_for
 from pipeline.system.seal import Seal
 from pipeline.train import Checkpoint, Finished, Task, insert, recipe, train

@@ -18,10 +18,10 @@ from pydantic import BaseModel, ValidationError
 from pipeline.audit.findings import Findings
 from pipeline.audit.rejudge import rejudged
 from pipeline.errors import Contradiction, InputRejected, PipelineError
+from pipeline.methods import DECIDERS
 from pipeline.results.result import Report, Result
 from pipeline.results.samples import (
     COUNTEREXAMPLES_NAME,
-    DECIDERS,
     FILE_NAME,
     Counterexamples,
     Samples,

@@ -22,6 +22,10 @@ class Search:
     until_proved: bool = True
     """Whether a row stops to move once its bound is positive; comparisons of the bounds themselves want it to go on."""
 
+    def improved(self, bounds: Bounds, forms: Mapping[int, LinearForm], least: Tensor) -> Tensor:
+        """See ``improved``."""
+        return improved(bounds, forms, least, self)
+
 
 @torch.no_grad()
 def improved(bounds: Bounds, forms: Mapping[int, LinearForm], least: Tensor, search: Search) -> Tensor:
@@ -31,12 +35,10 @@ def improved(bounds: Bounds, forms: Mapping[int, LinearForm], least: Tensor, sea
     put through one walk that does not.
     """
     rows = len(least)
-    alpha: dict[int, Tensor] = {}
-    for step in bounds.plan.steps:
-        relaxation = bounds.relaxed(step, exact=True) if step.index in bounds.values else None
-        if relaxation is not None and relaxation.start is not None:
-            start = relaxation.start[:, None].expand(-1, rows, *relaxation.start.shape[1:])
-            alpha[step.index] = start.clone().requires_grad_()
+    alpha = {
+        index: start.expand(-1, rows, *start.shape[2:]).clone().requires_grad_()
+        for index, start in bounds.slopes().items()
+    }
     if not alpha or (search.until_proved and bool((least > 0).all())):
         return least
     best = {index: slopes.detach().clone() for index, slopes in alpha.items()}

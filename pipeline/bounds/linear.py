@@ -144,6 +144,13 @@ class Bounds:
                 self._relaxed[key] = rule.relax(step.op, *(self.values[a] for a in step.args), rounding=rounding)
         return self._relaxed[key]
 
+    def slopes(self) -> dict[int, Tensor]:
+        """The slopes that relaxations leave open, where they start: (choices, 1, batch, *features) by node, as ``alpha`` of
+        ``lower`` takes them; any in [0, 1] are sound."""
+        steps = (step for step in self.plan.steps if step.index in self.values)
+        found = {step.index: self.relaxed(step, exact=True) for step in steps}
+        return {i: at.start[:, None] for i, at in found.items() if at is not None and at.start is not None}
+
     def lower(
         self,
         forms: Mapping[int, LinearForm],

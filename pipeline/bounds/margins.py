@@ -18,11 +18,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pipeline.bounds import walk
-from pipeline.bounds.alpha import Search, improved
+from pipeline.bounds.alpha import Search
 from pipeline.bounds.footprint import Need, need
 from pipeline.bounds.linear import MEMORY, Bounds, LinearWalk
-from pipeline.choices import METHODS as METHODS
-from pipeline.choices import Method
 from pipeline.core.interval import Interval, Lockstep, full
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.network import Network, Plan, Step
@@ -30,6 +28,7 @@ from pipeline.core.ops import AffineBN, BatchNorm
 from pipeline.core.rounding import EXACT, Rounding
 from pipeline.core.threat import Box, Region, margin_form
 from pipeline.errors import InputRejected
+from pipeline.methods import IBP, METHODS
 from pipeline.rules import Affine, rule_for
 from pipeline.rules.weights import Facts, remembering
 
@@ -168,10 +167,10 @@ def _in_full(value: Lockstep | Tensor | None) -> Interval | Tensor | None:
 class MarginBounds:
     """Margins of one classifier: ``least(region, labels)`` is the least margin over the other classes, per sample.
 
-    ``method`` says how far the walk goes and over which boxes; a method's margins are met, row by row, with those of the
-    methods before it that share its boxes. ``memory`` bounds the bytes of one batch: rows are taken in groups that fit, of any
-    number of classes. ``fixed`` promises that the weights stay as they are, so that what is found out about them need not be
-    found again; ``facts`` shares it with other bounds of the same network.
+    ``method`` is a name in ``METHODS``, which says how far the walk goes and over which boxes; a method's margins are met, row by
+    row, with those of the methods before it that share its boxes. ``memory`` bounds the bytes of one batch: rows are taken in
+    groups that fit, of any number of classes. ``fixed`` promises that the weights stay as they are, so that what is found out
+    about them need not be found again; ``facts`` shares it with other bounds of the same network.
     """
 
     def __init__(
@@ -179,7 +178,7 @@ class MarginBounds:
         network: Network,
         rounding: Rounding = EXACT,
         *,
-        method: Method = "ibp",
+        method: str = IBP,
         memory: int = MEMORY,
         search: Search | None = None,
         meet: bool = True,
@@ -192,14 +191,13 @@ class MarginBounds:
                 "margins need one input and one output; this network has "
                 f"{len(network.inputs)} and {len(network.outputs)}: name the logits with `--output`."
             )
-        self.top, self.method, self.search = head(network.plan()), method, search or Search()
-        tighten = method in ("crown", "alpha-crown")
+        self.top, self.method, self.search = head(network.plan()), METHODS[method], search or Search()
         self._need: Need | None = None
         self.linear = LinearWalk(
             network,
             rounding,
             self.top.plan,
-            tighten=tighten,
+            tighten=self.method.over == "tightened",
             meet=meet,
             memory=memory,
             fixed=fixed,
@@ -261,7 +259,7 @@ class MarginBounds:
 
     def _over(self, region: Region) -> Known:
         """The boxes that margins are taken over."""
-        if self.method == "ibp":
+        if self.method.over == "tail":
             return self.linear.intervals.boxes([region.box], keep=self.top.tail)
         return self.linear.over([region])
 
@@ -284,4 +282,4 @@ class MarginBounds:
             least = torch.fmax(least, known.lower(forms, until=ends_tail))
         if known.other_slopes:
             least = torch.fmax(least, known.lower(forms, alpha=known.other_slopes))
-        return improved(known, forms, least, self.search) if self.method == "alpha-crown" else least
+        return self.method.improve(known, forms, least, self.search)

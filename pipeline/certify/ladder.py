@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline.bounds.margins import Method
 from pipeline.certify.attack import PGD, Attacked, Predict, attack
 from pipeline.certify.batches import attacked_at_once, predicted_at_once
 from pipeline.certify.largest import largest_eps
@@ -24,6 +23,7 @@ from pipeline.certify.verdicts import Certification, Images, Strategy
 from pipeline.core.network import Network
 from pipeline.core.threat import Ball
 from pipeline.errors import Incomplete
+from pipeline.methods import ATTACKS, IBP, LONG_ATTACK, METHODS, SHORT_ATTACK
 from pipeline.results import Looked, RoundingCost
 
 ATTACKED, PREDICTED, LOOKED_INTO = 128, 256, 128
@@ -82,16 +82,18 @@ class _Ladder:
         self.prover = Prover(self.network, self.images, self.labels, settings, self.work.clock)
         self.prover.require(settings.methods)
         if settings.attack is not None:
-            yield from self._attack("pgd", settings.attack)
+            yield from self._attack(SHORT_ATTACK, settings.attack)
         costs = yield from self._ibp()
         linear = settings.methods[1:] if settings.method != "auto" or self.prover.has_relaxations() else ()
+        waiting = settings.long_attack
         for method in linear:
-            if method == "crown" and settings.long_attack is not None:
-                yield from self._attack("long pgd", settings.long_attack)
+            if waiting is not None and METHODS[method].cost >= ATTACKS[LONG_ATTACK]:
+                yield from self._attack(LONG_ATTACK, waiting)
+                waiting = None
             yield from self._linear(method)
         largest = None
         if settings.largest_eps:
-            methods = ("ibp", *linear)
+            methods = (IBP, *linear)
             largest = yield from largest_eps(self.prover, self.table, methods, self.work, self.classes)
         some = np.arange(min(len(self.images), LOOKED_INTO))
         layers = [self.prover.layers(ball, some) if not self.work.cut else () for ball in self.balls]
@@ -162,26 +164,26 @@ class _Ladder:
     def _ibp(self) -> Generator[Progress, None, list[RoundingCost | None]]:
         """Bound every sample at every eps, in the mode asked for and, where that is float32, beside it in real arithmetic."""
         table, both = self.table, self.settings.arithmetic == "float32-any-order"
-        cuts = _chunks(np.arange(len(self.images)), self.prover.batch("ibp", self.classes))
+        cuts = _chunks(np.arange(len(self.images)), self.prover.batch(IBP, self.classes))
         total, costs, real = len(self.images) * len(self.balls), [], np.full(len(self.images), np.nan)
         for level in reversed(range(len(self.balls))):
             ball = self.balls[level]
 
             def compute(rows: np.ndarray, ball: Ball = ball) -> dict[str, np.ndarray]:
-                found = {"margins": self.prover.margins("ibp", ball, rows)}
-                return found | ({"real": self.prover.margins("ibp", ball, rows, mode="real")} if both else {})
+                found = {"margins": self.prover.margins(IBP, ball, rows)}
+                return found | ({"real": self.prover.margins(IBP, ball, rows, mode="real")} if both else {})
 
             before = (len(self.balls) - 1 - level) * len(self.images)
             results = yield from self.work.units(
-                f"ibp@{ball.eps}", cuts, compute, phase="ibp", before=before, total=total
+                f"{IBP}@{ball.eps}", cuts, compute, phase=IBP, before=before, total=total
             )
             lost = 0.0
             for rows, found in zip(cuts, results, strict=True):
                 if found is None:
                     table.skipped[level, rows] = True
                     continue
-                table.bound("ibp", level, rows, found["margins"])
-                table.looked("ibp", level, len(rows))
+                table.bound(IBP, level, rows, found["margins"])
+                table.looked(IBP, level, len(rows))
                 if both:
                     real[rows] = np.fmax(real[rows], found["real"])
                     finite = np.isfinite(found["real"]) & np.isfinite(found["margins"])
@@ -192,11 +194,11 @@ class _Ladder:
                 largest=lost, certified=int(table.certified[level].sum()), certified_in_real=int(stands.sum())
             )
             costs.append(cost if both and not self.work.cut else None)
-        yield Progress("ibp", total, total)
+        yield Progress(IBP, total, total)
         table.check(self.indices)
         return costs[::-1]
 
-    def _linear(self, method: Method) -> Generator[Progress, None, None]:
+    def _linear(self, method: str) -> Generator[Progress, None, None]:
         """Bound what is still open, the largest eps first, since its proofs hold for the smaller; nearest to proved first.
 
         Under ``auto`` a rung is left, at one eps, with the first wave of samples in which it proves none: those behind are

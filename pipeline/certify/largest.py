@@ -9,7 +9,6 @@ from fractions import Fraction
 
 import numpy as np
 
-from pipeline.bounds.margins import Method
 from pipeline.certify.prover import Prover
 from pipeline.certify.scheduler import Progress, Work
 from pipeline.certify.verdict_table import VerdictTable
@@ -20,7 +19,7 @@ TOLERANCE = Fraction(1, 4096)
 
 
 def largest_eps(
-    prover: Prover, table: VerdictTable, methods: Sequence[Method], work: Work, classes: int
+    prover: Prover, table: VerdictTable, methods: Sequence[str], work: Work, classes: int
 ) -> Generator[Progress, None, np.ndarray]:
     """For every correct sample a certified eps such that eps + TOLERANCE was examined by the last method in vain.
 
@@ -39,9 +38,7 @@ def largest_eps(
         while len(left := rows[high[rows] - low[rows] > 1]):
             middle = np.minimum(low + step, (low + high) // 2)
 
-            def compute(
-                pick: np.ndarray, middle: np.ndarray = middle, method: Method = method
-            ) -> dict[str, np.ndarray]:
+            def compute(pick: np.ndarray, middle: np.ndarray = middle, method: str = method) -> dict[str, np.ndarray]:
                 balls = [replace(table.balls[0], eps=int(middle[i]) * TOLERANCE) for i in pick]
                 return {"margins": prover.margins(method, balls, pick)}
 
@@ -70,7 +67,7 @@ def largest_eps(
 
 
 def certified_at(
-    prover: Prover, balls: Sequence[Ball], methods: Sequence[Method], classes: int
+    prover: Prover, balls: Sequence[Ball], methods: Sequence[str], classes: int
 ) -> Generator[Progress, None, np.ndarray]:
     """Which of the prover's samples are certified, each in a ball of its own, by the cheapest method that can."""
     proved = np.zeros(len(balls), bool)

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.bounds.alpha import Search, improved
+from pipeline.bounds.alpha import Search
 from pipeline.bounds.ends import exact_ends
 from pipeline.bounds.footprint import FILL, Need, need
 from pipeline.bounds.linear import MEMORY, Bounds, LinearWalk
-from pipeline.bounds.margins import METHODS, Method, ends_tail
+from pipeline.bounds.margins import ends_tail
 from pipeline.certify.batches import require_memory
 from pipeline.certify.boxes import Subdomain, inputs_of, outputs_of, whole
 from pipeline.certify.constraints import Forms, never_negative
@@ -29,6 +29,7 @@ from pipeline.core.interval import Interval
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.network import Network
 from pipeline.core.rounding import Rounding
+from pipeline.methods import IBP, METHODS, BoundingMethod, Improve, up_to
 from pipeline.rules.weights import Facts
 from pipeline.system.allocator import give_back_large_blocks
 from pipeline.system.clock import Clock, OutOfTime
@@ -48,7 +49,7 @@ class Outcome:
 
     left: list[Subdomain]
     boxes: int = 0
-    by: Method = "ibp"
+    by: str = IBP
     splits: int = 0
     timed_out: bool = False
 
@@ -82,13 +83,13 @@ class Refuter:
         question: Property,
         rounding: Rounding,
         *,
-        method: Method = "alpha-crown",
+        method: str = "auto",
         batch: int = BATCH,
         memory: int | None = None,
         search: Search | None = None,
     ):
         self.network, self.question, self.rounding, self.batch = network, question, rounding, batch
-        self.methods = METHODS[: METHODS.index(method) + 1]
+        self.methods = tuple(METHODS[name] for name in up_to(method))
         self.search = search or Search()
         self.memory, self.fixed = memory, 2 * sum(t.nbytes for t in (*network.parameters(), *network.buffers()))
         room, facts = max(0, int(FILL * ((memory or MEMORY) - self.fixed))), Facts()
@@ -99,7 +100,7 @@ class Refuter:
         with torch.no_grad():
             self.outputs = [y.shape[1:] for y in outputs_of(network, self._inputs(torch.zeros(1, question.inputs)))]
         self.forms = Forms(question)
-        self._needs: dict[bool, Need] = {}
+        self._needs: dict[Improve, Need] = {}
 
     def _fit(self) -> None:
         """As many boxes at once as memory allows. Raises UsageError (2) where it does not hold one."""
@@ -108,15 +109,14 @@ class Refuter:
         one = self._need(self.methods[-1])
         if self.memory is not None:
             give_back_large_blocks()
-            require_memory(self.memory, self.fixed, one.least, self.methods[-1])
+            require_memory(self.memory, self.fixed, one.least, self.methods[-1].name)
         for walk in (self.loose, self.tight):
             walk.memory, walk.kept = max(walk.memory, one.least), one.sample
         self.batch = one.samples(self.loose.memory, max(len(c.unsafe) for c in self.question.cases), self.batch)
 
-    def _need(self, method: Method) -> Need:
-        """What one box takes of memory and work, measured once where slopes are searched for and once where not."""
-        search = method == "alpha-crown"
-        if search not in self._needs:
+    def _need(self, method: BoundingMethod) -> Need:
+        """What one box takes of memory and work, measured once for each way to improve on a walk."""
+        if method.improve not in self._needs:
             first = [whole(0, self.question.cases[0])]
             regions, forms = self._regions(first), self._forms(first)[0]
             quick = replace(self.search, steps=1, until_proved=False)
@@ -125,11 +125,10 @@ class Refuter:
                 # One row as often as it takes: a property may have fewer.
                 coeff, const = (t[:1].expand(rows, *t.shape[1:]) for t in (forms.coeff, forms.const))
                 part = self._at_outputs(LinearForm(coeff, const), bounds)
-                least = bounds.lower(part)
-                return improved(bounds, part, least, quick) if search else least
+                return method.improve(bounds, part, bounds.lower(part), quick)
 
-            self._needs[search] = need(lambda: self.loose.over(regions), lower, self.loose.memory)
-        return self._needs[search]
+            self._needs[method.improve] = need(lambda: self.loose.over(regions), lower, self.loose.memory)
+        return self._needs[method.improve]
 
     def prove(
         self, clock: Clock, *, split: bool = True, stop: Callable[[Sequence[Subdomain]], bool] = lambda patches: False
@@ -149,7 +148,9 @@ class Refuter:
             outcome.timed_out = True
         return outcome
 
-    def _sweep(self, outcome: Outcome, method: Method, clock: Clock) -> Generator[Progress, None, list[Subdomain]]:
+    def _sweep(
+        self, outcome: Outcome, method: BoundingMethod, clock: Clock
+    ) -> Generator[Progress, None, list[Subdomain]]:
         """All open patches by one method; returns those that stay open."""
         patches = outcome.left
         left: list[Subdomain] = []
@@ -158,14 +159,14 @@ class Refuter:
             part, _ = self._bound(patches[start : start + self.batch], [method])
             outcome.boxes += min(self.batch, len(patches) - start)
             if len(part) < len(patches[start : start + self.batch]):
-                outcome.by = method
+                outcome.by = method.name
             left += part
-            yield Progress(method, min(start + self.batch, len(patches)), len(patches))
+            yield Progress(method.name, min(start + self.batch, len(patches)), len(patches))
         return left
 
     def _split(self, outcome: Outcome, clock: Clock, stop: Callable[[Sequence[Subdomain]], bool]) -> Iterator[Progress]:
         """Halve what is open, depth first, until nothing is, or what remains cannot be halved."""
-        methods = [m for m in self.methods if m != "alpha-crown"][-1:]  # in small boxes, slopes matter less than cuts
+        methods = [m for m in self.methods if not m.searches][-1:]  # in small boxes, slopes matter less than cuts
         scores = np.stack([patch.upper - patch.lower for patch in outcome.left]) if outcome.left else np.zeros((0, 1))
         pending = list(zip(outcome.left, scores, strict=True))
         while pending:
@@ -183,7 +184,7 @@ class Refuter:
             outcome.boxes += len(halves)
             left, found = self._bound(halves, methods)
             pending += list(zip(left, found, strict=True))
-            outcome.by = methods[-1]
+            outcome.by = methods[-1].name
             outcome.left = [patch for patch, _ in pending]
             yield Progress("split", outcome.splits, outcome.splits + len(pending))
 
@@ -203,12 +204,14 @@ class Refuter:
         below[at] = above[at] = middle
         return [replace(patch, upper=below), replace(patch, lower=above)]
 
-    def _bound(self, patches: Sequence[Subdomain], methods: Sequence[Method]) -> tuple[list[Subdomain], np.ndarray]:
+    def _bound(
+        self, patches: Sequence[Subdomain], methods: Sequence[BoundingMethod]
+    ) -> tuple[list[Subdomain], np.ndarray]:
         """The patches that stay open, with fewer conjunctions, and how much each input costs their bounds."""
         left, cost = list(patches), np.zeros((len(patches), self.question.inputs))
         for tighten, group in (
-            (False, [m for m in methods if m in METHODS[:2]]),
-            (True, [m for m in methods if m in METHODS[2:]]),
+            (False, [m for m in methods if m.over != "tightened"]),
+            (True, [m for m in methods if m.over == "tightened"]),
         ):
             if not group or not left:
                 continue
@@ -245,16 +248,14 @@ class Refuter:
         return never_negative(forms.coeff.cpu().numpy()[rows], forms.const.cpu().numpy()[rows], lower[of], upper[of])
 
     @torch.no_grad()
-    def _least(self, bounds: Bounds, forms: LinearForm, known: Tensor, method: Method) -> Tensor:
+    def _least(self, bounds: Bounds, forms: LinearForm, known: Tensor, method: BoundingMethod) -> Tensor:
         """The lower bound of every row by one method, as many rows at once as memory allows."""
         size, parts = self._need(method).rows(bounds.linear.memory, forms.const.shape[1]), []
         for start in range(0, len(forms.const), size):
             at = slice(start, start + size)
             part = self._at_outputs(LinearForm(forms.coeff[at], forms.const[at]), bounds)
-            if method == "alpha-crown":
-                parts.append(improved(bounds, part, torch.fmax(known[at], bounds.lower(part)), self.search))
-            else:
-                parts.append(bounds.lower(part, until=ends_tail if method == "ibp" else lambda step: False))
+            walked = bounds.lower(part, until=ends_tail if method.over == "tail" else lambda step: False)
+            parts.append(method.improve(bounds, part, torch.fmax(known[at], walked), self.search))
         return torch.cat(parts)
 
     def _forms(self, patches: Sequence[Subdomain]) -> tuple[LinearForm, np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from pipeline.bounds import walk
 from pipeline.bounds.float32_sites import self_test
 from pipeline.bounds.footprint import FILL, Need
 from pipeline.bounds.linear import MEMORY
-from pipeline.bounds.margins import MarginBounds, Method
+from pipeline.bounds.margins import MarginBounds
 from pipeline.certify.batches import require_memory
 from pipeline.certify.verdicts import Images, Strategy
 from pipeline.choices import Mode
@@ -21,6 +21,7 @@ from pipeline.core.interval import Interval
 from pipeline.core.network import Network, Plan, Step
 from pipeline.core.rounding import rounding_of
 from pipeline.core.threat import Ball, LinfBall, Region, joined
+from pipeline.methods import IBP, METHODS
 from pipeline.results import Layer
 from pipeline.rules import Affine, Rule, rule_for
 from pipeline.rules.weights import Facts
@@ -49,12 +50,12 @@ class Prover:
         self.clock = clock or Clock()
         self.network = network.in_float64().to(settings.device)
         self.images, self.labels, self.settings = images, labels, settings
-        self._bounds: dict[tuple[Method, Mode], MarginBounds] = {}
+        self._bounds: dict[tuple[str, Mode], MarginBounds] = {}
         self._facts: Facts = {}
         self._total = total_of(self.network, torch.from_numpy(images[:1]))
 
     def margins(
-        self, method: Method, ball: Ball | Sequence[Ball], rows: np.ndarray, *, mode: Mode | None = None
+        self, method: str, ball: Ball | Sequence[Ball], rows: np.ndarray, *, mode: Mode | None = None
     ) -> np.ndarray:
         """The least margin over each sample's ball; ``ball`` may be one for each sample.
 
@@ -65,21 +66,21 @@ class Prover:
             return self._bounds_of(method, joined([b.region(x[i : i + 1]) for i, b in enumerate(ball)]), labels, mode)
         return self._bounds_of(method, ball.region(x), labels, mode)
 
-    def batch(self, method: Method, classes: int) -> int:
+    def batch(self, method: str, classes: int) -> int:
         """Samples at once, so that boxes and a group of rows of margins, of any number of classes, stay within memory."""
         try:
             need, memory = self._need(method), self._by(method, self.settings.arithmetic).linear.memory
         except OutOfTime:
             return 1  # and nothing will be begun
-        most = self.settings.batch or (IBP_BATCH if method == "ibp" else LINEAR_BATCH)
+        most = self.settings.batch or (IBP_BATCH if METHODS[method].over == "tail" else LINEAR_BATCH)
         return need.samples(memory, classes - 1, most)
 
-    def require(self, methods: Sequence[Method]) -> None:
+    def require(self, methods: Sequence[str]) -> None:
         """Raise UsageError (2) where the memory that was asked for does not hold one row of margins of one sample."""
         for method in methods if self.settings.memory is not None else ():
             require_memory(self.settings.memory or 0, self._fixed(), self._need(method).least, method)
 
-    def _need(self, method: Method) -> Need:
+    def _need(self, method: str) -> Need:
         """What bounds of one sample take by a method, measured once."""
         bounds = self._by(method, self.settings.arithmetic)
         x, _ = self._tensors(np.arange(1))
@@ -103,7 +104,7 @@ class Prover:
         """Whether any operator on the way is better than its own box: else every method gives what IBP gives."""
         return any(
             not isinstance(rule, Affine) and type(rule).relax is not Rule.relax
-            for step in self._by("ibp", self.settings.arithmetic).top.plan.steps
+            for step in self._by(IBP, self.settings.arithmetic).top.plan.steps
             if (rule := rule_for(step.op)) is not None
         )
 
@@ -112,7 +113,7 @@ class Prover:
 
         Over the first of the samples: as many as memory has room for with every value kept.
         """
-        bounds = self._by("ibp", self.settings.arithmetic)
+        bounds = self._by(IBP, self.settings.arithmetic)
         room = self._room() // (8 * LOOKED_AT * self._total)
         x, _ = self._tensors(rows[: self.settings.batch or max(1, room)])
         box = ball.region(x).box
@@ -146,10 +147,10 @@ class Prover:
             looseness=radius / moved if moved > 0 and np.isfinite(radius / moved) else None,
         )
 
-    def _bounds_of(self, method: Method, where: Region, labels: Tensor, mode: Mode | None) -> np.ndarray:
+    def _bounds_of(self, method: str, where: Region, labels: Tensor, mode: Mode | None) -> np.ndarray:
         return self._by(method, mode or self.settings.arithmetic).least(where, labels).cpu().numpy()
 
-    def _by(self, method: Method, mode: Mode) -> MarginBounds:
+    def _by(self, method: str, mode: Mode) -> MarginBounds:
         if (method, mode) not in self._bounds:
             rounding, memory = rounding_of(mode, self.settings.kernels), self._room()
             self._bounds[method, mode] = MarginBounds(

@@ -10,7 +10,8 @@ from pipeline.certify.attack import Attacked
 from pipeline.choices import Mode
 from pipeline.core.threat import Ball
 from pipeline.errors import Contradiction
-from pipeline.results import DECIDERS, Counterexamples, Samples, Verdict
+from pipeline.methods import DECIDERS
+from pipeline.results import Counterexamples, Samples, Verdict
 
 
 class VerdictTable:

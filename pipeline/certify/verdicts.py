@@ -9,8 +9,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from pipeline.certify.attack import PGD
-from pipeline.choices import METHODS, Choice, Method, Mode
+from pipeline.choices import Mode
 from pipeline.core.threat import Ball
+from pipeline.methods import ATTACKS, LONG_ATTACK, METHODS, up_to
 from pipeline.results import Looked, Samples
 
 
@@ -35,7 +36,7 @@ class Strategy:
     device: str = "cpu"
     batch: int | None = None
     """Samples bounded at once; None chooses by the size of the network's values."""
-    method: Choice = "auto"
+    method: str = "auto"
     memory: int | None = None
     """Bytes that one batch may take, the float64 network included; None for a usual amount, or what one sample needs."""
     largest_eps: bool = False
@@ -44,14 +45,15 @@ class Strategy:
     """The measured (absolute, relative) float32 error of each activation kernel that the file runs."""
 
     @property
-    def methods(self) -> tuple[Method, ...]:
+    def methods(self) -> tuple[str, ...]:
         """The methods of bounding that may be tried, cheapest first."""
-        return METHODS if self.method == "auto" else METHODS[: METHODS.index(self.method) + 1]
+        return up_to(self.method)
 
     @property
     def long_attack(self) -> PGD | None:
-        """The attack before the expensive rungs, where there are any."""
-        return self.attack.longer if self.attack is not None and "crown" in self.methods else None
+        """The attack before the rungs that cost no less, where there are any."""
+        dearest = METHODS[self.methods[-1]]
+        return self.attack.longer if self.attack is not None and dearest.cost >= ATTACKS[LONG_ATTACK] else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,16 +20,16 @@ from rich.progress import (
 from pipeline import progress
 from pipeline.cli.status import leads
 from pipeline.commands.events import Note
+from pipeline.methods import ATTACKS, LONG_ATTACK, METHODS, SHORT_ATTACK
 from pipeline.results import clean
 
 LABELS = {
     "prediction": "ONNX Runtime on every sample",
-    "pgd": "PGD on every correct sample",
-    "ibp": "IBP on every sample",
-    "long pgd": "longer PGD on what is open",
-    **{name: f"{name} on what is open" for name in ("crown-ibp", "crown", "alpha-crown")},
+    SHORT_ATTACK: "PGD on every correct sample",
+    LONG_ATTACK: "longer PGD on what is open",
+    **{method.name: method.label for method in METHODS.values()},
 }
-SHORTEN = {"pgd": "--no-attack skips it", "long pgd": "--no-attack skips it"}
+SHORTEN = dict.fromkeys(ATTACKS, "--no-attack skips it")
 
 
 def consoles() -> tuple[Console, Console]:

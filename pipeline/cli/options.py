@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
-from pipeline.choices import CHOICES, LEVELS, MODES
+from pipeline.choices import LEVELS, MODES
 from pipeline.cli.numbers import WHOLE, Whole
+from pipeline.methods import choices
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -58,7 +59,7 @@ ladder_options = _apply(
 proof_options = _apply(
     click.option(
         "--method",
-        type=click.Choice(CHOICES),
+        type=click.Choice(choices()),
         help="Climb the ladder of bounds up to this one; auto leaves a rung that proves nothing.  [auto; behind retrain: ibp]",
     ),
     click.option("--memory-budget", metavar="SIZE", help="Beyond the model and its data, such as 800MB or 4GB.  [1GB]"),

@@ -25,6 +25,7 @@ from pipeline.distributed.group import Crew
 from pipeline.gates import Demands, Setup
 from pipeline.gates import verdict as decided
 from pipeline.gates.demands import left_to_the_model
+from pipeline.methods import ATTACKS
 from pipeline.onnx.parity import MeasuredParity
 from pipeline.render import Pictures, thumbnails
 from pipeline.settings import Settings
@@ -158,7 +159,7 @@ def _anything_checked(known: Mapping[str, Any]) -> bool:
     """Whether an attack, or a proof that certifies, looked at any sample; a file that is always wrong leaves them none."""
     proves = known["method"].arithmetic != "none"
     levels = known["levels"]
-    rungs = [rung for level in levels for rung in level.rungs if proves or rung.name.endswith("pgd")]
+    rungs = [rung for level in levels for rung in level.rungs if proves or rung.name in ATTACKS]
     return levels[0].natural.k == 0 or any(rung.examined for rung in rungs)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.bounds.float32_sites import self_test
-from pipeline.bounds.margins import METHODS, Method
 from pipeline.certify import Progress
 from pipeline.certify.boxes import Subdomain
 from pipeline.certify.counterexample import Descent, Falsifier, Judge, exactly
@@ -26,6 +25,7 @@ from pipeline.core.rounding import rounding_of
 from pipeline.distributed.group import ALONE
 from pipeline.errors import UsageError
 from pipeline.gates.demands import GATES
+from pipeline.methods import up_to
 from pipeline.onnx.model_file import ModelFile
 from pipeline.results.property import (
     PropertyFile,
@@ -86,7 +86,6 @@ def decide_read(
     began, started = time.monotonic(), datetime.now(UTC)
     settings, source = settle(file.path, flags, file.metadata)
     clock = Clock(None if settings.time_budget is None else began + settings.time_budget)
-    method: Method = METHODS[-1] if settings.method == "auto" else settings.method
     question = parse(asked.text)
     seed = seed_of(settings, ALONE)
     subject = open_for(file, settings, question, seed)
@@ -97,7 +96,7 @@ def decide_read(
         yield Note(note)
     judge = Judge(question, asked.text, flat(subject))
     falsifier = _falsifier(subject, question, judge, settings, source) if settings.attack else None
-    outcome, witness, kernels = yield from _decided(subject, question, falsifier, settings, method, clock)
+    outcome, witness, kernels = yield from _decided(subject, question, falsifier, settings, clock)
     ran = subject.executed.described
     result = PropertyResult(
         tool=facts.tool(),
@@ -118,7 +117,7 @@ def decide_read(
         statement=PROPERTY[settings.arithmetic].format(execution=ran),
         assumptions=(*ASSUMPTIONS[settings.arithmetic], *kernels.assumptions, *subject.assumptions),
         verdict=_verdict(outcome, witness, settings),
-        methods=METHODS[: METHODS.index(method) + 1],
+        methods=up_to(settings.method),
         decided_by=_by(outcome, witness),
         boxes_bounded=outcome.boxes,
         boxes_open=len(outcome.left),
@@ -139,7 +138,6 @@ def _decided(
     question: Property,
     falsifier: Falsifier | None,
     settings: Settings,
-    method: Method,
     clock: Clock,
 ) -> Generator[Progress, None, tuple[Outcome, Witness | None, Kernels]]:
     """A short search, a proof, and where neither decides a long search among what is open."""
@@ -155,7 +153,7 @@ def _decided(
         network,
         question,
         rounding_of(settings.arithmetic, kernels.errors),
-        method=method,
+        method=settings.method,
         batch=1 if network.inputs[0].shape[0] is not None else BATCH,
         memory=settings.memory_budget,
     )

@@ -23,6 +23,7 @@ from pipeline.data import Fitted
 from pipeline.distributed.group import Crew, gathered
 from pipeline.errors import EnvironmentFailure, UsageError
 from pipeline.gates.demands import demands
+from pipeline.methods import IBP
 from pipeline.onnx import model_file
 from pipeline.onnx.model_file import ModelFile
 from pipeline.onnx.write_back import write_back
@@ -76,7 +77,7 @@ def _retrain(
     settings = settings.model_copy(update={"time_budget": None})
     if "method" not in source:
         # What training minimises, and fast on the given file too, of which nothing may be provable; `certify` proves more.
-        settings = settings.model_copy(update={"method": "ibp"})
+        settings = settings.model_copy(update={"method": IBP})
     out = run.out
     folder = report or run_folder.of_retraining(out)
     gates = demands(settings, folder)

@@ -11,7 +11,6 @@ from pipeline import certify as verdicts
 from pipeline.audit.findings import Findings
 from pipeline.certify import PGD, Certification, Progress, certified_at
 from pipeline.certify.prover import Prover
-from pipeline.choices import METHODS, Choice
 from pipeline.commands import reopen
 from pipeline.commands.events import Note
 from pipeline.commands.facts import measured
@@ -19,7 +18,8 @@ from pipeline.commands.subject import Subject, device_of
 from pipeline.core.threat import BALLS, Ball
 from pipeline.errors import Contradiction, InputRejected
 from pipeline.limits import limits, raised
-from pipeline.results import DECIDERS, Counterexamples, Report, Result, Samples, Verdict, clean
+from pipeline.methods import DECIDERS, IBP, METHODS
+from pipeline.results import Counterexamples, Report, Result, Samples, Verdict, clean
 
 
 def check_points(
@@ -129,17 +129,17 @@ def _ball(result: Result, eps: Fraction) -> Ball:
     return BALLS[result.threat.norm](eps, *result.threat.range)
 
 
-def _method(result: Result, samples: Samples, rows: np.ndarray) -> Choice:
+def _method(result: Result, samples: Samples, rows: np.ndarray) -> str:
     if samples.decided_by is None:
         name = result.method.bounds[-1] if result.method.bounds else "nothing"
     else:
         proved = samples.decided_by[:, rows][samples.verdict[:, rows] == Verdict.CERTIFIED]
-        name = DECIDERS[int(proved.max())] if proved.size else "ibp"
+        name = DECIDERS[int(proved.max())] if proved.size else IBP
     if name not in METHODS:
         raise InputRejected(
             f"A sample is certified by one of {', '.join(METHODS)}; the report says {clean(name, 40)!r}."
         )
-    return name  # type: ignore[return-value]
+    return name
 
 
 def _contradicted(samples: Samples, rows: np.ndarray, now: Certification) -> Iterator[str]:

@@ -7,6 +7,7 @@ write(report, samples, Path("model.report"), page=render(report))
 
 from __future__ import annotations
 
+from pipeline.methods import DECIDERS
 from pipeline.results.facts import (
     Attack,
     Caution,
@@ -28,7 +29,6 @@ from pipeline.results.per_radius import ClassRow, Layer, Level, Margin, Rounding
 from pipeline.results.rate import Rate
 from pipeline.results.result import Accuracies, LargestEps, Report, Result, Run, SamplesFile, Training, schema
 from pipeline.results.samples import (
-    DECIDERS,
     Counterexamples,
     Samples,
     Verdict,

@@ -19,13 +19,11 @@ from numpy.lib import format as npy
 
 from pipeline.errors import Contradiction, InputRejected, UsageError
 from pipeline.limits import limits, raised
+from pipeline.methods import DECIDERS
 from pipeline.results.facts import EXACT
 from pipeline.results.result import SamplesFile
 from pipeline.results.text import clean
 from pipeline.system.regular_file import opened
-
-DECIDERS = ("nothing", "prediction", "pgd", "ibp", "crown-ibp", "long pgd", "crown", "alpha-crown")
-"""What may settle a sample, in the order in which it is tried; the codes of ``decided_by``."""
 
 
 class Verdict(IntEnum):
@@ -172,10 +170,13 @@ def read_samples(path: Path, expected: SamplesFile | None) -> Samples:
     arrays = _arrays(path, expected)
     try:
         columns = {name: array for name, array in arrays.items() if name in COLUMNS}
+        names = arrays.get("decided_by_names")
         eps, n = _exact(columns.pop("eps")), columns["index"].size
         for name, array in columns.items():
             alone = name in ("index", "label", "predicted", "largest_eps")
             _require(name, array, (n,) if alone else (len(eps), n))
+        if names is not None and names.tolist() != DECIDERS and "decided_by" in columns:
+            columns["decided_by"] = _codes(columns["decided_by"], names)
         return Samples(eps, **columns)  # type: ignore[arg-type]
     except (ValueError, KeyError, TypeError) as error:
         raise InputRejected(f"{path.name!r} is no samples file: {clean(error)}. Certify again.") from error
@@ -200,6 +201,17 @@ def _exact(eps: np.ndarray) -> tuple[str, ...]:
     if wrong := [e for e in written if not re.fullmatch(EXACT, e)]:
         raise ValueError(f"eps holds {wrong[0][:40]!r}, which is no exact number")
     return written
+
+
+def _codes(decided_by: np.ndarray, names: np.ndarray) -> np.ndarray:
+    """Codes into the names that a file gives as codes into DECIDERS, which has had fewer. Raises ValueError."""
+    known, told, codes = {name: code for code, name in enumerate(DECIDERS)}, names.tolist(), np.zeros(256, np.uint8)
+    for code in np.unique(decided_by):
+        name = told[code] if code < len(told) else "nothing with a name"
+        if name not in known:
+            raise ValueError(f"a sample is decided by {name!r:.40}")
+        codes[code] = known[name]
+    return codes[decided_by]
 
 
 def _require(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:

@@ -9,10 +9,11 @@ from fractions import Fraction
 import numpy as np
 
 from pipeline.errors import Incomplete
+from pipeline.methods import DECIDERS
 from pipeline.results.per_radius import ClassRow, Edge, Histogram, Layer, Level, Margin, RoundingCost, Rung, Verdicts
 from pipeline.results.rate import Rate
 from pipeline.results.result import LargestEps
-from pipeline.results.samples import DECIDERS, Samples, Verdict
+from pipeline.results.samples import Samples, Verdict
 
 BINS = 40
 NEAR_ZERO = 1e-3

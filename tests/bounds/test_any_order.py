@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from pipeline.bounds.margins import MarginBounds
-from pipeline.choices import METHODS
 from pipeline.core import ops
 from pipeline.core.interval import Interval
 from pipeline.core.rounding import Outward
 from pipeline.core.threat import LinfBall
+from pipeline.methods import METHODS
 from pipeline.rules import rule_for
 from tests import nets
 from tests.bounds.executor import Execution, F, executions, matrix, run

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from pipeline.bounds.alpha import Search
 from pipeline.bounds.margins import MarginBounds
 from pipeline.certify.attack import PGD, attack
-from pipeline.choices import METHODS
 from pipeline.core import ops
 from pipeline.core.interval import Interval
 from pipeline.core.network import Network
 from pipeline.core.rounding import Outward
 from pipeline.core.threat import LinfBall
+from pipeline.methods import METHODS
 from tests import nets
 from tests.bounds.executor import Execution, run
 

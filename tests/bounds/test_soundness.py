@@ -13,13 +13,13 @@ from pipeline.bounds.alpha import Search
 from pipeline.bounds.ibp import IntervalWalk
 from pipeline.bounds.linear import LinearWalk
 from pipeline.bounds.margins import MarginBounds, head, margins
-from pipeline.choices import METHODS
 from pipeline.core import ops
 from pipeline.core.interval import Interval
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.network import Network
 from pipeline.core.rounding import EXACT, Outward
 from pipeline.core.threat import Box, EuclideanBall, LinfBall
+from pipeline.methods import METHODS
 from tests import laws, nets
 
 REAL = Outward(deployed=False)

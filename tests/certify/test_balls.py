@@ -11,10 +11,10 @@ from torch import nn
 
 from pipeline.bounds.margins import MarginBounds
 from pipeline.certify import PGD, attack
-from pipeline.choices import METHODS
 from pipeline.core import ops
 from pipeline.core.rounding import Outward
 from pipeline.core.threat import L2Ball, LinfBall, Region, joined
+from pipeline.methods import METHODS
 from pipeline.results import Verdict
 from tests import nets
 from tests.climbing import climb, deployed, images_of, lively

@@ -14,12 +14,13 @@ from torch import nn
 
 from pipeline.bounds import walk
 from pipeline.bounds.footprint import footprint
-from pipeline.bounds.margins import METHODS, MarginBounds
+from pipeline.bounds.margins import MarginBounds
 from pipeline.certify import Strategy, Work
 from pipeline.certify.prover import Prover
 from pipeline.core.rounding import GROUP, Outward
 from pipeline.core.threat import LinfBall
 from pipeline.errors import Incomplete, UsageError
+from pipeline.methods import METHODS
 from pipeline.system.clock import Clock, OutOfTime, limited, look
 from tests import nets
 from tests.climbing import climb, images_of, lively

@@ -13,9 +13,9 @@ from pipeline.certify.constraints import Forms, scaled
 from pipeline.certify.counterexample import Descent, Falsifier
 from pipeline.certify.property import Refuter
 from pipeline.certify.witness import check
-from pipeline.choices import METHODS
 from pipeline.core.rounding import rounding_of
 from pipeline.errors import InputRejected
+from pipeline.methods import METHODS
 from pipeline.system.clock import Clock
 from pipeline.vnnlib import Case, Constraint, Property, parse
 from tests import nets

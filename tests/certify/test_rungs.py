@@ -11,9 +11,9 @@ import torch
 from pipeline.bounds import margins
 from pipeline.certify import PGD, Strategy
 from pipeline.certify.prover import Prover
-from pipeline.choices import METHODS
 from pipeline.core.threat import LinfBall
 from pipeline.errors import Contradiction
+from pipeline.methods import METHODS, up_to
 from pipeline.results import DECIDERS, Verdict
 from tests import nets
 from tests.climbing import climb, images_of, labels_of, lively
@@ -41,7 +41,7 @@ def test_certified_survives_and_is_correct_per_rung(by_method, method):
     assert (samples.margin_lower[certified] > 0).all()
     assert ((samples.decided_by == 0) == (samples.verdict == Verdict.UNKNOWN)).all()
     by = {DECIDERS[code] for code in samples.decided_by[certified]}
-    assert by <= set(METHODS[: METHODS.index(method) + 1] if method != "auto" else METHODS)
+    assert by <= set(up_to(method))
     assert samples.undecided is None
 
 
@@ -75,7 +75,7 @@ def test_a_rung_that_proves_too_much_is_an_alarm(monkeypatch, method):
 
     def lie(self, region, labels):
         found = honest(self, region, labels)
-        return torch.ones_like(found) if self.method == method else found
+        return torch.ones_like(found) if self.method.name == method else found
 
     monkeypatch.setattr(margins.MarginBounds, "least", lie)
     with pytest.raises(Contradiction, match=r"attack changed|another label"):

@@ -20,13 +20,13 @@ from pipeline.bounds.alpha import Search, improved
 from pipeline.bounds.ibp import IntervalWalk
 from pipeline.bounds.linear import Bounds, LinearWalk
 from pipeline.bounds.margins import MarginBounds
-from pipeline.choices import METHODS
 from pipeline.core.interval import Interval
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.network import Network, Plan
 from pipeline.core.rounding import U64, Outward
 from pipeline.core.threat import Box
 from pipeline.errors import InputRejected, PipelineError
+from pipeline.methods import METHODS
 from pipeline.onnx import runtime
 from pipeline.onnx.importer import Imported
 from pipeline.onnx.kernels import OPERATORS
