@@ -108,7 +108,7 @@ class NodeByNode:
         if together and (each := self._bytes_each()):
             size = max(1, min(len(xs[0]), CHUNK_BYTES // each))
         while start < len(xs[0]) and seen.difference is None:
-            part = [x[start : start + size] if batch else x[start] for x in xs]
+            part = [x[start : start + size] if batch else np.asarray(x[start]) for x in xs]
             values = self._of_runtime(part, size)
             seen.difference = self._first(part, values, start, seen)
             seen.points += size
