@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 
 import numpy as np
 import pytest
@@ -86,3 +87,24 @@ def test_a_rung_that_is_not_known_is_refused_by_name(tmp_path) -> None:
         described = kept(samples, path)
     with pytest.raises(InputRejected, match="decided by 'new'"):
         read_samples(path, described)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        np.array("pgd"),
+        np.array(7.0),
+        np.array([["ibp"]]),
+        np.array(["ibp"]),
+        np.arange(9),
+        np.array(["ibp"] * 257),
+        np.zeros(0),
+    ],
+    ids=lambda names: f"{names.dtype} {names.shape}",
+)
+def test_names_that_are_no_list_of_rungs_are_refused(tmp_path, names) -> None:
+    path, samples = tmp_path / "samples.npz", climb(lively(), ("1/60",), n=8, method="ibp").samples
+    with np.load(io.BytesIO(samples.content)) as archive:
+        np.savez(path, **{**archive, "decided_by_names": names})
+    with pytest.raises(InputRejected, match="decided"):
+        read_samples(path, None)

@@ -170,13 +170,12 @@ def read_samples(path: Path, expected: SamplesFile | None) -> Samples:
     arrays = _arrays(path, expected)
     try:
         columns = {name: array for name, array in arrays.items() if name in COLUMNS}
-        names = arrays.get("decided_by_names")
         eps, n = _exact(columns.pop("eps")), columns["index"].size
         for name, array in columns.items():
             alone = name in ("index", "label", "predicted", "largest_eps")
             _require(name, array, (n,) if alone else (len(eps), n))
-        if names is not None and names.tolist() != DECIDERS and "decided_by" in columns:
-            columns["decided_by"] = _codes(columns["decided_by"], names)
+        if {"decided_by", "decided_by_names"} <= arrays.keys():
+            columns["decided_by"] = _codes(columns["decided_by"], arrays["decided_by_names"])
         return Samples(eps, **columns)  # type: ignore[arg-type]
     except (ValueError, KeyError, TypeError) as error:
         raise InputRejected(f"{path.name!r} is no samples file: {clean(error)}. Certify again.") from error
@@ -205,7 +204,12 @@ def _exact(eps: np.ndarray) -> tuple[str, ...]:
 
 def _codes(decided_by: np.ndarray, names: np.ndarray) -> np.ndarray:
     """Codes into the names that a file gives as codes into DECIDERS, which has had fewer. Raises ValueError."""
-    known, told, codes = {name: code for code, name in enumerate(DECIDERS)}, names.tolist(), np.zeros(256, np.uint8)
+    told = names.tolist() if names.ndim == 1 and names.size <= 256 else None
+    if told == DECIDERS:
+        return decided_by
+    if not told:
+        raise ValueError(f"decided_by_names holds an array of shape {names.shape}")
+    known, codes = {name: code for code, name in enumerate(DECIDERS)}, np.zeros(256, np.uint8)
     for code in np.unique(decided_by):
         name = told[code] if code < len(told) else "nothing with a name"
         if name not in known:
