@@ -178,8 +178,8 @@ ACCOUNT: list[Fault] = [
 ]
 
 VERDICTS: list[Fault] = [
-    ("certify/verdict_table.py", "return (self.margins > 0) & (self.arithmetic",
-     "return (self.margins >= 0) & (self.arithmetic", TABLE),
+    ("certify/verdict_table.py", "return (margins > 0) & (self.arithmetic",
+     "return (margins >= 0) & (self.arithmetic", TABLE),
     ("certify/verdict_table.py", "return self.proved & self.alive & (self.met",
      "return self.proved & (self.met", TABLE),
     ("certify/verdict_table.py", "& (self.met | (not self.attack))",
