@@ -72,6 +72,7 @@ def test_a_proof_and_a_counterexample_are_an_alarm_and_never_certified():
     made.attacked("pgd", 0, ALL, broken(0))
     assert made.bound("ibp", 0, ALL, np.array([1.0, 1.0, -1.0, -1.0])) == 1
     assert names(made, 0)[:2] == ["falsified", "certified"]
+    assert made.certified[0].tolist() == [False, True, False, False]
     with pytest.raises(Contradiction, match=r"an attack changed its label \(samples 40\)"):
         made.check(np.array([40, 41, 42, 43]))
 
