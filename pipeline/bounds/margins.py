@@ -25,7 +25,7 @@ from pipeline.core.interval import Interval, Lockstep, full
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.network import Network, Plan, Step
 from pipeline.core.ops import AffineBN, BatchNorm
-from pipeline.core.rounding import EXACT, Rounding
+from pipeline.core.rounding import EXACT, TINY32, Rounding
 from pipeline.core.threat import Box, Region, margin_form
 from pipeline.errors import InputRejected
 from pipeline.methods import IBP, METHODS
@@ -210,9 +210,10 @@ class MarginBounds:
         """The lower bound of ``min_j (z_y - z_j)``; what is not finite proves nothing."""
         parts = list(self._parts(Box(region) if isinstance(region, Interval) else region, labels))
         least, classes = torch.stack([part.amin(0) for part in parts]).amin(0), 1 + sum(map(len, parts))
-        if self.top.softmax is None or not self.linear.rounding.deployed:
+        if not self.linear.rounding.deployed:
             return least
-        return least - softmax_gap(self.top.softmax, classes)
+        # A logit that is a subnormal number, selected on the way, may be written as zero.
+        return least - (softmax_gap(self.top.softmax, classes) if self.top.softmax is not None else 2 * TINY32)
 
     @torch.no_grad()
     def rows(self, region: Region, labels: Int[Tensor, " batch"]) -> Float[Tensor, "rows batch"]:

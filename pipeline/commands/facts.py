@@ -18,7 +18,8 @@ from pipeline.core.interval import Interval
 from pipeline.core.rounding import Outward, unbounded, unmeasured
 from pipeline.data import Dataset, Fitted, without_folders
 from pipeline.errors import InputRejected
-from pipeline.onnx import executed, kernel_table, kernels
+from pipeline.onnx import executed, kernel_table, kernels, subnormal
+from pipeline.onnx.executed.graphs import Graph
 from pipeline.results import facts as report
 from pipeline.results.result import Run
 from pipeline.results.statements import ASSUMPTIONS, SAMPLES
@@ -234,4 +235,5 @@ def refuse_unpromised(subject: Subject, settings: Settings) -> None:
             f"{convolutions} Conv nodes: float32-any-order cannot be promised there. Use `--arithmetic real` or `--provider cpu`."
         )
     if settings.arithmetic == "float32-any-order":
+        subnormal.require(Graph(subject.file.model))
         executed.require(subject.file, subject.executed, [port.name for port in subject.network.outputs])

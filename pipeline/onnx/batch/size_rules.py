@@ -25,13 +25,20 @@ def numbers(value: Sized | None) -> list[int]:
 
 @evaluates("Identity", "Cast")
 def _same(node: Node, args: Sequence[Sized | None]) -> Sized:
-    """As exact numbers: a float32 holds those up to 2^24 samples."""
     x = _first(args)
-    if node.op_type == "Cast" and node.attributes.peek("to") not in (1, 6, 7, 11):
+    if node.op_type == "Identity":
+        return x
+    if (dtype := _CASTS.get(node.attributes.peek("to"))) is None:
         raise Lost("it is converted to a type without room for it")
-    if node.op_type == "Cast" and x.base.dtype.kind == "f":
+    x.require_exact()
+    if x.base.dtype.kind == "f" and (x.base != np.rint(x.base)).any():
         raise Lost("it is rounded")
-    return x
+    made = x.each(lambda v: v.astype(dtype), x.axis)
+    made.require_exact()
+    return made
+
+
+_CASTS = {1: np.float32, 6: np.int32, 7: np.int64, 11: np.float64}
 
 
 @evaluates("Unsqueeze", "Squeeze")
@@ -115,6 +122,7 @@ def _computed(node: Node, args: Sequence[Sized | None]) -> Sized:
         x, y = (y, x) if not y.alike else (x, y)
         return Sized.of(x.base * y.base, x.slope * y.base, axis, x.step * y.base)
     parts = (x.base, x.slope, x.step)
+    x.require_exact()
     if not y.alike or (y.base == 0).any() or any(p.dtype.kind == "f" or (p % y.base).any() for p in parts):
         raise Lost("the batch size is divided, with a rest at some")
     return Sized.of(x.base // y.base, x.slope // y.base, axis, x.step // y.base)
@@ -141,7 +149,12 @@ def _compared(node: Node, args: Sequence[Sized | None]) -> Sized:
     assert y is not None
     if x.axis is not None or y.axis is not None:
         raise Lost("it compares what there is for each sample")
-    base, slope = np.broadcast_arrays(x.base - y.base, x.slope - y.slope)
+    x.require_exact()
+    y.require_exact()
+    wide = np.float64 if x.base.dtype.kind == "f" else np.int64
+    base, slope = np.broadcast_arrays(
+        *(a.astype(wide) - b.astype(wide) for a, b in ((x.base, y.base), (x.slope, y.slope)))
+    )
     first = base + slope  # at N = 1; from there on it moves away from it by the slope
     rising, falling = (first > 0) & (slope >= 0), (first < 0) & (slope <= 0)
     zero = (base == 0) & (slope == 0)

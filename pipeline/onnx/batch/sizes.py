@@ -16,6 +16,8 @@ from pipeline.onnx.batch.place import Lost, Place
 from pipeline.onnx.ir import Node
 
 LARGEST = 1 << 53
+SAMPLES = 1 << 20
+"""Up to so many the numbers that an operator compares, divides or converts are held exactly by their type."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +40,10 @@ class Sized:
         for part in (base, *wide):
             if varies and part.size and not np.abs(part.astype(np.float64)).max() < LARGEST:
                 raise Lost("of numbers too large to be followed")
-        return cls(base, wide[0], axis, wide[1])
+        made = cls(base, wide[0], axis, wide[1])
+        if base.dtype.kind == "f":
+            made.require_exact()
+        return made
 
     @property
     def constant(self) -> bool:
@@ -49,6 +54,22 @@ class Sized:
     def alike(self) -> bool:
         """Whether every sample has the same, whatever N."""
         return not self.slope.any() and not self.step.any()
+
+    def require_exact(self) -> None:
+        """Raise Lost where an entry that depends on N is not held exactly by its type for up to ``SAMPLES`` samples.
+
+        Sums and products of whole numbers that overflow are right again where the excess is gone; nothing else is.
+        """
+        base, slope, step = (part.astype(np.float64) for part in (self.base, self.slope, self.step))
+        varies = (slope != 0) | (step != 0)
+        if self.base.dtype.kind == "f":
+            limit = 2.0 ** (np.finfo(self.base.dtype).nmant + 1)
+            whole = all((part == np.rint(part))[varies].all() for part in (base, slope, step))
+        else:
+            limit, whole = float(np.iinfo(self.base.dtype).max) if self.base.dtype.kind in "iu" else 1.0, True
+        size = np.abs(base) + SAMPLES * (np.abs(slope) + np.abs(step))
+        if not whole or (size[varies] > limit).any():
+            raise Lost(f"a number that depends on the batch size may be rounded, or overflow {self.base.dtype}")
 
     @property
     def place(self) -> Place | None:

@@ -6,6 +6,7 @@ import numpy as np
 
 from pipeline.onnx.executed.graphs import Graph, GraphOperator
 from pipeline.onnx.executed.matching import Matching, Pair, Steps, behind, rewriting
+from pipeline.onnx.names import shown
 
 
 def before_activation(at: Matching, own: GraphOperator, file: str) -> str | None:
@@ -24,6 +25,14 @@ def before_activation(at: Matching, own: GraphOperator, file: str) -> str | None
     if name == "Clip" and relu is not None and relu.type == "Relu" and _close(mine, _above_zero(wanted)):
         return relu.inputs[0]
     return theirs.inputs[0] if _close(mine, wanted) else None
+
+
+def other_activation(own: GraphOperator) -> str:
+    """Why ``before_activation`` found none."""
+    name = own.attributes.get("activation", b"").decode()
+    if name in ("Relu", "Sigmoid", "Tanh", "HardSwish", "Clip", *_KEYS):
+        return f"the {name} in its kernel is not that of the file"
+    return f"it computes {shown(name)} in its own kernel, whose error was not measured there"
 
 
 def _above_zero(ends: tuple[float, ...]) -> tuple[float, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipeline.onnx.executed.activations import before_activation
+from pipeline.onnx.executed.activations import before_activation, other_activation
 from pipeline.onnx.executed.folding import Folded, blocked_filters, by_channel, folded, held, near, padded
 from pipeline.onnx.executed.graphs import NCHWC, GraphOperator
 from pipeline.onnx.executed.matching import Matching, Pair, Steps, behind, rewriting
@@ -25,7 +25,7 @@ def convolution(at: Matching, own: GraphOperator, index: int, pair: Pair) -> Ste
         return False
     file = before_activation(at, own, pair.file)
     if file is None:
-        return at.because(own, "its activation is another one")
+        return at.because(own, other_activation(own))
     for start, residual in with_residual(at, file, own.input(3)):
         behind_it, value, layer = folded(at.file, start)
         if layer is None:

@@ -97,14 +97,17 @@ def nonnegative(graph: Graph, value: str) -> bool:
             pending.extend(own.inputs if own.type in ("Concat", "Add", "Mul", "Sum", "Max") else own.inputs[:1])
             if own.type == "Pad" and own.input(2):
                 pending.append(own.input(2))
+            if own.type == "Pad" and own.attributes.get("value", 0.0) < 0:  # up to opset 10
+                return False
         else:
             return False
     return True
 
 
 def _clipped(graph: Graph, own: GraphOperator) -> bool:
+    """Of ends that cross the upper one is the result."""
     ends = clip_ends(graph, own)
-    return ends is not None and ends[0] >= 0
+    return ends is not None and min(ends) >= 0
 
 
 @rewriting(NCHWC + "Upsample")

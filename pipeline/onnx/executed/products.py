@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipeline.onnx.executed.activations import before_activation
+from pipeline.onnx.executed.activations import before_activation, other_activation
 from pipeline.onnx.executed.folding import Folded, by_channel, folded, held, near
 from pipeline.onnx.executed.graphs import Graph, GraphOperator
 from pipeline.onnx.executed.layers import with_residual
@@ -33,7 +33,7 @@ def general_product(at: Matching, own: GraphOperator, index: int, pair: Pair) ->
         return False
     file = before_activation(at, own, pair.file)
     if file is None:
-        return at.because(own, "its activation is another one")
+        return at.because(own, other_activation(own))
     addend = own.input(2) if own.input(2) and held(at, own.input(2)) is None else ""
     for start, residual in with_residual(at, file, addend):
         scales, _, layer = folded(at.file, start)

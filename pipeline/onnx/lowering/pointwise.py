@@ -65,7 +65,9 @@ def _clip(item: Item) -> fx.Node:
     for i, (position, module) in enumerate(((1, ops.Max), (2, ops.Min))):
         name = item.input(position)
         if name in item.build.constants and item.build.constants[name].size == 1:
-            ends[i] = float(item.build.constants[name].reshape(()))
+            ends[i] = end = float(item.build.constants[name].reshape(()))
+            if np.isnan(end) or end == (np.inf, -np.inf)[i]:
+                raise Unsupported(f"its {('min', 'max')[i]} is {end}, which leaves no finite number")
         elif name:
             x = item.build.emit(module(), x, item.build.value(name))
     low, high = (None if e is None or np.isinf(e) else float(e) for e in ends)
@@ -101,8 +103,8 @@ def _leaky_relu(item: Item) -> fx.Node:
 @operator("HardSwish", "Selu", "Softplus", pointwise=True)
 def _activation(item: Item) -> fx.Node:
     """What onnx2torch makes of it is a module of torch.nn that holds nothing of the file but its settings."""
-    if item.node.op_type == "Celu" and item.attribute("alpha") == 0:
-        raise Unsupported("its alpha is 0, by which it divides")
+    if item.node.op_type == "Celu" and abs(alpha := item.attribute("alpha")) < np.finfo(np.float32).tiny:
+        raise Unsupported(f"its alpha is {alpha:g}, by which it divides")
     return item.build.emit(item.module(), item.arg())
 
 
