@@ -50,6 +50,7 @@ LOSSES = "tests/train/test_losses.py"
 LOOP, WRITTEN, IMPORT = "tests/train/test_loop.py", "tests/onnx/test_write_back.py", "tests/onnx/test_importer.py"
 
 RAN, RANGE = "tests/onnx/test_executed.py", "tests/bounds/test_range.py"
+TRAPS = "tests/onnx/test_adversarial_files.py"
 
 Fault = tuple[str, str, str, str]
 """A file below pipeline/, the exact text there, what it becomes, and the arguments of pytest that must fail."""
@@ -331,6 +332,17 @@ PROMISE: list[Fault] = [
 ]
 
 EXECUTED: list[Fault] = [
+    ("onnx/executed/pools.py", "min(ends) >= 0", "ends[0] >= 0", f"{TRAPS} -k crossed"),
+    ("onnx/executed/pools.py", 'own.attributes.get("value", 0.0) < 0', "False", f"{TRAPS} -k old"),
+    ("onnx/lowering/pointwise.py", "if np.isnan(end) or end == (np.inf, -np.inf)[i]:", "if False:", f"{TRAPS} -k infinity"),
+    ("onnx/subnormal.py", "if own.type not in MOVES and", "if False and", f"{TRAPS} -k constant"),
+    ("bounds/margins.py", "return least - 2 * TINY32", "return least", f"{TRAPS} -k logit"),
+    ("onnx/batch/size_rules.py", """    x.require_exact()
+    y.require_exact()
+""", "", f"{TRAPS} -k negative"),
+    ("onnx/batch/sizes.py", """            made.require_exact()
+""", """            pass
+""", f"{TRAPS} -k rounding"),
     ("onnx/executed/pools.py", "if not nonnegative(at.file, pad.inputs[0]):",
      "if False:", f"{RAN} -k another_function"),
     ("onnx/executed/matching.py", "return pair.executed == pair.file and pair.view.plain",

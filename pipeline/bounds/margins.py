@@ -212,8 +212,9 @@ class MarginBounds:
         least, classes = torch.stack([part.amin(0) for part in parts]).amin(0), 1 + sum(map(len, parts))
         if not self.linear.rounding.deployed:
             return least
-        # A logit that is a subnormal number, selected on the way, may be written as zero.
-        return least - (softmax_gap(self.top.softmax, classes) if self.top.softmax is not None else 2 * TINY32)
+        if self.top.softmax is None:
+            return least - 2 * TINY32  # a logit that is a subnormal number, selected on the way, may be written as zero
+        return least - softmax_gap(self.top.softmax, classes)
 
     @torch.no_grad()
     def rows(self, region: Region, labels: Int[Tensor, " batch"]) -> Float[Tensor, "rows batch"]:
