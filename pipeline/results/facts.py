@@ -165,8 +165,8 @@ class Parity(Frozen):
     At `points` points all of `nodes` nodes had, in the file's own graph, a value inside the interval that bounds claim for the
     same inputs; `nodes_with_tolerance` of them, or of the steps within them, have no bound, and got `tolerance` relative to each
     entry (0 where there is none). How far outputs, of at most `scale`, were apart was measured at `n` of these points; `left_out`
-    have outputs that are not finite, in either, or apart because rounding decided a Sign, Floor, Round or comparison. Of `boxes` certified
-    samples the file was run at `box_points` points, and no label or margin was outside its bounds.
+    have outputs that are not finite, in either, or apart because rounding decided a Sign, Floor, Round or comparison. Of `boxes`
+    certified samples the file was run at `box_points` points, and no label or margin was outside its bounds.
     """
 
     provider: str
