@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
 from collections.abc import Iterator
 from fractions import Fraction
+from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from pipeline.results.samples import (
     read_counterexamples,
     read_samples,
 )
+from pipeline.results.statements import ASSUMPTIONS, SAMPLES
 from pipeline.results.summarise import Looked, largest_eps, levels, per_class
 from pipeline.results.text import quoted
 from pipeline.results.write import intact
@@ -88,6 +89,7 @@ def audit(
     found.faults += restated(raw["result"], result)
     found.checked.append("the laws between levels, classes and verdict")
     found.weigh("the kind of report", _kind(report))
+    found.weigh("that range, statement and selection are those of one run", _of_one_run(result))
     samples = _samples(folder, result, found)
     found.weigh(
         f"{len(result.gates)} gates, evaluated again" if result.gates else "that no gate was asked", rejudged(result)
@@ -100,12 +102,37 @@ def _kind(report: Report) -> Iterator[str]:
         yield f"report.json: its kind is {report.kind!r}, and its result is of the other kind."
 
 
+def _of_one_run(result: Result) -> Iterator[str]:
+    """What is said twice, or follows from something else that is said."""
+    if result.threat.range != result.preprocessing.range:
+        yield f"report.json: pixels lie in {result.preprocessing.range}, and the attacker's in {result.threat.range}."
+    data, drawn = result.data, result.data.selection
+    taken = data.n_total if drawn.method == "all" else min(drawn.max_samples or 0, data.n_total)
+    if data.n_evaluated != taken:
+        yield f"report.json: {data.n_evaluated} samples of {data.n_total} were evaluated, its selection takes {taken}."
+    # Another version may have worded it otherwise.
+    if result.tool.version == _version() and result.method.execution is not None:
+        region = "box" if result.threat.norm == "linf" else "Euclidean ball"
+        statement = SAMPLES[result.method.arithmetic].format(region=region, execution=result.method.execution)
+        if result.method.statement != statement:
+            yield "report.json: its statement of what certified means is not the one of this program."
+        if missing := set(ASSUMPTIONS[result.method.arithmetic]) - set(result.method.assumptions):
+            yield f"report.json: it leaves out what its statement assumes: {min(missing)}"
+
+
+def _version() -> str:
+    try:
+        return version("pipeline")
+    except PackageNotFoundError:
+        return "unknown"
+
+
 def _samples(folder: Path, result: Result, found: Findings) -> Samples | None:
     if result.samples is None:
         found.faults.append("report.json: it describes no samples, so that its counts rest on nothing.")
         return None
     try:
-        samples = _opened(folder, FILE_NAME, result.samples.sha256, lambda path: read_samples(path, None))
+        samples = read_samples(folder / FILE_NAME, result.samples)
     except PipelineError as error:
         found.faults.append(f"{FILE_NAME}: {error}")
         return None
@@ -115,17 +142,6 @@ def _samples(folder: Path, result: Result, found: Findings) -> Samples | None:
     found.weigh("certified and attacked fall, sample by sample, as eps grows", _monotone(samples))
     found.weigh("counts, classes, margins and rungs, computed again from the samples", _counts(result, samples))
     return samples
-
-
-def _opened(folder: Path, name: str, sha256: str, read: Any) -> Any:
-    """The content of a described file. Raises Contradiction where it is not there, or not the one described."""
-    try:
-        content = (folder / name).read_bytes()
-    except FileNotFoundError:
-        raise Contradiction("the report describes it, and it is not there.") from None
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise Contradiction("it is not the file that the report describes: its SHA-256 is another.")
-    return read(folder / name)
 
 
 def _monotone(samples: Samples) -> Iterator[str]:
@@ -195,9 +211,7 @@ def _counterexamples(folder: Path, result: Result, samples: Samples | None, foun
             found.faults.append(f"{COUNTEREXAMPLES_NAME}: it is there, and the report describes none.")
         return None
     try:
-        read = _opened(
-            folder, COUNTEREXAMPLES_NAME, result.counterexamples.sha256, lambda path: read_counterexamples(path, None)
-        )
+        read = read_counterexamples(folder / COUNTEREXAMPLES_NAME, result.counterexamples)
     except PipelineError as error:
         found.faults.append(f"{COUNTEREXAMPLES_NAME}: {error}")
         return None

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.audit.audit import differing
 from pipeline.audit.findings import Findings
+from pipeline.commands import facts
 from pipeline.commands.subject import Subject, open_model
 from pipeline.commands.training import ASIDE
-from pipeline.data import Dataset, fit, hold_out, load
+from pipeline.data import Dataset, fit, hold_out, load, select
 from pipeline.errors import Contradiction, InputRejected, UsageError
 from pipeline.onnx import digest, model_file
 from pipeline.onnx.model_file import ModelFile
@@ -117,12 +119,23 @@ def pixels_of(
                 f"{uri}: these are not the data of the report: their SHA-256 begins {data.digest[:12]}, the report says "
                 f"{result.data.sha256[:12]}."
             )
-        elif _mislabelled(data, samples):
+            return
+        if _mislabelled(data, samples):
             yield f"{uri}: samples have other labels than the report says, beyond one offset for all."
+        if not np.array_equal(samples.index, _selected(result)):
+            yield "samples.npz: its samples are not those that the selection of report.json takes."
+        names = [name.encode("utf-8", "replace").decode() for name in data.class_names or ()]
+        if names and names != list(result.data.class_names or names):
+            yield f"{uri}: classes are called otherwise than the report says."
 
     if not found.weigh("the digest of the data, and the labels of the samples", faults()):
         return None
     return images(data, result, samples, layout)
+
+
+def _selected(result: Result) -> np.ndarray:
+    drawn, total = result.data.selection, result.data.n_total
+    return select(total, None if drawn.method == "all" else max(1, drawn.max_samples or 1), drawn.seed or 0)
 
 
 def _mislabelled(dataset: Dataset, samples: Samples) -> bool:
@@ -144,7 +157,21 @@ def subject_of(result: Result, model: Path, found: Findings) -> Subject | None:
             raise
         faults = iter([f"{model.name}: it cannot even be read, and so is not the model of the report: {error}"])
     right = found.weigh("the digest of the model, external data included", faults)
-    return subject(file, result) if right and file is not None else None
+    if not right or file is None:
+        return None
+    opened = subject(file, result)
+    found.weigh("what it says of the model's inputs, operators and metadata", _misdescribed(result, opened))
+    return opened
+
+
+def _misdescribed(result: Result, opened: Subject) -> Iterator[str]:
+    # A file may be renamed, and the digests of older reports are others.
+    stated, read_now = (
+        found.model_dump(mode="json", exclude={"file", "sha256", "external_data"}, exclude_none=True)
+        for found in (result.model, facts.model(opened))
+    )
+    for where, a, b in differing(stated, {name: read_now.get(name) for name in stated}, "model"):
+        yield f"report.json: {where} is stated as {a}; the file gives {b}."
 
 
 def _parts(files: Iterable[FileDigest]) -> list[tuple[str, int]]:

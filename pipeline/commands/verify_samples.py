@@ -96,6 +96,8 @@ def recheck(
     try:
         for event in events:
             if isinstance(event, Certification):
+                if (note := _broken_here(samples, rows, event)) is not None:
+                    yield note
                 what = f"{len(rows)} samples certified again by {how.method}, drawn by seed {seed}: no verdict is contradicted"
                 if found.weigh(what, _contradicted(samples, rows, event)) and samples.largest_eps is not None:
                     yield from _largest(result, samples, rows, pixels, subject, how, event, found)
@@ -140,6 +142,21 @@ def _method(result: Result, samples: Samples, rows: np.ndarray) -> str:
             f"A sample is certified by one of {', '.join(METHODS)}; the report says {clean(name, 40)!r}."
         )
     return name
+
+
+def _broken_here(samples: Samples, rows: np.ndarray, now: Certification) -> Note | None:
+    """What the attack stated finds here and did not find there: on another machine it may take other steps."""
+    if samples.survived is None:
+        return None
+    broken = (samples.survived[:, rows] & (now.samples.verdict == Verdict.FALSIFIED)).any(0)
+    if not broken.any():
+        return None
+    first = samples.index[rows][broken.argmax()]
+    return Note(
+        f"{int(broken.sum())} samples are stated to survive the attack, and the same attack breaks them here; the first is "
+        f"{first}. The attacked accuracy that is stated is too high",
+        warning=True,
+    )
 
 
 def _contradicted(samples: Samples, rows: np.ndarray, now: Certification) -> Iterator[str]:

@@ -39,7 +39,7 @@ class LargestEps(Frozen):
 class SamplesFile(Frozen):
     """The file of verdicts per sample."""
 
-    file: Name
+    file: Literal["samples.npz", "counterexamples.npz"]
     sha256: Sha256
     columns: tuple[str, ...]
 

@@ -12,6 +12,7 @@ from enum import IntEnum
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt8
@@ -45,7 +46,8 @@ DAMAGED = (
     *(ValueError, KeyError, TypeError, EOFError, MemoryError, RuntimeError, SyntaxError, OverflowError),
     *(tokenize.TokenError, zipfile.BadZipFile),
 )
-FILE_NAME, COUNTEREXAMPLES_NAME = "samples.npz", "counterexamples.npz"
+FILE_NAME: Final = "samples.npz"
+COUNTEREXAMPLES_NAME: Final = "counterexamples.npz"
 
 
 @dataclass(frozen=True, eq=False)
