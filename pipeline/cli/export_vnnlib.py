@@ -24,8 +24,10 @@ def command(report: Path, index: int, eps: str | None, out: Path | None, data: s
     pipeline certify model.onnx --property 17.vnnlib
     """
     from pipeline.commands.export import export_vnnlib
-    from pipeline.system.atomic import replace_atomically
+    from pipeline.system.atomic import replace_atomically, require_replaceable
 
+    if out is not None:
+        require_replaceable(out)
     text = export_vnnlib(report, index, eps=eps, data=data, layout=layout)
     if out is None:
         click.echo(text, nl=False)

@@ -41,7 +41,7 @@ def command(
     The job runs `pipeline certify`, shows the gates, and keeps the report. Without MODEL, the one .onnx file here.
     """
     from pipeline.commands import job as jobs
-    from pipeline.system.atomic import replace_atomically
+    from pipeline.system.atomic import replace_atomically, require_replaceable
 
     target = out or jobs.PLACES[server]
     path = model or jobs.only_model()
@@ -58,6 +58,7 @@ def command(
         written[jobs.SETTINGS] = jobs.settings(data, eps, fail_under)
     for file, content in written.items():
         file.parent.mkdir(parents=True, exist_ok=True)
+        require_replaceable(file)
         replace_atomically(file, content.encode("utf-8"))
         click.echo(f"wrote {file}", err=True)
     if jobs.SETTINGS not in written:

@@ -42,7 +42,7 @@ def command(
     from pipeline import render as draws
     from pipeline.cli.bars import consoles
     from pipeline.results import read
-    from pipeline.system.atomic import replace_atomically
+    from pipeline.system.atomic import replace_atomically, require_replaceable
 
     found = read(report)
     if html is None and (data is not None or layout is not None):
@@ -61,6 +61,9 @@ def command(
     files = [(path, draw) for path, draw in asked if path is not None]
     if sum(str(path) == "-" for path, _ in files) > 1:
         raise UsageError("- is standard output, and takes one rendering; name files for the others.")
+    for path, _ in files:
+        if str(path) != "-":
+            require_replaceable(path)
     if not files:
         consoles()[0].print(draws.panel(found))
     # Each is drawn before any is written.

@@ -22,9 +22,9 @@ from pipeline.onnx import freeze, importer
 from pipeline.onnx.model_file import ModelFile
 from pipeline.onnx.names import shown
 from pipeline.onnx.parity import MeasuredParity
-from pipeline.results.write import replace_atomically
 from pipeline.rules import UnsupportedNode, unsupported
 from pipeline.settings import Settings, settle
+from pipeline.system.atomic import replace_atomically, require_replaceable
 from pipeline.train.full_bn import Placement, placements
 
 
@@ -121,6 +121,7 @@ def _write_frozen(file: ModelFile, out: Path) -> tuple[str, ...]:
     """Write the file with its overridable weights fixed, and return their names."""
     if file.is_at(out):
         raise UsageError(f"a fixed copy is another file; --freeze names the model itself, {shown(str(out))}.")
+    require_replaceable(out)
     content, names = freeze.frozen(file)
     try:
         replace_atomically(out, content)

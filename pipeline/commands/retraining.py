@@ -30,7 +30,7 @@ from pipeline.onnx.write_back import write_back
 from pipeline.render import render
 from pipeline.settings import Settings, settle
 from pipeline.system import run_folder
-from pipeline.system.atomic import replace_atomically
+from pipeline.system.atomic import replace_atomically, require_replaceable
 from pipeline.system.run_folder import RunFolder, WrittenModel
 from pipeline.train import Recipe
 
@@ -170,6 +170,7 @@ def write_config(model: Path, flags: Mapping[str, Any], path: Path, *, force: bo
     """
     if path.exists() and not force:
         raise UsageError(f"{path} exists; name another file, or overwrite it with --force.")
+    require_replaceable(path)
     file = opened(model)
     settings, _ = _settled(file, flags)
     subject = open_model(file, settings)
@@ -201,6 +202,7 @@ def _check_target(model: Path, run: RunFolder, force: bool) -> None:
         raise UsageError(f"--out is the file that is retrained, {model}; name another.")
     if not out.parent.is_dir():
         raise UsageError(f"--out {out} lies in a folder that does not exist; make {out.parent} first.")
+    require_replaceable(out)
     if out.exists() and not force and not run.path.is_dir():
         raise UsageError(f"{out} exists; name another --out, or overwrite it with --force.")
 

@@ -7,6 +7,18 @@ import os
 import secrets
 from pathlib import Path
 
+from pipeline.errors import UsageError
+
+
+def require_replaceable(path: Path) -> None:
+    """Raise UsageError (2) where something else than a file would go: a device, a pipe or a folder, also behind a link."""
+    there = os.path.realpath(path.parent)
+    if there == "/dev" or there.startswith("/proc/") or (path.exists() and not path.is_file()):
+        raise UsageError(
+            f"What is written is a file, which is replaced whole; {path} is something else. Name another, or - for standard "
+            "output where the command takes it."
+        )
+
 
 def replace_atomically(path: Path, content: bytes) -> None:
     """Put ``content`` at ``path``: all of it, or, if anything fails (OSError), what was there before."""
