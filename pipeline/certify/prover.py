@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from fractions import Fraction
 
 import numpy as np
@@ -78,7 +79,8 @@ class Prover:
     def require(self, methods: Sequence[str]) -> None:
         """Raise UsageError (2) where the memory that was asked for does not hold one row of margins of one sample."""
         for method in methods if self.settings.memory is not None else ():
-            require_memory(self.settings.memory or 0, self._fixed(), self._need(method).least, method)
+            with suppress(OutOfTime):  # nothing will be begun
+                require_memory(self.settings.memory or 0, self._fixed(), self._need(method).least, method)
 
     def _need(self, method: str) -> Need:
         """What bounds of one sample take by a method, measured once."""
@@ -111,8 +113,13 @@ class Prover:
     def layers(self, ball: Ball, rows: np.ndarray) -> tuple[Layer, ...]:
         """The signs and radii that IBP leaves at the input of each elementwise nonlinearity.
 
-        Over the first of the samples: as many as memory has room for with every value kept.
+        Over the first of the samples: as many as memory has room for with every value kept. None where the time is over.
         """
+        with suppress(OutOfTime):
+            return self._layers(ball, rows)
+        return ()
+
+    def _layers(self, ball: Ball, rows: np.ndarray) -> tuple[Layer, ...]:
         bounds = self._by(IBP, self.settings.arithmetic)
         room = self._room() // (8 * LOOKED_AT * self._total)
         x, _ = self._tensors(rows[: self.settings.batch or max(1, room)])

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipeline.certify.batches import predicted_at_once
+from pipeline.certify.prover import CHUNK_BYTES
 from pipeline.certify.together import PredictTogether
 from pipeline.core.network import Network
 from pipeline.core.preprocess import Normalise, channel_axis
@@ -24,6 +26,8 @@ from pipeline.onnx.names import shown
 from pipeline.rules import require
 from pipeline.settings import CURVE_SAMPLES, Settings, limits_beside
 
+PREDICTED = 256
+"""Samples for one run of the file at most."""
 LOOKED_AT = 64
 """Samples of which a first look tells how often the file is right."""
 
@@ -40,6 +44,8 @@ class Subject:
     normalise: Normalise | None
     sample_shape: tuple[int, ...]
     classes: int
+    memory: int | None = None
+    """The budget in bytes, where one was asked for."""
 
     @property
     def assumptions(self) -> tuple[str, ...]:
@@ -57,10 +63,16 @@ class Subject:
         """``predict`` for so many samples together; None where the file fixes its batch."""
         return None if self.session.fixed_batch is not None else lambda x, count: self.predict(x, chunk=count)
 
-    def predict(self, x: np.ndarray, *, chunk: int = 256) -> np.ndarray:
+    @cached_property
+    def at_once(self) -> int:
+        """Samples for one run of the file, as memory has room for."""
+        memory = min(CHUNK_BYTES, self.memory or CHUNK_BYTES)
+        return predicted_at_once(self.network, torch.zeros(1, *self.sample_shape), memory, PREDICTED)
+
+    def predict(self, x: np.ndarray, *, chunk: int | None = None) -> np.ndarray:
         """The delivered bytes on float32 pixels: logits (n, classes), by ONNX Runtime, ``chunk`` samples together."""
-        inputs = self.normalise(x) if self.normalise else x
-        return self.session.batched(inputs, output=self.network.outputs[0].name, chunk=chunk).reshape(len(x), -1)
+        inputs, name = self.normalise(x) if self.normalise else x, self.network.outputs[0].name
+        return self.session.batched(inputs, output=name, chunk=chunk or self.at_once).reshape(len(x), -1)
 
     def parity_on(self, images: np.ndarray, drawn: np.ndarray) -> parity.MeasuredParity:
         """Parity at real samples beside the usual points, and node by node at others. Raises InputRejected (3) without it."""
@@ -161,7 +173,7 @@ def subject_of(file: ModelFile, imported: importer.Imported, settings: Settings)
             imported = replace(imported, notes=(*imported.notes, note))
         normalise = Normalise(mean, settings.std or (1.0,) * len(mean), axis)
     pixels = normalise.before(network) if normalise else network
-    return Subject(file, imported, pixels, session, normalise, sample, logits.numel())
+    return Subject(file, imported, pixels, session, normalise, sample, logits.numel(), settings.memory_budget)
 
 
 def device_of(settings: Settings) -> str:
