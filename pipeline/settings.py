@@ -204,9 +204,11 @@ def settle(model: Path, flags: Mapping[str, Any], metadata: Mapping[str, str]) -
         ("flag", {k: v for k, v in flags.items() if v is not None and v != ()}),
     ):
         retrain = values.get("retrain", {})
+        if not isinstance(retrain, dict):
+            raise UsageError(f"{name}: retrain is a table of settings, [retrain]; received {str(retrain)[:80]!r}.")
         # A recipe named anew starts from its own settings, not from those that were written down for another.
         kept = said.get("retrain", {})
-        if isinstance(retrain, dict) and retrain.get("recipe", kept.get("recipe")) == kept.get("recipe"):
+        if retrain.get("recipe", kept.get("recipe")) == kept.get("recipe"):
             retrain = kept | retrain
         said |= values
         source |= dict.fromkeys(values, name)
@@ -253,7 +255,7 @@ def _from_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
             found[key] = metadata[f"pipeline.{key}"]
     try:
         preprocessing = json.loads(metadata.get("pipeline.preprocessing", "{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         preprocessing = None
     if not isinstance(preprocessing, dict) or not preprocessing.keys() <= set(FITTING):
         raise UsageError(
@@ -267,8 +269,13 @@ def _from_toml(model: Path) -> list[tuple[str, dict[str, Any]]]:
     """The settings file beside the model, else the one in the working folder."""
     for folder in dict.fromkeys((Path(os.path.realpath(model)).parent, Path.cwd())):
         path = folder / TOML
-        if not path.is_file():
+        if not os.path.lexists(path):
             continue
+        if not path.is_file():
+            raise UsageError(
+                f"{TOML} is a file of settings; the one in '{folder}' is something else (a folder, a FIFO, a device, a dead "
+                "link). Nothing may be asked there and not be seen: mend it or move it away."
+            )
         try:
             return [(TOML, tomllib.loads(path.read_text("utf-8")))]
         except (OSError, UnicodeDecodeError, RecursionError, tomllib.TOMLDecodeError) as error:

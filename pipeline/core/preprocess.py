@@ -11,6 +11,7 @@ from torch import fx
 
 from pipeline.core import ops
 from pipeline.core.network import Network
+from pipeline.core.rounding import TINY32
 from pipeline.errors import UsageError
 
 _NAMES = ("mean", "less_mean", "std", "over_std")
@@ -25,9 +26,12 @@ class Normalise:
     channel_axis: int = 0
 
     def __post_init__(self) -> None:
-        if len(self.mean) != len(self.std) or any(not s > 0 for s in self.std):
+        with np.errstate(over="ignore", under="ignore"):
+            mean, std = (np.asarray(v, np.float32) for v in (self.mean, self.std))
+        if len(mean) != len(std) or not (np.isfinite(mean).all() and np.isfinite(std).all() and (std >= TINY32).all()):
             raise UsageError(
-                f"--mean and --std give one number a channel, and every std is positive; received {self.mean} and {self.std}."
+                "--mean and --std give one number a channel, which float32 holds, and every std is positive and no subnormal "
+                f"number; received {self.mean} and {self.std}."
             )
 
     def arrays(self, sample_shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:

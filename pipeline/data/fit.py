@@ -12,6 +12,8 @@ from pipeline.data.dataset import Dataset
 from pipeline.data.layout import Layout, arrange, order_of
 from pipeline.errors import Incomplete, InputRejected, UsageError
 
+LARGEST = float(np.finfo(np.float32).max)
+
 __all__ = ["Fitted", "Layout", "Pixels", "fit"]
 
 
@@ -77,8 +79,10 @@ def fit(
         raise Incomplete(
             f"{dataset.uri!r} ({dataset.part}) holds no samples, so that nothing can be checked. Check the data."
         )
-    if value_range is not None and not (np.isfinite(value_range).all() and value_range[0] < value_range[1]):
-        raise UsageError(f"--range must be LOW,HIGH with LOW < HIGH, both finite; received {value_range}.")
+    if value_range is not None and not (max(map(abs, value_range)) <= LARGEST and value_range[0] < value_range[1]):
+        raise UsageError(
+            f"--range must be LOW,HIGH with LOW < HIGH, numbers that float32 holds; received {value_range}."
+        )
     labels, label_notes = _labels(dataset, classes, label_offset)
     if rows is not None:
         dataset, labels = dataset.take(rows), labels[rows]

@@ -72,6 +72,11 @@ def read(path: Path, name: str) -> np.ndarray:
     most, ratio = limits().data_bytes, limits().archive_ratio
     if entry.file_size > most:
         raise InputRejected(f"{where}: {entry.file_size} bytes, more than the {most} allowed. {raised('data_bytes')}")
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise InputRejected(
+            f"{where}: compressed by method {entry.compress_type} of zip; numpy writes 0 and 8, which are read. Write it again "
+            "with numpy.savez or numpy.savez_compressed."
+        )
     if entry.file_size > BOMB_BYTES and entry.file_size > ratio * max(entry.compress_size, 1):
         raise InputRejected(
             f"{where}: {entry.compress_size} bytes expand to {entry.file_size}, more than {ratio}-fold; refused "

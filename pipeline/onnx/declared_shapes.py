@@ -12,20 +12,27 @@ from pipeline.onnx.names import Names, shown
 from pipeline.onnx.probe import Probes
 
 
+def check_widths(
+    neutral: onnx.ModelProto, kinds: Mapping[str, str], values: Mapping[str, np.ndarray], names: Names
+) -> None:
+    """Refuses a value computed on data that holds no numbers. Raises InputRejected."""
+    for node in neutral.graph.node:
+        for value in node.output:
+            if value in values and kinds.get(value) == "data" and 0 in np.shape(values[value]):
+                raise InputRejected(
+                    f"A layer has at least one unit; '{shown(names.values[value])}', an output of {shown(node.op_type)}, has"
+                    f" shape {list(np.shape(values[value]))} and holds no number. Export the network without it."
+                )
+
+
 def check_shapes(neutral: onnx.ModelProto, kinds: Mapping[str, str], probes: Probes, names: Names) -> None:
-    """Refuses a value computed on data that holds no numbers, and an output of another shape than it declares.
+    """Refuses what ``check_widths`` does, and an output of another shape than it declares.
 
     Only the first axis may be declared as another number where the batch is free: an exporter that traced one sample writes
     that. Raises InputRejected.
     """
     first = probes.values[0]
-    for node in neutral.graph.node:
-        for value in node.output:
-            if value in first and kinds.get(value) == "data" and 0 in np.shape(first[value]):
-                raise InputRejected(
-                    f"A layer has at least one unit; '{shown(names.values[value])}', an output of {shown(node.op_type)}, has"
-                    f" shape {list(np.shape(first[value]))} and holds no number. Export the network without it."
-                )
+    check_widths(neutral, kinds, first, names)
     for port in neutral.graph.output:
         if not port.type.tensor_type.HasField("shape") or port.name not in first:
             continue

@@ -6,6 +6,7 @@ The rules are those of onnx's own security notes (containment here; no symlink, 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 
@@ -14,6 +15,10 @@ from onnx import helper
 
 from pipeline.errors import InputRejected
 from pipeline.onnx.names import shown
+
+_KEYS = re.compile("location|offset|length|checksum|prepacked_[0-9]+", re.ASCII)
+_NEVER = "\\:\0*"
+"""In no name: what other systems read as a folder or a drive, and the mark of an address in memory that ONNX Runtime follows."""
 
 
 def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
@@ -58,20 +63,36 @@ def load(model: onnx.ModelProto, beside: Mapping[str, bytes]) -> None:
 def location(tensor: onnx.TensorProto) -> tuple[str, int, int]:
     """Where a tensor's bytes lie: file name, offset, length. Raises InputRejected if the entry contradicts the shape."""
     entries = {e.key: e.value for e in tensor.external_data}
+    if odd := [e.key for e in tensor.external_data if not _KEYS.fullmatch(e.key)]:
+        raise InputRejected(
+            f"External data are told by location, offset, length and checksum; '{shown(tensor.name)}' tells"
+            f" '{shown(odd[0])}'. Export the model again."
+        )
+    if len(entries) != len(tensor.external_data):
+        raise InputRejected(
+            f"External data are told once; of '{shown(tensor.name)}' a key stands there twice. Export the model again."
+        )
     name = entries.get("location", "")
     needed = size(tensor)
-    try:
-        offset, length = int(entries.get("offset", 0)), int(entries.get("length", needed))
-    except ValueError:
-        raise InputRejected(
-            f"Offsets are whole numbers; external tensor '{shown(tensor.name)}' has another one."
-        ) from None
-    if offset < 0 or length != needed:
+    offset, length = (
+        _whole(tensor, entries.get(key, str(usual))) for key, usual in (("offset", 0), ("length", needed))
+    )
+    if length != needed:
         raise InputRejected(
             f"External data is as long as the tensor's shape says; '{shown(tensor.name)}' of shape {list(tensor.dims)} needs"
             f" {needed} bytes, its entry says {length} at offset {offset}. Export the model again."
         )
     return name, offset, length
+
+
+def _whole(tensor: onnx.TensorProto, written: str) -> int:
+    # What int() takes besides, such as signs, spaces and digits of other scripts, ONNX Runtime reads otherwise or not at all.
+    if not re.fullmatch("[0-9]{1,18}", written, re.ASCII):
+        raise InputRejected(
+            f"Offsets and lengths are whole numbers in the digits 0 to 9; of external tensor '{shown(tensor.name)}' one is"
+            f" '{shown(written)}'. Export the model again."
+        )
+    return int(written)
 
 
 def places(model: onnx.ModelProto) -> dict[str, str]:
@@ -84,8 +105,8 @@ def places(model: onnx.ModelProto) -> dict[str, str]:
         if is_external(tensor):
             name = location(tensor)[0]
             parts = PurePosixPath(name).parts
-            outside = not parts or PurePosixPath(name).is_absolute() or ".." in parts
-            if outside or any(character in name for character in "\\:\0"):
+            outside = not parts or PurePosixPath(name).is_absolute() or ".." in parts or name.endswith("/")
+            if outside or any(character in name for character in _NEVER):
                 raise InputRejected(
                     f"External data lies in the model's own folder; tensor '{shown(tensor.name)}' points to '{shown(name)}'."
                     " Nothing was read. Save the model with its data beside it."

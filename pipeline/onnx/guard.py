@@ -98,6 +98,8 @@ def check_structure(model: onnx.ModelProto) -> None:
         raise InputRejected(
             "A model has an input; this graph has none: its outputs are constants. Export the network itself."
         )
+    if not graph.output:
+        raise InputRejected("A model has an output; this graph has none. Export the network with its logits.")
     if max(len(graph.node), len(graph.initializer)) > limits().nodes:
         raise InputRejected(
             f"A graph has at most {limits().nodes} nodes, and as many initialisers; this one has {len(graph.node)} and"
@@ -111,6 +113,7 @@ def check_structure(model: onnx.ModelProto) -> None:
             " Save constants as dense tensors."
         )
     allowed.check(model)
+    _check_attributes(graph)
     _check_names(graph)
     total = 0
     for tensor in external.tensors(model):
@@ -161,6 +164,18 @@ def check_values(model: onnx.ModelProto) -> None:
                 )
 
 
+def _check_attributes(graph: onnx.GraphProto) -> None:
+    """What ONNX's own checker lets through: values that stand elsewhere, and constants without any."""
+    for node in graph.node:
+        referring = [a.name for a in node.attribute if a.ref_attr_name]
+        if referring or (node.op_type == "Constant" and node.domain in allowed.STANDARD and len(node.attribute) != 1):
+            held = f"'{shown(referring[0])}' of another function's" if referring else f"{len(node.attribute)} of them"
+            raise InputRejected(
+                f"A node holds the values of its attributes, and a Constant one; {shown(node.op_type)}"
+                f" '{shown(node.name or next(iter(node.output), ''))}' has {held}. Export the model again."
+            )
+
+
 def _check_names(graph: onnx.GraphProto) -> None:
     counts = Counter(i.name for i in graph.initializer)
     counts.update(v for n in graph.node for v in n.output if v)
@@ -171,6 +186,8 @@ def _check_names(graph: onnx.GraphProto) -> None:
         raise InputRejected(
             f"A value is defined once; defined more than once: {listed(duplicates)}. Export the model again."
         )
+    if twice := [name for name, count in Counter(o.name for o in graph.output).items() if count > 1]:
+        raise InputRejected(f"An output is named once; named more than once: {listed(twice)}. Export the model again.")
     if "" in initialised:
         raise InputRejected("Every initialiser has a name; one has none. Export the model again.")
 

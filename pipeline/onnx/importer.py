@@ -85,7 +85,7 @@ def load(
     imported (the first node that differs is named), UsageError for an output that the file does not have.
     """
     if output is None and (found := chosen_output.only(file.model)) is not None:
-        imported = load(file, output=found, real_inputs=real_inputs)
+        imported = load(file, output=found, real_inputs=real_inputs, level=level)
         note = f"output '{shown(found)}' was taken, the only one with numbers for each class; --output names another"
         return replace(imported, notes=(*imported.notes, note))
     model = file.model

@@ -127,7 +127,7 @@ def _beside(model: onnx.ModelProto, folder: Path) -> dict[str, bytes]:
 def _opened_beside(folder: Path, place: str, said: str) -> int:
     """A descriptor of a file in a folder or below it; no link is followed on the way."""
     parts = PurePosixPath(place).parts
-    linked = (folder.joinpath(*parts[: i + 1]).is_symlink() for i in range(len(parts)))
+    linked = (os.path.islink(folder.joinpath(*parts[: i + 1])) for i in range(len(parts)))
     try:
         if os.open not in os.supports_dir_fd:
             if any(linked):

@@ -19,7 +19,7 @@ from pipeline.onnx import element_types
 from pipeline.onnx.batch import moves, rules, size_rules
 from pipeline.onnx.batch.axis import Tracing
 from pipeline.onnx.batch.place import Place
-from pipeline.onnx.declared_shapes import check_shapes
+from pipeline.onnx.declared_shapes import check_shapes, check_widths
 from pipeline.onnx.ir import ConstantSource, Draft, Node, drafted, filled
 from pipeline.onnx.names import listed, neutralise, shown
 from pipeline.onnx.operators import TABLE
@@ -72,7 +72,12 @@ def normalise(model: onnx.ModelProto, *, output: str | None = None, free_batch: 
     kinds = dict(dependence(neutral))
     element_types.check(neutral, kinds, names.values)
     draft = drafted(neutral, names.nodes, names.values)
-    probes = probe(neutral, lambda values: _followed(draft, values).require(_elsewhere))
+
+    def seen(values: Mapping[str, np.ndarray]) -> None:
+        check_widths(neutral, kinds, values, names)
+        _followed(draft, values).require(_elsewhere)
+
+    probes = probe(neutral, seen)
     check_shapes(neutral, kinds, probes, names)
     _measured(draft, probes.values[0])
     draft.free = probes.free
