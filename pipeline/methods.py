@@ -5,8 +5,8 @@ Settings, the ladder, estimates of memory, results and progress know of a method
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 IBP, SHORT_ATTACK, LONG_ATTACK = "ibp", "pgd", "long pgd"
@@ -33,6 +33,8 @@ class BoundingMethod:
     ``bounds`` are the batch's (``bounds/linear.py``), ``search`` says how long to look for slopes (``bounds/alpha.py``)."""
     searches: bool = False
     """Whether it searches, for each form anew: boxes that are cut are bounded by a method that does not."""
+    splits: bool = False
+    """Whether it goes on by branch and bound, a sample at a time, to a proof or a counterexample; to be asked for by name."""
 
     @property
     def label(self) -> str:
@@ -56,7 +58,12 @@ def choices() -> tuple[str, ...]:
 def up_to(choice: str) -> tuple[str, ...]:
     """The methods that may be tried, cheapest first."""
     names = tuple(METHODS)
-    return names if choice == "auto" else names[: names.index(choice) + 1]
+    return bounding(names) if choice == "auto" else names[: names.index(choice) + 1]
+
+
+def bounding(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of some methods that bound any form over any region."""
+    return tuple(name for name in names if not METHODS[name].splits)
 
 
 def register(method: BoundingMethod) -> None:
@@ -74,12 +81,12 @@ def register(method: BoundingMethod) -> None:
 register(BoundingMethod(IBP, 1, "tail"))
 register(BoundingMethod("crown-ibp", 10, "boxes"))
 register(BoundingMethod("crown", 100, "tightened"))
-register(
-    BoundingMethod(
-        "alpha-crown",
-        1000,
-        "tightened",
-        improve=lambda bounds, forms, least, search: search.improved(bounds, forms, least),
-        searches=True,
-    )
+_ALPHA = BoundingMethod(
+    "alpha-crown",
+    1000,
+    "tightened",
+    improve=lambda bounds, forms, least, search: search.improved(bounds, forms, least),
+    searches=True,
 )
+register(_ALPHA)
+register(replace(_ALPHA, name="complete", cost=10_000, splits=True))

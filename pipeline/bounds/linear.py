@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Float
@@ -24,7 +25,7 @@ from pipeline.core.network import Network, Plan, Step
 from pipeline.core.rounding import EXACT, GROUP, Rounding
 from pipeline.core.threat import Region
 from pipeline.rules import Affine, rule_for
-from pipeline.rules.relax import Relaxation
+from pipeline.rules.relax import Lines, Relaxation
 from pipeline.rules.weights import Facts, remembering
 
 MEMORY = 1 << 30
@@ -156,10 +157,17 @@ class Bounds:
         forms: Mapping[int, LinearForm],
         *,
         alpha: Mapping[int, Tensor] | None = None,
+        signs: Mapping[int, Tensor] = MappingProxyType({}),
         until: Callable[[Step], bool] = lambda step: False,
+        seen: Callable[[Step, LinearForm], None] = lambda step, form: None,
+        ended: Callable[[Mapping[int, LinearForm]], None] = lambda ends: None,
         exact: bool = False,
     ) -> Float[Tensor, "rows batch"]:
-        """Lower bounds of the sum of forms over nodes; the walk stops early at steps for which ``until`` is true."""
+        """Lower bounds of the sum of forms over nodes; the walk stops early at steps for which ``until`` is true.
+
+        By step, ``alpha`` chooses slopes (see ``Relaxation``) and ``signs`` are what is assumed of an operator's inputs (see
+        ``Lines.split``). ``seen`` is shown the form over each operator's output, ``ended`` those where the walk ends, by node.
+        """
         rounding = EXACT if exact else self.linear.rounding
 
         def visit(step: Step, form: LinearForm) -> Sequence[LinearForm | None] | None:
@@ -172,9 +180,14 @@ class Bounds:
             if form.origin and not relaxation.windowed:
                 form = form.dense(self.box(step.index).center.shape[1:])
             self._widest = max(self._widest, form.coeff[0, 0].numel())
+            seen(step, form)
+            if step.index in signs:
+                assert isinstance(relaxation, Lines)
+                relaxation = relaxation.split(signs[step.index])
             return relaxation.pull_back(form, (alpha or {}).get(step.index))
 
         ends = walk.backward(self.plan, forms, visit, lambda i, a, b: rounding.merge(a, b, self.box(i)))
+        ended(ends)
         parts = [
             self.regions[i].minimise(form, rounding) if i in self.regions else rounding.minimum(form, self.box(i))
             for i, form in ends.items()

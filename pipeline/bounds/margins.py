@@ -209,12 +209,15 @@ class MarginBounds:
     def least(self, region: Region | Interval, labels: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """The lower bound of ``min_j (z_y - z_j)``; what is not finite proves nothing."""
         parts = list(self._parts(Box(region) if isinstance(region, Interval) else region, labels))
-        least, classes = torch.stack([part.amin(0) for part in parts]).amin(0), 1 + sum(map(len, parts))
+        return torch.stack([part.amin(0) for part in parts]).amin(0) - self.needed(1 + sum(map(len, parts)))
+
+    def needed(self, classes: int) -> float:
+        """What every margin must exceed: in float32 more than zero, and more still before a Softmax that was set aside."""
         if not self.linear.rounding.deployed:
-            return least
+            return 0.0
         if self.top.softmax is None:
-            return least - 2 * TINY32  # a logit that is a subnormal number, selected on the way, may be written as zero
-        return least - softmax_gap(self.top.softmax, classes)
+            return 2 * TINY32  # a logit that is a subnormal number, selected on the way, may be written as zero
+        return softmax_gap(self.top.softmax, classes)
 
     @torch.no_grad()
     def rows(self, region: Region, labels: Int[Tensor, " batch"]) -> Float[Tensor, "rows batch"]:

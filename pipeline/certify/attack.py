@@ -112,6 +112,13 @@ def inside(x: Float[Tensor, " batch *features"], ball: Ball, draws: Tensor) -> T
     return space.project(space.start(draws))
 
 
+def moved_inside(x: Float[Tensor, " one *features"], ball: Ball, points: Tensor) -> Float[Tensor, " batch *features"]:
+    """The float32 points inside the real ball of one sample that are next to the given ones."""
+    space = _Space.around(x, ball).of(torch.zeros(len(points), dtype=torch.int64, device=x.device))
+    found = space.project(points)
+    return torch.where(space.inside(found).reshape(-1, *[1] * (x.dim() - 1)), found, x)
+
+
 @dataclass(frozen=True, eq=False)
 class _Space:
     """Where the attack may go: the box ``[low, high]``, and no further than ``reach`` from ``x`` where that is given."""

@@ -23,7 +23,7 @@ from pipeline.certify.verdicts import Certification, Images, Strategy
 from pipeline.core.network import Network
 from pipeline.core.threat import Ball
 from pipeline.errors import Incomplete
-from pipeline.methods import ATTACKS, IBP, LONG_ATTACK, METHODS, SHORT_ATTACK
+from pipeline.methods import ATTACKS, IBP, LONG_ATTACK, METHODS, SHORT_ATTACK, bounding
 from pipeline.results import Looked, RoundingCost
 
 ATTACKED, PREDICTED, LOOKED_INTO = 128, 256, 128
@@ -79,6 +79,7 @@ class _Ladder:
         )
         self.blind = np.zeros(len(self.images), bool)
         """Samples on which no attack saw a gradient at the last eps where it was tried."""
+        self.divided: dict[str, int] = {}
         self.prover = Prover(self.network, self.images, self.labels, settings, self.work.clock)
         self.prover.require(settings.methods)
         if settings.attack is not None:
@@ -90,10 +91,10 @@ class _Ladder:
             if waiting is not None and METHODS[method].cost >= ATTACKS[LONG_ATTACK]:
                 yield from self._attack(LONG_ATTACK, waiting)
                 waiting = None
-            yield from self._linear(method)
+            yield from self._complete(method) if METHODS[method].splits else self._linear(method)
         largest = None
         if settings.largest_eps:
-            methods = (IBP, *linear)
+            methods = bounding((IBP, *linear))
             largest = yield from largest_eps(self.prover, self.table, methods, self.work, self.classes)
         some = np.arange(min(len(self.images), LOOKED_INTO))
         layers = [self.prover.layers(ball, some) if not self.work.cut else () for ball in self.balls]
@@ -105,6 +106,7 @@ class _Ladder:
             dict(self.work.seconds),
             self.work.cut,
             int(self.blind.sum()),
+            self.divided,
         )
 
     @property
@@ -228,6 +230,46 @@ class _Ladder:
                 done = min(done + len(rows), total)
                 if gained == 0 and self.settings.method == "auto" and None not in results:
                     break
+            table.check(self.indices)
+        if total:
+            yield Progress(method, total, total)
+
+    def _complete(self, method: str) -> Generator[Progress, None, None]:
+        """Decide what is still open by branch and bound, a sample at a time, as ``_linear`` goes through them."""
+        table = self.table
+        total, done = sum(len(table.open(i)) for i in range(len(self.balls))), 0
+        for level in reversed(range(len(self.balls))):
+            ball, rows = self.balls[level], self._nearest(level, table.open(level))
+            guards = set(self._nearest(level, np.flatnonzero(table.correct & ~table.alive[level]))[:SENTINELS].tolist())
+
+            def compute(row: np.ndarray, ball: Ball = ball, guards: set[int] = guards) -> dict[str, np.ndarray]:
+                # Of what is falsified already no counterexample is looked for: a proof would give the search away.
+                guard = row[0] in guards
+                found = self.prover.decided(method, ball, row, None if guard else self.predict)
+                broken, label, point = found.end == "falsified", self.labels[row], self.images[row][:0]
+                if found.point is not None:
+                    point = found.point[None].cpu().numpy()
+                    label = self.predict(point).argmax(1)
+                margin = np.array([found.margin if found.end == "proved" else np.nan])
+                how = {"end": np.array([found.end], np.str_), "margins": margin}
+                return how | {"broken": np.array([broken]), "points": point, "labels": label}
+
+            cuts = _chunks(np.array([*sorted(guards), *rows], np.int64), 1)
+            results = yield from self.work.units(
+                f"{method}@{ball.eps}", cuts, compute, phase=method, before=done, total=total
+            )
+            for pick, found in zip(cuts, results, strict=True):
+                if found is None:
+                    table.skipped[level, pick] = True
+                    continue
+                if alive := bool(table.alive[level, pick].all()):
+                    end = str(found["end"][0])
+                    self.divided[end] = self.divided.get(end, 0) + 1
+                table.bound(method, level, pick, found["margins"])
+                if found["broken"].any():
+                    table.attacked(method, level, pick, Attacked(found["broken"], found["points"], found["labels"]))
+                table.looked(method, level, int(alive))
+            done += len(rows)
             table.check(self.indices)
         if total:
             yield Progress(method, total, total)

@@ -29,7 +29,7 @@ from pipeline.core.interval import Interval
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.network import Network
 from pipeline.core.rounding import Rounding
-from pipeline.methods import IBP, METHODS, BoundingMethod, Improve, up_to
+from pipeline.methods import IBP, METHODS, BoundingMethod, Improve, bounding, up_to
 from pipeline.rules.weights import Facts
 from pipeline.system.allocator import give_back_large_blocks
 from pipeline.system.clock import Clock, OutOfTime
@@ -89,7 +89,7 @@ class Refuter:
         search: Search | None = None,
     ):
         self.network, self.question, self.rounding, self.batch = network, question, rounding, batch
-        self.methods = tuple(METHODS[name] for name in up_to(method))
+        self.methods = tuple(METHODS[name] for name in bounding(up_to(method)))
         self.search = search or Search()
         self.memory, self.fixed = memory, 2 * sum(t.nbytes for t in (*network.parameters(), *network.buffers()))
         room, facts = max(0, int(FILL * ((memory or MEMORY) - self.fixed))), Facts()

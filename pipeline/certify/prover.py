@@ -15,7 +15,9 @@ from pipeline.bounds.float32_sites import self_test
 from pipeline.bounds.footprint import FILL, Need
 from pipeline.bounds.linear import MEMORY
 from pipeline.bounds.margins import MarginBounds
+from pipeline.certify.attack import Predict, moved_inside
 from pipeline.certify.batches import require_memory
+from pipeline.certify.complete import Decision, decide
 from pipeline.certify.verdicts import Images, Strategy
 from pipeline.choices import Mode
 from pipeline.core.interval import Interval
@@ -35,6 +37,8 @@ IBP_BATCH, LINEAR_BATCH = 1024, 32
 """Samples that a rung bounds at once at most: little is gained beyond, and what a budget cuts short is lost."""
 LOOKED_AT = 8
 """Tensors for each value while layers are looked into: its box, and what vertices reach."""
+FEW_DOMAINS = 64
+"""Into how many parts the region of a sample is divided of which a proof would be an alarm."""
 VERTICES = 4
 """Points of each box from which the looseness of bounds is judged."""
 
@@ -75,6 +79,31 @@ class Prover:
             return 1  # and nothing will be begun
         most = self.settings.batch or (IBP_BATCH if METHODS[method].over == "tail" else LINEAR_BATCH)
         return need.samples(memory, classes - 1, most)
+
+    def decided(self, method: str, ball: Ball, row: np.ndarray, predict: Predict | None) -> Decision:
+        """One sample by branch and bound; the point of a counterexample is one of float32 in the ball, tried on the file.
+
+        Without ``predict`` a few parts alone are looked at, and nothing but a proof is looked for.
+        """
+        x, label = self._tensors(row)
+        bounds, start = self._by(method, self.settings.arithmetic), torch.from_numpy(self.images[row])
+
+        def judge(points: Tensor) -> tuple[Tensor, np.ndarray]:
+            if predict is None:
+                return points, np.zeros(len(points), bool)
+            tried = moved_inside(start, ball, points.to(start))
+            return tried, predict(tried.numpy()).argmax(1) != self.labels[row]
+
+        return decide(
+            bounds,
+            ball.region(x),
+            label,
+            judge,
+            domains=self.settings.domains if predict is not None else min(FEW_DOMAINS, self.settings.domains),
+            rows=max(4, self._need(method).rows(bounds.linear.memory, 1) // 2),
+            together=self.settings.batch is None,
+            check=self.clock.check,
+        )
 
     def require(self, methods: Sequence[str]) -> None:
         """Raise UsageError (2) where the memory that was asked for does not hold one row of margins of one sample."""

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from pipeline.certify.attack import PGD
+from pipeline.certify.complete import DOMAINS
 from pipeline.choices import Mode
 from pipeline.core.threat import Ball
 from pipeline.methods import ATTACKS, LONG_ATTACK, METHODS, up_to
@@ -37,6 +38,8 @@ class Strategy:
     batch: int | None = None
     """Samples bounded at once; None chooses by the size of the network's values."""
     method: str = "auto"
+    domains: int = DOMAINS
+    """Into how many parts branch and bound divides a sample's region at most."""
     memory: int | None = None
     """Bytes that one batch may take, the float64 network included; None for a usual amount, or what one sample needs."""
     largest_eps: bool = False
@@ -70,3 +73,5 @@ class Certification:
     """Whether a budget left something out."""
     blind: int = 0
     """On how many samples that survived the attack it never saw a gradient."""
+    divided: Mapping[str, int] = field(default_factory=dict)
+    """How branch and bound ended, and on how many samples (see ``complete.End``)."""

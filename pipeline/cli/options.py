@@ -62,6 +62,9 @@ proof_options = _apply(
         type=click.Choice(choices()),
         help="Climb the ladder of bounds up to this one; auto leaves a rung that proves nothing.  [auto; behind retrain: ibp]",
     ),
+    click.option(
+        "--max-domains", type=WHOLE, metavar="N", help="Parts that complete divides a sample into at most.  [1000]"
+    ),
     click.option("--memory-budget", metavar="SIZE", help="Beyond the model and its data, such as 800MB or 4GB.  [1GB]"),
     click.option("--arithmetic", type=click.Choice(MODES), help="Whose arithmetic is certified.  [float32-any-order]"),
     click.option("--no-attack", is_flag=True, default=None, help="Skip the attack; attacked accuracy is then absent."),

@@ -107,6 +107,8 @@ def examine(
     for note in doubts:
         yield Note(note, warning=True)
     result, spots = yield from _proved(subject, fitted, balls, how, indices, seed, work)
+    if note := divided(result.divided):
+        yield Note(note)
     if result.blind:
         doubts = (*doubts, BLIND.format(result.blind))
         yield Note(doubts[-1], warning=True)
@@ -179,10 +181,25 @@ def _how(subject: Subject, settings: Settings, pgd: PGD | None, kernels: Kernels
         device_of(settings),
         1 if fixed else None,
         method=settings.method,
+        domains=settings.max_domains,
         largest_eps=settings.largest_eps,
         kernels=kernels.errors,
         memory=settings.memory_budget,
     )
+
+
+DIVIDED = {
+    "proved": "proved",
+    "falsified": "falsified",
+    "domains": "left at --max-domains",
+    "stuck": "left with nothing to split",
+    "charge": "proved in real arithmetic alone",
+}
+
+
+def divided(ends: Mapping[str, int]) -> str:
+    """How branch and bound ended, in words; nothing where it was not asked."""
+    return "branch and bound: " + ", ".join(f"{ends[e]} {DIVIDED[e]}" for e in DIVIDED if e in ends) if ends else ""
 
 
 def seed_of(settings: Settings, crew: Crew) -> int:

@@ -25,7 +25,7 @@ from pipeline.core.rounding import rounding_of
 from pipeline.distributed.group import ALONE
 from pipeline.errors import UsageError
 from pipeline.gates.demands import GATES
-from pipeline.methods import up_to
+from pipeline.methods import bounding, up_to
 from pipeline.onnx.model_file import ModelFile
 from pipeline.results.property import (
     PropertyFile,
@@ -117,7 +117,7 @@ def decide_read(
         statement=PROPERTY[settings.arithmetic].format(execution=ran),
         assumptions=(*ASSUMPTIONS[settings.arithmetic], *kernels.assumptions, *subject.assumptions),
         verdict=_verdict(outcome, witness, settings),
-        methods=up_to(settings.method),
+        methods=bounding(up_to(settings.method)),
         decided_by=_by(outcome, witness),
         boxes_bounded=outcome.boxes,
         boxes_open=len(outcome.left),

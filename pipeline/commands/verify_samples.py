@@ -18,7 +18,7 @@ from pipeline.commands.subject import Subject, device_of
 from pipeline.core.threat import BALLS, Ball
 from pipeline.errors import Contradiction, InputRejected
 from pipeline.limits import limits, raised
-from pipeline.methods import DECIDERS, IBP, METHODS
+from pipeline.methods import DECIDERS, IBP, METHODS, bounding
 from pipeline.results import Counterexamples, Report, Result, Samples, Verdict, clean
 
 
@@ -107,6 +107,10 @@ def recheck(
         found.faults.append(f"certifying again: {error}")
 
 
+PATIENT = 10**9
+"""Parts that branch and bound may divide a sample into: a proof is made again whatever limit it was first made under."""
+
+
 def _how(result: Result, samples: Samples, rows: np.ndarray, subject: Subject) -> verdicts.Strategy:
     settings, about = reopen.settings(result), result.method.attack
     most = limits().attack_steps
@@ -123,6 +127,7 @@ def _how(result: Result, samples: Samples, rows: np.ndarray, subject: Subject) -
         device_of(settings),
         1 if subject.network.inputs[0].shape[0] is not None else None,
         method=_method(result, samples, rows),
+        domains=PATIENT,
         kernels=measured(subject, settings).errors,
     )
 
@@ -199,7 +204,7 @@ def _largest(
         return
     prover = Prover(subject.network, pixels[rows][ask], samples.label[rows][ask], how)
     balls = [_ball(result, Fraction(float(eps))) for eps in stated[ask]]
-    methods = [method for method in METHODS if method in result.method.bounds]
+    methods = [method for method in bounding(METHODS) if method in result.method.bounds]
     proved = yield from certified_at(prover, balls, methods, subject.classes)
 
     def faults() -> Iterator[str]:

@@ -54,6 +54,10 @@ class Box:
     def minimise(self, form: LinearForm, rounding: Rounding) -> Float[Tensor, "rows batch"]:
         return rounding.minimum(form, self.box)
 
+    def minimiser(self, form: LinearForm) -> Float[Tensor, "rows batch *features"]:
+        """About where the form is least, for attacks: no proof rests on it."""
+        return self.box.center - self.box.radius * form.dense(self.box.center.shape[1:]).coeff.sign()
+
     def __getitem__(self, samples: slice | Tensor) -> Box:
         return Box(self.box[samples])
 
@@ -69,6 +73,12 @@ class EuclideanBall:
     def minimise(self, form: LinearForm, rounding: Rounding) -> Float[Tensor, "rows batch"]:
         """The dual norm over the ball, ``<A, x> - radius |A|_2 + d``, or the minimum over the box where that is larger."""
         return torch.maximum(rounding.ball_minimum(form, self.center, self.radius), rounding.minimum(form, self.box))
+
+    def minimiser(self, form: LinearForm) -> Float[Tensor, "rows batch *features"]:
+        """About where the form is least over the ball, moved into the box."""
+        coeff = form.dense(self.center.shape[1:]).coeff
+        length = coeff.flatten(2).norm(dim=2).clamp_min(1e-300).reshape(*coeff.shape[:2], *[1] * (coeff.dim() - 2))
+        return torch.minimum(torch.maximum(self.center - self.radius * coeff / length, self.box.lower), self.box.upper)
 
     def __getitem__(self, samples: slice | Tensor) -> EuclideanBall:
         return EuclideanBall(self.center[samples], self.radius, self.box[samples])

@@ -6,6 +6,7 @@ is charged to the constant, through one nonnegative vector ``slack`` over the op
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -112,10 +113,28 @@ class Lines(Relaxation):
         highest: Tensor | float,
         start: Tensor | None = None,
         steer: Callable[[Tensor], tuple[Line, Line]] | None = None,
+        pieces: tuple[float, float] | None = None,
     ):
         self.below, self.above, self.rounding = below, above, rounding
-        self.start, self.steer = start, steer
+        self.start, self.steer, self.pieces = start, steer, pieces
         self.slack = rounding.lines_slack(box, steepest, highest)
+
+    def split(self, sign: Tensor) -> Lines:
+        """The same where ``sign x >= 0`` is assumed of each entry: 1, -1, or 0 for no assumption; (rows, batch, *features)."""
+        assert self.pieces is not None
+        left, right = self.pieces
+
+        def assumed(line: Line) -> Line:
+            slope = torch.where(sign > 0, right, torch.where(sign < 0, left, line.slope))
+            return Line(slope, None if line.offset is None else torch.where(sign == 0, line.offset, 0.0))
+
+        def steer(alpha: Tensor) -> tuple[Line, Line]:
+            below, above = (self.below, self.above) if self.steer is None else self.steer(alpha)
+            return assumed(below), assumed(above)
+
+        same = copy.copy(self)
+        same.below, same.above, same.steer = assumed(self.below), assumed(self.above), steer
+        return same
 
     def pull_back(self, form: LinearForm, alpha: Tensor | None = None) -> tuple[LinearForm | None, ...]:
         below, above = (self.below, self.above) if alpha is None or self.steer is None else self.steer(alpha)

@@ -56,7 +56,15 @@ class ReLURule(Rule[nn.ReLU]):
 
         adaptive = torch.where(open_, (upper > -lower).to(upper), fixed)
         return Lines(
-            x, Line(adaptive), above, rounding=rounding, steepest=1.0, highest=offset, start=adaptive[None], steer=steer
+            x,
+            Line(adaptive),
+            above,
+            rounding=rounding,
+            steepest=1.0,
+            highest=offset,
+            start=adaptive[None],
+            steer=steer,
+            pieces=(0.0, 1.0),
         )
 
     def loose(self, op: nn.ReLU, x: Interval) -> Tensor:

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.bounds import margins
+from pipeline.bounds import margins, splits
 from pipeline.certify import PGD, Strategy
 from pipeline.certify.prover import Prover
 from pipeline.core.threat import LinfBall
 from pipeline.errors import Contradiction
-from pipeline.methods import METHODS, up_to
+from pipeline.methods import METHODS, bounding, up_to
 from pipeline.results import DECIDERS, Verdict
 from tests import nets
 from tests.climbing import climb, images_of, labels_of, lively
@@ -50,7 +50,7 @@ def test_each_rung_adds_and_none_takes_away(by_method):
     for method in METHODS:
         certified = by_method[method].samples.verdict == Verdict.CERTIFIED
         counts.append(int(certified.sum()))
-        assert (certified <= (by_method["alpha-crown"].samples.verdict == Verdict.CERTIFIED)).all()
+        assert (certified <= (by_method["complete"].samples.verdict == Verdict.CERTIFIED)).all()
     assert counts == sorted(counts)
     assert counts[0] < counts[1] < counts[2], "rungs that add nothing test nothing"
 
@@ -61,14 +61,14 @@ def test_the_order_of_the_rungs_is_no_part_of_any_proof(by_method):
     labels = labels_of(NETWORK, images)
     prover = Prover(NETWORK, images, labels, Strategy())
     proved = np.zeros((len(EPS), 40), bool)
-    for method in reversed(METHODS):
+    for method in bounding(reversed(METHODS)):
         for i, eps in enumerate(EPS):
             proved[: i + 1] |= prover.margins(method, LinfBall(Fraction(eps)), np.arange(40)) > 0
     samples = by_method["alpha-crown"].samples
     assert ((samples.verdict == Verdict.CERTIFIED) == proved & samples.survived).all()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", bounding(METHODS))
 def test_a_rung_that_proves_too_much_is_an_alarm(monkeypatch, method):
     """Every rung bounds some falsified samples too, so that a bound that lies is found out."""
     honest = margins.MarginBounds.least
@@ -80,6 +80,13 @@ def test_a_rung_that_proves_too_much_is_an_alarm(monkeypatch, method):
     monkeypatch.setattr(margins.MarginBounds, "least", lie)
     with pytest.raises(Contradiction, match=r"attack changed|another label"):
         climb(NETWORK, ("1/20",))
+
+
+def test_branch_and_bound_that_proves_too_much_is_an_alarm(monkeypatch):
+    honest = splits.SplitBounds.lower
+    monkeypatch.setattr(splits.SplitBounds, "lower", lambda self, *given, **more: honest(self, *given, **more).abs())
+    with pytest.raises(Contradiction, match=r"attack changed|another label"):
+        climb(NETWORK, ("1/20",), method="complete")
 
 
 def test_the_long_attack_counts_and_spares_what_is_decided():

@@ -1,0 +1,187 @@
+"""Branch and bound: true questions are proved, false ones never, with the file kept out of it."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.bounds import branching
+from pipeline.bounds.margins import MarginBounds
+from pipeline.bounds.splits import SplitBounds
+from pipeline.certify import complete
+from pipeline.certify.complete import Decision, decide
+from pipeline.choices import Mode
+from pipeline.core.network import Network
+from pipeline.core.rounding import rounding_of
+from pipeline.core.threat import LinfBall
+from tests import nets
+from tests.climbing import climb, deployed, images_of, labels_of, lively, same
+
+BALL = LinfBall(Fraction(1, 5))
+
+
+def nobody(points: Tensor) -> tuple[Tensor, np.ndarray]:
+    """A judge that finds no counterexample: a proof must not need one."""
+    return points, np.zeros(len(points), bool)
+
+
+class Question:
+    """A tiny network whose least margin over a ball is known, by a search that closes in on it, and may be moved."""
+
+    def __init__(self, seed: int):
+        d = nets.Drawing(seed)
+        x = d.input(2)
+        for a, b in ((2, 7), (7, 7)):
+            x = d(nn.ReLU(), d(nn.Linear(a, b), x))
+        self.network = d.finish(d(nn.Linear(7, 3), x), shapes=((None, 3),)).in_float64()
+        with torch.no_grad():
+            for parameter in self.network.parameters():
+                parameter.mul_(1.5 if parameter.dim() > 1 else 1)
+        self.x = torch.rand(1, 2, dtype=torch.float64)
+        self.label = self.network(self.x).argmax(1)
+        self.box = BALL.box(self.x)
+        self.move(-self.least())
+
+    def margins(self, points: Tensor) -> Tensor:
+        logits, own = self.network(points), self.label.expand(len(points), 1)
+        return logits.gather(1, own)[:, 0] - logits.scatter(1, own, -torch.inf).amax(1)
+
+    @torch.no_grad()
+    def least(self) -> float:
+        width, best = 1.0, self.box.center
+        corners = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 2)
+        while width > 1e-6:
+            near = best.repeat(3000 // len(best), 1)
+            near = near + width * self.box.radius * (2 * torch.rand_like(near) - 1)
+            near = torch.cat([best, near, self.box.center + self.box.radius * corners])
+            near = torch.minimum(
+                torch.maximum(near, self.box.center - self.box.radius), self.box.center + self.box.radius
+            )
+            best = near[self.margins(near).argsort()[:30]]
+            width /= 3
+        return float(self.margins(best).min())
+
+    def move(self, by: float) -> None:
+        """All margins by as much."""
+        last = [p for p in self.network.parameters() if p.dim() == 1][-1]
+        with torch.no_grad():
+            last[self.label] += by
+
+    def asked(self, mode: Mode = "real", judge: complete.Judge = nobody, **limits: int) -> Decision:
+        bounds = MarginBounds(self.network, rounding_of(mode), method="alpha-crown")
+        return decide(bounds, BALL.region(self.x), self.label, judge, **limits)
+
+
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(s, marks=pytest.mark.slow) for s in range(4, 400))])
+def test_a_true_question_is_proved_and_a_false_one_is_not(seed: int) -> None:
+    asked = Question(seed)
+    asked.move(-1e-7)
+    assert asked.asked().end in ("stuck", "charge")
+    asked.move(2e-3)
+    found = asked.asked()
+    assert found.end == "proved"
+    assert 0 < found.margin < 2e-3
+    asked = Question(seed)
+    asked.move(2e-3)
+    assert asked.asked("float32-any-order").end == "proved"
+
+
+FAULTS = {
+    "a part that nobody looks at": (branching, "halves_of", lambda old: lambda *a: _first_half(*old(*a))),
+    "a bound that is too high": (
+        SplitBounds,
+        "lower",
+        lambda old: lambda self, *a, **more: old(self, *a, **more) + 0.01,
+    ),
+    "an end before the last part": (SplitBounds, "solved", lambda old: lambda self, d: d[:0]),
+}
+
+
+def _first_half(both, divided, points):  # type: ignore[no-untyped-def]
+    return both[: len(both) // 2], divided, points
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_the_search_proves_what_is_false(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, name, wrong = FAULTS[fault]
+    monkeypatch.setattr(owner, name, wrong(getattr(owner, name)))
+    if owner is branching:
+        monkeypatch.setattr(complete, name, getattr(branching, name))
+    ends = []
+    for seed in range(3):
+        asked = Question(seed)
+        asked.move(-1e-4)
+        ends.append(asked.asked().end)
+    assert "proved" in ends
+
+
+def test_a_counterexample_is_found_where_there_is_one() -> None:
+    asked = Question(1)
+    asked.move(-0.02)
+
+    def judge(points: Tensor) -> tuple[Tensor, np.ndarray]:
+        return points, (asked.margins(points) < 0).detach().numpy()
+
+    found = asked.asked(judge=judge)
+    assert found.end == "falsified"
+    assert found.point is not None
+    assert float(asked.margins(found.point[None]).detach()) < 0
+    assert bool(((found.point - asked.box.center).abs() <= asked.box.radius * (1 + 1e-12)).all())
+
+
+def test_limits_end_it() -> None:
+    asked = Question(2)
+    asked.move(-1e-3)
+    assert asked.asked(domains=2).end in ("domains", "stuck")
+    assert asked.asked(domains=2).domains <= 4
+
+    def check() -> None:
+        raise TimeoutError
+
+    bounds = MarginBounds(asked.network, rounding_of("real"), method="alpha-crown")
+    with pytest.raises(TimeoutError):
+        decide(bounds, BALL.region(asked.x), asked.label, nobody, check=check)
+
+
+def test_how_many_parts_are_walked_at_once_changes_no_decision() -> None:
+    asked = Question(3)
+    asked.move(2e-3)
+    few, many = asked.asked(rows=4), asked.asked(rows=64)
+    assert (few.end, few.domains) == (many.end, many.domains)
+    assert few.margin == pytest.approx(many.margin, abs=1e-9)
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+def test_a_network_without_a_sign_to_split_ends(softmax: bool) -> None:
+    d = nets.Drawing(0)
+    x = d(nn.Linear(4, 3), d(nn.Sigmoid(), d(nn.Linear(3, 4), d.input(3))))
+    network: Network = d.finish(d(nn.Softmax(1), x) if softmax else x, shapes=((None, 3),)).in_float64()
+    x = torch.full((1, 3), 0.5, dtype=torch.float64)
+    bounds = MarginBounds(network, rounding_of("real"), method="alpha-crown")
+    found = decide(bounds, LinfBall(Fraction(1, 2)).region(x), network(x).argmax(1), nobody)
+    assert found.end in ("proved", "stuck", "charge")
+
+
+def test_the_ladder_decides_more_and_nothing_otherwise() -> None:
+    eps = ("1/20", "1/10")
+    before, after = (climb(lively(), eps, method=method, n=24) for method in ("alpha-crown", "complete"))
+    assert sum(after.divided.values()) > 0
+    left, decided = (c.samples.verdict == 3 for c in (before, after))
+    assert int(decided.sum()) < int(left.sum())
+    assert (after.samples.verdict[~left] == before.samples.verdict[~left]).all()
+    assert same(after, climb(lively(), eps, method="complete", n=24))
+    found = after.samples.counterexamples
+    assert found is not None
+    network = lively()
+    images, labels = images_of(network, 24), labels_of(network, images_of(network, 24))
+    for index, radius, image in zip(found.index, found.eps, found.image, strict=True):
+        assert np.abs(image.astype(np.float64) - images[index]).max() <= float(Fraction(str(radius)))
+        assert deployed(network)(image[None]).argmax(1)[0] != labels[index]
+
+
+def test_by_itself_auto_does_not_go_so_far() -> None:
+    assert not climb(lively(), ("1/20",), n=8).divided
