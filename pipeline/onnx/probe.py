@@ -158,6 +158,11 @@ def _run(run: runtime.Session, model: onnx.ModelProto, batch: int, size: int) ->
             )
         xs.append(_example(rng, shape, np.dtype(dtype)))
     values = dict(zip(run.outputs, run(*xs), strict=True))
+    if sequences := [name for name, value in values.items() if not isinstance(value, np.ndarray)]:
+        made = next((n for n in model.graph.node if sequences[0] in n.output), None)
+        raise InputRejected(
+            f"Values are tensors; {shown(made.op_type) if made else 'an operator'} makes a sequence. Export the model without it."
+        )
     values.update(zip(run.inputs, xs, strict=True))
     return values
 
@@ -168,14 +173,40 @@ def _example(rng: np.random.Generator, shape: list[int], dtype: np.dtype) -> np.
     return np.zeros(shape, dtype)
 
 
+_PICK = {"NonZero", "Compress", "Unique", "NonMaxSuppression", "MelWeightMatrix", "Range", "ConstantOfShape"}
+_SIZED = {
+    **{"Slice": (1, 2, 3, 4), "Pad": (1, 3), "Resize": (1, 2, 3), "Col2Im": (1, 2), "MaxUnpool": (2,), "STFT": (1, 3)},
+    **dict.fromkeys(("Reshape", "Expand", "Tile", "Upsample", "TopK", "OneHot", "Squeeze", "Unsqueeze", "Split"), (1,)),
+    **dict.fromkeys(("CenterCropPad", "AffineGrid", "DFT"), (1,)),
+    **dict.fromkeys(("BlackmanWindow", "HammingWindow", "HannWindow"), (0,)),
+}
+"""By operator the inputs that say how large its results are."""
+
+
+def _sizing(node: onnx.NodeProto) -> Iterator[str]:
+    """What an operator reads of whose values the size of its results depends on."""
+    if node.op_type in _PICK or "Sequence" in node.op_type or "Optional" in node.op_type:
+        yield from node.input
+        return
+    places = (1,) if node.op_type.startswith("Reduce") else _SIZED.get(node.op_type, ())
+    yield from (node.input[i] for i in places if i < len(node.input) and node.input[i])
+
+
 def dependence(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
-    """For each computed value, in order: ``constant``, ``shape`` (of input shapes alone), or ``data``."""
+    """For each computed value, in order: ``constant``, ``shape`` (of input shapes alone), or ``data``.
+
+    The shape of a value whose size is computed from data, or what picks entries by data, is data too.
+    """
     data = {p.name for p in model.graph.input} - {t.name for t in model.graph.initializer}
     shape: set[str] = set()
+    loose: set[str] = set()
     for node in model.graph.node:
         read = [v for v in node.input if v]
+        if not loose.isdisjoint(read) or not data.isdisjoint(_sizing(node)):
+            loose.update(node.output)
         if node.op_type in ("Shape", "Size"):
             kind = "shape" if any(v in data or v in shape for v in read) else "constant"
+            kind = "data" if not loose.isdisjoint(read) else kind
         elif any(v in data for v in read):
             kind = "data"
         else:

@@ -63,6 +63,8 @@ class File:
     samples: Sequence[Any] | None = None
     points: Sequence[Any] = ()
     """Tried beside drawn ones, where a box contains them."""
+    alone: bool = False
+    """Whether the file fixes a batch of one."""
     breaks: bool = False
     """Whether the runtime gives the first sample another label: near a spike, in some company, with subnormal numbers as zero."""
 
@@ -71,13 +73,14 @@ class File:
         g.nodes.append(helper.make_node("Identity", [self.build(g)], ["y"], name="last"))
         used = {v for n in g.nodes for v in n.input}
         x, y = (
-            helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", ["N", *self.shape]), ("y", None))
+            helper.make_tensor_value_info(n, TensorProto.FLOAT, s)
+            for n, s in (("x", [1 if self.alone else "N", *self.shape]), ("y", None))
         )
         held = [numpy_helper.from_array(a, n) for n, a in g.constants.items() if n in used]
         graph = helper.make_graph(g.nodes, "adversarial", [x], [y], held)
         made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
         (logits,) = session(made.SerializeToString(), "DISABLE_ALL").run(None, {"x": np.zeros((1, *self.shape), S)})
-        y.type.CopyFrom(helper.make_tensor_type_proto(TensorProto.FLOAT, ["N", *logits.shape[1:]]))
+        y.type.CopyFrom(helper.make_tensor_type_proto(TensorProto.FLOAT, [1 if self.alone else "N", *logits.shape[1:]]))
         made.graph.output[0].CopyFrom(y)
         return made
 
@@ -222,6 +225,55 @@ def _(g: Draft) -> str:
 @file("import", "BatchNormalization of each place", (3,), "BatchNormalization (1: its attribute spatial = 0", opset=7)
 def _(g: Draft) -> str:
     return g("BatchNormalization", "x", *(g.const(np.abs(g.normal(3)) + S(0.1)) for _ in range(4)), spatial=0)
+
+
+def sized(name: str, says: str, **more: Any) -> Callable[[Any], Any]:
+    """A margin that loses as much as a shape, which is computed from data, has grown by."""
+
+    def enter(shape: Callable[[Draft], str]) -> Callable[[Draft], str]:
+        def build(g: Draft) -> str:
+            size = g("Reshape", g("Cast", shape(g), to=1), g.ints(1, 1))
+            return signed(g, g("Sub", g("Add", column(g, 0), k(g, 1.3)), size))
+
+        settings = {"alone": True, "samples": [[0.45, 0.4, 0.3]], "breaks": True}
+        file("import", name, (3,), says, **settings | more)(build)
+        return shape
+
+    return enter
+
+
+def large(g: Draft) -> str:
+    """How many entries are above a half."""
+    above = g("Ceil", g("Relu", g("Sub", "x", k(g, 0.5))))
+    return g("Cast", g.reduced("ReduceSum", above, [1], 0), to=7)
+
+
+@sized("how many entries NonZero finds", "NonZero (1), Shape (1)")
+def _(g: Draft) -> str:
+    return g("Gather", g("Shape", g("NonZero", g("Relu", g("Sub", "x", k(g, 0.5))))), g.ints(1))
+
+
+@sized("how long a Slice is that ends where data say", "Shape (1), Slice (1: its input 2 is computed")
+def _(g: Draft) -> str:
+    return g("Gather", g("Shape", g("Slice", "x", g.ints(0), large(g), g.ints(1))), g.ints(1))
+
+
+@sized("the Size of a constant that data fill", "ConstantOfShape (1), Size (1)")
+def _(g: Draft) -> str:
+    return g("Size", g("ConstantOfShape", large(g)))
+
+
+@sized("how many are greatest", "Shape (1), TopK (1)")
+def _(g: Draft) -> str:
+    return g("Gather", g("Shape", g("TopK", "x", large(g), outputs=2)), g.ints(1))
+
+
+@sized("a tensor of a sequence", "SequenceConstruct makes a sequence", breaks=False)
+def _(g: Draft) -> str:
+    both = g("SequenceConstruct", g.const([1.0]), g.const([1.0, 2.0]))
+    return g(
+        "Sub", g("Shape", g("SequenceAt", both, g("Clip", g("Squeeze", large(g)), g.ints(0), g.ints(1)))), g.ints(1)
+    )
 
 
 # A spike, beside a giant logit.
@@ -702,8 +754,12 @@ class Deployed:
     def told(self, points: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         whole = self.runs["ENABLE_ALL"]
         for level, run in self.runs.items():
-            yield f"{level}, a batch of {len(points)}", labels(run, points)
-            yield f"{level}, alone", np.array([labels(run, p[None])[0] for p in points[:3]])
+            yield (
+                f"{level}, alone",
+                np.array([labels(run, p[None])[0] for p in (points if self.this.alone else points[:3])]),
+            )
+            if not self.this.alone:
+                yield f"{level}, a batch of {len(points)}", labels(run, points)
         if self.this.kind == "range":
             yield "subnormal numbers as zero", self.flushing(self.content, points)
         for size in BATCHES if self.this.kind == "batch" else ():
@@ -756,7 +812,7 @@ def test_what_is_certified_of_it_is_true_or_it_is_refused_by_name(
     this: File, tmp_path: Any, flushing: Flushing
 ) -> None:
     if this.breaks:
-        near = EPS[-1] if this.kind == "parity" else EPS[0] / 64
+        near = EPS[-1] if this.kind in ("import", "parity") else EPS[0] / 64
         assert Deployed(this, flushing).broken(0, float(near)), "it is no trap"
     if this.says is None:
         assert judged(this, tmp_path, flushing) == []

@@ -36,7 +36,7 @@ def fix_sizes(draft: Draft, node: Node, probes: Probes) -> None:
     rank = len(draft.shapes[x])
     axes = [a % rank for a in node.attributes.get("axes") or range(rank)]
     seen = np.stack([np.asarray(v[sizes] if sizes in v else draft.constants[sizes]) for v in probes.values])
-    batches = [np.shape(v[x])[0] for v in probes.values]
+    batches = [np.shape(v[x] if x in v else draft.constants[x])[0] for v in probes.values]
     if 0 in axes and seen[:, axes.index(0)].tolist() == batches:
         seen = np.delete(seen, axes.index(0), axis=1)
         axes.remove(0)
