@@ -1,7 +1,8 @@
 """Files that only their own user can have written: each ends in an authentication code.
 
-The code is HMAC-SHA256 (RFC 2104) under the user's key, over the run that the file belongs to, its name and its content. A file
-without it was put there by somebody else, came from another machine, or is damaged: which of these cannot be told.
+The code is HMAC-SHA256 (RFC 2104) under the user's key, over the run that the file belongs to, its name and its content; one over
+its size stands before it, so that nobody makes a run read a terabyte of zeros. A file without them was put there by somebody
+else, came from another machine, or is damaged: which of these cannot be told.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from pathlib import Path
 
 from pipeline.system.atomic import replace_atomically
 
-FORMAT = b"pipeline run folder 1"
+FORMAT = b"pipeline run folder 2"
 HEAD = b"\nhmac-sha256 "
-LENGTH = len(HEAD) + 64 + 1
-"""Bytes of a code at the end of a file."""
-CHUNK = 1 << 20
+CODE = 64 + 1
+"""Bytes of a code and the character behind it."""
+LENGTH = len(HEAD) + 2 * CODE
+"""Bytes of both codes at the end of a file."""
 # No link is followed, and no pipe waited for.
 READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
@@ -42,9 +44,8 @@ class Seal:
 
     def write(self, path: Path, content: bytes) -> None:
         """Put content and code at ``path``, whole or not at all. Raises OSError."""
-        code = self._begun(path)
-        code.update(content)
-        replace_atomically(path, content + HEAD + code.hexdigest().encode() + b"\n")
+        end = self._of_size(path, len(content)) + self._of_content(path, content)
+        replace_atomically(path, content + end)
 
     def read(self, path: Path) -> bytes | None:
         """The content, or None where there is no file. Raises Foreign; OSError where the disk refuses."""
@@ -60,26 +61,29 @@ class Seal:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode) or found.st_size < LENGTH:
                 raise Foreign(f"{path} carries no authentication code")
-            # First without keeping it: a stranger's file may be larger than the memory.
-            code, left = self._begun(path), found.st_size - LENGTH
-            while left and (chunk := file.read(min(CHUNK, left))):
-                code.update(chunk)
-                left -= len(chunk)
-            self._compare(path, code, file.read(LENGTH))
+            size = found.st_size - LENGTH
+            file.seek(size)
+            self._compare(path, self._of_size(path, size), file.read(LENGTH)[:-CODE])
             file.seek(0)
             stored = file.read(found.st_size)
-        # What is handed out is what was authenticated, whoever writes meanwhile.
-        code = self._begun(path)
-        code.update(stored[:-LENGTH])
-        self._compare(path, code, stored[-LENGTH:])
-        return stored[:-LENGTH]
+        self._compare(path, self._of_content(path, stored[:size]), stored[-CODE:])
+        return stored[:size]
 
-    def _begun(self, path: Path) -> hmac.HMAC:
+    def _of_size(self, path: Path, size: int) -> bytes:
+        """How the end of a file begins."""
+        return HEAD + self._code(path, b"size", b"%d" % size) + b" "
+
+    def _of_content(self, path: Path, content: bytes) -> bytes:
+        """How it ends."""
+        return self._code(path, b"content", content) + b"\n"
+
+    def _code(self, path: Path, what: bytes, content: bytes) -> bytes:
         code = hmac.new(self.secret, digestmod=hashlib.sha256)
-        for part in (FORMAT, self.run.encode(), path.name.encode()):
+        for part in (FORMAT, self.run.encode(), path.name.encode(), what):
             code.update(len(part).to_bytes(8, "big") + part)
-        return code
+        code.update(content)
+        return code.hexdigest().encode()
 
-    def _compare(self, path: Path, code: hmac.HMAC, stated: bytes) -> None:
-        if not hmac.compare_digest(HEAD + code.hexdigest().encode() + b"\n", stated):
+    def _compare(self, path: Path, code: bytes, stated: bytes) -> None:
+        if not hmac.compare_digest(code, stated):
             raise Foreign(f"{path} carries no authentication code of this user for this run")

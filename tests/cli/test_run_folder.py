@@ -17,6 +17,7 @@ import torch
 from pipeline.cli.main import own_code_cache
 from pipeline.data import load
 from pipeline.results import read
+from pipeline.system.seal import LENGTH
 from pipeline.system.user_key import VARIABLE
 
 EPS = "1/10"
@@ -184,7 +185,7 @@ def test_training_goes_on_from_no_checkpoint_that_is_not_ones_own(digits, pipeli
     assert state["finished"]
     torch.save(state, "forged.pt")
     forged = {
-        "checkpoint.pt": Path("forged.pt").read_bytes() + content[-78:],
+        "checkpoint.pt": Path("forged.pt").read_bytes() + content[-LENGTH:],
         "finished.json": own["finished.json"].replace(b'"epoch": 3', b'"epoch": 2'),
         "key": own["key"].replace(b"a", b"b", 1),
     }
@@ -224,4 +225,4 @@ def test_a_record_holds_what_a_run_did(digits, pipeline):
     text = Path("model.certified.onnx.run/finished.json").read_text()
     told, _, code = text.rpartition("\nhmac-sha256 ")
     assert json.loads(told)["epoch"] == 3
-    assert len(code) == 65
+    assert len(code) == 130
