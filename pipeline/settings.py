@@ -205,6 +205,10 @@ def settle(model: Path, flags: Mapping[str, Any], metadata: Mapping[str, str]) -
         *_from_toml(model),
         ("flag", {k: v for k, v in flags.items() if v is not None and v != ()}),
     ):
+        if name == TOML and "download" in values:
+            raise UsageError(
+                f"{TOML}: no file opens the network; remove `download`, and say --download where you want it."
+            )
         retrain = values.get("retrain", {})
         if not isinstance(retrain, dict):
             raise UsageError(f"{name}: retrain is a table of settings, [retrain]; received {str(retrain)[:80]!r}.")

@@ -67,8 +67,10 @@ def read(path: Path, name: str) -> np.ndarray:
 
     Raises InputRejected, naming the member, for pickles, odd dtypes, wrong or absurd sizes and damaged data.
     """
-    entry = members(path)[name]
     where = f"{path.name!r}, member {name!r}"
+    entry = members(path).get(name)
+    if entry is None:
+        raise InputRejected(f"{where}: it was there a moment ago; the file was changed meanwhile. Start again.")
     most, ratio = limits().data_bytes, limits().archive_ratio
     if entry.file_size > most:
         raise InputRejected(f"{where}: {entry.file_size} bytes, more than the {most} allowed. {raised('data_bytes')}")

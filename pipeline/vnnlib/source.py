@@ -40,7 +40,8 @@ def load(path: Path) -> PropertyText:
                 content = unpacked.read(most + 1)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InputRejected(
-            f"A property is a VNN-LIB file; {path.name!r} cannot be read: {str(error)[:200]}."
+            f"A property is a VNN-LIB file; {path.name!r} cannot be read: "
+            f"{str(getattr(error, 'strerror', None) or error)[:200]}."
         ) from None
     if len(content) > most or len(stored) > most:
         raise InputRejected(
