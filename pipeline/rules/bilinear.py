@@ -68,6 +68,8 @@ class McCormick(Relaxation):
 class _BilinearRule(Rule[nn.Module]):
     """A product of two values; a subclass says which."""
 
+    squares = False
+    """Whether the product of a value with itself is its square, entry by entry."""
     times: Times
     left: Times
     right: Times
@@ -102,7 +104,7 @@ class _BilinearRule(Rule[nn.Module]):
         if slack is not None:
             slack = slack + self.evaluation(x, y, size, rounding)
         return McCormick(
-            x, y, (xs[0], xs[1]), self.times, self.left, self.right, rounding, slack, square=xs[0] is xs[1]
+            x, y, (xs[0], xs[1]), self.times, self.left, self.right, rounding, slack, self.squares and xs[0] is xs[1]
         )
 
     def evaluation(self, x: Interval, y: Interval, size: Tensor, rounding: Rounding) -> Tensor | float:
@@ -123,6 +125,7 @@ class ProductRule(_BilinearRule):
     Around ``c d`` it reaches ``max(|r d + c q| + r q, |r d - c q| - r q)`` up, and the same with the signs exchanged down.
     """
 
+    squares = True
     times = left = right = staticmethod(torch.mul)
 
     def operands(self, *xs: Value) -> list[Interval]:

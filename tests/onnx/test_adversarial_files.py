@@ -473,6 +473,14 @@ def _(g: Draft) -> str:
     return g("MatMul", "x", g("DequantizeLinear", held, k(g, 0.01), g.const(0, np.int8)))
 
 
+@file("executed", "a matrix times itself", (2, 2), samples=[[0.5] * 4])
+def _(g: Draft) -> str:
+    """Near the sample ``s_00^2 + s_01 s_10 + 1/128``, with deviations ``s`` of up to an eighth."""
+    held = g.const(np.reshape([-1, -0.5, -0.5, 0], (4, 1)))
+    linear = g("Gemm", g("Flatten", "x"), held, g.const([0.5 + 1 / 128]))
+    return signed(g, g("Add", column(g, 0, g("Flatten", g("MatMul", "x", "x"))), linear))
+
+
 @file("executed", "a residual broadcast into a Gemm", (3,))
 def _(g: Draft) -> str:
     residual = g.reduced("ReduceSum", g("Relu", "x"), [1])
