@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,8 +18,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pipeline.bounds.branching import halves_of
+from pipeline.bounds.linear import Bounds
 from pipeline.bounds.margins import MarginBounds
 from pipeline.bounds.splits import Ascent, Domains, SplitBounds
+from pipeline.core.linear_form import LinearForm
 from pipeline.core.threat import Region, margin_form
 
 AS_IT_IS, ROOT, CHILD = Ascent(0), Ascent(30), Ascent(6)
@@ -53,29 +55,36 @@ class Decision:
     point: Tensor | None = None
 
 
+def margins_decided(
+    bounds: MarginBounds, region: Region, label: Int[Tensor, " one"], judge: Judge, **how: Any
+) -> Decision:
+    """Whether every margin of one sample is positive over its region; ``bounds`` are those of alpha-CROWN, ``how`` as below."""
+    with torch.no_grad():
+        known = bounds.linear.over([region])
+    logits = known.box(bounds.top.index).center
+    forms = margin_form(label, logits.shape[1:], logits.dtype)
+    return decide(known, forms, bounds.top.index, judge, needed=bounds.needed(len(forms.const) + 1), **how)
+
+
 def decide(
-    bounds: MarginBounds,
-    region: Region,
-    label: Int[Tensor, " one"],
+    known: Bounds,
+    forms: LinearForm,
+    index: int,
     judge: Judge,
     *,
+    needed: float = 0.0,
     domains: int = DOMAINS,
     rows: int = 2 * ABREAST,
     together: bool = True,
     check: Callable[[], None] = lambda: None,
 ) -> Decision:
-    """Whether every margin of one sample is positive over its region; ``bounds`` are those of alpha-CROWN.
+    """Whether every form over the node ``index`` exceeds ``needed`` over the region of ``known``, a batch of one.
 
     ``rows`` parts are walked at once; the network takes as many points ``together``, or one. ``check`` is called at every split,
     and may raise to end the search.
     """
-    with torch.no_grad():
-        known = bounds.linear.over([region])
-    logits = known.box(bounds.top.index).center
-    forms = margin_form(label, logits.shape[1:], logits.dtype)
-    split, count = SplitBounds(known, forms, bounds.top.index, rows, together), len(forms.const)
-    needed = bounds.needed(count + 1)
-    root = split.whole(torch.arange(count, device=logits.device), torch.full_like(forms.const[:, 0], -torch.inf))
+    split, count = SplitBounds(known, forms, index, rows, together), len(forms.const)
+    root = split.whole(torch.arange(count, device=forms.const.device), torch.full_like(forms.const[:, 0], -torch.inf))
     first = split.improved(root, AS_IT_IS, root.lower)
     charge = (first.lower - split.proved(first)).nan_to_num(torch.inf, torch.inf, torch.inf).clamp_min(0)
     enough = needed + BESIDES * charge

@@ -86,6 +86,15 @@ class Falsifier:
         low, high = lower.clamp(low, high), upper.clamp(low, high)
         return self._descend(targets, low, high, 0, PROBING, clock)
 
+    def at(self, patch: Subdomain, points: Tensor) -> Witness | None:
+        """Whether one of some points of a patch is a counterexample."""
+        targets = [(patch.case, a) for a in patch.open for _ in range(len(points))]
+        low, high = self._boxes(targets)
+        tried = torch.minimum(torch.maximum(points.to(low).repeat(len(patch.open), 1), low), high)
+        with torch.no_grad():
+            distance, size = self._distance(tried, *self._constraints(targets))
+        return self._look(tried, targets, distance.amax(1), size)
+
     def _descend(
         self, targets: Sequence[tuple[int, int]], low: Tensor, high: Tensor, start: int, steps: int, clock: Clock
     ) -> Witness | None:

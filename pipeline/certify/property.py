@@ -23,12 +23,14 @@ from pipeline.bounds.linear import MEMORY, Bounds, LinearWalk
 from pipeline.bounds.margins import ends_tail
 from pipeline.certify.batches import require_memory
 from pipeline.certify.boxes import Subdomain, inputs_of, outputs_of, whole
+from pipeline.certify.complete import ABREAST, decide
 from pipeline.certify.constraints import Forms, never_negative
 from pipeline.certify.scheduler import Progress
 from pipeline.core.interval import Interval
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.network import Network
 from pipeline.core.rounding import Rounding
+from pipeline.core.threat import Box
 from pipeline.methods import IBP, METHODS, BoundingMethod, Improve, bounding, up_to
 from pipeline.rules.weights import Facts
 from pipeline.system.allocator import give_back_large_blocks
@@ -51,6 +53,8 @@ class Outcome:
     boxes: int = 0
     by: str = IBP
     splits: int = 0
+    domains: int = 0
+    """Into how many parts boxes were divided by the signs of ReLUs."""
     timed_out: bool = False
 
     @classmethod
@@ -131,9 +135,17 @@ class Refuter:
         return self._needs[method.improve]
 
     def prove(
-        self, clock: Clock, *, split: bool = True, stop: Callable[[Sequence[Subdomain]], bool] = lambda patches: False
+        self,
+        clock: Clock,
+        *,
+        split: bool = True,
+        stop: Callable[[Sequence[Subdomain]], bool] = lambda patches: False,
+        look: Callable[[Subdomain, Tensor], bool] = lambda patch, points: False,
     ) -> Generator[Progress, None, Outcome]:
-        """Refute every case; returns what came of it. ``stop`` sees what is about to be cut, and may end it."""
+        """Refute every case; returns what came of it.
+
+        ``stop`` sees what is about to be cut, ``look`` points at which a bound is least: either may end it.
+        """
         outcome = Outcome.before(self.question)
         self.loose.intervals.check = self.tight.intervals.check = clock.check
         try:
@@ -144,6 +156,8 @@ class Refuter:
                     break
             if split and all(self._free(patch).sum() <= SPLIT_INPUTS for patch in outcome.left):
                 yield from self._split(outcome, clock, stop)
+            elif split:
+                yield from self._by_signs(outcome, clock, look)
         except OutOfTime:
             outcome.timed_out = True
         return outcome
@@ -187,6 +201,48 @@ class Refuter:
             outcome.by = methods[-1].name
             outcome.left = [patch for patch, _ in pending]
             yield Progress("split", outcome.splits, outcome.splits + len(pending))
+
+    def _by_signs(
+        self, outcome: Outcome, clock: Clock, look: Callable[[Subdomain, Tensor], bool]
+    ) -> Generator[Progress, None, None]:
+        """Refute what is open by branch and bound on the signs of ReLUs: of each conjunction, its most promising row."""
+        total = len(outcome.left)
+        for done, patch in enumerate(tuple(outcome.left)):
+            regions = [Box(region.box) for region in self._regions([patch])]
+            bounds = self.tight.over(regions)
+            forms, owner, _ = self._forms([patch])
+            at = self._at_outputs(forms, bounds)
+            if len(regions) > 1 or len(at) > 1:  # one node is bounded, over one box
+                return
+            ((index, form),) = at.items()
+            with torch.no_grad():
+                least = bounds.lower(at)[:, 0].nan_to_num(-torch.inf)
+            rows = [np.flatnonzero(owner[:, 0] == a).tolist() for a in patch.open]
+            picked = [max(some, key=lambda k: float(least[k])) for some in rows]
+            fooled = False
+
+            def judge(points: Tensor, patch: Subdomain = patch) -> tuple[Tensor, np.ndarray]:
+                nonlocal fooled
+                fooled = look(patch, points.flatten(1))
+                return points, np.full(len(points), fooled)
+
+            found = decide(
+                bounds,
+                LinearForm(form.coeff[picked], form.const[picked]),
+                index,
+                judge,
+                domains=MAX_BOXES,
+                rows=max(4, min(2 * ABREAST, self._need(self.methods[-1]).rows(self.tight.memory, 1) // 2)),
+                together=self.batch > 1,
+                check=clock.check,
+            )
+            outcome.domains += found.domains
+            if found.end == "proved":
+                outcome.left = [other for other in outcome.left if other is not patch]
+                outcome.by = self.methods[-1].name
+            yield Progress("branch and bound", done + 1, total)
+            if fooled or found.end != "proved":
+                return
 
     def _free(self, patch: Subdomain) -> np.ndarray:
         """Which inputs vary."""

@@ -17,7 +17,7 @@ from pipeline.bounds.linear import MEMORY
 from pipeline.bounds.margins import MarginBounds
 from pipeline.certify.attack import Predict, moved_inside
 from pipeline.certify.batches import require_memory
-from pipeline.certify.complete import Decision, decide
+from pipeline.certify.complete import Decision, margins_decided
 from pipeline.certify.verdicts import Images, Strategy
 from pipeline.choices import Mode
 from pipeline.core.interval import Interval
@@ -94,7 +94,7 @@ class Prover:
             tried = moved_inside(start, ball, points.to(start))
             return tried, predict(tried.numpy()).argmax(1) != self.labels[row]
 
-        return decide(
+        return margins_decided(
             bounds,
             ball.region(x),
             label,

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from pipeline.bounds.float32_sites import self_test
 from pipeline.certify import Progress
 from pipeline.certify.boxes import Subdomain
@@ -164,7 +166,12 @@ def _decided(
         on_the_way.extend([found] if found else [])
         return found is not None
 
-    outcome = yield from refuter.prove(clock, stop=stop)
+    def look(patch: Subdomain, points: Tensor) -> bool:
+        found = falsifier.at(patch, points) if falsifier else None
+        on_the_way.extend([found] if found else [])
+        return found is not None
+
+    outcome = yield from refuter.prove(clock, stop=stop, look=look)
     witness = on_the_way[0] if on_the_way else None
     if witness is None and falsifier is not None and outcome.left and not outcome.timed_out:
         first = falsifier.descent.starts
@@ -198,6 +205,8 @@ def _by(outcome: Outcome, witness: Witness | None) -> str | None:
         return "onnxruntime"
     if outcome.left or not outcome.boxes:
         return None
+    if outcome.domains:
+        return f"{outcome.by}, {outcome.domains} parts by the signs of ReLUs"
     return f"{outcome.by}, {outcome.splits} boxes halved" if outcome.splits else outcome.by
 
 

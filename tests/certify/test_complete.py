@@ -13,7 +13,7 @@ from pipeline.bounds import branching
 from pipeline.bounds.margins import MarginBounds
 from pipeline.bounds.splits import SplitBounds
 from pipeline.certify import complete
-from pipeline.certify.complete import Decision, decide
+from pipeline.certify.complete import Decision, margins_decided
 from pipeline.choices import Mode
 from pipeline.core.network import Network
 from pipeline.core.rounding import rounding_of
@@ -73,7 +73,7 @@ class Question:
 
     def asked(self, mode: Mode = "real", judge: complete.Judge = nobody, **limits: int) -> Decision:
         bounds = MarginBounds(self.network, rounding_of(mode), method="alpha-crown")
-        return decide(bounds, BALL.region(self.x), self.label, judge, **limits)
+        return margins_decided(bounds, BALL.region(self.x), self.label, judge, **limits)
 
 
 @pytest.mark.parametrize("seed", [*range(4), *(pytest.param(s, marks=pytest.mark.slow) for s in range(4, 400))])
@@ -144,7 +144,7 @@ def test_limits_end_it() -> None:
 
     bounds = MarginBounds(asked.network, rounding_of("real"), method="alpha-crown")
     with pytest.raises(TimeoutError):
-        decide(bounds, BALL.region(asked.x), asked.label, nobody, check=check)
+        margins_decided(bounds, BALL.region(asked.x), asked.label, nobody, check=check)
 
 
 def test_how_many_parts_are_walked_at_once_changes_no_decision() -> None:
@@ -162,7 +162,7 @@ def test_a_network_without_a_sign_to_split_ends(softmax: bool) -> None:
     network: Network = d.finish(d(nn.Softmax(1), x) if softmax else x, shapes=((None, 3),)).in_float64()
     x = torch.full((1, 3), 0.5, dtype=torch.float64)
     bounds = MarginBounds(network, rounding_of("real"), method="alpha-crown")
-    found = decide(bounds, LinfBall(Fraction(1, 2)).region(x), network(x).argmax(1), nobody)
+    found = margins_decided(bounds, LinfBall(Fraction(1, 2)).region(x), network(x).argmax(1), nobody)
     assert found.end in ("proved", "stuck", "charge")
 
 

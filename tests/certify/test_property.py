@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.certify.boxes import whole
 from pipeline.certify.constraints import Forms, scaled
 from pipeline.certify.counterexample import Descent, Falsifier
 from pipeline.certify.property import Refuter
@@ -248,3 +249,36 @@ def test_the_falsifier_depends_on_its_seed_alone_and_obeys_the_clock():
     assert (first.point == second.point).all()
     question, confirm = judged(network, TEXT + "(assert (<= Y_0 -1000))")
     assert Falsifier(network, question, Descent(), confirm).search(Clock.of(-1.0)) is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_signs_of_neurons_are_split_where_boxes_have_too_many_sides(seed):
+    """With ten inputs: what lies between the bound of alpha-CROWN and the least value that is found is proved, and no more."""
+    network = nets.mlp(10, 8, 8, 1, seed=seed)
+    x = 2 * torch.rand(20_000, 10, generator=torch.Generator().manual_seed(seed)) - 1
+    corner = x.sign()
+    least = float(torch.cat([network(x), network(corner)]).detach().min())
+    question = Property(10, 1, (box(10, (at_most(0, (0, 1)),)),))
+    refuter = Refuter(network.in_float64(), question, rounding_of("real"))
+    below = float(refuter._least(*bounds_of(refuter), refuter.methods[-1]))
+    assert below < least
+    bound = Q((below + least) / 2)
+    outcome = prove(network, Property(10, 1, (box(10, (at_most(bound, (0, 1)),)),)), mode="real")
+    assert not outcome.left
+    assert outcome.domains > 0
+    false = Property(10, 1, (box(10, (at_most(Q(least), (0, 1)),)),))
+    seen = []
+
+    def look(patch, points):
+        seen.extend(float(network(p[None].float()).detach()) for p in points)
+        return min(seen) <= least
+
+    outcome = prove(network, false, mode="real", look=look)
+    assert outcome.left
+
+
+def bounds_of(refuter):
+    """The one box of a property, its rows, and what is known of them beforehand."""
+    patches = [whole(0, refuter.question.cases[0])]
+    bounds, (forms, *_) = refuter.tight.over(refuter._regions(patches)), refuter._forms(patches)
+    return bounds, forms, torch.full_like(forms.const, -torch.inf)
