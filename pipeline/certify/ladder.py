@@ -136,7 +136,8 @@ class _Ladder:
     def _attack(self, rung: str, pgd: PGD) -> Generator[Progress, None, None]:
         """Attack what is still open at each eps, ascending: what breaks at a smaller eps is broken at every larger one."""
         network, table = copy.deepcopy(self.network).to(self.settings.device), self.table
-        at_once = attacked_at_once(network, self._sample.to(self.settings.device), self._memory, ATTACKED)
+        sample, most = self._sample.to(self.settings.device), self.settings.batch or ATTACKED
+        at_once = attacked_at_once(network, sample, self._memory, most)
         total, done = sum(len(table.open(i)) for i in range(len(self.balls))), 0
         for level, ball in enumerate(self.balls):
             rows = table.open(level)

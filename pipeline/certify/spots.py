@@ -116,9 +116,12 @@ def _chase(about: Deployed, rows: np.ndarray, ball: Ball, settings: Strategy, se
     assert settings.attack is not None
     pgd = PGD(min(settings.attack.steps, 10), seed=seed)
     network = copy.deepcopy(about.network).to(settings.device)
-    x = torch.from_numpy(about.images[rows]).to(settings.device)
-    y = torch.from_numpy(about.labels[rows]).to(settings.device)
-    return attack(network, about.predict, x, y, about.indices[rows], ball, pgd).points
+    size, ends = settings.batch or len(rows), list[np.ndarray]()
+    for some in (rows[at : at + size] for at in range(0, len(rows), size)):
+        x = torch.from_numpy(about.images[some]).to(settings.device)
+        y = torch.from_numpy(about.labels[some]).to(settings.device)
+        ends.append(attack(network, about.predict, x, y, about.indices[some], ball, pgd).points)
+    return np.concatenate(ends)
 
 
 def _faults(about: Deployed, rows: np.ndarray, bounds: np.ndarray, logits: np.ndarray, ball: Ball) -> Iterator[str]:

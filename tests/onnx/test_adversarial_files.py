@@ -24,7 +24,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.certify import Strategy
+from pipeline.certify import PGD, Certification, Deployed, Strategy, Work, certify, sampled
 from pipeline.certify.prover import Prover
 from pipeline.commands.facts import refuse_unpromised
 from pipeline.commands.subject import open_model
@@ -36,6 +36,7 @@ from pipeline.onnx.batch.sizes import Sized
 from pipeline.onnx.executed import pools
 from pipeline.onnx.lowering.lower import Item
 from pipeline.onnx.operators import TABLE
+from pipeline.results import Verdict
 from pipeline.rules.functions import AbsRule
 from pipeline.settings import Settings
 from tests.fuzz.falsehoods import KERNELS, LEVELS, labels, parity_off, session
@@ -726,7 +727,7 @@ def flushing() -> Iterator[Flushing]:
 
 
 @dataclass(frozen=True)
-class Deployed:
+class Run:
     """A file as it runs, and the labels of its samples."""
 
     this: File
@@ -781,7 +782,7 @@ class Deployed:
 
 def judged(this: File, folder: Any, flushing: Flushing) -> list[str]:
     """What of a file's certificates is false. Raises InputRejected where the file is refused."""
-    run = Deployed(this, flushing)
+    run = Run(this, flushing)
     radii = certified(this, run.content, folder, run.x, run.said)
     return [said for i, eps in enumerate(radii) if eps for said in run.broken(i, float(eps))]
 
@@ -821,7 +822,7 @@ def test_what_is_certified_of_it_is_true_or_it_is_refused_by_name(
 ) -> None:
     if this.breaks:
         near = EPS[-1] if this.kind in ("import", "parity") else EPS[0] / 64
-        assert Deployed(this, flushing).broken(0, float(near)), "it is no trap"
+        assert Run(this, flushing).broken(0, float(near)), "it is no trap"
     if this.says is None:
         assert judged(this, tmp_path, flushing) == []
         return
@@ -889,6 +890,25 @@ def test_a_network_that_overflows_where_the_runtime_folds_is_measured_without_th
     parity = subject.parity_on(x, x).with_boxes(0, 0)
     assert parity.left_out >= 4
     assert np.isfinite(parity.max_abs_difference)
+
+
+def test_a_file_of_one_sample_is_attacked_and_sampled_one_at_a_time(tmp_path: Any) -> None:
+    """A row is added to a vector of samples, which is a matrix of all pairs where there are several."""
+
+    def pairs(g: Draft) -> str:
+        return g("Add", "x", g("Unsqueeze", g.reduced("ReduceSum", "x", [1], 0), g.ints(0)))
+
+    this = File("", "batch", (2,), pairs, alone=True)
+    path = tmp_path / "adversarial.onnx"
+    path.write_bytes(this.model().SerializeToString())
+    subject = open_model(model_file.read(path), Settings(data="none"))
+    x, balls = np.array([[0.9, 0.1], [0.2, 0.7], [0.3, 0.6], [0.8, 0.3]], S), [LinfBall(Fraction(1, 50))]
+    settings = Strategy(attack=PGD(steps=2), method="ibp", batch=1)
+    *_, found = certify(subject.network, subject.predict, x, x.argmax(1), balls, settings)
+    assert isinstance(found, Certification)
+    assert (found.samples.verdict == Verdict.CERTIFIED).all()
+    about = Deployed(subject.network, subject.predict, x, x.argmax(1), np.arange(4), margins=True)
+    assert list(sampled(about, found, settings, 0, Work()))
 
 
 def test_parity_names_what_a_giant_logit_would_hide(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
