@@ -14,7 +14,7 @@ from pipeline.commands.facts import refuse_unpromised
 from pipeline.commands.subject import Subject
 from pipeline.core.network import Network
 from pipeline.errors import InputRejected
-from pipeline.onnx import importer, parity, runtime
+from pipeline.onnx import importer, parity
 from pipeline.onnx.model_file import ModelFile
 from pipeline.onnx.names import shown
 from pipeline.rules import require, rule_for
@@ -32,7 +32,7 @@ def open_for(file: ModelFile, settings: Settings, question: Property, seed: int 
     Operators need no rule yet: what cannot be bounded may still be falsified. ``seed`` draws points at which import and runtime
     are compared inside the boxes.
     """
-    imported = importer.load(file, output=settings.output)
+    imported = importer.load(file, output=settings.output, level=settings.runtime_optimization)
     network = imported.network
     for port in network.inputs:
         if port.dtype != torch.float32 or None in port.shape[1:]:
@@ -61,7 +61,7 @@ def open_for(file: ModelFile, settings: Settings, question: Property, seed: int 
                 f"a property names every value of a model; it declares {said} {what} and the model has {has}. "
                 "Is it the property of another model?"
             )
-    session = runtime.session(file, provider=settings.provider, level=settings.runtime_optimization)
+    session = imported.running(settings.provider, settings.runtime_optimization)
     points = _points(network, question, seed)
     parity.require(parity.compare(session, file.model, network, points))
     subject = Subject(file, imported, network, session, None, tuple(xs[0].shape[1:]), question.outputs)

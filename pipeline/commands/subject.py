@@ -159,7 +159,7 @@ def subject_of(file: ModelFile, imported: importer.Imported, settings: Settings)
     assert isinstance(logits, torch.Tensor)
     if logits.numel() < 2:
         raise InputRejected(f"a classifier has at least two classes; the output has shape {list(logits.shape)}.")
-    session = runtime.session(file, provider=settings.provider, level=settings.runtime_optimization)
+    session = imported.running(settings.provider, settings.runtime_optimization)
     # A file that declares any batch and runs at a batch of one alone is only ever run so.
     session.fixed_batch = session.fixed_batch or port.shape[0]
     normalise = None

@@ -12,7 +12,7 @@ import onnx
 
 from pipeline.core.network import Network
 from pipeline.errors import Contradiction, EnvironmentFailure, InputRejected, PipelineError
-from pipeline.onnx import external, importer, model_file, parity, runtime
+from pipeline.onnx import external, importer, model_file, parity
 from pipeline.onnx.edit import ModelEdit
 from pipeline.onnx.model_file import ModelFile
 from pipeline.onnx.names import shown
@@ -108,8 +108,8 @@ def _judged(written: Path, network: Network) -> tuple[ModelFile, Parity]:
     try:
         file = model_file.read(written)
         single = len(network.outputs) == 1
-        importer.load(file, output=network.outputs[0].name if single else None)
-        measured = parity.compare(runtime.session(file), file.model, network, parity.points(network))
+        imported = importer.load(file, output=network.outputs[0].name if single else None)
+        measured = parity.compare(imported.session, file.model, network, parity.points(network))
     except InputRejected as error:
         raise Contradiction(f"A written file must import again; it does not: {shown(str(error), 500)}") from None
     if not measured.holds:

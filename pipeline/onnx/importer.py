@@ -65,11 +65,19 @@ class Imported:
     normalised: NormalisedGraph
     parity: MeasuredParity
     notes: tuple[str, ...]
+    session: runtime.Session
+    """The file as parity was measured on it, on the CPU: a second one takes half a minute where a value has 20,000 readers."""
 
     @property
     def model(self) -> onnx.ModelProto:
         """As it stands in the file, external data loaded."""
         return self.file.model
+
+    def running(self, provider: str, level: runtime.Optimization) -> runtime.Session:
+        """The file where it is deployed: the session that there is, or another."""
+        if (self.session.provider, self.session.level) == (provider, level):
+            return self.session
+        return runtime.session(self.file, provider=provider, level=level)
 
 
 def load(
@@ -133,7 +141,7 @@ def _attempt(
             "fixes a batch of 1 that cannot be made free" if session.fixed_batch else "does not run with two samples"
         )
         notes.append(f"the file {fixes}: it is run, and certified, one sample at a time")
-    return Imported(file, network, normal, measured, tuple(notes))
+    return Imported(file, network, normal, measured, tuple(notes), session)
 
 
 def convert(normal: NormalisedGraph, model: onnx.ModelProto, output: str | None = None) -> Network:
