@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from pipeline.bounds.margins import MarginBounds
-from pipeline.certify.property import Refuter
+from pipeline.certify.property import prove
+from pipeline.certify.refuter import Refuter
 from pipeline.cli.main import run
 from pipeline.core.rounding import rounding_of
 from pipeline.core.threat import LinfBall, margin_form
@@ -137,7 +138,7 @@ def test_the_rung_of_the_page_is_climbed_and_keeps_the_laws():
         }
         climbed = climb(network, [str(eps)], method="both-ends")
         refuter = Refuter(exact, question, rounding_of("float32-any-order"), method="both-ends")
-        phases = {progress.phase for progress in refuter.prove(Clock(), split=False)}
+        phases = {progress.phase for progress in prove(refuter, Clock(), split=False)}
         decided = climbed.samples.decided_by[0] == DECIDERS.index("both-ends")
         (level,) = levels(climbed.samples, looked=climbed.looked)
     assert (margins["both-ends"] >= margins["crown-ibp"]).all()

@@ -1,10 +1,7 @@
-"""Proofs of properties: every box of an unsafe set is refuted, by the cheapest bound that does, in halves where need be.
+"""Proofs of properties: every box of an unsafe set is refuted, by the cheapest bound that does, in parts where need be.
 
-A conjunction is refuted over a box once one of its constraints ``c.y <= t`` is shown never to hold, ``min (c.y - t) > 0``, or
-one of the strict ones, ``c.y < t``, for which ``min (c.y - t) >= 0`` is enough.
-Bounds are those of IBP, CROWN-IBP, CROWN and alpha-CROWN (``propagate``), in the arithmetic of the run. What stays open in few
-dimensions is cut where the linear bound loses most, ``|coefficient| * width``, the "smart branching" of Xu et al.
-(arXiv 2011.13824) for inputs.
+What stays open in few dimensions is cut where the linear bound loses most, ``|coefficient| * width``, the "smart branching" of
+Xu et al. (arXiv 2011.13824) for inputs; in more, it is divided by the signs of ReLUs (``complete``).
 """
 
 from __future__ import annotations
@@ -16,29 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.bounds.alpha import Search
-from pipeline.bounds.ends import exact_ends
-from pipeline.bounds.footprint import FILL, Need, need
-from pipeline.bounds.linear import MEMORY, Bounds, LinearWalk
-from pipeline.bounds.margins import ends_tail
-from pipeline.certify.batches import require_memory
-from pipeline.certify.boxes import Subdomain, inputs_of, outputs_of, whole
+from pipeline.certify.boxes import Subdomain, whole
 from pipeline.certify.complete import ABREAST, decide
-from pipeline.certify.constraints import Forms, never_negative
+from pipeline.certify.refuter import Refuter
 from pipeline.certify.scheduler import Progress
-from pipeline.core.interval import Interval
 from pipeline.core.linear_form import LinearForm
-from pipeline.core.network import Network
-from pipeline.core.rounding import Rounding
 from pipeline.core.threat import Box
-from pipeline.methods import IBP, METHODS, BoundingMethod, Improve, bounding, up_to
-from pipeline.rules.weights import Facts
-from pipeline.system.allocator import give_back_large_blocks
+from pipeline.methods import IBP, BoundingMethod
 from pipeline.system.clock import Clock, OutOfTime
 from pipeline.vnnlib import Property
 
-BATCH = 256
-"""Boxes bounded at once at most."""
 SPLIT_INPUTS = 8
 """Boxes are cut only where at most this many inputs vary: more dimensions have too many halves."""
 MAX_BOXES = 1 << 17
@@ -63,289 +47,135 @@ class Outcome:
         return cls([whole(i, case) for i, case in enumerate(question.cases)])
 
 
-@dataclass(eq=False)
-class RememberingRegion:
-    """A box that remembers the last form it was asked about."""
+def prove(
+    refuter: Refuter,
+    clock: Clock,
+    *,
+    split: bool = True,
+    stop: Callable[[Sequence[Subdomain]], bool] = lambda patches: False,
+    look: Callable[[Subdomain, Tensor], bool] = lambda patch, points: False,
+) -> Generator[Progress, None, Outcome]:
+    """Refute every case; returns what came of it.
 
-    box: Interval
-    last: LinearForm | None = None
+    ``stop`` sees what is about to be cut, ``look`` points at which a bound is least: either may end it.
+    """
+    outcome = Outcome.before(refuter.question)
+    refuter.loose.intervals.check = refuter.tight.intervals.check = clock.check
+    try:
+        refuter.fit()
+        for method in refuter.methods:
+            outcome.left = yield from _sweep(refuter, outcome, method, clock)
+            if not outcome.left:
+                break
+        if split and all(_free(refuter, patch).sum() <= SPLIT_INPUTS for patch in outcome.left):
+            yield from _split(refuter, outcome, clock, stop)
+        elif split:
+            yield from _by_signs(refuter, outcome, clock, look)
+    except OutOfTime:
+        outcome.timed_out = True
+    return outcome
 
-    def minimise(self, form: LinearForm, rounding: Rounding) -> Tensor:
-        self.last = form
-        return rounding.minimum(form, self.box)
 
-    def __getitem__(self, samples: slice | Tensor) -> RememberingRegion:
-        return RememberingRegion(self.box[samples])
+def _sweep(
+    refuter: Refuter, outcome: Outcome, method: BoundingMethod, clock: Clock
+) -> Generator[Progress, None, list[Subdomain]]:
+    """All open patches by one method; returns those that stay open."""
+    patches = outcome.left
+    left: list[Subdomain] = []
+    for start in range(0, len(patches), refuter.batch):
+        clock.check()
+        part, _ = refuter.bound(patches[start : start + refuter.batch], [method])
+        outcome.boxes += min(refuter.batch, len(patches) - start)
+        if len(part) < len(patches[start : start + refuter.batch]):
+            outcome.by = method.name
+        left += part
+        yield Progress(method.name, min(start + refuter.batch, len(patches)), len(patches))
+    return left
 
 
-class Refuter:
-    """Refutes the unsafe boxes of a property of a float64 network, by methods up to the one asked for."""
+def _split(
+    refuter: Refuter, outcome: Outcome, clock: Clock, stop: Callable[[Sequence[Subdomain]], bool]
+) -> Iterator[Progress]:
+    """Halve what is open, depth first, until nothing is, or what remains cannot be halved."""
+    methods = [m for m in refuter.methods if not m.searches][-1:]  # in small boxes, slopes matter less than cuts
+    scores = np.stack([patch.upper - patch.lower for patch in outcome.left]) if outcome.left else np.zeros((0, 1))
+    pending = list(zip(outcome.left, scores, strict=True))
+    while pending:
+        clock.check()
+        if clock.deadline is None and outcome.boxes > MAX_BOXES:
+            break
+        count = max(1, refuter.batch // 2)
+        taken, pending = pending[-count:], pending[:-count]
+        if stop([patch for patch, _ in taken]):
+            break
+        halves = [half for patch, score in taken for half in _halves(refuter, patch, score)]
+        if len(halves) < 2 * len(taken):  # a box one float wide that no bound refutes
+            break
+        outcome.splits += len(taken)
+        outcome.boxes += len(halves)
+        left, found = refuter.bound(halves, methods)
+        pending += list(zip(left, found, strict=True))
+        outcome.by = methods[-1].name
+        outcome.left = [patch for patch, _ in pending]
+        yield Progress("split", outcome.splits, outcome.splits + len(pending))
 
-    def __init__(
-        self,
-        network: Network,
-        question: Property,
-        rounding: Rounding,
-        *,
-        method: str = "auto",
-        batch: int = BATCH,
-        memory: int | None = None,
-        search: Search | None = None,
-    ):
-        self.network, self.question, self.rounding, self.batch = network, question, rounding, batch
-        self.methods = tuple(METHODS[name] for name in bounding(up_to(method)))
-        self.search = search or Search()
-        self.memory, self.fixed = memory, 2 * sum(t.nbytes for t in (*network.parameters(), *network.buffers()))
-        room, facts = max(0, int(FILL * ((memory or MEMORY) - self.fixed))), Facts()
-        self.loose = LinearWalk(network, rounding, memory=room, facts=facts)
-        self.tight = LinearWalk(network, rounding, tighten=True, memory=room, facts=facts)
-        self.device = next((p.device for p in network.parameters()), torch.device("cpu"))
-        self.shapes = [tuple(d or 1 for d in port.shape[1:]) for port in network.inputs]
-        with torch.no_grad():
-            self.outputs = [y.shape[1:] for y in outputs_of(network, self._inputs(torch.zeros(1, question.inputs)))]
-        self.forms = Forms(question)
-        self._needs: dict[Improve, Need] = {}
 
-    def _fit(self) -> None:
-        """As many boxes at once as memory allows. Raises UsageError (2) where it does not hold one."""
-        if not self.question.cases:
+def _by_signs(
+    refuter: Refuter, outcome: Outcome, clock: Clock, look: Callable[[Subdomain, Tensor], bool]
+) -> Generator[Progress, None, None]:
+    """Refute what is open by branch and bound on the signs of ReLUs: of each conjunction, its most promising row."""
+    total = len(outcome.left)
+    for done, patch in enumerate(tuple(outcome.left)):
+        regions = [Box(region.box) for region in refuter.regions([patch])]
+        bounds = refuter.tight.over(regions)
+        forms, owner, _ = refuter.rows([patch])
+        at = refuter.at_outputs(forms, bounds)
+        if len(regions) > 1 or len(at) > 1:  # one node is bounded, over one box
             return
-        one = self._need(self.methods[-1])
-        if self.memory is not None:
-            give_back_large_blocks()
-            require_memory(self.memory, self.fixed, one.least, self.methods[-1].name)
-        for walk in (self.loose, self.tight):
-            walk.memory, walk.kept = max(walk.memory, one.least), one.sample
-        self.batch = one.samples(self.loose.memory, max(len(c.unsafe) for c in self.question.cases), self.batch)
+        ((index, form),) = at.items()
+        with torch.no_grad():
+            least = bounds.lower(at)[:, 0].nan_to_num(-torch.inf)
+        rows = [np.flatnonzero(owner[:, 0] == a).tolist() for a in patch.open]
+        picked = [max(some, key=lambda k: float(least[k])) for some in rows]
+        fooled = False
 
-    def _need(self, method: BoundingMethod) -> Need:
-        """What one box takes of memory and work, measured once for each way to improve on a walk."""
-        if method.improve not in self._needs:
-            first = [whole(0, self.question.cases[0])]
-            regions, forms = self._regions(first), self._forms(first)[0]
-            quick = replace(self.search, steps=1, until_proved=False)
+        def judge(points: Tensor, patch: Subdomain = patch) -> tuple[Tensor, np.ndarray]:
+            nonlocal fooled
+            fooled = look(patch, points.flatten(1))
+            return points, np.full(len(points), fooled)
 
-            def lower(bounds: Bounds, rows: int) -> Tensor:
-                # One row as often as it takes: a property may have fewer.
-                coeff, const = (t[:1].expand(rows, *t.shape[1:]) for t in (forms.coeff, forms.const))
-                part = self._at_outputs(LinearForm(coeff, const), bounds)
-                return method.improve(bounds, part, bounds.lower(part), quick)
-
-            self._needs[method.improve] = need(lambda: self.loose.over(regions), lower, self.loose.memory)
-        return self._needs[method.improve]
-
-    def prove(
-        self,
-        clock: Clock,
-        *,
-        split: bool = True,
-        stop: Callable[[Sequence[Subdomain]], bool] = lambda patches: False,
-        look: Callable[[Subdomain, Tensor], bool] = lambda patch, points: False,
-    ) -> Generator[Progress, None, Outcome]:
-        """Refute every case; returns what came of it.
-
-        ``stop`` sees what is about to be cut, ``look`` points at which a bound is least: either may end it.
-        """
-        outcome = Outcome.before(self.question)
-        self.loose.intervals.check = self.tight.intervals.check = clock.check
-        try:
-            self._fit()
-            for method in self.methods:
-                outcome.left = yield from self._sweep(outcome, method, clock)
-                if not outcome.left:
-                    break
-            if split and all(self._free(patch).sum() <= SPLIT_INPUTS for patch in outcome.left):
-                yield from self._split(outcome, clock, stop)
-            elif split:
-                yield from self._by_signs(outcome, clock, look)
-        except OutOfTime:
-            outcome.timed_out = True
-        return outcome
-
-    def _sweep(
-        self, outcome: Outcome, method: BoundingMethod, clock: Clock
-    ) -> Generator[Progress, None, list[Subdomain]]:
-        """All open patches by one method; returns those that stay open."""
-        patches = outcome.left
-        left: list[Subdomain] = []
-        for start in range(0, len(patches), self.batch):
-            clock.check()
-            part, _ = self._bound(patches[start : start + self.batch], [method])
-            outcome.boxes += min(self.batch, len(patches) - start)
-            if len(part) < len(patches[start : start + self.batch]):
-                outcome.by = method.name
-            left += part
-            yield Progress(method.name, min(start + self.batch, len(patches)), len(patches))
-        return left
-
-    def _split(self, outcome: Outcome, clock: Clock, stop: Callable[[Sequence[Subdomain]], bool]) -> Iterator[Progress]:
-        """Halve what is open, depth first, until nothing is, or what remains cannot be halved."""
-        methods = [m for m in self.methods if not m.searches][-1:]  # in small boxes, slopes matter less than cuts
-        scores = np.stack([patch.upper - patch.lower for patch in outcome.left]) if outcome.left else np.zeros((0, 1))
-        pending = list(zip(outcome.left, scores, strict=True))
-        while pending:
-            clock.check()
-            if clock.deadline is None and outcome.boxes > MAX_BOXES:
-                break
-            count = max(1, self.batch // 2)
-            taken, pending = pending[-count:], pending[:-count]
-            if stop([patch for patch, _ in taken]):
-                break
-            halves = [half for patch, score in taken for half in self._halves(patch, score)]
-            if len(halves) < 2 * len(taken):  # a box one float wide that no bound refutes
-                break
-            outcome.splits += len(taken)
-            outcome.boxes += len(halves)
-            left, found = self._bound(halves, methods)
-            pending += list(zip(left, found, strict=True))
-            outcome.by = methods[-1].name
-            outcome.left = [patch for patch, _ in pending]
-            yield Progress("split", outcome.splits, outcome.splits + len(pending))
-
-    def _by_signs(
-        self, outcome: Outcome, clock: Clock, look: Callable[[Subdomain, Tensor], bool]
-    ) -> Generator[Progress, None, None]:
-        """Refute what is open by branch and bound on the signs of ReLUs: of each conjunction, its most promising row."""
-        total = len(outcome.left)
-        for done, patch in enumerate(tuple(outcome.left)):
-            regions = [Box(region.box) for region in self._regions([patch])]
-            bounds = self.tight.over(regions)
-            forms, owner, _ = self._forms([patch])
-            at = self._at_outputs(forms, bounds)
-            if len(regions) > 1 or len(at) > 1:  # one node is bounded, over one box
-                return
-            ((index, form),) = at.items()
-            with torch.no_grad():
-                least = bounds.lower(at)[:, 0].nan_to_num(-torch.inf)
-            rows = [np.flatnonzero(owner[:, 0] == a).tolist() for a in patch.open]
-            picked = [max(some, key=lambda k: float(least[k])) for some in rows]
-            fooled = False
-
-            def judge(points: Tensor, patch: Subdomain = patch) -> tuple[Tensor, np.ndarray]:
-                nonlocal fooled
-                fooled = look(patch, points.flatten(1))
-                return points, np.full(len(points), fooled)
-
-            found = decide(
-                bounds,
-                LinearForm(form.coeff[picked], form.const[picked]),
-                index,
-                judge,
-                domains=MAX_BOXES,
-                rows=max(4, min(2 * ABREAST, self._need(self.methods[-1]).rows(self.tight.memory, 1) // 2)),
-                together=self.batch > 1,
-                check=clock.check,
-            )
-            outcome.domains += found.domains
-            if found.end == "proved":
-                outcome.left = [other for other in outcome.left if other is not patch]
-                outcome.by = self.methods[-1].name
-            yield Progress("branch and bound", done + 1, total)
-            if fooled or found.end != "proved":
-                return
-
-    def _free(self, patch: Subdomain) -> np.ndarray:
-        """Which inputs vary."""
-        case = self.question.cases[patch.case]
-        return np.array([a < b for a, b in zip(case.lower, case.upper, strict=True)])
-
-    def _halves(self, patch: Subdomain, score: np.ndarray) -> list[Subdomain]:
-        width = np.where(self._free(patch), patch.upper - patch.lower, 0.0)
-        score = np.where(width > 0, np.nan_to_num(score), 0.0)
-        at = int(score.argmax() if score.max() > 0 else width.argmax())
-        middle = patch.lower[at] + width[at] / 2
-        if not patch.lower[at] < middle < patch.upper[at]:
-            return []
-        below, above = patch.upper.copy(), patch.lower.copy()
-        below[at] = above[at] = middle
-        return [replace(patch, upper=below), replace(patch, lower=above)]
-
-    def _bound(
-        self, patches: Sequence[Subdomain], methods: Sequence[BoundingMethod]
-    ) -> tuple[list[Subdomain], np.ndarray]:
-        """The patches that stay open, with fewer conjunctions, and how much each input costs their bounds."""
-        left, cost = list(patches), np.zeros((len(patches), self.question.inputs))
-        for tighten, group in (
-            (False, [m for m in methods if m.over != "tightened"]),
-            (True, [m for m in methods if m.over == "tightened"]),
-        ):
-            if not group or not left:
-                continue
-            regions = self._regions(left)
-            bounds = (self.tight if tighten else self.loose).over(regions)
-            forms, owner, strict = self._forms(left)
-            least = torch.full(owner.shape, -torch.inf, dtype=torch.float64, device=self.device)
-            for method in group:
-                least = torch.fmax(least, self._least(bounds, forms, least, method))
-            cost = self._cost(regions, len(left))
-            proved = (torch.isfinite(least) & (least > 0)).cpu().numpy()
-            if (tied := strict & ~proved & (owner >= 0)).any():
-                proved[tied] = self._at_a_tie(forms, bounds, tied)
-            kept = []
-            for b, patch in enumerate(left):
-                refuted = set(owner[proved[:, b], b].tolist())
-                still = tuple(a for a in patch.open if a not in refuted)
-                kept.append(replace(patch, open=still))
-            keep = [b for b, patch in enumerate(kept) if patch.open]
-            left, cost = [kept[b] for b in keep], cost[keep]
-        return left, cost
-
-    @torch.no_grad()
-    def _at_a_tie(self, forms: LinearForm, bounds: Bounds, rows: np.ndarray) -> np.ndarray:
-        """Which of these rows are never negative: by the outputs' own ends, whose zeros no outward rounding moves."""
-        ends, count = exact_ends(self.loose.plan, bounds.values, self.rounding), forms.const.shape[1]
-        if len(ends) < len(self.outputs):
-            return np.zeros(int(rows.sum()), bool)
-        lower, upper = (
-            torch.cat([y[side].expand(count, *y[side].shape[1:]).flatten(1) for y in ends], 1).cpu().numpy()
-            for side in (0, 1)
+        found = decide(
+            bounds,
+            LinearForm(form.coeff[picked], form.const[picked]),
+            index,
+            judge,
+            domains=MAX_BOXES,
+            rows=max(4, min(2 * ABREAST, refuter.need(refuter.methods[-1]).rows(refuter.tight.memory, 1) // 2)),
+            together=refuter.batch > 1,
+            check=clock.check,
         )
-        of = np.nonzero(rows)[1]
-        return never_negative(forms.coeff.cpu().numpy()[rows], forms.const.cpu().numpy()[rows], lower[of], upper[of])
+        outcome.domains += found.domains
+        if found.end == "proved":
+            outcome.left = [other for other in outcome.left if other is not patch]
+            outcome.by = refuter.methods[-1].name
+        yield Progress("branch and bound", done + 1, total)
+        if fooled or found.end != "proved":
+            return
 
-    @torch.no_grad()
-    def _least(self, bounds: Bounds, forms: LinearForm, known: Tensor, method: BoundingMethod) -> Tensor:
-        """The lower bound of every row by one method, as many rows at once as memory allows."""
-        size, parts = self._need(method).rows(bounds.linear.memory, forms.const.shape[1]), []
-        for start in range(0, len(forms.const), size):
-            at = slice(start, start + size)
-            part = self._at_outputs(LinearForm(forms.coeff[at], forms.const[at]), bounds)
-            walked = bounds.lower(part, until=ends_tail if method.over == "tail" else lambda step: False)
-            parts.append(method.improve(bounds, part, torch.fmax(known[at], walked), self.search))
-        return torch.cat(parts)
 
-    def _forms(self, patches: Sequence[Subdomain]) -> tuple[LinearForm, np.ndarray, np.ndarray]:
-        """The rows of every patch on the network's device, which conjunction each belongs to, and which are strict."""
-        forms, owner, strict = self.forms(patches)
-        return LinearForm(forms.coeff.to(self.device), forms.const.to(self.device)), owner, strict
+def _free(refuter: Refuter, patch: Subdomain) -> np.ndarray:
+    """Which inputs vary."""
+    case = refuter.question.cases[patch.case]
+    return np.array([a < b for a, b in zip(case.lower, case.upper, strict=True)])
 
-    def _at_outputs(self, forms: LinearForm, bounds: Bounds) -> dict[int, LinearForm]:
-        """The form over all outputs as one form for each node that gives some; the constant is counted once."""
-        found: dict[int, LinearForm] = {}
-        start, const = 0, forms.const
-        for index, shape in zip(self.loose.plan.outputs, self.outputs, strict=True):
-            part = forms.coeff[:, :, start : start + shape.numel()].unflatten(2, shape or (1,))
-            form = LinearForm(part if shape else part[..., 0], const)
-            found[index] = self.rounding.merge(found[index], form, bounds.box(index)) if index in found else form
-            start, const = start + shape.numel(), torch.zeros_like(const)
-        return found
 
-    def _regions(self, patches: Sequence[Subdomain]) -> list[RememberingRegion]:
-        lower, upper = (
-            self._inputs(torch.from_numpy(np.stack([getattr(p, end) for p in patches]))) for end in ("lower", "upper")
-        )
-        return [RememberingRegion(self.rounding.enclose(a, b)) for a, b in zip(lower, upper, strict=True)]
-
-    def _inputs(self, flat: Tensor) -> list[Tensor]:
-        """A batch of flat vectors as the inputs of the network."""
-        return inputs_of(flat.double().to(self.device), self.shapes)
-
-    def _cost(self, regions: Sequence[RememberingRegion], batch: int) -> np.ndarray:
-        """``sum over rows of |coefficient| * radius`` for every input."""
-        parts = []
-        for region in regions:
-            cost = region.box.radius
-            if region.last is not None and region.last.coeff.shape[1] == batch:
-                cost = cost * region.last.coeff.abs().sum(0)
-            parts.append(cost.flatten(1))
-        return torch.cat(parts, 1).cpu().numpy()
+def _halves(refuter: Refuter, patch: Subdomain, score: np.ndarray) -> list[Subdomain]:
+    width = np.where(_free(refuter, patch), patch.upper - patch.lower, 0.0)
+    score = np.where(width > 0, np.nan_to_num(score), 0.0)
+    at = int(score.argmax() if score.max() > 0 else width.argmax())
+    middle = patch.lower[at] + width[at] / 2
+    if not patch.lower[at] < middle < patch.upper[at]:
+        return []
+    below, above = patch.upper.copy(), patch.lower.copy()
+    below[at] = above[at] = middle
+    return [replace(patch, upper=below), replace(patch, lower=above)]

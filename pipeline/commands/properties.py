@@ -15,7 +15,8 @@ from pipeline.bounds.float32_sites import self_test
 from pipeline.certify import Progress
 from pipeline.certify.boxes import Subdomain
 from pipeline.certify.counterexample import Descent, Falsifier, Judge, exactly
-from pipeline.certify.property import BATCH, Outcome, Refuter
+from pipeline.certify.property import Outcome, prove
+from pipeline.certify.refuter import BATCH, Refuter
 from pipeline.certify.witness import Witness
 from pipeline.commands import facts
 from pipeline.commands.events import Decided, Note
@@ -171,7 +172,7 @@ def _decided(
         on_the_way.extend([found] if found else [])
         return found is not None
 
-    outcome = yield from refuter.prove(clock, stop=stop, look=look)
+    outcome = yield from prove(refuter, clock, stop=stop, look=look)
     witness = on_the_way[0] if on_the_way else None
     if witness is None and falsifier is not None and outcome.left and not outcome.timed_out:
         first = falsifier.descent.starts

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.certify import property as proofs
 from pipeline.certify.boxes import whole
 from pipeline.certify.constraints import Forms, scaled
 from pipeline.certify.counterexample import Descent, Falsifier
-from pipeline.certify.property import Refuter
+from pipeline.certify.refuter import Refuter
 from pipeline.certify.witness import check
 from pipeline.core.rounding import rounding_of
 from pipeline.errors import InputRejected
@@ -30,7 +31,7 @@ def at_most(bound, *terms):
 
 def prove(network, question, method="alpha-crown", *, mode="float32-any-order", clock=NO_BUDGET, batch=16, **how):
     refuter = Refuter(network.in_float64(), question, rounding_of(mode), method=method, batch=batch)
-    proof = refuter.prove(clock, **how)
+    proof = proofs.prove(refuter, clock, **how)
     while True:
         try:
             next(proof)
@@ -260,7 +261,7 @@ def test_the_signs_of_neurons_are_split_where_boxes_have_too_many_sides(seed):
     least = float(torch.cat([network(x), network(corner)]).detach().min())
     question = Property(10, 1, (box(10, (at_most(0, (0, 1)),)),))
     refuter = Refuter(network.in_float64(), question, rounding_of("real"))
-    below = float(refuter._least(*bounds_of(refuter), refuter.methods[-1]))
+    below = float(refuter.least(*bounds_of(refuter), refuter.methods[-1]))
     assert below < least
     bound = Q((below + least) / 2)
     outcome = prove(network, Property(10, 1, (box(10, (at_most(bound, (0, 1)),)),)), mode="real")
@@ -280,5 +281,5 @@ def test_the_signs_of_neurons_are_split_where_boxes_have_too_many_sides(seed):
 def bounds_of(refuter):
     """The one box of a property, its rows, and what is known of them beforehand."""
     patches = [whole(0, refuter.question.cases[0])]
-    bounds, (forms, *_) = refuter.tight.over(refuter._regions(patches)), refuter._forms(patches)
+    bounds, (forms, *_) = refuter.tight.over(refuter.regions(patches)), refuter.rows(patches)
     return bounds, forms, torch.full_like(forms.const, -torch.inf)
