@@ -26,6 +26,7 @@ from pipeline.gates.demands import GATES, demands
 from pipeline.render import render
 from pipeline.settings import Settings, settle
 from pipeline.system import run_folder
+from pipeline.system.allocator import give_back_large_blocks
 from pipeline.system.clock import limited, preparing
 from pipeline.system.run_folder import RunFolder, program
 from pipeline.system.user_key import VARIABLE
@@ -71,6 +72,8 @@ def _certify(
     file = opened(model, crew)
     settings, source = settle(model, flags, file.metadata)
     gates = demands(settings, folder)
+    if settings.memory_budget is not None:
+        give_back_large_blocks()
     with limited(preparing(settings.time_budget, began)):
         subject = open_model(file, settings)
     for note in subject.imported.notes:

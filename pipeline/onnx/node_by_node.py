@@ -35,7 +35,7 @@ from pipeline.rules import rule_for
 from pipeline.rules.weights import Facts, remembering
 from pipeline.system.clock import look
 
-CHUNK_BYTES = 1 << 26
+CHUNK_BYTES = 1 << 25
 """Of the values of the points that are run at once."""
 
 
