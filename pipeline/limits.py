@@ -38,6 +38,8 @@ class Limits:
     """Of a report.json that is read."""
     attack_steps: int = 10_000
     """Not bytes: of PGD over all its starts, as a report that is proved again states it."""
+    domains: int = 20_000
+    """Not bytes: parts that branch and bound may divide a region into where a report is proved again."""
 
 
 NAMES = tuple(field.name for field in fields(Limits))

@@ -54,10 +54,12 @@ def prove(
     split: bool = True,
     stop: Callable[[Sequence[Subdomain]], bool] = lambda patches: False,
     look: Callable[[Subdomain, Tensor], bool] = lambda patch, points: False,
+    domains: int = MAX_BOXES,
 ) -> Generator[Progress, None, Outcome]:
     """Refute every case; returns what came of it.
 
-    ``stop`` sees what is about to be cut, ``look`` points at which a bound is least: either may end it.
+    ``stop`` sees what is about to be cut, ``look`` points at which a bound is least: either may end it. A box is divided into
+    ``domains`` parts by the signs of ReLUs at most.
     """
     outcome = Outcome.before(refuter.question)
     refuter.loose.intervals.check = refuter.tight.intervals.check = clock.check
@@ -70,7 +72,7 @@ def prove(
         if split and all(_free(refuter, patch).sum() <= SPLIT_INPUTS for patch in outcome.left):
             yield from _split(refuter, outcome, clock, stop)
         elif split:
-            yield from _by_signs(refuter, outcome, clock, look)
+            yield from _by_signs(refuter, outcome, clock, look, domains)
     except OutOfTime:
         outcome.timed_out = True
     return outcome
@@ -121,7 +123,7 @@ def _split(
 
 
 def _by_signs(
-    refuter: Refuter, outcome: Outcome, clock: Clock, look: Callable[[Subdomain, Tensor], bool]
+    refuter: Refuter, outcome: Outcome, clock: Clock, look: Callable[[Subdomain, Tensor], bool], domains: int
 ) -> Generator[Progress, None, None]:
     """Refute what is open by branch and bound on the signs of ReLUs: of each conjunction, its most promising row."""
     total = len(outcome.left)
@@ -149,7 +151,7 @@ def _by_signs(
             LinearForm(form.coeff[picked], form.const[picked]),
             index,
             judge,
-            domains=MAX_BOXES,
+            domains=domains,
             rows=max(4, min(2 * ABREAST, refuter.need(refuter.methods[-1]).rows(refuter.tight.memory, 1) // 2)),
             together=refuter.batch > 1,
             check=clock.check,

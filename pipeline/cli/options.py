@@ -63,7 +63,10 @@ proof_options = _apply(
         help="Climb the ladder of bounds up to this one; auto leaves a rung that proves nothing.  [auto; behind retrain: ibp]",
     ),
     click.option(
-        "--max-domains", type=WHOLE, metavar="N", help="Parts that complete divides a sample into at most.  [1000]"
+        "--max-domains",
+        type=WHOLE,
+        metavar="N",
+        help="Parts that branch and bound divides a region into at most.  [1000]",
     ),
     click.option("--memory-budget", metavar="SIZE", help="Beyond the model and its data, such as 800MB or 4GB.  [1GB]"),
     click.option("--arithmetic", type=click.Choice(MODES), help="Whose arithmetic is certified.  [float32-any-order]"),

@@ -15,7 +15,7 @@ from pipeline.bounds.float32_sites import self_test
 from pipeline.certify import Progress
 from pipeline.certify.boxes import Subdomain
 from pipeline.certify.counterexample import Descent, Falsifier, Judge, exactly
-from pipeline.certify.property import Outcome, prove
+from pipeline.certify.property import MAX_BOXES, Outcome, prove
 from pipeline.certify.refuter import BATCH, Refuter
 from pipeline.certify.witness import Witness
 from pipeline.commands import facts
@@ -172,7 +172,8 @@ def _decided(
         on_the_way.extend([found] if found else [])
         return found is not None
 
-    outcome = yield from prove(refuter, clock, stop=stop, look=look)
+    most = settings.max_domains if clock.deadline is None else MAX_BOXES
+    outcome = yield from prove(refuter, clock, stop=stop, look=look, domains=most)
     witness = on_the_way[0] if on_the_way else None
     if witness is None and falsifier is not None and outcome.left and not outcome.timed_out:
         first = falsifier.descent.starts

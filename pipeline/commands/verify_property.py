@@ -20,6 +20,7 @@ from pipeline.commands.events import Decided, Note
 from pipeline.commands.properties import decide_read
 from pipeline.commands.subject import opened
 from pipeline.errors import InputRejected
+from pipeline.limits import limits
 from pipeline.onnx import runtime
 from pipeline.onnx.model_file import ModelFile
 from pipeline.results.property import PropertyReport, PropertyResult
@@ -79,6 +80,7 @@ def _decided_again(
         "arithmetic": result.arithmetic,
         "provider": result.provider,
         "attack": result.attack is not None,
+        "max_domains": limits().domains,
     }
     if result.execution is not None:
         flags["runtime_optimization"] = result.execution.optimization

@@ -107,10 +107,6 @@ def recheck(
         found.faults.append(f"certifying again: {error}")
 
 
-PATIENT = 10**9
-"""Parts that branch and bound may divide a sample into: a proof is made again whatever limit it was first made under."""
-
-
 def _how(result: Result, samples: Samples, rows: np.ndarray, subject: Subject) -> verdicts.Strategy:
     settings, about = reopen.settings(result), result.method.attack
     most = limits().attack_steps
@@ -127,7 +123,7 @@ def _how(result: Result, samples: Samples, rows: np.ndarray, subject: Subject) -
         device_of(settings),
         1 if subject.network.inputs[0].shape[0] is not None else None,
         method=_method(result, samples, rows),
-        domains=PATIENT,
+        domains=limits().domains,
         kernels=measured(subject, settings).errors,
     )
 
