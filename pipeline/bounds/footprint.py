@@ -72,7 +72,7 @@ class _Watch(TorchDispatchMode):
     """Counts the bytes of storages from where they are made until they are freed."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = self.flops = self.total = 0
         self.known: set[int] = set()
 

@@ -17,13 +17,14 @@ from pipeline.certify.attack import PGD, Attacked, Predict, attack
 from pipeline.certify.batches import attacked_at_once, predicted_at_once
 from pipeline.certify.largest import largest_eps
 from pipeline.certify.prover import CHUNK_BYTES, Prover
-from pipeline.certify.scheduler import Progress, Work
+from pipeline.certify.scheduler import Work
 from pipeline.certify.verdict_table import VerdictTable
 from pipeline.certify.verdicts import Certification, Images, Strategy
 from pipeline.core.network import Network
 from pipeline.core.threat import Ball
 from pipeline.errors import Incomplete
 from pipeline.methods import ATTACKS, IBP, LONG_ATTACK, METHODS, SHORT_ATTACK, bounding
+from pipeline.progress import Progress
 from pipeline.results import Looked, RoundingCost
 
 ATTACKED, PREDICTED, LOOKED_INTO = 128, 256, 128

@@ -10,9 +10,10 @@ from fractions import Fraction
 import numpy as np
 
 from pipeline.certify.prover import Prover
-from pipeline.certify.scheduler import Progress, Work
+from pipeline.certify.scheduler import Work
 from pipeline.certify.verdict_table import VerdictTable
 from pipeline.core.threat import Ball, LinfBall
+from pipeline.progress import Progress
 
 TOLERANCE = Fraction(1, 4096)
 """The spacing of the grid, in units of the range."""

@@ -16,10 +16,10 @@ from torch import Tensor
 from pipeline.certify.boxes import Subdomain, whole
 from pipeline.certify.complete import ABREAST, decide
 from pipeline.certify.refuter import Refuter
-from pipeline.certify.scheduler import Progress
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.threat import Box
 from pipeline.methods import IBP, BoundingMethod
+from pipeline.progress import Progress
 from pipeline.system.clock import Clock, OutOfTime
 from pipeline.vnnlib import Property
 

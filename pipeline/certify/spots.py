@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from pipeline.certify.attack import PGD, Predict, attack, inside
-from pipeline.certify.scheduler import Progress, Work
+from pipeline.certify.scheduler import Work
 from pipeline.certify.verdicts import Certification, Images, Strategy
 from pipeline.core.network import Network
 from pipeline.core.threat import Ball
 from pipeline.errors import Contradiction
+from pipeline.progress import Progress
 from pipeline.results import Verdict
 
 BATCH = 256

@@ -36,7 +36,7 @@ from pipeline.errors import UsageError
 @gate_options
 @click.pass_obj
 def command(
-    ending: Ending, model: Path, vnnlib: Path | None, report: Path | None, style: str, devices: int, **given: Any
+    ending: Ending, /, model: Path, vnnlib: Path | None, report: Path | None, style: str, devices: int, **given: Any
 ) -> int:
     """Prove, sample by sample, that no perturbation within eps changes the label of MODEL, an ONNX file.
 

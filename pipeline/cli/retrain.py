@@ -70,6 +70,7 @@ from pipeline.cli.status import Ending
 @click.pass_obj
 def command(
     ending: Ending,
+    /,
     model: Path,
     out: Path | None,
     force: bool,

@@ -88,7 +88,7 @@ def read(path: Path, name: str) -> np.ndarray:
         with opened(path) as file, zipfile.ZipFile(file) as archive:
             _check_header(archive, entry, where)
             with archive.open(entry) as stream:
-                return npy.read_array(stream, allow_pickle=False)  # type: ignore[arg-type]
+                return npy.read_array(stream, allow_pickle=False)
     except DAMAGED as error:
         said = str(error)[:200]
         raise InputRejected(f"{where}: damaged or not an array: {said}. Write it again with numpy.savez.") from error

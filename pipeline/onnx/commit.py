@@ -16,7 +16,7 @@ from pipeline.onnx import external, importer, model_file, parity
 from pipeline.onnx.edit import ModelEdit
 from pipeline.onnx.model_file import ModelFile
 from pipeline.onnx.names import shown
-from pipeline.onnx.parity import Parity
+from pipeline.results import Parity
 
 
 def deliver(source: ModelFile, out: Path, patch: ModelEdit, network: Network) -> tuple[ModelFile, Parity]:

@@ -20,6 +20,7 @@ import onnx
 import torch
 from torch import nn
 
+from pipeline.choices import Optimization
 from pipeline.core.network import Network, Origin, Port
 from pipeline.errors import InputRejected, out_of_memory
 from pipeline.onnx import allowed, chosen_output, freeze, parity, runtime
@@ -73,7 +74,7 @@ class Imported:
         """As it stands in the file, external data loaded."""
         return self.file.model
 
-    def running(self, provider: str, level: runtime.Optimization) -> runtime.Session:
+    def running(self, provider: str, level: Optimization) -> runtime.Session:
         """The file where it is deployed: the session that there is, or another."""
         if (self.session.provider, self.session.level) == (provider, level):
             return self.session
@@ -85,7 +86,7 @@ def load(
     *,
     output: str | None = None,
     real_inputs: np.ndarray | None = None,
-    level: runtime.Optimization = "all",
+    level: Optimization = "all",
 ) -> Imported:
     """The Network of a file, or of one of its outputs, in eval mode, with any batch where the graph allows it.
 

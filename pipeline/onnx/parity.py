@@ -21,8 +21,9 @@ from pipeline.errors import InputRejected
 from pipeline.limits import limits
 from pipeline.onnx import runtime
 from pipeline.onnx.names import shown
-from pipeline.onnx.node_by_node import TOLERANCE, Agreement, NodeByNode
+from pipeline.onnx.node_by_node import Agreement, NodeByNode
 from pipeline.onnx.running import run
+from pipeline.onnx.tolerance import TOLERANCE
 from pipeline.results import Parity
 
 CLEAR = 1e-4

@@ -21,7 +21,7 @@ from pipeline.onnx.edit import ModelEdit
 from pipeline.onnx.ir import filled
 from pipeline.onnx.model_file import ModelFile
 from pipeline.onnx.names import shown
-from pipeline.onnx.parity import Parity
+from pipeline.results import Parity
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ class Trainer:
         if self.fused:
             # A fused optimiser takes no step while this is one: after the first loss or gradient that is not finite the
             # weights stay what they were, for ``diagnosis`` to look at.
-            self.optimiser.found_inf = self.failed  # type: ignore[attr-defined]
+            self.optimiser.found_inf = self.failed
         self.penalised = [p for p in self.parameters if p.dim() > 1] if recipe.l1 else []
         named = dict(model.graph.named_parameters())
         self.masks = [(named[name], mask.to(named[name])) for name, mask in (masks or {}).items()]

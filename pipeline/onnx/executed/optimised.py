@@ -10,6 +10,7 @@ from pathlib import Path
 
 import onnx
 
+from pipeline.choices import Optimization
 from pipeline.errors import InputRejected
 from pipeline.onnx import runtime as ort
 from pipeline.onnx.executed.graphs import Graph
@@ -24,7 +25,7 @@ class Executed:
     model: onnx.ModelProto
     runtime: str
     provider: str
-    level: ort.Optimization
+    level: Optimization
 
     @cached_property
     def graph(self) -> Graph:
@@ -45,7 +46,7 @@ class Executed:
         return f"ONNX Runtime {self.runtime} ({self.provider.upper()}, graph optimization level {self.level!r})"
 
 
-def optimised(model: ModelFile | bytes, *, provider: str, level: ort.Optimization) -> Executed:
+def optimised(model: ModelFile | bytes, *, provider: str, level: Optimization) -> Executed:
     """What ONNX Runtime executes of a model at a level, by a session of its own. Raises what ``runtime.session`` raises."""
     with tempfile.TemporaryDirectory(prefix="pipeline-") as folder:
         path = Path(folder) / "executed.onnx"

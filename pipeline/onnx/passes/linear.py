@@ -8,6 +8,8 @@ a bias where that is exact.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from pipeline.core.network import Origin
@@ -87,7 +89,9 @@ def _plus(draft: Draft, node: Node, nodes: list[Node], product: str, c: str, bet
     return [Node("Add", [product, c], node.outputs)]
 
 
-def _emit(draft: Draft, nodes: list[Node], op_type: str, inputs: list[str], attributes: dict | None = None) -> str:
+def _emit(
+    draft: Draft, nodes: list[Node], op_type: str, inputs: list[str], attributes: dict[str, Any] | None = None
+) -> str:
     name, shapes = draft.fresh(), [draft.shapes.get(v) for v in inputs]
     nodes.append(Node(op_type, inputs, [name], Attributes(attributes)))
     draft.dtypes[name] = draft.dtypes.get(inputs[0], np.dtype(np.float32))
