@@ -208,7 +208,7 @@ VERDICTS: list[Fault] = [
      "(verdict == Verdict.UNKNOWN) & False if cut", TABLE),
     ("certify/ladder.py", "np.where(np.isfinite(logits).all(1), logits.argmax(1), -1)",
      "logits.argmax(1)", f"{LADDER} tests/certify/test_rungs.py"),
-    ("certify/ladder.py", "for pick, found in zip(cuts, results, strict=True):\n                    if found is None:\n                        table.skipped[level, pick] = True\n                    else:\n                        gained",
+    ("certify/rungs.py", "for pick, found in zip(cuts, results, strict=True):\n                    if found is None:\n                        table.skipped[level, pick] = True\n                    else:\n                        gained",
      "for pick, found in zip(cuts[::-1], results, strict=True):\n                    if found is None:\n                        table.skipped[level, pick] = True\n                    else:\n                        gained", f"{LADDER} tests/certify/test_rungs.py {WORK}"),
     ("certify/prover.py", "torch.from_numpy(self.images[rows]), torch.from_numpy(self.labels[rows])",
      "torch.from_numpy(self.images[np.sort(rows)]), torch.from_numpy(self.labels[np.sort(rows)])", f"{LADDER} tests/certify/test_rungs.py {WORK}"),

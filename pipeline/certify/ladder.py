@@ -17,6 +17,7 @@ from pipeline.certify.attack import PGD, Attacked, Predict, attack
 from pipeline.certify.batches import attacked_at_once, predicted_at_once
 from pipeline.certify.largest import largest_eps
 from pipeline.certify.prover import CHUNK_BYTES, Prover
+from pipeline.certify.rungs import Rungs, chunks
 from pipeline.certify.scheduler import Work
 from pipeline.certify.verdict_table import VerdictTable
 from pipeline.certify.verdicts import Certification, Images, Strategy
@@ -29,9 +30,6 @@ from pipeline.results import Looked, RoundingCost
 
 ATTACKED, PREDICTED, LOOKED_INTO = 128, 256, 128
 """Samples in one batch of the attack, in one of predictions, and behind the figures on layers."""
-FIRST_WAVE = 32
-SENTINELS = 4
-"""Falsified samples that every linear rung bounds as well: a proof of one gives the bound away."""
 
 
 def certify(
@@ -80,7 +78,6 @@ class _Ladder:
         )
         self.blind = np.zeros(len(self.images), bool)
         """Samples on which no attack saw a gradient at the last eps where it was tried."""
-        self.divided: dict[str, int] = {}
         self.prover = Prover(self.network, self.images, self.labels, settings, self.work.clock)
         self.prover.require(settings.methods)
         if settings.attack is not None:
@@ -88,11 +85,22 @@ class _Ladder:
         costs = yield from self._ibp()
         linear = settings.methods[1:] if settings.method != "auto" or self.prover.has_relaxations() else ()
         waiting = settings.long_attack
+        rungs = Rungs(
+            self.table,
+            self.prover,
+            self.work,
+            self.predict,
+            self.images,
+            self.labels,
+            self.indices,
+            self.classes,
+            impatient=settings.method == "auto",
+        )
         for method in linear:
             if waiting is not None and METHODS[method].cost >= ATTACKS[LONG_ATTACK]:
                 yield from self._attack(LONG_ATTACK, waiting)
                 waiting = None
-            yield from self._complete(method) if METHODS[method].splits else self._linear(method)
+            yield from rungs.complete(method) if METHODS[method].splits else rungs.linear(method)
         largest = None
         if settings.largest_eps:
             methods = bounding((IBP, *linear))
@@ -107,7 +115,7 @@ class _Ladder:
             dict(self.work.seconds),
             self.work.cut,
             int(self.blind.sum()),
-            self.divided,
+            rungs.divided,
         )
 
     @property
@@ -129,7 +137,7 @@ class _Ladder:
             return {"label": label.astype(np.int64), "classes": np.array(logits.shape[1])}
 
         at_once = predicted_at_once(self.network, self._sample, self._memory, PREDICTED)
-        cuts = _chunks(np.arange(len(self.images)), at_once)
+        cuts = chunks(np.arange(len(self.images)), at_once)
         results = yield from self.work.units("prediction", cuts, compute, phase="prediction", always=True)
         found = [r for r in results if r is not None]
         return np.concatenate([r["label"] for r in found]), int(found[0]["classes"])
@@ -142,7 +150,7 @@ class _Ladder:
         total, done = sum(len(table.open(i)) for i in range(len(self.balls))), 0
         for level, ball in enumerate(self.balls):
             rows = table.open(level)
-            cuts = _chunks(rows, at_once)
+            cuts = chunks(rows, at_once)
 
             def compute(pick: np.ndarray, ball: Ball = ball) -> dict[str, np.ndarray]:
                 x = torch.from_numpy(self.images[pick]).to(self.settings.device)
@@ -168,7 +176,7 @@ class _Ladder:
     def _ibp(self) -> Generator[Progress, None, list[RoundingCost | None]]:
         """Bound every sample at every eps, in the mode asked for and, where that is float32, beside it in real arithmetic."""
         table, both = self.table, self.settings.arithmetic == "float32-any-order"
-        cuts = _chunks(np.arange(len(self.images)), self.prover.batch(IBP, self.classes))
+        cuts = chunks(np.arange(len(self.images)), self.prover.batch(IBP, self.classes))
         total, costs, real = len(self.images) * len(self.balls), [], np.full(len(self.images), np.nan)
         for level in reversed(range(len(self.balls))):
             ball = self.balls[level]
@@ -201,95 +209,3 @@ class _Ladder:
         yield Progress(IBP, total, total)
         table.check(self.indices)
         return costs[::-1]
-
-    def _linear(self, method: str) -> Generator[Progress, None, None]:
-        """Bound what is still open, the largest eps first, since its proofs hold for the smaller; nearest to proved first.
-
-        Under ``auto`` a rung is left, at one eps, with the first wave of samples in which it proves none: those behind are
-        further from a proof. Waves double in size.
-        """
-        table, size = self.table, self.prover.batch(method, self.classes)
-        total, done = sum(len(table.open(i)) for i in range(len(self.balls))), 0
-        for level in reversed(range(len(self.balls))):
-            ball = self.balls[level]
-
-            def compute(rows: np.ndarray, ball: Ball = ball) -> dict[str, np.ndarray]:
-                return {"margins": self.prover.margins(method, ball, rows)}
-
-            broken = self._nearest(level, np.flatnonzero(table.correct & ~table.alive[level]))[:SENTINELS]
-            waves = _waves(self._nearest(level, table.open(level)))
-            for wave, rows in enumerate(waves):
-                cuts = _chunks(np.concatenate([broken, rows]) if wave == 0 else rows, size)
-                key = f"{method}@{ball.eps}#{wave}"
-                results = yield from self.work.units(key, cuts, compute, phase=method, before=done, total=total)
-                gained = 0
-                for pick, found in zip(cuts, results, strict=True):
-                    if found is None:
-                        table.skipped[level, pick] = True
-                    else:
-                        gained += table.bound(method, level, pick, found["margins"])
-                        table.looked(method, level, int(table.alive[level, pick].sum()))
-                done = min(done + len(rows), total)
-                if gained == 0 and self.settings.method == "auto" and None not in results:
-                    break
-            table.check(self.indices)
-        if total:
-            yield Progress(method, total, total)
-
-    def _complete(self, method: str) -> Generator[Progress, None, None]:
-        """Decide what is still open by branch and bound, a sample at a time, as ``_linear`` goes through them."""
-        table = self.table
-        total, done = sum(len(table.open(i)) for i in range(len(self.balls))), 0
-        for level in reversed(range(len(self.balls))):
-            ball, rows = self.balls[level], self._nearest(level, table.open(level))
-            guards = set(self._nearest(level, np.flatnonzero(table.correct & ~table.alive[level]))[:SENTINELS].tolist())
-
-            def compute(row: np.ndarray, ball: Ball = ball, guards: set[int] = guards) -> dict[str, np.ndarray]:
-                # Of what is falsified already no counterexample is looked for: a proof would give the search away.
-                guard = row[0] in guards
-                found = self.prover.decided(method, ball, row, None if guard else self.predict)
-                broken, label, point = found.end == "falsified", self.labels[row], self.images[row][:0]
-                if found.point is not None:
-                    point = found.point[None].cpu().numpy()
-                    label = self.predict(point).argmax(1)
-                margin = np.array([found.margin if found.end == "proved" else np.nan])
-                how = {"end": np.array([found.end], np.str_), "margins": margin}
-                return how | {"broken": np.array([broken]), "points": point, "labels": label}
-
-            cuts = _chunks(np.array([*sorted(guards), *rows], np.int64), 1)
-            results = yield from self.work.units(
-                f"{method}@{ball.eps}", cuts, compute, phase=method, before=done, total=total
-            )
-            for pick, found in zip(cuts, results, strict=True):
-                if found is None:
-                    table.skipped[level, pick] = True
-                    continue
-                if alive := bool(table.alive[level, pick].all()):
-                    end = str(found["end"][0])
-                    self.divided[end] = self.divided.get(end, 0) + 1
-                table.bound(method, level, pick, found["margins"])
-                if found["broken"].any():
-                    table.attacked(method, level, pick, Attacked(found["broken"], found["points"], found["labels"]))
-                table.looked(method, level, int(alive))
-            done += len(rows)
-            table.check(self.indices)
-        if total:
-            yield Progress(method, total, total)
-
-    def _nearest(self, level: int, rows: np.ndarray) -> np.ndarray:
-        """Samples by the best margin known, the largest first; those without any come last."""
-        margins = np.nan_to_num(self.table.margins[level, rows], nan=-np.inf)
-        return rows[np.argsort(-margins, kind="stable")]
-
-
-def _chunks(rows: np.ndarray, size: int) -> list[np.ndarray]:
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
-
-
-def _waves(rows: np.ndarray) -> list[np.ndarray]:
-    """Rows in order, in waves of 32, 64, 128, ..."""
-    waves, size = [], FIRST_WAVE
-    while len(rows):
-        waves.append(rows[:size])
-        rows, size = rows[size:], 2 * size
-    return waves
