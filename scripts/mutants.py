@@ -356,6 +356,7 @@ EXECUTED: list[Fault] = [
     ("onnx/executed/pools.py", 'own.attributes.get("value", 0.0) < 0', "False", f"{TRAPS} -k old"),
     ("onnx/lowering/pointwise.py", "if np.isnan(end) or end == (np.inf, -np.inf)[i]:", "if False:", f"{TRAPS} -k infinity"),
     ("onnx/probe.py", 'kind = "data" if not loose.isdisjoint(read) else kind', "pass", f"{TRAPS} -k entries"),
+    ("onnx/passes/normalise.py", 'if sizes in draft.constants or kinds.get(sizes) == "shape":', "if sizes:", f"{TRAPS} -k Resize"),
     ("rules/bilinear.py", "self.squares and xs[0] is xs[1]", "xs[0] is xs[1]", f"{TRAPS} -k itself"),
     ("onnx/subnormal.py", "if own.type not in MOVES and", "if False and", f"{TRAPS} -k constant"),
     ("bounds/margins.py", "return 2 * TINY32", "return 0.0", f"{TRAPS} -k logit"),

@@ -264,6 +264,16 @@ def _(g: Draft) -> str:
     return g("Size", g("ConstantOfShape", large(g)))
 
 
+@sized(
+    "the sum of as many ones as a Resize makes",
+    "Resize (1: its size depends on the batch, on free sizes of the input, or on data",
+)
+def _(g: Draft) -> str:
+    sizes = g("Concat", g.ints(1, 1), g("Add", large(g), g.ints(1)), axis=0)
+    made = g("Resize", g.const([[[1, 1]]]), "", "", sizes)
+    return g("Sub", g.reduced("ReduceSum", made, [2]), k(g, 1))
+
+
 @sized("how many are greatest", "Shape (1), TopK (1)")
 def _(g: Draft) -> str:
     return g("Gather", g("Shape", g("TopK", "x", large(g), outputs=2)), g.ints(1))

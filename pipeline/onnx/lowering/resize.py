@@ -43,7 +43,7 @@ def _resize(item: Item) -> fx.Node:
         raise Unsupported("coordinate_transformation_mode tf_crop_and_resize, which cuts out a region")
     axes = [a % len(before) for a in item.attribute("axes") or range(len(before))]
     if any(item.node.input(i) and item.node.input(i) not in item.build.constants for i in (2, 3)):
-        raise Unsupported("its size depends on the batch, or on free sizes of the input")
+        raise Unsupported("its size depends on the batch, on free sizes of the input, or on data")
     scales, sizes = item.array(2), item.array(3)
     given = scales if scales is not None and scales.size else sizes
     if given is None or given.size != len(axes):

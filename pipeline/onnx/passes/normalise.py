@@ -165,7 +165,8 @@ def fold(draft: Draft, kinds: Mapping[str, str], probes: Probes, samples: Tracin
             targets = [[int(d) for d in v[wanted]] for v in probes.values]
             node.inputs[1] = draft.constant(np.array(free_batches.symbolic(node.op_type, inputs, targets), np.int64))
             node.attributes.pop("allowzero", None)
-        if node.op_type == "Resize" and node.input(3):
+        sizes = node.input(3) if node.op_type == "Resize" else ""
+        if sizes in draft.constants or kinds.get(sizes) == "shape":
             resize.fix_sizes(draft, node, probes)
     draft.substitute({n: first for n, first in tied.items() if n != first})
 
