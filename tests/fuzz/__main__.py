@@ -81,6 +81,9 @@ def main() -> int:
     parser.add_argument(
         "--target", action="append", choices=targets.TARGETS, help="a reader of files; all, if none is named"
     )
+    parser.add_argument(
+        "--piece", action="append", default=[], help="a piece or head of suspects; all, if none is named"
+    )
     parser.add_argument("--points", type=int, default=2000, help="of each certified box, for falsehoods")
     asked = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -89,7 +92,11 @@ def main() -> int:
     if asked.what == "falsehoods":
         from tests.fuzz.falsehoods import search
 
-        print(figures := search(asked.seconds, asked.seed, Path(".fuzz/falsehoods"), points=asked.points))
+        print(
+            figures := search(
+                asked.seconds, asked.seed, Path(".fuzz/falsehoods"), among=asked.piece, points=asked.points
+            )
+        )
         clean = figures.false == 0
     elif asked.what == "graphs":
         clean = random_graphs(asked.seconds, asked.seed)

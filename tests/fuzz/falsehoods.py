@@ -12,7 +12,7 @@ import multiprocessing
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -33,6 +33,7 @@ from pipeline.onnx import model_file, parity
 from pipeline.onnx.kernels import OPERATORS
 from pipeline.rules import require
 from pipeline.settings import Settings as Asked
+from tests.fuzz import suspect_numbers, suspect_pieces, suspect_sizes  # noqa: F401  (enrols the pieces)
 from tests.fuzz.suspects import Suspect, drawn
 
 LEVELS = ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL")
@@ -94,9 +95,16 @@ def session(content: bytes, level: str, *, flushed: bool = False) -> ort.Inferen
     return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
+def logits(run: ort.InferenceSession, x: np.ndarray) -> np.ndarray:
+    """A row for each sample, one by one where the file fixes its batch."""
+    (given,) = run.get_inputs()
+    parts = x[:, None] if given.shape[0] == 1 else x[None]
+    return np.concatenate([run.run(None, {given.name: part})[0] for part in parts]).reshape(len(x), -1)
+
+
 def labels(run: ort.InferenceSession, x: np.ndarray) -> np.ndarray:
     """-1 where an output is not finite."""
-    y = run.run(None, {run.get_inputs()[0].name: x})[0].reshape(len(x), -1)
+    y = logits(run, x)
     return np.where(np.isfinite(y).all(1), y.argmax(1), -1)
 
 
@@ -154,12 +162,15 @@ class Search:
         self.figures.certified += len(rows) > 0
         for i in rows:
             eps = Fraction(int(largest[i]), GRID)
-            points = self._points(x[i], eps, runs["ENABLE_ALL"], int(said[i]), rng)
             self.figures.boxes += 1
-            for how, got, at in self._labels(content, runs, points, x, rng):
-                self.figures.points += len(got)
-                if (wrong := got != said[i]).any():
-                    return Found(how, x[i], int(said[i]), eps, at[wrong][:8])
+            try:
+                points = self._points(x[i], eps, runs["ENABLE_ALL"], int(said[i]), rng)
+                for how, got, at in self._labels(content, runs, points, x, rng):
+                    self.figures.points += len(got)
+                    if (wrong := got != said[i]).any():
+                        return Found(how, x[i], int(said[i]), eps, at[wrong][:8])
+            except Exception as error:
+                return Found(f"the runtime fails: {str(error)[:90]!r}", x[i], int(said[i]), eps, x[i : i + 1])
         return None
 
     def _refused(self, why: str) -> None:
@@ -201,7 +212,7 @@ class Search:
             outside = (near > end) if sign > 0 else (near < end)
             ends.append(np.where(outside, np.nextafter(near, x), near))
         low, high = ends
-        count, size = self.count, x.size
+        count, size = self.count // (8 if run.get_inputs()[0].shape[0] == 1 else 1), x.size
         u = rng.random((count, *x.shape), np.float32)
         kind = rng.integers(6, size=(count, *[1] * x.ndim))
         corner = np.where(u < 0.5, low, high)
@@ -227,7 +238,7 @@ class Search:
 
     @staticmethod
     def _margin(run: ort.InferenceSession, points: np.ndarray, label: int) -> np.ndarray:
-        y = run.run(None, {run.get_inputs()[0].name: points})[0].reshape(len(points), -1)
+        y = logits(run, points)
         return y[:, label] - np.delete(y, label, 1).max(1)
 
     def _labels(
@@ -243,10 +254,12 @@ class Search:
         for level, run in runs.items():
             yield f"{level}, alone", np.concatenate([labels(run, p[None]) for p in few]), few
         for level, run in runs.items():
-            yield f"{level}, a batch of {len(points)}", labels(run, points), points
+            yield f"{level}, all {len(points)}", labels(run, points), points
         self.pipe.send((content, points))
         if not isinstance(got := self.pipe.recv(), str):
             yield "subnormal numbers as zero", got, points
+        if runs["ENABLE_ALL"].get_inputs()[0].shape[0] == 1:
+            return
         for size, place in itertools.product(COMPANIES, (0, -1)):
             batches = rng.random((len(few), size, *points.shape[1:]), np.float32)
             batches[:, :-1] = others[rng.integers(len(others), size=(len(few), size - 1))]
@@ -272,16 +285,19 @@ class Search:
             return False
 
 
-def search(seconds: float, seed: int, folder: Path, *, points: int = 2000, most: int = 20) -> Figures:
-    """Suspects from ``seed`` on until the time is over or ``most`` false certificates are found, each kept in ``folder``."""
-    from tests.fuzz import suspect_pieces  # noqa: F401  (enrols the pieces)
+def search(
+    seconds: float, seed: int, folder: Path, *, among: Sequence[str] = (), points: int = 2000, most: int = 20
+) -> Figures:
+    """Suspects from ``seed`` on until the time is over or ``most`` false certificates are found, each kept in ``folder``.
 
+    Made of all pieces and heads, or of those named in ``among``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     figures, began = Figures(), time.monotonic()
     tried = Search(folder, points, figures)
     try:
         while time.monotonic() - began < seconds and figures.false < most:
-            suspect = drawn(seed)
+            suspect = drawn(seed, among)
             found = tried.examine(suspect)
             if found is not None:
                 figures.false += 1

@@ -23,10 +23,11 @@ HEADS: dict[str, Piece] = {}
 
 @dataclass
 class Draft:
-    """A file under construction; ``opset`` decides in which form operators are written."""
+    """A file under construction; ``opset`` decides in which form operators are written, ``alone`` whether its batch is one."""
 
     rng: np.random.Generator
     opset: int
+    alone: bool = False
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -92,10 +93,13 @@ class Suspect:
     head: str
     opset: int
     seed: int
+    alone: bool = False
+    """Whether the file fixes a batch of one."""
 
     def build(self) -> onnx.ModelProto:
-        """The file, whose batch is free. A piece that does not fit is left out."""
-        g, x, shape = Draft(np.random.default_rng(self.seed), self.opset), "x", self.shape
+        """The file. A piece that does not fit is left out."""
+        g, x, shape = Draft(np.random.default_rng(self.seed), self.opset, self.alone), "x", self.shape
+        samples = 1 if self.alone else "N"
         for name in self.pieces:
             g.rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
             made = PIECES[name](g, x, shape)
@@ -109,8 +113,8 @@ class Suspect:
             helper.make_graph(
                 g.nodes,
                 "suspect",
-                [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", *self.shape])],
-                [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", *made[1]])],
+                [helper.make_tensor_value_info("x", TensorProto.FLOAT, [samples, *self.shape])],
+                [helper.make_tensor_value_info("y", TensorProto.FLOAT, [samples, *made[1]])],
                 [numpy_helper.from_array(a, n) for n, a in g.constants.items() if n in used],
             ),
             opset_imports=[helper.make_opsetid("", self.opset)],
@@ -118,14 +122,13 @@ class Suspect:
         )
 
 
-def drawn(seed: int) -> Suspect:
-    """A suspect of one to three pieces."""
-    from tests.fuzz import suspect_pieces  # noqa: F401  (enrols them)
-
+def drawn(seed: int, among: Sequence[str] = ()) -> Suspect:
+    """A suspect of one to three pieces, all of them named in ``among`` if there is one."""
     rng = np.random.default_rng(seed)
     shapes = ((2,), (3,), (4,), (6,), (1, 4, 4), (2, 3, 3), (1, 2, 3), (2, 2), (1, 5, 4))
-    names = sorted(PIECES)
-    pieces = tuple(names[int(rng.integers(len(names)))] for _ in range(int(rng.integers(1, 4))))
-    heads = sorted(HEADS)
-    which = "plain" if rng.random() < 0.6 else heads[int(rng.integers(len(heads)))]
-    return Suspect(shapes[int(rng.integers(len(shapes)))], pieces, which, int(rng.integers(7, 24)), seed)
+    names, heads = (sorted(set(held) & set(among)) if among else sorted(held) for held in (PIECES, HEADS))
+    pieces = tuple(names[int(rng.integers(len(names)))] for _ in range(int(rng.integers(1, 4))) if names)
+    plain = not heads or (names and rng.random() < 0.6)
+    which = "plain" if plain else heads[int(rng.integers(len(heads)))]
+    shape, opset = shapes[int(rng.integers(len(shapes)))], int(rng.integers(7, 24))
+    return Suspect(shape, pieces, which, opset, seed, alone=bool(rng.random() < 0.2))

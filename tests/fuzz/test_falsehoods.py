@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from pipeline.certify.prover import Prover
-from tests.fuzz import suspect_pieces  # noqa: F401  (enrols the pieces)
+from pipeline.core import ops
+from pipeline.onnx import subnormal
+from pipeline.onnx.batch.sizes import Sized
+from pipeline.onnx.executed import pools
+from pipeline.onnx.operators import TABLE
+from pipeline.rules import bilinear
 from tests.fuzz.falsehoods import Figures, Search, search
 from tests.fuzz.suspects import HEADS, PIECES, Suspect, drawn
 
@@ -30,13 +37,44 @@ def test_a_bound_that_is_wrong_is_found_kept_and_made_smaller(tmp_path, monkeypa
     assert len(np.load(kept)["points"]) > 0
 
 
+@pytest.fixture(scope="module")
+def tried(tmp_path_factory):
+    search = Search(tmp_path_factory.mktemp("suspects"), 64, Figures())
+    yield search
+    search.close()
+
+
 @pytest.mark.parametrize("piece", ["company", "counted"])
-def test_samples_that_are_read_together_are_refused(piece, tmp_path):
-    figures = Figures()
-    tried = Search(tmp_path, 64, figures)
+def test_samples_that_are_read_together_are_refused(piece, tried):
+    tried.figures = Figures()
     for seed in range(2):
         assert tried.examine(Suspect((3,), (piece,), "plain", 17, seed)) is None
-    tried.close()
-    assert sum("samples of a batch" in reason for reason in figures.refused) >= 1
+    assert sum("samples of a batch" in reason for reason in tried.figures.refused) >= 1
     assert {"plain", "across"} <= set(HEADS)
     assert len(PIECES) > 10
+
+
+def _open_ended(item):
+    """A Clip that takes every infinite end for none."""
+    ends = [item.array(i) for i in (1, 2)]
+    low, high = (None if e is None or np.isinf(e) else float(e) for e in ends)
+    return item.build.emit(ops.Clip(low, high), item.arg())
+
+
+FAULTS = {
+    "itself": lambda m: m.setattr(bilinear._BilinearRule, "squares", True),
+    "open_ended": lambda m: m.setitem(TABLE, "Clip", replace(TABLE["Clip"], lowering=_open_ended)),
+    "padded": lambda m: m.setattr(pools, "_clipped", lambda *a: True),
+    "tiny": lambda m: m.setattr(subnormal, "require", lambda graph: None),
+    "tiny_parts": lambda m: m.setattr(subnormal, "require", lambda graph: None),
+    "reckoned": lambda m: m.setattr(Sized, "require_exact", lambda self: None),
+}
+SEEDS = {"itself": 65, "open_ended": 5, "padded": 14, "tiny": 3, "tiny_parts": 5, "reckoned": 32}
+
+
+@pytest.mark.parametrize("piece", FAULTS)
+def test_a_fault_is_found_by_the_piece_that_is_made_for_it(piece, tried, monkeypatch):
+    suspect = replace(drawn(SEEDS[piece], [piece]), pieces=(piece,))
+    assert tried.examine(suspect) is None
+    FAULTS[piece](monkeypatch)
+    assert tried.examine(suspect) is not None
