@@ -67,13 +67,14 @@ def open_ended(g: Draft, x: str, shape: Shape) -> Made:
 
 @piece
 def padded(g: Draft, x: str, shape: Shape) -> Made:
-    """Zeros around values that are negative by ways a sign may be read wrongly from, before a MaxPool that pads with less."""
+    """Zeros around values that are negative, though a sign may be misread, before a MaxPool; beside the data."""
     if len(shape) != 3:
         x, n = flat(g, x, shape)
         x, shape = (
             g("Reshape", g("Gemm", x, g.const(g.normal(n, 4)), g.const(g.normal(4))), g.ints(-1, 1, 2, 2)),
             (1, 2, 2),
         )
+    beside, n = flat(g, x, shape)
     c, h, w = shape
     below = float(-np.abs(g.normal(1)[0])) * 4
     around = [0, 0, 1, 1, 0, 0, 1, 1]
@@ -118,7 +119,7 @@ def padded(g: Draft, x: str, shape: Shape) -> Made:
         x, h, w = pad(x, g.pick(0.0, below), around), h + 2, w + 2
     x = g.pick(lambda: x, lambda: g("Identity", x), lambda: g("Relu", g("Relu", x)) if kind == "slope" else x)()
     x = g("MaxPool", pad(x, g.pick(0.0, 0.0, 0.0, -1.0), around), kernel_shape=[2, 2])
-    return x, (c, h + 1, w + 1)
+    return g("Concat", g("Flatten", x), beside, axis=1), (c * (h + 1) * (w + 1) + n,)
 
 
 @piece

@@ -69,7 +69,7 @@ FAULTS = {
     "tiny_parts": lambda m: m.setattr(subnormal, "require", lambda graph: None),
     "reckoned": lambda m: m.setattr(Sized, "require_exact", lambda self: None),
 }
-SEEDS = {"itself": 65, "open_ended": 5, "padded": 14, "tiny": 3, "tiny_parts": 5, "reckoned": 32}
+SEEDS = {"itself": 65, "open_ended": 5, "padded": 8, "tiny": 3, "tiny_parts": 5, "reckoned": 32}
 
 
 @pytest.mark.parametrize("piece", FAULTS)
