@@ -28,7 +28,13 @@ class _Function(nn.Module):
 
 
 class Add(_Function):
+    """``a + b``, alone or as one step of a sum of several ``operands``, which a runtime may take in another order."""
+
     function = staticmethod(torch.add)
+
+    def __init__(self, operands: int = 2):
+        super().__init__()
+        self.operands = operands
 
 
 class Sub(_Function):

@@ -39,13 +39,14 @@ class AddRule(Affine[nn.Module]):
         return total.expand(batch, *shape[1:]) if len(shape) == total.dim() else total.expand(shape)
 
     def terms(self, op: nn.Module, *xs: Value) -> int:
-        return 2
+        """All operands of the sum: each is charged for every order where it enters, whatever it cancels against later."""
+        return op.operands if isinstance(op, ops.Add) else 2
 
     def fan_out(self, op: nn.Module, *xs: Value) -> int:
         return _copies(op, *xs)
 
     def deployed_terms(self, op: nn.Module, terms: int, carried: int) -> int:
-        return 2 if carried == 0 else carried + SLACK + 2
+        return terms if carried == 0 else carried + SLACK + terms
 
     def offset(self, op: nn.Module, *xs: Value) -> Tensor | float:
         constants = [x.abs() for x in xs if isinstance(x, Tensor)]

@@ -934,3 +934,23 @@ def test_parity_names_what_a_giant_logit_would_hide(tmp_path: Any, monkeypatch: 
     this = replace(one("a hat of Abs"), build=lambda g: spiky(g, g("HardSigmoid", column(g, 0))))
     with pytest.raises(InputRejected, match="HardSigmoid"):
         certified(this, this.model().SerializeToString(), tmp_path, np.full((1, 2), 0.5, S), np.zeros(1, int))
+
+
+@pytest.mark.parametrize("size", [2.0**12, 2.0**22])
+def test_a_sum_is_certified_in_every_order_of_its_operands(size: float, tmp_path: Any) -> None:
+    """Two of 64 that cancel stand side by side in the file, and around all others, which are lost in the first, as it may run."""
+
+    def summed(apart: bool) -> Callable[[Draft], str]:
+        def build(g: Draft) -> str:
+            small, large = [scaled(g, column(g, 0), 0.12) for _ in range(62)], scaled(g, column(g, 1), size)
+            first, last = ([large], []) if apart else ([], [large])
+            return signed(g, g("Sub", g("Sum", *first, *small, *last, g("Neg", large)), k(g, 3)))
+
+        return build
+
+    near, far = (File("", "range", (2,), summed(apart), samples=[[0.95, 0.995]]) for apart in (False, True))
+    x = np.array(near.samples, S)
+    (radius,) = certified(near, near.model().SerializeToString(), tmp_path, x, np.zeros(1, int))
+    points = drawn(near, x[0], float(radius), 100, np.random.default_rng(0))
+    assert (radius > 0) == (size < 2.0**20)
+    assert radius == 0 or (labels(session(far.model().SerializeToString(), "ENABLE_ALL"), points) == 0).all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import fx, nn
@@ -46,7 +48,7 @@ for _name, _module in BINARY.items():
 
 operator("Where", inputs=3, pointwise=True)(_plain(ops.Where))
 
-CHAINED: dict[str, type[nn.Module]] = {"Sum": ops.Add, "Min": ops.Min, "Max": ops.Max}
+CHAINED: dict[str, Callable[[int], nn.Module]] = {"Sum": ops.Add, "Min": lambda _: ops.Min(), "Max": lambda _: ops.Max()}
 """Associative operators: any number of operands, taken two at a time."""
 
 
@@ -54,7 +56,7 @@ CHAINED: dict[str, type[nn.Module]] = {"Sum": ops.Add, "Min": ops.Min, "Max": op
 def _chained(item: Item) -> fx.Node:
     total, *others = item.args()
     for other in others:
-        total = item.build.emit(CHAINED[item.node.op_type](), total, other)
+        total = item.build.emit(CHAINED[item.node.op_type](len(others) + 1), total, other)
     return total
 
 
