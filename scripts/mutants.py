@@ -358,6 +358,9 @@ EXECUTED: list[Fault] = [
     ("onnx/probe.py", 'kind = "data" if not loose.isdisjoint(read) else kind', "pass", f"{TRAPS} -k entries"),
     ("onnx/passes/normalise.py", 'if sizes in draft.constants or kinds.get(sizes) == "shape":', "if sizes:", f"{TRAPS} -k Resize"),
     ("rules/bilinear.py", "self.squares and xs[0] is xs[1]", "xs[0] is xs[1]", f"{TRAPS} -k itself"),
+    ("rules/arithmetic.py", "return op.operands if isinstance(op, ops.Add) else 2", "return 2", f"{TRAPS} -k every_order"),
+    ("rules/support.py", "if not plan.steps:", "if False:", f"{TRAPS} -k layer"),
+    ("rules/rule.py", "if center.shape[:1] != (", "if False and center.shape[:1] != (", f"{TRAPS} -k axis"),
     ("onnx/subnormal.py", "if own.type not in MOVES and", "if False and", f"{TRAPS} -k constant"),
     ("bounds/margins.py", "return 2 * TINY32", "return 0.0", f"{TRAPS} -k logit"),
     ("onnx/batch/size_rules.py", """    x.require_exact()

@@ -14,6 +14,7 @@ from pipeline.core.rounding import EXACT, Outward, Rounding
 from pipeline.distributed.sync_batch import WHOLE, Batch
 from pipeline.errors import PipelineError
 from pipeline.rules import rule_for
+from pipeline.rules.rule import require_samples_first
 from pipeline.rules.weights import Facts, remembering
 
 
@@ -58,6 +59,7 @@ class IntervalWalk:
         try:
             with remembering(self.facts):
                 box = rule.interval(step.op, *xs, rounding=self.rounding_at(step))
+                require_samples_first(box.center, *xs)
         except PipelineError as error:
             raise type(error)(f"{self.network.origin(step.name)}: {error}") from error
         self._carried[step.index] = rule.carries(step.op, self._carried_into(step), *xs)

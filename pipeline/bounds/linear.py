@@ -224,9 +224,10 @@ class Bounds:
 
     def _replace(self, index: int, wanted: Tensor, lower: Tensor, upper: Tensor, origin: tuple[int, ...]) -> None:
         """Put backward bounds into ``lower`` and ``upper``, views of one tile of the node, where ``wanted``."""
-        count = int(wanted.flatten(1).sum(1).max())
-        batch, shape = len(wanted), wanted.shape[1:]
-        order = wanted.flatten(1).to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :count]
+        batch, shape = len(wanted), wanted.shape[1:]  # of one number a sample, no axes
+        flat = wanted.reshape(batch, -1)
+        count = int(flat.sum(1).max())
+        order = flat.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :count]
         start = 0
         while start < count:
             picked = order[:, start : start + self._room(index, batch)]
@@ -237,12 +238,12 @@ class Bounds:
                 coeff = torch.zeros(2 * rows, batch, shape.numel(), dtype=lower.dtype, device=lower.device)
                 coeff[:rows].scatter_(2, picked.T[..., None], 1.0)
                 coeff[rows:] = -coeff[:rows]
-                form = LinearForm(coeff.unflatten(2, shape), torch.zeros_like(coeff[..., 0]), origin)
+                form = LinearForm(coeff.reshape(*coeff.shape[:2], *shape), torch.zeros_like(coeff[..., 0]), origin)
                 return self.lower({index: form})
 
             for side, found in zip((lower, upper), self._measured(index, ends).chunk(2), strict=True):
                 end = found.T if side is lower else -found.T
-                side.copy_(side.flatten(1).scatter(1, picked, end).unflatten(1, shape))
+                side.copy_(side.reshape(batch, -1).scatter(1, picked, end).reshape(side.shape))
 
     def _room(self, index: int, batch: int) -> int:
         """How many entries of a node are bounded at once: whole groups of rows, a lower and an upper one each."""

@@ -385,5 +385,5 @@ def _row_sum(inputs: tuple[Interval | Tensor, ...], radius: Callable[..., Tensor
 def _peak(inputs: tuple[Interval | Tensor, ...], rank: int) -> Tensor:
     """The largest magnitude in each sample, shaped to broadcast over an output of that rank."""
     boxes = [x for x in inputs if isinstance(x, Interval)]
-    peak = torch.stack([x.magnitude.flatten(1).amax(1) for x in boxes]).amax(0)
+    peak = torch.stack([x.magnitude.reshape(len(x.radius), -1).amax(1) for x in boxes]).amax(0)
     return peak.reshape(-1, *[1] * (rank - 1))

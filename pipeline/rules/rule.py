@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pipeline.core.interval import Interval, Lockstep
 from pipeline.core.rounding import EXACT, SLACK, U64, Outward, Rounding
 from pipeline.distributed.sync_batch import WHOLE, Batch
-from pipeline.errors import PipelineError
+from pipeline.errors import InputRejected, PipelineError
 from pipeline.rules.relax import AffineMap, Relaxation, Window
 
 Value = Interval | Tensor
@@ -104,6 +104,7 @@ class Affine(Rule[Op]):
     def interval(self, op: Op, *xs: Value, rounding: Rounding = EXACT) -> Interval:
         """``op(c) ± |W| r``."""
         center = op(*(x.center if isinstance(x, Interval) else x for x in xs))
+        require_samples_first(center, *xs)
         if not isinstance(rounding, Outward):
             return Interval(center, self.radius(op, *xs).expand_as(center))
         terms = self.terms(op, *xs)
@@ -207,6 +208,15 @@ class Monotone(Rule[Op]):
     def error(self, op: Op, size: Tensor, rounding: Rounding) -> Tensor | float:
         """What evaluating ``f`` may err by; nothing for a function that only selects."""
         return 0.0
+
+
+def require_samples_first(center: Tensor, *xs: Value) -> None:
+    """Raise InputRejected where the first axis of a result is not that of the samples: nothing else says where these are."""
+    if center.shape[:1] != (max(x.center.shape[0] for x in xs if isinstance(x, Interval)),):
+        raise InputRejected(
+            f"its result of shape {list(center.shape)} does not have the samples along its first axis; keep them there, "
+            "also where it is one sample."
+        )
 
 
 def fold_floor(scale: Tensor) -> Tensor:

@@ -39,7 +39,12 @@ def unsupported(network: Network) -> tuple[UnsupportedNode, ...]:
 
 
 def require(network: Network) -> None:
-    """Raise InputRejected naming every node that has no rule."""
+    """Raise InputRejected naming every node that has no rule, and for a network without nodes."""
+    plan, _ = network.plan().before_softmax()
+    if not plan.steps:
+        raise InputRejected(
+            "A network computes its logits; those of this one are its input itself. Export the network with its layers."
+        )
     found = unsupported(network)
     if not found:
         return

@@ -37,6 +37,7 @@ from pipeline.onnx.executed import pools
 from pipeline.onnx.lowering.lower import Item
 from pipeline.onnx.operators import TABLE
 from pipeline.results import Verdict
+from pipeline.rules import require
 from pipeline.rules.functions import AbsRule
 from pipeline.settings import Settings
 from tests.fuzz.falsehoods import KERNELS, LEVELS, labels, parity_off, session
@@ -692,6 +693,42 @@ def _(g: Draft) -> str:
     return g("Reshape", "x", g("Cast", g("Concat", g.sliced(sizes, 0, 1, 0), width, axis=0), to=7))
 
 
+# One number for each sample, and samples that are not in front.
+
+
+@file("batch", "one number a sample, scaled and rectified", (3,))
+def _(g: Draft) -> str:
+    s = g("Mul", g.reduced("ReduceMean", g("Sub", "x", k(g, 0.4)), [1], 0), k(g, 0.7))
+    return signed(g, g("Sub", g("Unsqueeze", g("Relu", g("Add", s, k(g, 0.1))), g.ints(1)), k(g, 0.2)))
+
+
+@file("batch", "a quotient of one number a sample", (3,))
+def _(g: Draft) -> str:
+    ends = [g.reduced(r, g("Add", "x", k(g, 0.5)), [1], 0) for r in ("ReduceMax", "ReduceMin")]
+    return signed(g, g("Sub", g("Unsqueeze", g("Sigmoid", g("Div", *ends)), g.ints(1)), k(g, 0.82)))
+
+
+@file("batch", "an Add that puts an axis before the samples", (3,), "does not have the samples along its first axis")
+def _(g: Draft) -> str:
+    return g("Squeeze", g("Relu", g("Add", "x", g.const(g.normal(1, 1, 3)))), g.ints(0))
+
+
+@file("batch", "a sample without its axis", (3,), "does not have the samples along its first axis", alone=True)
+def _(g: Draft) -> str:
+    return g("Unsqueeze", g("Relu", g("Squeeze", g("Sub", "x", k(g, 0.5)), g.ints(0))), g.ints(0))
+
+
+@file("batch", "a vector times itself", (3,), "it folds the batch", alone=True)
+def _(g: Draft) -> str:
+    v = g("Reshape", "x", g.ints(3))
+    return signed(g, g("Reshape", g("Sub", g("MatMul", v, v), k(g, 1)), g.ints(1, 1)))
+
+
+@file("batch", "no layer at all", (3,), "those of this one are its input itself")
+def _(g: Draft) -> str:
+    return g("Transpose", g("Transpose", g("Dropout", "x"), perm=[1, 0]), perm=[1, 0])
+
+
 # The judge.
 
 
@@ -804,6 +841,7 @@ def certified(this: File, content: bytes, folder: Any, x: np.ndarray, said: np.n
     with nullcontext() if this.kind == "parity" else parity_off():
         subject = open_model(model_file.read(path), Settings(data="none"))
         refuse_unpromised(subject, Settings(data="none"))
+    require(subject.network)
     prover = Prover(subject.network, x, said, Strategy(attack=None, method="crown", kernels=KERNELS))
     rows = np.repeat(np.arange(len(x)), len(EPS))
     balls = [LinfBall(eps) for _ in x for eps in EPS]

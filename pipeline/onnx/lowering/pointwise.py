@@ -48,7 +48,11 @@ for _name, _module in BINARY.items():
 
 operator("Where", inputs=3, pointwise=True)(_plain(ops.Where))
 
-CHAINED: dict[str, Callable[[int], nn.Module]] = {"Sum": ops.Add, "Min": lambda _: ops.Min(), "Max": lambda _: ops.Max()}
+CHAINED: dict[str, Callable[[int], nn.Module]] = {
+    "Sum": ops.Add,
+    "Min": lambda _: ops.Min(),
+    "Max": lambda _: ops.Max(),
+}
 """Associative operators: any number of operands, taken two at a time."""
 
 
@@ -71,6 +75,10 @@ def _clip(item: Item) -> fx.Node:
             if np.isnan(end) or end == (np.inf, -np.inf)[i]:
                 raise Unsupported(f"its {('min', 'max')[i]} is {end}, which leaves no finite number")
         elif name:
+            if ends[0] is not None and np.isfinite(
+                ends[0]
+            ):  # the minimum comes first: where ends cross the maximum wins
+                x, ends[0] = item.build.emit(ops.Clip(ends[0], None), x), None
             x = item.build.emit(module(), x, item.build.value(name))
     low, high = (None if e is None or np.isinf(e) else float(e) for e in ends)
     if low is None and high is None and x is not item.arg():

@@ -32,7 +32,7 @@ def _reshaped(item: Item, shape: Sequence[int]) -> fx.Node:
     x, before, after = item.arg(), item.shape(), item.build.shapes[item.node.outputs[0]]
     if SOURCE in x.meta and 0 not in shape:
         x, before = x.all_input_nodes[0], x.meta[SOURCE]
-    if len(after) > 1 and before[0] == after[0] and (shape[0] == -1 or not item.build.free):
+    if len(after) > 1 and before[:1] == after[:1] and (shape[0] == -1 or not item.build.free):
         shape = [0, *shape[1:]]
     made = item.build.emit(ops.Reshape(shape), x)
     made.meta[SOURCE] = before
