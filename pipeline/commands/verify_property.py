@@ -75,12 +75,14 @@ def _decided_again(
     result: PropertyResult, file: ModelFile, name: str, asked: PropertyText, found: Findings
 ) -> Generator[Note | Progress, None, None]:
     """Look for a counterexample and for the proof as ``certify --property`` did, by the methods that the report names."""
+    parts = re.search(r"(?a:\b(\d{1,9}) parts)", result.decided_by or "")
     flags: dict[str, Any] = {
         "method": result.methods[-1],
         "arithmetic": result.arithmetic,
         "provider": result.provider,
         "attack": result.attack is not None,
-        "max_domains": limits().domains,
+        # The search is the same again but for the last bits, and takes about as many parts as the report states.
+        "max_domains": min(max(1, 2 * int(parts[1])), limits().domains) if parts else 1,
     }
     if result.execution is not None:
         flags["runtime_optimization"] = result.execution.optimization

@@ -63,8 +63,8 @@ def stopped(here, nursery, request):
     """``stopped(begun, *argv)`` runs a command and stops it once there is a file like ``begun``; it must say so and exit."""
     number, code = request.param
 
-    def call(begun: str, *argv: str) -> None:
-        process = nursery.start(here, *argv)
+    def call(begun: str, *argv: str, before: str = "") -> None:
+        process = nursery.start(here, *argv, before=before)
         while not list(here.glob(begun)) and nursery.runs():
             time.sleep(0.005)
         with suppress(ProcessLookupError):
