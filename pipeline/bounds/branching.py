@@ -46,7 +46,10 @@ def _scores(split: SplitBounds, domains: Domains) -> tuple[Tensor, Tensor, Tenso
     coeff = split.gathered(trace.outputs, rows)
     ((index, region),) = split.bounds.regions.items()
     assert isinstance(region, Box | EuclideanBall)
-    point = region.minimiser(trace.ends[index])[:, 0]
+    form = trace.ends.get(index)  # none where every walk ends before, such as at a step function
+    point = (
+        region.box.center.expand(rows, *region.box.center.shape[1:]) if form is None else region.minimiser(form)[:, 0]
+    )
     inside = torch.cat([_inside(split, points) for points in point.split(rows if split.together else 1)])
     lines = {step.index: split.bounds.relaxed(step, exact=True) for step, _, _ in split.layers}
     above = {i: line.above for i, line in lines.items() if isinstance(line, Lines)}

@@ -140,6 +140,8 @@ class SplitBounds:
         def pulled(rows: Domains, start: Mapping[int, LinearForm] | None) -> tuple[np.ndarray, np.ndarray]:
             trace = Trace()
             self.lower(rows, rows.alpha, zeros.expand_as(rows.alpha), exact=True, trace=trace, start=start)
+            if index not in trace.ends:  # every walk ends before, such as at a step function: a function of nothing
+                return np.zeros((len(rows), box.center.numel())), np.zeros(len(rows))
             form = trace.ends[index]
             return form.coeff.flatten(1).cpu().numpy(), form.const[:, 0].cpu().numpy()
 

@@ -15,6 +15,7 @@ from pipeline.bounds.splits import SplitBounds
 from pipeline.certify import complete
 from pipeline.certify.complete import Decision, margins_decided
 from pipeline.choices import Mode
+from pipeline.core import ops
 from pipeline.core.network import Network
 from pipeline.core.rounding import rounding_of
 from pipeline.core.threat import LinfBall
@@ -156,11 +157,18 @@ def test_how_many_parts_are_walked_at_once_changes_no_decision() -> None:
     assert few.margin == pytest.approx(many.margin, abs=1e-9)
 
 
-@pytest.mark.parametrize("softmax", [False, True])
-def test_a_network_without_a_sign_to_split_ends(softmax: bool) -> None:
+@pytest.mark.parametrize("kind", ["smooth", "softmax", "step behind a ReLU", "step before a ReLU"])
+def test_a_network_that_is_no_chain_of_relus_ends(kind: str) -> None:
+    """Without a sign to split; and where no walk comes to the input."""
     d = nets.Drawing(0)
-    x = d(nn.Linear(4, 3), d(nn.Sigmoid(), d(nn.Linear(3, 4), d.input(3))))
-    network: Network = d.finish(d(nn.Softmax(1), x) if softmax else x, shapes=((None, 3),)).in_float64()
+    x = d(nn.Linear(3, 4), d.input(3))
+    if "step" in kind:
+        first, second = (nn.ReLU(), ops.Sign()) if "behind" in kind else (ops.Sign(), nn.ReLU())
+        x = d(second, d(nn.Linear(4, 4), d(first, x)))
+    else:
+        x = d(nn.Sigmoid(), x)
+    x = d(nn.Linear(4, 3), x)
+    network: Network = d.finish(d(nn.Softmax(1), x) if kind == "softmax" else x, shapes=((None, 3),)).in_float64()
     x = torch.full((1, 3), 0.5, dtype=torch.float64)
     bounds = MarginBounds(network, rounding_of("real"), method="alpha-crown")
     found = margins_decided(bounds, LinfBall(Fraction(1, 2)).region(x), network(x).argmax(1), nobody)
