@@ -4,6 +4,7 @@ Where ``s x >= 0`` is assumed of the input of a ReLU, ``s`` in {-1, 1}, the ReLU
 lose ``beta s x`` for any ``beta >= 0``, which is at most zero there (beta-CROWN, Wang et al., arXiv 2103.06624, theorem 3.1).
 The walk is the one that every method takes: what is assumed changes the lines of a ReLU, and a multiplier is one more form
 that enters at its input. So the boxes and the rounding of the whole region serve all its parts, which are subsets of it.
+As where forms meet, a node is taken to have one value for all that read it.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ class SplitBounds:
     @torch.no_grad()
     def proved(self, domains: Domains) -> Float[Tensor, " n"]:
         """Lower bounds that are true in the arithmetic of ``bounds``."""
-        parts = [self.lower(part, part.alpha, part.beta) for part in self.parts(domains)]
+        parts = [self.lower(part, part.alpha.clamp(0, 1), part.beta) for part in self.parts(domains)]
         return torch.cat([domains.lower[:0], *parts])
 
     def improved(self, domains: Domains, ascent: Ascent, enough: Tensor) -> Domains:

@@ -96,7 +96,7 @@ def decide(
         proof = torch.full_like(found.lower, -torch.inf)
         promising = found.lower > needed
         proof[promising] = split.proved(found[promising])
-        closed = proof > needed
+        closed = torch.isfinite(proof) & (proof > needed)  # a sum that overflows proves nothing
         least = min(least, float(proof[closed].min()) if bool(closed.any()) else torch.inf)
         return found[~closed]
 

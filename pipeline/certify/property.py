@@ -138,6 +138,8 @@ def _by_signs(
         with torch.no_grad():
             least = bounds.lower(at)[:, 0].nan_to_num(-torch.inf)
         rows = [np.flatnonzero(owner[:, 0] == a).tolist() for a in patch.open]
+        if not all(rows):  # a conjunction of nothing holds everywhere
+            return
         picked = [max(some, key=lambda k: float(least[k])) for some in rows]
         fooled = False
 

@@ -92,7 +92,10 @@ class Prover:
             if predict is None:
                 return points, np.zeros(len(points), bool)
             tried = moved_inside(start, ball, points.to(start))
-            return tried, predict(tried.numpy()).argmax(1) != self.labels[row]
+            fooled = predict(tried.numpy()).argmax(1) != self.labels[row]
+            for i in np.flatnonzero(fooled):  # a counterexample is one by itself, too
+                fooled[i] = predict(tried[i : i + 1].numpy()).argmax(1)[0] != self.labels[row[0]]
+            return tried, fooled
 
         return margins_decided(
             bounds,

@@ -20,7 +20,7 @@ from pipeline.commands.events import Decided, Note
 from pipeline.commands.properties import decide_read
 from pipeline.commands.subject import opened
 from pipeline.errors import InputRejected
-from pipeline.limits import limits
+from pipeline.limits import limits, raised
 from pipeline.onnx import runtime
 from pipeline.onnx.model_file import ModelFile
 from pipeline.results.property import PropertyReport, PropertyResult
@@ -76,13 +76,18 @@ def _decided_again(
 ) -> Generator[Note | Progress, None, None]:
     """Look for a counterexample and for the proof as ``certify --property`` did, by the methods that the report names."""
     parts = re.search(r"(?a:\b(\d{1,9}) parts)", result.decided_by or "")
+    most = limits().domains
+    if parts and int(parts[1]) > most:
+        raise InputRejected(
+            f"Proving again divides a region into at most {most} parts; this report states {parts[1]}. {raised('domains')}"
+        )
     flags: dict[str, Any] = {
         "method": result.methods[-1],
         "arithmetic": result.arithmetic,
         "provider": result.provider,
         "attack": result.attack is not None,
         # The search is the same again but for the last bits, and takes about as many parts as the report states.
-        "max_domains": min(max(1, 2 * int(parts[1])), limits().domains) if parts else 1,
+        "max_domains": max(1, min(2 * int(parts[1]), most)) if parts else 1,
     }
     if result.execution is not None:
         flags["runtime_optimization"] = result.execution.optimization

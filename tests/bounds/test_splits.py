@@ -93,6 +93,14 @@ def test_multipliers_below_zero_or_without_a_value_are_none() -> None:
         assert bool((split.proved(spoilt) <= true + slack(true)).all())
 
 
+def test_slopes_beyond_their_range_are_none_that_a_proof_uses() -> None:
+    split, points = begun(conv_net, "real")
+    domains, true = met(split, points)
+    steep = replace(domains, alpha=4 * domains.alpha - 2, beta=torch.zeros_like(domains.beta))
+    assert bool((split.proved(steep) <= true + slack(true)).all())
+    assert torch.equal(split.proved(steep), split.proved(replace(steep, alpha=steep.alpha.clamp(0, 1))))
+
+
 @pytest.mark.parametrize("fault", ["sign", "line"])
 def test_a_wrong_rule_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A multiplier that pulls the wrong way, and a line that is that of the other side."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.bounds import branching
 from pipeline.bounds.margins import MarginBounds
-from pipeline.bounds.splits import SplitBounds
+from pipeline.bounds.splits import Domains, SplitBounds
 from pipeline.certify import complete
 from pipeline.certify.complete import Decision, margins_decided
 from pipeline.choices import Mode
@@ -119,6 +119,21 @@ def test_a_fault_in_the_search_proves_what_is_false(fault: str, monkeypatch: pyt
         asked.move(-1e-4)
         ends.append(asked.asked().end)
     assert "proved" in ends
+
+
+@pytest.mark.parametrize("bound", [torch.inf, torch.nan])
+def test_a_bound_that_is_no_number_closes_no_part(bound: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even the last one: the others' bounds would stand for it."""
+    honest = SplitBounds.proved
+
+    def spoilt(self: SplitBounds, domains: Domains) -> Tensor:
+        found = honest(self, domains)
+        return torch.where(torch.arange(len(found)) == len(found) - 1, bound, found)
+
+    monkeypatch.setattr(SplitBounds, "proved", spoilt)
+    asked = Question(1)
+    asked.move(2e-3)
+    assert asked.asked(domains=64).end != "proved"
 
 
 def test_a_counterexample_is_found_where_there_is_one() -> None:

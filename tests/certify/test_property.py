@@ -278,6 +278,12 @@ def test_the_signs_of_neurons_are_split_where_boxes_have_too_many_sides(seed):
     assert outcome.left
 
 
+def test_a_conjunction_of_nothing_is_refuted_by_no_signs():
+    network = nets.mlp(10, 8, 1)
+    outcome = prove(network, Property(10, 1, (box(10, (at_most(-100, (0, 1)),), ()),)), mode="real")
+    assert [patch.open for patch in outcome.left] == [(1,)]
+
+
 def bounds_of(refuter):
     """The one box of a property, its rows, and what is known of them beforehand."""
     patches = [whole(0, refuter.question.cases[0])]

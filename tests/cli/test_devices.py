@@ -79,6 +79,7 @@ def status(folder: Path) -> dict[str, object]:
 
 
 def test_a_gate_that_fails_gives_its_code_and_the_result_of_one_process(pipeline, here):
+    """Over 5 s of CPU: a launcher and two processes, each of which imports PyTorch."""
     argv = (*CERTIFY, "--fail-under", "certified=1")
     process = begun(*argv)
     out, err = process.communicate(timeout=600)
