@@ -162,17 +162,21 @@ def _broken_here(samples: Samples, rows: np.ndarray, now: Certification) -> Note
 
 def _contradicted(samples: Samples, rows: np.ndarray, now: Certification) -> Iterator[str]:
     index = samples.index[rows]
+    # A run may have been allowed more parts than a stranger's report is.
+    more = (
+        f" {limits().domains} parts were not enough for some. {raised('domains')}" if "domains" in now.divided else ""
+    )
     if (bad := now.samples.predicted != samples.predicted[rows]).any():
         yield f"the file gives {int(bad.sum())} samples another label than stated; the first is {index[bad.argmax()]}."
         return
     for row, found in enumerate(now.samples.verdict):
         was, certified = samples.verdict[row, rows], found == Verdict.CERTIFIED
-        for bad, what in (
-            ((was == Verdict.CERTIFIED) & ~certified, "stated as certified, and cannot be certified again"),
-            ((was == Verdict.FALSIFIED) & certified, "stated as falsified, and are certified"),
+        for bad, what, hint in (
+            ((was == Verdict.CERTIFIED) & ~certified, "stated as certified, and cannot be certified again", more),
+            ((was == Verdict.FALSIFIED) & certified, "stated as falsified, and are certified", ""),
         ):
             if bad.any():
-                yield f"{int(bad.sum())} samples at eps {samples.eps[row]} are {what}; the first is {index[bad.argmax()]}."
+                yield f"{int(bad.sum())} samples at eps {samples.eps[row]} are {what}; the first is {index[bad.argmax()]}.{hint}"
 
 
 def _largest(

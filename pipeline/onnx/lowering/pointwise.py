@@ -75,9 +75,8 @@ def _clip(item: Item) -> fx.Node:
             if np.isnan(end) or end == (np.inf, -np.inf)[i]:
                 raise Unsupported(f"its {('min', 'max')[i]} is {end}, which leaves no finite number")
         elif name:
-            if ends[0] is not None and np.isfinite(
-                ends[0]
-            ):  # the minimum comes first: where ends cross the maximum wins
+            # The minimum comes first: where ends cross the maximum wins.
+            if ends[0] is not None and np.isfinite(ends[0]):
                 x, ends[0] = item.build.emit(ops.Clip(ends[0], None), x), None
             x = item.build.emit(module(), x, item.build.value(name))
     low, high = (None if e is None or np.isinf(e) else float(e) for e in ends)
