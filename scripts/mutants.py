@@ -295,7 +295,7 @@ TRAINING: list[Fault] = [
      "deviation /= 1", DRAW),
     ("train/full_bn.py", "bn.weight.fill_((1 + bn.eps) ** 0.5)",
      "bn.weight.fill_(1.5)", FULL_BN),
-    ("core/ops.py", "shift = scale * (bias - bn.running_mean.double())",
+    ("core/ops/affine_bn.py", "shift = scale * (bias - bn.running_mean.double())",
      "shift = scale * (bias + bn.running_mean.double())", FULL_BN),
     ("train/checkpoint.py", 'torch.set_rng_state(state["rng"])',
      "pass", f"{STORE} {LOOP}"),
