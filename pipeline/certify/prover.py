@@ -64,8 +64,14 @@ class Prover:
     ) -> np.ndarray:
         """The least margin over each sample's ball; ``ball`` may be one for each sample.
 
+        Never of more samples at once than the file takes: where it fixes its batch, they may read each other.
         Raises OutOfTime where the clock runs out on the way.
         """
+        size = self.settings.batch or max(len(rows), 1)
+        if len(rows) > size:
+            cuts = [slice(start, start + size) for start in range(0, len(rows), size)]
+            parts = ((ball[cut] if isinstance(ball, Sequence) else ball, rows[cut]) for cut in cuts)
+            return np.concatenate([self.margins(method, balls, part, mode=mode) for balls, part in parts])
         x, labels = self._tensors(rows)
         if isinstance(ball, Sequence):
             return self._bounds_of(method, joined([b.region(x[i : i + 1]) for i, b in enumerate(ball)]), labels, mode)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from pipeline.certify import together
+from pipeline.certify import Strategy, together
+from pipeline.certify.prover import Prover
 from pipeline.commands.subject import open_model
+from pipeline.core.threat import LinfBall
 from pipeline.errors import Contradiction, InputRejected
 from pipeline.onnx import model_file, runtime
 from pipeline.results import Samples
@@ -69,3 +72,16 @@ def test_a_certified_sample_with_another_label_is_a_contradiction(name, tmp_path
     labels = opened(tmp_path, []).predict(IMAGES).argmax(1)
     with pytest.raises(Contradiction, match="certified samples have another label in batches of"):
         together.require_labels(opened(tmp_path, GAMES[name]).predict_together, IMAGES, certified(labels))
+
+
+@pytest.mark.parametrize("method", ["ibp", "crown"])
+def test_a_file_of_one_sample_at_once_is_bounded_one_sample_at_once(method, tmp_path):
+    """Such a file may read across its batch, which holds one sample: bounds of several at once would be of another function."""
+    product = node("MatMul", ["x", "w"], ["z"])
+    path = saved(tmp_path, model([product, *GAMES["turned round"]], [1, 4], WEIGHTS))
+    subject = open_model(model_file.read(path), Settings())
+    prover = Prover(subject.network, IMAGES, np.arange(len(IMAGES)) % 3, Strategy(method=method, batch=1))
+    ball, rows = LinfBall(Fraction(1, 10)), np.arange(7)
+    alone = np.concatenate([prover.margins(method, ball, rows[i : i + 1]) for i in rows])
+    assert prover.margins(method, ball, rows).tobytes() == alone.tobytes()
+    assert prover.margins(method, [ball] * len(rows), rows).tobytes() == alone.tobytes()
