@@ -29,11 +29,11 @@ BALL = LinfBall(Fraction(1, 100))
 MB = 10**6
 
 
-def many(classes: int, seed: int = 0):
+def many(classes: int, seed: int = 0, side: int = 6):
     """A convolution, a ReLU and a classifier of many classes."""
     d = nets.Drawing(seed)
-    x = d(nn.Flatten(), d(nn.ReLU(), d(nn.Conv2d(1, 4, 3, padding=1), d.input(1, 6, 6))))
-    return d.finish(d(nn.Linear(144, classes), x), shapes=((None, classes),))
+    x = d(nn.Flatten(), d(nn.ReLU(), d(nn.Conv2d(1, 4, 3, padding=1), d.input(1, side, side))))
+    return d.finish(d(nn.Linear(4 * side * side, classes), x), shapes=((None, classes),))
 
 
 def prover(network, n: int = 8, **settings) -> Prover:
@@ -50,19 +50,20 @@ def peak():
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
 
 LIMIT = 64
-for classes, method, budget in CASES:
-    network = many(classes)
+for classes, method, budget, side in CASES:
+    network = many(classes, side=side)
     mine = prover(network, n=1100, method=method, memory=budget * MB)
     batch = mine.batch(method, classes)
     Path("/proc/self/clear_refs").write_text("5")
     idle = peak()
     mine.margins(method, BALL, np.arange(min(batch, LIMIT)))
-    print(classes, method, budget, batch, (peak() - idle) // MB, flush=True)
+    print(classes, method, budget, side, batch, (peak() - idle) // MB, flush=True)
 """
 CASES = [
-    *((10, method, 20) for method in ("ibp", "crown", "alpha-crown")),
-    *((400, method, 40) for method in ("ibp", "crown-ibp")),
-    (3000, "ibp", 40),
+    *((10, method, 20, 6) for method in ("ibp", "crown", "alpha-crown")),
+    *((400, method, 40, 6) for method in ("ibp", "crown-ibp")),
+    (3000, "ibp", 40, 6),
+    (10, "crown-ibp", 60, 64),
 ]
 
 
@@ -75,7 +76,7 @@ def test_the_process_takes_no_more_than_the_budget(pytestconfig):
     lines = [line.split() for line in ran.stdout.splitlines()]
     assert len(lines) == len(CASES)
     for line in lines:
-        assert int(line[4]) <= int(line[2]), f"classes, method, budget, batch, peak: {line}"
+        assert int(line[5]) <= int(line[2]), f"classes, method, budget, side, batch, peak: {line}"
 
 
 @pytest.mark.parametrize("method", ["ibp", "crown-ibp"])
