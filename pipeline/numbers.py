@@ -46,6 +46,14 @@ def parse_eps(text: str) -> Fraction:
     return eps
 
 
+def parse_shard(text: str) -> tuple[int, int]:
+    """``"3/16"`` as (3, 16): the third of sixteen shares. UsageError (2) for anything else."""
+    number, _, of = (whole(part) for part in text[:40].partition("/"))
+    if number is None or of is None or not 1 <= number <= of:
+        raise UsageError(f"--shard is one of N shares, written from 1/N to N/N, such as 3/16; received {text[:40]!r}.")
+    return number, of
+
+
 def real(text: str) -> float | None:
     """``"0.1"`` or ``"1e-3"`` as the nearest float64, which is finite; None for anything else."""
     found = float(text) if len(text) <= 200 and _DECIMAL.fullmatch(text := text.strip(BLANK)) else math.nan

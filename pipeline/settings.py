@@ -19,7 +19,7 @@ from pipeline.errors import UsageError
 from pipeline.limits import NAMES as LIMITS
 from pipeline.limits import Limits
 from pipeline.methods import choices
-from pipeline.numbers import BLANK, exact, parse_eps, real, whole
+from pipeline.numbers import BLANK, exact, parse_eps, parse_shard, real, whole
 
 __all__ = ["Settings", "limits_beside", "metadata_of", "settle", "settled"]
 
@@ -103,6 +103,8 @@ class Settings(BaseModel):
     """Of the points at which import, runtime and certificates are compared; None draws them by chance."""
     download: bool = False
     thumbnails: bool = True
+    shard: tuple[int, int] | None = None
+    """(I, N): the I-th of N shares of the samples alone is certified."""
     limits: Limits = Limits()
     """How much a stranger's file may ask for."""
     retrain: dict[str, Any] = Field(default_factory=dict)
@@ -123,6 +125,11 @@ class Settings(BaseModel):
         parse = parse_eps if info.data.get("norm") != "l2" else _euclidean
         exact = [p if isinstance(p, Fraction) else parse(str(p)) for p in parts]
         return tuple(sorted(set(exact)))
+
+    @field_validator("shard", mode="before")
+    @classmethod
+    def _share(cls, value: Any) -> Any:
+        return parse_shard(value) if isinstance(value, str) else value
 
     @field_validator("method", mode="before")
     @classmethod
@@ -209,6 +216,8 @@ def settle(model: Path, flags: Mapping[str, Any], metadata: Mapping[str, str]) -
             raise UsageError(
                 f"{TOML}: no file opens the network; remove `download`, and say --download where you want it."
             )
+        if name != "flag" and "shard" in values:
+            raise UsageError(f"{name}: every shard would be the same one; remove `shard`, and say --shard to each run.")
         retrain = values.get("retrain", {})
         if not isinstance(retrain, dict):
             raise UsageError(f"{name}: retrain is a table of settings, [retrain]; received {str(retrain)[:80]!r}.")

@@ -53,6 +53,7 @@ RAN, RANGE = "tests/onnx/test_executed.py", "tests/bounds/test_range.py"
 SPLITS, COMPLETE = "tests/bounds/test_splits.py", "tests/certify/test_complete.py"
 TRAPS = "tests/onnx/test_adversarial_files.py"
 AROUND = "tests/cli/test_adversarial_runs.py"
+MERGE = "tests/cli/test_merge.py"
 
 Fault = tuple[str, str, str, str]
 """A file below pipeline/, the exact text there, what it becomes, and the arguments of pytest that must fail."""
@@ -206,10 +207,10 @@ VERDICTS: list[Fault] = [
      "wrong = self.proved & False & (self", TABLE),
     ("certify/verdict_table.py", "(verdict == Verdict.UNKNOWN) & self.skipped if cut",
      "(verdict == Verdict.UNKNOWN) & False if cut", TABLE),
-    ("certify/ladder.py", "np.where(np.isfinite(logits).all(1), logits.argmax(1), -1)",
+    ("certify/ladder.py", "np.where(finite, logits.argmax(1), -1)",
      "logits.argmax(1)", f"{LADDER} tests/certify/test_rungs.py"),
-    ("certify/rungs.py", "for pick, found in zip(cuts, results, strict=True):\n                    if found is None:\n                        table.skipped[level, pick] = True\n                    else:\n                        gained",
-     "for pick, found in zip(cuts[::-1], results, strict=True):\n                    if found is None:\n                        table.skipped[level, pick] = True\n                    else:\n                        gained", f"{LADDER} tests/certify/test_rungs.py {WORK}"),
+    ("certify/rungs.py", "for pick, found in zip(cuts, results, strict=True):\n            if found is None:\n                table.skipped[level, pick] = True\n                continue\n            gained",
+     "for pick, found in zip(cuts[::-1], results, strict=True):\n            if found is None:\n                table.skipped[level, pick] = True\n                continue\n            gained", f"{LADDER} tests/certify/test_rungs.py {WORK}"),
     ("certify/prover.py", "torch.from_numpy(self.images[rows]), torch.from_numpy(self.labels[rows])",
      "torch.from_numpy(self.images[np.sort(rows)]), torch.from_numpy(self.labels[np.sort(rows)])", f"{LADDER} tests/certify/test_rungs.py {WORK}"),
     ("methods.py", "sorted(METHODS.values(), key=lambda one: one.cost)",
@@ -240,10 +241,18 @@ VERDICTS: list[Fault] = [
 ]
 
 REPORTS: list[Fault] = [
-    ("audit/audit.py", "if data.n_evaluated != taken:", "if False:", f"{AROUND} -k alone"),
+    ("commands/shards.py", "if one.shard.number == two.shard.number:", "if False:", f"{MERGE} -k one_run"),
+    ("commands/shards.py", "if other := _other_run(first, part):", "if False:", f"{MERGE} -k another_run"),
+    ("commands/shards.py", '        "the digest of settings, program and device": part.shard.run_sha256,\n', "", f"{MERGE} -k another_run"),
+    ("commands/shards.py", "if number not in there]", "if False]", f"{MERGE} -k one_run"),
+    ("commands/shards.py", "if found.faults or report", "if report", f"{MERGE} -k digest"),
+    ("commands/conclusion.py", 'if known.get("shard") is not None:', "if False:", f"{MERGE} -k bit"),
+    ("results/blocks.py", "where = np.searchsorted([block[0] for block in blocks], rows, side=\"right\")", "where = 0 * rows",
+     f"{MERGE} tests/results/test_blocks.py"),
+    ("audit/audit.py", "if of_run != taken:", "if False:", f"{AROUND} -k alone"),
     ("audit/audit.py", "if result.threat.range != result.preprocessing.range:", "if False:", f"{AROUND} -k little"),
     ("audit/audit.py", "if result.method.statement != statement:", "if False:", f"{AROUND} -k statement"),
-    ("commands/reopen.py", "if not np.array_equal(samples.index, _selected(result)):", "if False:", f"{AROUND} -k drawn"),
+    ("commands/reopen.py", "if not np.array_equal(samples.index, selected(result)):", "if False:", f"{AROUND} -k drawn"),
     ("settings.py", 'if name == TOML and "download" in values:', "if False:", f"{AROUND} -k training"),
     ("settings.py", "if not path.is_file():", "if False:", f"{AROUND} -k dead"),
     ("system/atomic.py", "(path.exists() and not path.is_file())", "False", f"{AROUND} -k fixed"),

@@ -108,8 +108,9 @@ def _of_one_run(result: Result) -> Iterator[str]:
         yield f"report.json: pixels lie in {result.preprocessing.range}, and the attacker's in {result.threat.range}."
     data, drawn = result.data, result.data.selection
     taken = data.n_total if drawn.method == "all" else min(drawn.max_samples or 0, data.n_total)
-    if data.n_evaluated != taken:
-        yield f"report.json: {data.n_evaluated} samples of {data.n_total} were evaluated, its selection takes {taken}."
+    of_run = data.n_evaluated if result.shard is None else result.shard.n_run
+    if of_run != taken:
+        yield f"report.json: {of_run} samples of {data.n_total} were evaluated, its selection takes {taken}."
     # Another version may have worded it otherwise.
     if result.tool.version == _version() and result.method.execution is not None:
         region = "box" if result.threat.norm == "linf" else "Euclidean ball"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.certify.attack import PGD, Attacked, Predict, attack
 from pipeline.certify.journal import Journal
-from pipeline.certify.ladder import certify
+from pipeline.certify.ladder import LOOKED_INTO, certify
 from pipeline.certify.largest import TOLERANCE, certified_at
 from pipeline.certify.scheduler import Work
 from pipeline.certify.spots import Deployed, Spots, sampled, unforeseen
@@ -15,6 +15,7 @@ from pipeline.certify.verdicts import (
 from pipeline.progress import Progress
 
 __all__ = [
+    "LOOKED_INTO",
     "PGD",
     "TOLERANCE",
     "Attacked",

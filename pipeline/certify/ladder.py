@@ -27,6 +27,8 @@ from pipeline.errors import Incomplete
 from pipeline.methods import ATTACKS, IBP, LONG_ATTACK, METHODS, SHORT_ATTACK, bounding
 from pipeline.progress import Progress
 from pipeline.results import Looked, RoundingCost
+from pipeline.results.blocks import Rows, by_block
+from pipeline.results.blocks import blocks as default_blocks
 
 ATTACKED, PREDICTED, LOOKED_INTO = 128, 256, 128
 """Samples in one batch of the attack, in one of predictions, and behind the figures on layers."""
@@ -41,6 +43,8 @@ def certify(
     settings: Strategy,
     *,
     indices: np.ndarray | None = None,
+    blocks: Sequence[Rows] | None = None,
+    looked_into: np.ndarray | None = None,
     work: Work | None = None,
 ) -> Iterator[Progress | Certification]:
     """Prove, sample by sample, that no point of the ball changes the label; the last value yielded is the Certification.
@@ -48,12 +52,15 @@ def certify(
     ``predict`` is the delivered file itself. The attack runs on every correctly classified sample and IBP on every
     sample, so that each can contradict the other: a sample both certified and attacked, or proved to have a label that
     the file does not give it, raises Contradiction (5). Zero samples raise Incomplete (4). ``work`` says who does it, within
-    what budget, and what was done before.
+    what budget, and what was done before. ``blocks`` cut the samples; those of a run that is shared out, and ``looked_into``, the
+    first of that run, behind the figures on layers, give each sample to the bit what the whole run gives it.
     """
     if len(images) == 0:
         raise Incomplete("nothing was selected, so nothing can be checked; select at least one sample.")
     indices, balls = np.arange(len(images)) if indices is None else indices, sorted(balls, key=lambda ball: ball.eps)
-    yield from _Ladder(network, predict, images, labels, balls, settings, indices, work or Work()).climb()
+    cut = default_blocks(len(images)) if blocks is None else blocks
+    some = images[:LOOKED_INTO] if looked_into is None else looked_into
+    yield from _Ladder(network, predict, images, labels, balls, settings, indices, cut, some, work or Work()).climb()
 
 
 @dataclass(eq=False)
@@ -67,11 +74,13 @@ class _Ladder:
     balls: Sequence[Ball]
     settings: Strategy
     indices: np.ndarray
+    blocks: Sequence[Rows]
+    looked_into: np.ndarray
     work: Work
 
     def climb(self) -> Iterator[Progress | Certification]:
         """Every rung in turn, and what came of it."""
-        predicted, self.classes = yield from self._predictions()
+        predicted, reach, self.classes = yield from self._predictions()
         settings = self.settings
         self.table = VerdictTable(
             self.balls, predicted, self.labels, arithmetic=settings.arithmetic, attack=settings.attack is not None
@@ -94,6 +103,8 @@ class _Ladder:
             self.labels,
             self.indices,
             self.classes,
+            self.blocks,
+            reach,
             impatient=settings.method == "auto",
         )
         for method in linear:
@@ -104,9 +115,8 @@ class _Ladder:
         largest = None
         if settings.largest_eps:
             methods = bounding((IBP, *linear))
-            largest = yield from largest_eps(self.prover, self.table, methods, self.work, self.classes)
-        some = np.arange(min(len(self.images), LOOKED_INTO))
-        layers = [self.prover.layers(ball, some) if not self.work.cut else () for ball in self.balls]
+            largest = yield from largest_eps(self.prover, self.table, methods, self.work, self.classes, self.blocks)
+        layers = [self.prover.layers(ball, self.looked_into) if not self.work.cut else () for ball in self.balls]
         self.work.journal.flush()
         yield Certification(
             self.table.balls,
@@ -127,20 +137,30 @@ class _Ladder:
     def _memory(self) -> int:
         return min(CHUNK_BYTES, self.settings.memory or CHUNK_BYTES)
 
-    def _predictions(self) -> Generator[Progress, None, tuple[np.ndarray, int]]:
-        """The file's own labels, and how many classes it tells apart."""
+    def _cuts(self, rows: Rows, size: int) -> list[Rows]:
+        """Rows in order, so many at once, of one block each time."""
+        return [cut for some in by_block(self.blocks, rows) for cut in chunks(some, size)]
+
+    def _predictions(self) -> Generator[Progress, None, tuple[np.ndarray, np.ndarray, int]]:
+        """The file's own labels, by what margin each is larger than the next, and how many classes it tells apart."""
 
         def compute(rows: np.ndarray) -> dict[str, np.ndarray]:
             logits = self.predict(self.images[rows])
             # A NaN logit is nobody's argmax: such a sample counts as misclassified.
-            label = np.where(np.isfinite(logits).all(1), logits.argmax(1), -1)
-            return {"label": label.astype(np.int64), "classes": np.array(logits.shape[1])}
+            finite = np.asarray(np.isfinite(logits).all(1))
+            largest = np.sort(np.where(finite[:, None], logits, 0.0), axis=1)[:, -2:].astype(np.float64)
+            return {
+                "label": np.where(finite, logits.argmax(1), -1).astype(np.int64),
+                "margin": largest[:, 1] - largest[:, 0],
+                "classes": np.array(logits.shape[1]),
+            }
 
         at_once = predicted_at_once(self.network, self._sample, self._memory, PREDICTED)
-        cuts = chunks(np.arange(len(self.images)), at_once)
+        cuts = self._cuts(np.arange(len(self.images)), at_once)
         results = yield from self.work.units("prediction", cuts, compute, phase="prediction", always=True)
         found = [r for r in results if r is not None]
-        return np.concatenate([r["label"] for r in found]), int(found[0]["classes"])
+        label, margin = (np.concatenate([r[name] for r in found]) for name in ("label", "margin"))
+        return label, margin, int(found[0]["classes"])
 
     def _attack(self, rung: str, pgd: PGD) -> Generator[Progress, None, None]:
         """Attack what is still open at each eps, ascending: what breaks at a smaller eps is broken at every larger one."""
@@ -150,7 +170,7 @@ class _Ladder:
         total, done = sum(len(table.open(i)) for i in range(len(self.balls))), 0
         for level, ball in enumerate(self.balls):
             rows = table.open(level)
-            cuts = chunks(rows, at_once)
+            cuts = self._cuts(rows, at_once)
 
             def compute(pick: np.ndarray, ball: Ball = ball) -> dict[str, np.ndarray]:
                 x = torch.from_numpy(self.images[pick]).to(self.settings.device)
@@ -176,7 +196,7 @@ class _Ladder:
     def _ibp(self) -> Generator[Progress, None, list[RoundingCost | None]]:
         """Bound every sample at every eps, in the mode asked for and, where that is float32, beside it in real arithmetic."""
         table, both = self.table, self.settings.arithmetic == "float32-any-order"
-        cuts = chunks(np.arange(len(self.images)), self.prover.batch(IBP, self.classes))
+        cuts = self._cuts(np.arange(len(self.images)), self.prover.batch(IBP, self.classes))
         total, costs, real = len(self.images) * len(self.balls), [], np.full(len(self.images), np.nan)
         for level in reversed(range(len(self.balls))):
             ball = self.balls[level]

@@ -10,17 +10,19 @@ from fractions import Fraction
 import numpy as np
 
 from pipeline.certify.prover import Prover
+from pipeline.certify.rungs import chunks
 from pipeline.certify.scheduler import Work
 from pipeline.certify.verdict_table import VerdictTable
 from pipeline.core.threat import Ball, LinfBall
 from pipeline.progress import Progress
+from pipeline.results.blocks import Rows, by_block
 
 TOLERANCE = Fraction(1, 4096)
 """The spacing of the grid, in units of the range."""
 
 
 def largest_eps(
-    prover: Prover, table: VerdictTable, methods: Sequence[str], work: Work, classes: int
+    prover: Prover, table: VerdictTable, methods: Sequence[str], work: Work, classes: int, blocks: Sequence[Rows]
 ) -> Generator[Progress, None, np.ndarray]:
     """For every correct sample a certified eps such that eps + TOLERANCE was examined by the last method in vain.
 
@@ -43,7 +45,7 @@ def largest_eps(
                 balls = [replace(table.balls[0], eps=int(middle[i]) * TOLERANCE) for i in pick]
                 return {"margins": prover.margins(method, balls, pick)}
 
-            cuts = [left[start : start + size] for start in range(0, len(left), size)]
+            cuts = [cut for some in by_block(blocks, left) for cut in chunks(some, size)]
             done = len(rows) - len(left)
             results = yield from work.units(
                 f"largest eps, {method}#{turn}",

@@ -148,20 +148,20 @@ class Prover:
             if (rule := rule_for(step.op)) is not None
         )
 
-    def layers(self, ball: Ball, rows: np.ndarray) -> tuple[Layer, ...]:
+    def layers(self, ball: Ball, images: np.ndarray) -> tuple[Layer, ...]:
         """The signs and radii that IBP leaves at the input of each elementwise nonlinearity.
 
-        Over the first of the samples: as many as memory has room for with every value kept. None where the time is over.
+        Over the first of some images: as many as memory has room for with every value kept. None where the time is over.
         """
         with suppress(OutOfTime):
-            return self._layers(ball, rows)
+            return self._layers(ball, images)
         return ()
 
-    def _layers(self, ball: Ball, rows: np.ndarray) -> tuple[Layer, ...]:
+    def _layers(self, ball: Ball, images: np.ndarray) -> tuple[Layer, ...]:
         bounds = self._by(IBP, self.settings.arithmetic)
         room = self._room() // (8 * LOOKED_AT * self._total)
-        x, _ = self._tensors(rows[: self.settings.batch or max(1, room)])
-        box = ball.region(x).box
+        some = torch.from_numpy(images[: self.settings.batch or max(1, room)])
+        box = ball.region(some.to(self.settings.device, torch.float64)).box
         with torch.no_grad():
             boxes = bounds.linear.intervals.boxes([box], keep=walk.EVERYTHING)
             reached = _reached(bounds.top.plan, box)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from pipeline.certify.attack import Attacked, Predict
+from pipeline.certify.journal import Arrays
 from pipeline.certify.prover import Prover
 from pipeline.certify.scheduler import Work
 from pipeline.certify.verdict_table import VerdictTable
 from pipeline.certify.verdicts import Images
 from pipeline.core.threat import Ball
 from pipeline.progress import Progress
+from pipeline.results.blocks import Rows, by_block
 
-FIRST_WAVE = 32
-SENTINELS = 4
-"""Falsified samples that every linear rung bounds as well: a proof of one gives the bound away."""
+FIRST_WAVE, GROWTH = 2, 4
+"""Samples of a block that a rung is tried on at first, and how many times more each time after."""
 
 
 @dataclass(eq=False)
@@ -32,8 +33,11 @@ class Rungs:
     labels: np.ndarray
     indices: np.ndarray
     classes: int
+    blocks: Sequence[Rows]
+    reach: np.ndarray
+    """The margin of each sample itself: a bound further below zero than this above it is none to go on from."""
     impatient: bool
-    """Whether a rung is left, at one eps, with the first wave of samples in which it proves none."""
+    """Whether a rung is left, in one block and at one eps, with a wave of samples in which it proves none."""
     divided: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -43,8 +47,8 @@ class Rungs:
     def linear(self, method: str) -> Generator[Progress, None, None]:
         """Bound what is still open, the largest eps first, since its proofs hold for the smaller; nearest to proved first.
 
-        Where ``impatient``, a rung is left with the first wave that it proves nothing in: those behind are further from a proof.
-        Waves double in size.
+        Where ``impatient``, a block goes through its samples in waves that grow, and leaves the rung with one in which nothing is
+        proved: those behind are further from a proof. Only behind the first wave it goes on, where a bound came within reach.
         """
         table, size = self.table, self.prover.batch(method, self.classes)
         total, done = sum(len(table.open(i)) for i in range(len(self.balls))), 0
@@ -54,25 +58,39 @@ class Rungs:
             def compute(rows: np.ndarray, ball: Ball = ball) -> dict[str, np.ndarray]:
                 return {"margins": self.prover.margins(method, ball, rows)}
 
-            broken = self._nearest(level, np.flatnonzero(table.correct & ~table.alive[level]))[:SENTINELS]
-            waves = _waves(self._nearest(level, table.open(level)))
-            for wave, rows in enumerate(waves):
-                cuts = chunks(np.concatenate([broken, rows]) if wave == 0 else rows, size)
+            waiting = [self._waves(level, rows) for rows in by_block(self.blocks, table.open(level))]
+            wave = 0
+            while waiting:
+                rows = [waves[0] for waves in waiting]
+                first = [self._sentinel(level, some) if wave == 0 else some[:0] for some in rows]
+                cuts = [chunks(np.concatenate(both), size) for both in zip(first, rows, strict=True)]
                 key = f"{method}@{ball.eps}#{wave}"
-                results = yield from self.work.units(key, cuts, compute, phase=method, before=done, total=total)
-                gained = 0
-                for pick, found in zip(cuts, results, strict=True):
-                    if found is None:
-                        table.skipped[level, pick] = True
-                    else:
-                        gained += table.bound(method, level, pick, found["margins"])
-                        table.looked(method, level, int(table.alive[level, pick].sum()))
-                done = min(done + len(rows), total)
-                if gained == 0 and self.impatient and None not in results:
-                    break
+                results = yield from self.work.units(
+                    key, [cut for some in cuts for cut in some], compute, phase=method, before=done, total=total
+                )
+                of_block, going_on = iter(results), []
+                for waves, some in zip(waiting, cuts, strict=True):
+                    if self._entered(method, level, some, [next(of_block) for _ in some], wave) and waves[1:]:
+                        going_on.append(waves[1:])
+                done = min(done + sum(map(len, rows)), total)
+                waiting, wave = going_on, wave + 1
             table.check(self.indices)
         if total:
             yield Progress(method, total, total)
+
+    def _entered(
+        self, method: str, level: int, cuts: Sequence[Rows], results: Sequence[Arrays | None], wave: int
+    ) -> bool:
+        """Enter what a rung found in a wave of a block; whether it is worth a further one."""
+        table, gained, near = self.table, 0, False
+        for pick, found in zip(cuts, results, strict=True):
+            if found is None:
+                table.skipped[level, pick] = True
+                continue
+            gained += table.bound(method, level, pick, found["margins"])
+            near |= bool((table.alive[level, pick] & (found["margins"] > -self.reach[pick])).any())
+            table.looked(method, level, int(table.alive[level, pick].sum()))
+        return gained > 0 or not self.impatient or (near and wave == 0) or None in results
 
     def complete(self, method: str) -> Generator[Progress, None, None]:
         """Decide what is still open by branch and bound, a sample at a time, as ``linear`` goes through them."""
@@ -80,7 +98,7 @@ class Rungs:
         total, done = sum(len(table.open(i)) for i in range(len(self.balls))), 0
         for level in reversed(range(len(self.balls))):
             ball, rows = self.balls[level], self._nearest(level, table.open(level))
-            guards = set(self._nearest(level, np.flatnonzero(table.correct & ~table.alive[level]))[:SENTINELS].tolist())
+            guards = {int(row) for some in by_block(self.blocks, rows) for row in self._sentinel(level, some)}
 
             def compute(row: np.ndarray, ball: Ball = ball, guards: set[int] = guards) -> dict[str, np.ndarray]:
                 # Of what is falsified already no counterexample is looked for: a proof would give the search away.
@@ -114,21 +132,27 @@ class Rungs:
         if total:
             yield Progress(method, total, total)
 
+    def _sentinel(self, level: int, rows: Rows) -> Rows:
+        """The falsified sample nearest to a proof in the block of some rows: every rung bounds it too, and a proof of it gives
+        the bound away."""
+        (block,) = (block for block in self.blocks if block[0] <= rows[0] <= block[-1])
+        broken = block[self.table.correct[block] & ~self.table.alive[level, block]]
+        return self._nearest(level, broken)[:1]
+
     def _nearest(self, level: int, rows: np.ndarray) -> np.ndarray:
         """Samples by the best margin known, the largest first; those without any come last."""
         margins = np.nan_to_num(self.table.margins[level, rows], nan=-np.inf)
         return rows[np.argsort(-margins, kind="stable")]
 
+    def _waves(self, level: int, rows: Rows) -> list[Rows]:
+        """The rows of a block, nearest to a proof first, in waves of 2, 8, 32, ..., or all at once for who is patient."""
+        rows, waves, size = self._nearest(level, rows), [], FIRST_WAVE if self.impatient else len(rows)
+        while len(rows):
+            waves.append(rows[:size])
+            rows, size = rows[size:], GROWTH * size
+        return waves
+
 
 def chunks(rows: np.ndarray, size: int) -> list[np.ndarray]:
     """Rows in order, so many at once."""
     return [rows[start : start + size] for start in range(0, len(rows), size)]
-
-
-def _waves(rows: np.ndarray) -> list[np.ndarray]:
-    """Rows in order, in waves of 32, 64, 128, ..."""
-    waves, size = [], FIRST_WAVE
-    while len(rows):
-        waves.append(rows[:size])
-        rows, size = rows[size:], 2 * size
-    return waves

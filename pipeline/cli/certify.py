@@ -32,6 +32,11 @@ from pipeline.errors import UsageError
 @click.option(
     "--property", "vnnlib", type=click.Path(path_type=Path), metavar="FILE", help="Decide a VNN-LIB property instead."
 )
+@click.option(
+    "--shard",
+    metavar="I/N",
+    help="Certify the I-th of N shares of the samples, such as 3/16; `pipeline merge` joins them.",
+)
 @devices_option
 @gate_options
 @click.pass_obj
@@ -46,6 +51,7 @@ def command(
     pipeline certify model.onnx --data npz:test.npz --eps 0.5 --norm l2 --time-budget 10m
     pipeline certify model.onnx --property unsafe.vnnlib --time-budget 2m
     pipeline certify model.onnx --data npz:test.npz --eps 8/255 --devices 4
+    pipeline certify model.onnx --data npz:test.npz --eps 8/255 --shard 3/16
 
     Cheapest first: an attack, IBP, CROWN-IBP, a longer attack, CROWN, alpha-CROWN, each on what is still open. Without
     --eps, the curve over 1/2 to 16/255 on 200 samples. The report (report.json, samples.npz, counterexamples.npz,
@@ -63,9 +69,11 @@ def command(
     from pipeline.cli.progress import Watch, consoles, present
     from pipeline.cli.signals import stopping
     from pipeline.commands import certify
+    from pipeline.numbers import parse_shard
     from pipeline.system import run_folder
 
-    ending.will_be_in(report or run_folder.of_certification(model), command="certify", named=report is not None)
+    shard = None if given["shard"] is None else parse_shard(given["shard"])
+    ending.will_be_in(report or run_folder.of_certification(model, shard), command="certify", named=report is not None)
     if several(devices):
         return launch(ending, devices)
     out, errors = consoles()

@@ -6,18 +6,26 @@ from pathlib import Path
 
 import click
 
+from pipeline.cli.numbers import Whole
 from pipeline.errors import UsageError
 
 
 @click.command("init")
-@click.argument("server", type=click.Choice(["github", "gitlab"]))
+@click.argument("server", type=click.Choice(["github", "gitlab", "slurm", "kubernetes"]))
 @click.argument("model", required=False, type=click.Path(path_type=Path))
 @click.option("--data", metavar="URI", help="For pipeline.toml: what the job certifies on.")
 @click.option("--eps", default="8/255", show_default=True, metavar="E[,E...]", help="For pipeline.toml.")
 @click.option(
     "--fail-under", multiple=True, metavar="GATE", help="For pipeline.toml, such as certified=0.3; repeatable."
 )
-@click.option("--install", metavar="REQUIREMENT", help="What pip installs in the job.  [where this pipeline came from]")
+@click.option(
+    "--install",
+    metavar="REQUIREMENT",
+    help="What pip installs in the job; for kubernetes, an image that holds it.  [where this pipeline came from]",
+)
+@click.option(
+    "--shards", type=Whole(1), metavar="N", help="Share the samples out among N machines.  [slurm, kubernetes: 4]"
+)
 @click.option(
     "--out", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE", help="Instead of the usual place."
 )
@@ -29,6 +37,7 @@ def command(
     eps: str,
     fail_under: tuple[str, ...],
     install: str | None,
+    shards: int | None,
     out: Path | None,
     force: bool,
 ) -> int:
@@ -37,6 +46,7 @@ def command(
     \b
     pipeline init github model.onnx --data npz:test.npz --eps 8/255 --fail-under certified=0.3
     pipeline init gitlab --out -
+    pipeline init slurm model.onnx --data npz:test.npz --shards 16
 
     The job runs `pipeline certify`, shows the gates, and keeps the report. Without MODEL, the one .onnx file here.
     """
@@ -45,7 +55,7 @@ def command(
 
     target = out or jobs.PLACES[server]
     path = model or jobs.only_model()
-    text = jobs.job(server, path, install)
+    text = jobs.job(server, path, install, shards)
     if str(target) == "-":
         click.echo(text, nl=False)
         return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -24,8 +25,9 @@ COMMANDS = {
     "demo": "Certify and retrain the embedded digits classifier: the whole product in a minute.",
     "doctor": "Show what this machine can promise; measure its activation kernels.",
     "export-vnnlib": "Write one sample of a report as a property that other verifiers can check.",
-    "init": "Write a job for GitHub or GitLab that certifies a model, and its settings.",
+    "init": "Write a job that certifies a model (GitHub, GitLab, SLURM, Kubernetes), and its settings.",
     "inspect": "Show a model's nodes, what bounds support, and where weights come from.",
+    "merge": "Put the reports of shards together, and decide the gates of the whole run.",
     "report": "Show a report again: page, Markdown, JUnit, in-toto statement.",
     "retrain": "Train the model in an ONNX file to be certifiable, and write it back.",
     "schema": "Print the JSON Schema of a report.",
@@ -46,6 +48,13 @@ class Lazy(click.Group):
         if name not in COMMANDS:
             return None
         return importlib.import_module(f"pipeline.cli.{name.replace('-', '_')}").command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and (near := difflib.get_close_matches(args[0], COMMANDS, 1)):
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {near[0]!r}?")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -68,7 +77,11 @@ def _version() -> str:
 )
 @click.option("--isolate-memory", metavar="SIZE", help="Of the child, such as 8GB.  [9/10 of the machine's]")
 @click.option("--isolate-time", metavar="TIME", help="Of the child, such as 30m.  [6h]")
-def group(isolate: bool | None, isolate_memory: str | None, isolate_time: str | None) -> None:
+@click.option("-q", "--quiet", is_flag=True, help="Warnings and errors alone, and what --format json gives.")
+@click.option("-v", "--verbose", is_flag=True, help="Say of every phase how long it took.")
+def group(
+    isolate: bool | None, isolate_memory: str | None, isolate_time: str | None, quiet: bool, verbose: bool
+) -> None:
     """How robust is an ONNX classifier, provably, and can it be made so?
 
     \b

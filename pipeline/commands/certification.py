@@ -15,14 +15,16 @@ from typing import Any
 from pipeline import results as reports
 from pipeline.certify import Journal, Work
 from pipeline.commands import facts
+from pipeline.commands.conclusion import conclude
 from pipeline.commands.events import Done, Event, Note
-from pipeline.commands.examination import conclude, examine
+from pipeline.commands.examination import examine
 from pipeline.commands.facts import measured
 from pipeline.commands.subject import Subject, device_of, need_data, open_model, opened, test_part
 from pipeline.data import Dataset
 from pipeline.distributed.group import Crew, gathered
 from pipeline.errors import EnvironmentFailure
 from pipeline.gates.demands import GATES, demands
+from pipeline.numbers import parse_shard
 from pipeline.render import render
 from pipeline.settings import Settings, settle
 from pipeline.system import run_folder
@@ -42,27 +44,30 @@ def certify(
     model: Path,
     flags: Mapping[str, Any],
     *,
+    data: Dataset | None = None,
     report: Path | None = None,
     argv: Sequence[str] = (),
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
-    """Certify a file on a data set; the last event is ``Done``.
+    """Certify a file on a data set, by its URI or in memory; the last event is ``Done``.
 
     ``flags`` are settings under the names of ``Settings``; what they leave open is settled by ``pipeline.toml``, the file's
     metadata and defaults. Stopped, the run leaves what it decided in ``<report>.run``, and the same call goes on from there.
     Started as several processes they share the samples out, and the first one writes. Raises what the exit codes stand for: see
     ``pipeline.errors``.
     """
-    folder = report or run_folder.of_certification(model)
+    said = flags.get("shard")
+    folder = report or run_folder.of_certification(model, parse_shard(said) if isinstance(said, str) else said)
     run_folder.require_folder(folder)
     run = RunFolder(folder)
     with gathered() as crew, run.held_by(crew):
-        yield from _certify(model, flags, run, argv, should_stop, crew)
+        yield from _certify(model, flags, data, run, argv, should_stop, crew)
 
 
 def _certify(
     model: Path,
     flags: Mapping[str, Any],
+    data: Dataset | None,
     run: RunFolder,
     argv: Sequence[str],
     should_stop: Callable[[], bool],
@@ -78,14 +83,17 @@ def _certify(
         subject = open_model(file, settings)
     for note in subject.imported.notes:
         yield Note(note)
-    uri = settings.test_data or need_data(subject, settings)
-    dataset = crew.each(lambda: test_part(uri, settings), first_alone=settings.download)
+    if data is None:
+        uri = settings.test_data or need_data(subject, settings)
+        data = crew.each(lambda: test_part(uri, settings), first_alone=settings.download)
+    dataset = data
     if settings.eps is None:
         yield Note(f"no eps was given: the curve over {', '.join(map(str, settings.radii))}")
     journal = yield from resumed(run, run_key(subject, dataset, settings), crew)
     work = Work(crew, journal, settings.time_budget, began, should_stop)
-    evidence = yield from examine(subject, dataset, settings, source, gates, work)
-    result = conclude(evidence, gates)
+    whole = run_key(subject, dataset, settings.model_copy(update={"shard": None})) if settings.shard else None
+    evidence = yield from examine(subject, dataset, settings, source, gates, work, run=whole)
+    result = conclude(evidence.fields, evidence.samples, gates)
     stopped_by = "time budget" if evidence.cut else None
     described = reports.Report.of(
         "certification",

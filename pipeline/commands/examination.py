@@ -16,6 +16,7 @@ from pipeline import results as reports
 from pipeline.certify import PGD, Certification, Deployed, Spots, Work
 from pipeline.certify.together import LOOKED_AT, require_independent, require_labels
 from pipeline.commands import facts
+from pipeline.commands.conclusion import share_of
 from pipeline.commands.events import Event, Note
 from pipeline.commands.facts import Kernels, measured, refuse_unpromised
 from pipeline.commands.subject import Subject, chosen, device_of, to_inputs
@@ -23,11 +24,10 @@ from pipeline.core.threat import BALLS, Ball
 from pipeline.data import Dataset, Fitted
 from pipeline.distributed.group import Crew
 from pipeline.gates import Demands, Setup
-from pipeline.gates import verdict as decided
 from pipeline.gates.demands import left_to_the_model
-from pipeline.methods import ATTACKS
 from pipeline.onnx.parity import MeasuredParity
 from pipeline.render import Pictures, thumbnails
+from pipeline.results.blocks import Rows, blocks, together_in
 from pipeline.settings import Settings
 from pipeline.system.clock import limited
 
@@ -68,14 +68,19 @@ def examine(
     source: dict[str, str],
     gates: Demands = NONE,
     work: Work | None = None,
+    run: str | None = None,
 ) -> Generator[Event, None, Evidence]:
-    """Certify an opened file on one part of a data set."""
+    """Certify an opened file on one part of a data set, or on a shard of it: ``run`` is the digest of the whole run then.
+
+    Whatever is said of the run is found from all of its samples, in every shard alike.
+    """
     work = work or Work(budget=settings.time_budget)
     kernels = measured(subject, settings)
     refuse_unpromised(subject, settings)
     began = time.monotonic()
     indices, limit = chosen(len(dataset), settings)
     fitted = to_inputs(dataset, subject, settings, indices)
+    shard = None if run is None else share_of(len(indices), settings, gates, run)
     balls = [BALLS[settings.norm](eps, *fitted.value_range) for eps in settings.radii]
     labels = sorted(set(fitted.labels.tolist()))
     gates.check(eps=settings.radii, attacked=settings.attack, arithmetic=settings.arithmetic, labels=labels)
@@ -95,18 +100,26 @@ def examine(
         yield Note(doubt, warning=True)
     pgd = PGD(settings.attack_steps, settings.restarts, seed=settings.seed) if settings.attack else None
     how = _how(subject, settings, pgd, kernels)
+    cut = blocks(len(indices)) if shard is None else shard.blocks
+    own = np.concatenate(cut)
     told = {
         "tool": facts.tool(),
         "model": facts.model(subject),
         "preprocessing": facts.preprocessing(subject, fitted, source),
-        "data": facts.data(dataset, len(indices), limit, settings.seed, fitted.notes),
+        "data": facts.data(dataset, len(own), limit, settings.seed, fitted.notes),
         "threat": reports.Threat(norm=settings.norm, range=fitted.value_range),
         "method": facts.method(subject, settings, how, (*kernels.assumptions, *subject.assumptions)),
     }
     doubts = (*_comparable(gates, told, indices, fitted.labels), *left_to_the_model(gates, source))
     for note in doubts:
         yield Note(note, warning=True)
-    result, spots = yield from _proved(subject, fitted, balls, how, indices, seed, work)
+    looked_into = fitted.images[: verdicts.LOOKED_INTO]
+    if shard is not None:
+        yield Note(
+            f"shard {shard}: {len(own)} of {len(indices)} samples; `pipeline merge` decides what is asked of all"
+        )
+        fitted, indices = fitted.take(own), indices[own]
+    result, spots = yield from _proved(subject, fitted, balls, how, indices, seed, work, together_in(cut), looked_into)
     if note := divided(result.divided):
         yield Note(note)
     if result.blind:
@@ -124,6 +137,7 @@ def examine(
         "counterexamples": samples.counterexamples.described if samples.counterexamples else None,
         "largest_eps": reports.largest_eps(samples, tolerance=str(verdicts.TOLERANCE)),
         "warnings": tuple(reports.Caution(message=note) for note in (*subject.imported.notes, *softmax, *doubts)),
+        "shard": None if shard is None else shard.model_copy(update={"blind": result.blind}),
     }
     pictures = _pictures(levels, indices, fitted) if settings.thumbnails else {}
     return Evidence(samples, fields, time.monotonic() - began, result.seconds, result.cut, seed, pictures)
@@ -134,35 +148,6 @@ def _pictures(levels: Sequence[reports.Level], indices: np.ndarray, fitted: Fitt
     rows = np.flatnonzero(np.isin(indices, [edge.index for level in levels for edge in level.edge]))
     images = fitted.images[rows]
     return thumbnails(levels, indices[rows], images, value_range=fitted.value_range, layout=fitted.layout)
-
-
-def conclude(evidence: Evidence, gates: Demands, training: reports.Training | None = None) -> reports.Result:
-    """The result with its gates decided; incomplete too where nothing was checked that they, or the run, are about.
-
-    A floor of zero is met by samples that nobody looked at: only gates on natural accuracy and parity pass without a proof or
-    an attack.
-    """
-    known = evidence.fields
-    outcomes = gates.outcomes(known["levels"], known["per_class"], evidence.samples, known["parity"])
-    verdict = decided(outcomes)
-    about_robustness = not outcomes or any(gate.metric in ("attacked", "certified") for gate in outcomes)
-    if verdict == "pass" and about_robustness and not _anything_checked(known):
-        verdict = "incomplete"
-    return reports.Result(
-        **known,
-        gates=outcomes,
-        verdict=verdict,
-        training=training,
-        partial=any(level.undecided for level in known["levels"]),
-    )
-
-
-def _anything_checked(known: Mapping[str, Any]) -> bool:
-    """Whether an attack, or a proof that certifies, looked at any sample; a file that is always wrong leaves them none."""
-    proves = known["method"].arithmetic != "none"
-    levels = known["levels"]
-    rungs = [rung for level in levels for rung in level.rungs if proves or rung.name in ATTACKS]
-    return levels[0].natural.k == 0 or any(rung.examined for rung in rungs)
 
 
 def _comparable(gates: Demands, told: Mapping[str, Any], indices: np.ndarray, labels: np.ndarray) -> tuple[str, ...]:
@@ -225,11 +210,22 @@ def _proved(
     indices: np.ndarray,
     seed: int,
     work: Work,
+    cut: Sequence[Rows],
+    looked_into: np.ndarray,
 ) -> Generator[Event, None, tuple[Certification, Spots]]:
     """The verdicts, and certified boxes sampled on the file. Raises Contradiction (5) where the file is outside a bound."""
     found: Certification | None = None
     for event in verdicts.certify(
-        subject.network, subject.predict, fitted.images, fitted.labels, balls, how, indices=indices, work=work
+        subject.network,
+        subject.predict,
+        fitted.images,
+        fitted.labels,
+        balls,
+        how,
+        indices=indices,
+        blocks=cut,
+        looked_into=looked_into,
+        work=work,
     ):
         if isinstance(event, Certification):
             found = event

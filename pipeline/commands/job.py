@@ -14,16 +14,39 @@ from pipeline.errors import UsageError
 from pipeline.gates import check_gates, parse_gate
 from pipeline.settings import TOML, settle
 
-PLACES = {"github": Path(".github/workflows/robustness.yml"), "gitlab": Path(".gitlab-ci.yml")}
+PLACES = {
+    "github": Path(".github/workflows/robustness.yml"),
+    "gitlab": Path(".gitlab-ci.yml"),
+    "slurm": Path("robustness.sbatch"),
+    "kubernetes": Path("robustness.yml"),
+}
+TEMPLATES = {"github": "github.yml", "gitlab": "gitlab.yml", "slurm": "slurm.sh", "kubernetes": "kubernetes.yml"}
+ALWAYS_SHARED = ("slurm", "kubernetes")
+"""Where a job is many machines': its samples are shared out."""
+SHARDS, MOST_SHARDS = 4, 256
+"""Shares unless said otherwise, and what GitHub starts at most."""
 SETTINGS = Path(TOML)
 # What YAML, a shell's double quotes and both servers' expressions leave as it is.
 PLAIN = re.compile(r"[\w@%+=:,./ \-\[\]<>~#&;()!*?']+")
 
 
-def job(server: str, model: Path, install: str | None) -> str:
-    """The job's YAML. Raises UsageError for names that would have to be escaped, and where nothing says what to install."""
+def job(server: str, model: Path, install: str | None, shards: int | None = None) -> str:
+    """The job's text, of several machines where ``shards`` says of how many.
+
+    Raises UsageError for names that would have to be escaped, and where nothing says what to install.
+    """
+    if server == "kubernetes" and install is None:
+        raise UsageError("a job of Kubernetes starts an image: say --install IMAGE, one that holds this program.")
+    shared = shards is not None or server in ALWAYS_SHARED
+    many, (stem, _, kind) = shards or SHARDS, TEMPLATES[server].partition(".")
+    if not 1 <= many <= MOST_SHARDS:
+        raise UsageError(f"--shards is a number of machines from 1 to {MOST_SHARDS}; received {many}.")
     return _template(
-        f"{server}.yml", MODEL=_plain(model.as_posix(), "MODEL"), INSTALL=_plain(install or came_from(), "--install")
+        f"{stem}-shards.{kind}" if shared and server not in ALWAYS_SHARED else f"{stem}.{kind}",
+        MODEL=_plain(model.as_posix(), "MODEL"),
+        INSTALL=_plain(install or came_from(), "--install"),
+        SHARDS=str(many),
+        NUMBERS=", ".join(map(str, range(1, many + 1))),
     )
 
 

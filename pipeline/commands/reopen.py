@@ -50,8 +50,10 @@ def subject(file: ModelFile, result: Result) -> Subject:
     return open_model(file, settings(result))
 
 
-def dataset(result: Result, uri: str | None, *, download: bool = False) -> Dataset:
+def dataset(result: Result, uri: str | Dataset | None, *, download: bool = False) -> Dataset:
     """The part of the data that a report is about; whether it holds the same is for the caller to ask."""
+    if isinstance(uri, Dataset):
+        return uri
     about, uri = result.data, uri or result.data.uri
     if about.part == "held-out" and result.training is not None:
         seed = result.training.recipe.get("seed")
@@ -108,10 +110,11 @@ def pictures(report: Path, uri: str, *, layout: str | None = None, download: boo
 
 
 def pixels_of(
-    result: Result, samples: Samples, uri: str, layout: str | None, download: bool, found: Findings
+    result: Result, samples: Samples, uri: str | Dataset, layout: str | None, download: bool, found: Findings
 ) -> np.ndarray | None:
     """The pixels of the samples, where the data are the report's."""
     data = dataset(result, uri, download=download)
+    uri = data.uri if isinstance(uri, Dataset) else uri
 
     def faults() -> Iterator[str]:
         if data.digest != result.data.sha256 or len(data) != result.data.n_total:
@@ -122,7 +125,7 @@ def pixels_of(
             return
         if _mislabelled(data, samples):
             yield f"{uri}: samples have other labels than the report says, beyond one offset for all."
-        if not np.array_equal(samples.index, _selected(result)):
+        if not np.array_equal(samples.index, selected(result)):
             yield "samples.npz: its samples are not those that the selection of report.json takes."
         names = [name.encode("utf-8", "replace").decode() for name in data.class_names or ()]
         if names and names != list(result.data.class_names or names):
@@ -133,9 +136,13 @@ def pixels_of(
     return images(data, result, samples, layout)
 
 
-def _selected(result: Result) -> np.ndarray:
+def selected(result: Result) -> np.ndarray:
+    """The samples that the selection of a report takes, or those of its shard, ascending."""
     drawn, total = result.data.selection, result.data.n_total
-    return select(total, None if drawn.method == "all" else max(1, drawn.max_samples or 1), drawn.seed or 0)
+    taken = select(total, None if drawn.method == "all" else max(1, drawn.max_samples or 1), drawn.seed or 0)
+    if result.shard is None or len(taken) != result.shard.n_run:
+        return taken
+    return taken[np.concatenate(result.shard.blocks)]
 
 
 def _mislabelled(dataset: Dataset, samples: Samples) -> bool:

@@ -14,8 +14,9 @@ from pipeline import results as reports
 from pipeline import train
 from pipeline.certify import Work
 from pipeline.commands import facts, training
+from pipeline.commands.conclusion import conclude
 from pipeline.commands.events import Done, Event, Note
-from pipeline.commands.examination import Evidence, conclude, examine
+from pipeline.commands.examination import Evidence, examine
 from pipeline.commands.subject import Subject, device_of, need_data, open_model, opened, to_inputs
 from pipeline.commands.training import trained_network, training_key
 from pipeline.core.preprocess import without_normalisation
@@ -144,7 +145,7 @@ def _retrain(
             *finished.changes,
         ),
     )
-    result = conclude(after, gates, training_facts)
+    result = conclude(after.fields, after.samples, gates, training_facts)
     settled = argv if "--out" in argv else (*argv, "--out", str(out))
     described = reports.Report.of(
         "retraining",
@@ -190,6 +191,8 @@ def _settled(file: ModelFile, flags: Mapping[str, Any]) -> tuple[Settings, dict[
         raise UsageError(
             "--eps is missing, and neither pipeline.toml nor the file says it: which radius, such as --eps 8/255?"
         )
+    if settings.shard is not None:
+        raise UsageError("retrain certifies all samples of the file that it wrote; say --shard to certify.")
     if settings.norm != "linf":
         raise UsageError(f"retrain trains against boxes, norm linf; {source['norm']} says norm {settings.norm!r}.")
     return settings, source

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.audit.audit import audit
 from pipeline.audit.findings import Findings
@@ -13,6 +14,9 @@ from pipeline.errors import UsageError
 from pipeline.progress import Progress
 from pipeline.results.write import parse
 
+if TYPE_CHECKING:
+    from pipeline.data import Dataset
+
 ALONE = "digests say that nothing was changed, not who made it: sign report.json for that"
 
 
@@ -20,7 +24,7 @@ def verify(
     report: Path,
     *,
     model: Path | None = None,
-    data: str | None = None,
+    data: str | Dataset | None = None,
     property_file: Path | None = None,
     recheck: int | None = None,
     seed: int | None = None,

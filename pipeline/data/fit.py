@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -55,6 +55,10 @@ class Fitted:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def take(self, rows: Int64[np.ndarray, " k"]) -> Fitted:
+        """Some of the samples."""
+        return replace(self, images=replace(self.images, stored=self.images.stored[rows]), labels=self.labels[rows])
 
 
 def fit(

@@ -24,7 +24,10 @@ def strongest(report: Report) -> Level:
 
 def headline(report: Report) -> str:
     """What was found, in one sentence."""
-    level = strongest(report)
+    level, shard = strongest(report), report.result.shard
+    if shard is not None:
+        found = f"{level.certified.k} of its {level.certified.n} samples are provably robust"
+        return f"Shard {shard}: {found} at ε = {level.eps}{in_norm(report)}."
     if report.result.method.arithmetic == "none":
         return f"Measured for comparison only; arithmetic `none` certifies nothing at ε = {level.eps}."
     if level.certified.k == 0:
@@ -45,7 +48,8 @@ def in_norm(report: Report) -> str:
 
 def nothing_checked(report: Report) -> bool:
     """Whether a run is incomplete although no gate is open: nothing was proved or attacked."""
-    return report.result.verdict == "incomplete" and all(gate.passed for gate in report.result.gates)
+    result = report.result
+    return result.verdict == "incomplete" and result.shard is None and all(gate.passed for gate in result.gates)
 
 
 def next_step(report: Report, *, here: bool = False) -> tuple[str, str | None]:
@@ -58,6 +62,8 @@ def next_step(report: Report, *, here: bool = False) -> tuple[str, str | None]:
     norm = " --norm l2" if result.threat.norm == "l2" else ""
     command = f"{model} --data {data}{pixels}{norm} --eps {level.eps}"
     failed = next((gate for gate in result.gates if gate.passed is False), None)
+    if result.shard is not None:
+        return f"Merge the reports of all {result.shard.of} shards: that decides the gates.", "pipeline merge REPORT..."
     if nothing_checked(report):
         return (
             "Nothing was proved or attacked, so that nothing was checked: run again with more time, or an attack.",

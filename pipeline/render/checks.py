@@ -26,7 +26,13 @@ class Check:
 def checks(report: Report) -> tuple[Check, ...]:
     """The gates in the order they were asked in, whether anything was checked where nothing was, then the contradictions."""
     idle = Check("anything checked", "undecided", "nothing was proved or attacked")
-    return (*map(_gate, report.result.gates), *([idle] if nothing_checked(report) else []), _contradictions(report))
+    share = Check("gates", "undecided", f"a shard decides none: merge {report.result.shard} with the others")
+    return (
+        *map(_gate, report.result.gates),
+        *([idle] if nothing_checked(report) else []),
+        *([share] if report.result.shard is not None else []),
+        _contradictions(report),
+    )
 
 
 def _gate(gate: GateOutcome) -> Check:

@@ -57,6 +57,8 @@ def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 def _verdict(report: Report) -> list[str]:
     result = report.result
+    if result.shard is not None:
+        return [f"A share of {count(result.shard.n_run)} samples; it decides no gate."]
     if nothing_checked(report):
         return ["**Nothing was checked.**"]
     if not result.gates:

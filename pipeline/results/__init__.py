@@ -34,6 +34,7 @@ from pipeline.results.samples import (
     Verdict,
     read_samples,
 )
+from pipeline.results.shard import Asked, Shard
 from pipeline.results.summarise import Looked, largest_eps, levels, per_class
 from pipeline.results.text import clean, quoted
 from pipeline.results.write import dump, read, write
@@ -41,6 +42,7 @@ from pipeline.results.write import dump, read, write
 __all__ = [
     "DECIDERS",
     "Accuracies",
+    "Asked",
     "Attack",
     "Baseline",
     "Caution",
@@ -70,6 +72,7 @@ __all__ = [
     "Samples",
     "SamplesFile",
     "Selection",
+    "Shard",
     "Threat",
     "Tool",
     "Training",

@@ -17,6 +17,7 @@ from pipeline.results.facts import Caution, Data, Method, Model, Name, Parity, P
 from pipeline.results.outcome import GateOutcome
 from pipeline.results.per_radius import ClassRow, Level, law
 from pipeline.results.rate import Frozen, Rate
+from pipeline.results.shard import Shard
 
 Kind = Literal["certification", "retraining"]
 
@@ -74,7 +75,8 @@ class Training(Frozen):
 class Result(Frozen):
     """Everything that was found, deterministic on the same machine, versions, device and chunk size.
 
-    `partial` says that a budget left samples undecided: certified accuracies are then lower bounds.
+    `partial` says that a budget left samples undecided: certified accuracies are then lower bounds. A `shard` is about a share of
+    a run's samples alone: it decides no gate, and is incomplete until it is merged with the others.
     """
 
     tool: Tool
@@ -94,6 +96,7 @@ class Result(Frozen):
     verdict: Literal["pass", "fail", "incomplete"]
     training: Training | None = None
     partial: bool = False
+    shard: Shard | None = None
 
     @model_validator(mode="after")
     def _laws(self) -> Result:
@@ -122,6 +125,10 @@ class Result(Frozen):
         expected = "fail" if False in outcomes else "incomplete" if None in outcomes else "pass"
         agrees = self.verdict == expected or (self.verdict == "incomplete" and expected == "pass")
         law(agrees, f"verdict {self.verdict!r} with gates {sorted(map(str, outcomes))}")
+        if self.shard is not None:
+            law(not self.gates and self.verdict == "incomplete", f"shard {self.shard} decides, and no shard does")
+            own = sum(map(len, self.shard.blocks))
+            law(self.data.n_evaluated == own, f"{self.data.n_evaluated} samples in a shard of {own}")
         return self
 
 

@@ -7,6 +7,7 @@ import io
 import re
 import tokenize
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from fractions import Fraction
@@ -64,6 +65,15 @@ class Counterexamples:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @classmethod
+    def joined(cls, several: Sequence[Counterexamples]) -> Counterexamples:
+        """Those of several tables of samples, in the order of their indices."""
+        index = np.concatenate([one.index for one in several])
+        order = np.argsort(index, kind="stable")
+        image, predicted = (np.concatenate([getattr(one, name) for one in several]) for name in ("image", "predicted"))
+        eps = np.array([str(e) for one in several for e in one.eps], dtype=np.str_)
+        return cls(index=index[order], eps=eps[order], image=image[order], predicted=predicted[order])
 
     @cached_property
     def content(self) -> bytes:

@@ -42,6 +42,8 @@ def reason(report: Report) -> str:
     failed = [gate for gate in gates if gate.passed is False]
     if decisive:
         return f"{'failed' if failed else 'undecided'}: {'; '.join(gate.told for gate in failed or decisive)}"
+    if report.result.shard is not None:
+        return f"shard {report.result.shard} is done; `pipeline merge` decides"
     if report.result.verdict == "incomplete":
         return "nothing was checked"
     if not gates:

@@ -194,9 +194,9 @@ def program() -> str:
     return code.hexdigest()
 
 
-def of_certification(model: Path) -> Path:
-    """The report folder of ``certify``: in the working folder, named after the model."""
-    return Path(f"{model.stem}.report")
+def of_certification(model: Path, shard: tuple[int, int] | None = None) -> Path:
+    """The report folder of ``certify``: in the working folder, named after the model, and after the share that it is of."""
+    return Path(f"{model.stem}.report" if shard is None else f"{model.stem}.shard-{shard[0]}-of-{shard[1]}.report")
 
 
 def of_property(property_file: Path) -> Path:

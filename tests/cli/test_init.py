@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -17,6 +18,7 @@ from onnx import numpy_helper
 
 from pipeline.commands import job
 from pipeline.data import load
+from pipeline.results import read
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTALL = ("--install", "pipeline @ git+https://example.org/a/b@c0ffee")
@@ -217,3 +219,57 @@ def test_the_action_runs_its_command_and_states_the_exit_code(repository):
     environment["DATA"] = "npz:absent.npz"
     assert shell(repository, [certify["run"]], GITHUB_OUTPUT=str(output), **environment) == [2]
     assert output.read_text().endswith("exit-code=2\n")
+
+
+def shards_of(server: str, written: str) -> tuple[int, str, list[dict[str, str]], str]:
+    """Of a job over several machines: how many, the command of each, what each is told, and the command that merges."""
+    if server == "slurm":
+        (array,) = re.findall(r"^#SBATCH --array=1-(\d+)$", written, re.MULTILINE)
+        (merge,) = re.findall(r"--wrap '(.*)'", written)
+        return int(array), written, [{"SLURM_ARRAY_TASK_ID": str(i + 1)} for i in range(int(array))], merge
+    told = yaml.safe_load(written)
+    if server == "github":
+        (run,) = [s for s in told["jobs"]["shard"]["steps"] if "--shard" in s.get("run", "")]
+        numbers = told["jobs"]["shard"]["strategy"]["matrix"]["shard"]
+        (merge,) = [s["run"] for s in told["jobs"]["certify"]["steps"] if "pipeline merge" in s.get("run", "")]
+        assert told["jobs"]["certify"]["needs"] == "shard"
+        assert run["env"]["SHARD"] == "${{ matrix.shard }}"
+        return len(numbers), run["run"], [{"SHARD": str(i)} for i in numbers], merge
+    if server == "gitlab":
+        many, (command,) = told["shard"]["parallel"], told["shard"]["script"]
+        merge = "\n".join(told["certify"]["script"])
+        return many, command, [{"CI_NODE_INDEX": str(i + 1), "CI_NODE_TOTAL": str(many)} for i in range(many)], merge
+    spec = told["spec"]
+    (container,) = spec["template"]["spec"]["containers"]
+    assert (told["apiVersion"], told["kind"], spec["completionMode"]) == ("batch/v1", "Job", "Indexed")
+    assert container["command"] == ["/bin/sh", "-euc"]
+    assert container["volumeMounts"][0]["name"] == spec["template"]["spec"]["volumes"][0]["name"]
+    (merge,) = re.findall(r"^# and then.*: (pipeline merge .*)$", written, re.MULTILINE)
+    return spec["completions"], container["args"][0], [{"JOB_COMPLETION_INDEX": str(i)} for i in range(2)], merge
+
+
+@pytest.mark.parametrize("server", ["github", "gitlab", "slurm", "kubernetes"])
+def test_the_commands_of_a_job_over_two_machines_make_one_report(pipeline, repository, server):
+    install = ("--install", "registry.example.org/pipeline:1")
+    argv = ("init", server, "model.onnx", "--data", "npz:test.npz", *GATE, "--shards", "2", *install, "--out", "job")
+    code, _, err = pipeline(*argv)
+    assert code == 0, err
+    with (repository / "pipeline.toml").open("a") as settings:
+        settings.write('max_samples = 16\nmethod = "ibp"\nattack = false\n')
+    many, command, machines, merge = shards_of(server, (repository / "job").read_text())
+    assert many == len(machines) == 2
+    for told in machines:
+        assert shell(repository, [command], MODEL="model.onnx", **told) == [0]
+    assert shell(repository, [merge]) == [1], "certified@0.5 by IBP alone fails, and the merge says so"
+    result = read(repository / "robustness").result
+    assert (result.data.n_evaluated, result.shard, [gate.passed for gate in result.gates]) == (16, None, [False])
+
+
+def test_a_job_is_shared_out_among_so_many_and_kubernetes_needs_an_image(pipeline, here):
+    for argv, says in (
+        (("init", "github", "model.onnx", "--shards", "257", *INSTALL), "256"),
+        (("init", "kubernetes", "model.onnx"), "--install IMAGE"),
+    ):
+        code, _, err = pipeline(*argv, "--data", "digits")
+        assert code == 2
+        assert says in err
