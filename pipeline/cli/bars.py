@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -32,6 +34,13 @@ LABELS = {
 SHORTEN = dict.fromkeys(ATTACKS, "--no-attack skips it")
 
 
+def loudness() -> int:
+    """-1 where ``--quiet`` was said, 1 where ``--verbose`` was, else 0."""
+    context = click.get_current_context(silent=True)
+    said = {} if context is None else context.find_root().params
+    return bool(said.get("verbose")) - bool(said.get("quiet"))
+
+
 def consoles() -> tuple[Console, Console]:
     """(standard output, standard error), silent in all but the first process of a run; rich honours ``NO_COLOR``."""
     width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 100
@@ -45,6 +54,8 @@ class Bars:
         self.errors = errors
         self.tasks: dict[str, TaskID] = {}
         self.announced: set[str] = set()
+        self.begun: dict[str, float] = {}
+        self.loudness = loudness()
         self.bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -54,16 +65,16 @@ class Bars:
             TimeRemainingColumn(),
             console=errors,
             transient=True,
-            disable=not errors.is_terminal,
+            disable=self.loudness < 0 or not errors.is_terminal,
         )
 
     def show(self, event: Any) -> None:
         """One event: a note is a line, progress moves a bar; of others nothing is shown."""
-        if isinstance(event, Note):
+        if isinstance(event, Note) and (event.warning or self.loudness >= 0):
             self.errors.print(
                 f"{'warning' if event.warning else 'note'}: {clean(event.text)}", markup=False, highlight=False
             )
-        elif isinstance(event, progress.Progress):
+        elif isinstance(event, progress.Progress) and self.loudness >= 0:
             self._advance(event)
 
     def _advance(self, event: progress.Progress) -> None:
@@ -73,7 +84,12 @@ class Bars:
                 self.announced.add(event.phase)
                 shorter = SHORTEN.get(event.phase, "--time-budget ends it early")
                 self.errors.print(f"note: {label}: at most about {event.seconds:.0f} s ({shorter})", highlight=False)
+            self.begun.setdefault(event.phase, time.monotonic())
             self.tasks[event.phase] = self.bars.add_task(label, total=event.total, loss="")
         self.bars.update(self.tasks[event.phase], completed=event.done, total=event.total)
         if event.done >= event.total:
             self.bars.remove_task(self.tasks.pop(event.phase))
+            if self.loudness > 0 and (begun := self.begun.pop(event.phase, None)) is not None:
+                seconds = time.monotonic() - begun
+                label = LABELS.get(event.phase, event.phase)
+                self.errors.print(f"done: {label}: {event.total} in {seconds:.1f} s", highlight=False)

@@ -11,10 +11,10 @@ from rich.text import Text
 
 from pipeline import train
 from pipeline.cli import summary
-from pipeline.cli.bars import Bars, consoles
+from pipeline.cli.bars import Bars, consoles, loudness
 from pipeline.commands import Done
 from pipeline.render import before_after, markdown, panel
-from pipeline.results import dump
+from pipeline.results import clean, dump
 
 __all__ = ["Watch", "consoles", "present"]
 
@@ -38,7 +38,9 @@ class Watch(Bars):
 
     def show(self, event: Any) -> None:
         """One event: as ``Bars`` shows it, and a line for each epoch."""
-        if isinstance(event, train.Started):
+        if self.loudness < 0:
+            super().show(event)
+        elif isinstance(event, train.Started):
             self._started(event)
         elif isinstance(event, train.BatchDone):
             loss = f"loss {float(event.loss):.3f}"
@@ -80,8 +82,14 @@ def present(done: Done, style: str, out: Console) -> int:
     if not done.leads:
         return done.exit_code
     summary.append(markdown(done.report))
+    for gate in done.report.result.gates:
+        if gate.passed is not True:
+            word = "failed" if gate.passed is False else "undecided"
+            summary.annotate(f"Gate {word}: {clean(gate.id, 120)}", f"{clean(gate.told, 400)} ({gate.k} of {gate.n})")
     if style == "json":
         sys.stdout.write(dump(done.report))
+        return done.exit_code
+    if loudness() < 0:
         return done.exit_code
     if done.report.kind == "retraining":
         out.print(before_after(done.report))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 
+from pipeline.cli import summary
 from pipeline.cli.main import run
 from pipeline.data import load
 from pipeline.results import read
@@ -282,3 +284,38 @@ def test_retrain_is_held_to_the_same_gates_and_leaves_file_and_report(pipeline, 
     result = read(here / "model.certified.report").result
     assert [gate.kind for gate in result.gates] == ["fail-under", "max-regression", "require-parity"]
     assert status(here, "model.certified.report")["exit_code"] == 1
+
+
+def test_a_failed_gate_and_an_error_are_annotations_where_github_runs_them(pipeline, monkeypatch):
+    failing = (*RUN, "--fail-under", "certified=0.999", "--format", "json")
+    assert "::error" not in pipeline(*failing)[2]
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    code, out, err = pipeline(*failing)
+    assert code == 1
+    assert json.loads(out)["kind"] == "certification", "standard output stays JSON"
+    (line,) = [line for line in err.splitlines() if line.startswith("::error")]
+    assert line.startswith("::error title=Gate failed%3A certified=0.999::certified=0.999")
+    code, _, err = pipeline("certify", "absent.onnx", "--eps", "1/255")
+    assert code == 3
+    assert "::error title=pipeline ended with exit code 3::" in err
+
+
+def test_what_annotations_hold_cannot_end_them_or_begin_others(capsys, monkeypatch):
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    summary.annotate("a,b:c%", "x\n::warning::y%0A\r")
+    assert capsys.readouterr().err == "::error title=a%2Cb%3Ac%25::x%0A::warning::y%250A%0D\n"
+
+
+def test_quiet_says_nothing_and_verbose_how_long_each_phase_took(pipeline, here):
+    code, out, err = pipeline("--quiet", *RUN)
+    assert (code, out, err) == (0, "", "")
+    assert json.loads(pipeline("--quiet", *RUN, "--format", "json")[1])["kind"] == "certification"
+    _, out, err = pipeline("-v", *RUN)
+    assert out
+    assert re.search(r"done: IBP.*: 40 in \d+\.\d s", err)
+
+
+def test_a_mistyped_command_is_answered_with_the_nearest(pipeline):
+    code, _, err = pipeline("certfy", "model.onnx")
+    assert code == 2
+    assert "Did you mean 'certify'?" in err
