@@ -1,36 +1,156 @@
-"""certify and retrain as functions that return: the events of ``pipeline.commands``, run to their end."""
+"""The commands as functions that return, for notebooks and programs: what is found shows itself, as text, table and figure.
+
+The events of ``pipeline.commands`` are run to their end. A notebook shows progress while they do.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import commands
-from pipeline.results import Result
+from pipeline.choices import Mode, Optimization
+from pipeline.errors import EnvironmentFailure, UsageError
+from pipeline.render import notebook
+from pipeline.results import DECIDERS, Report, Result, Samples, Verdict, read, read_samples
 from pipeline.settings import Settings
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from pipeline.audit import Comparison
+    from pipeline.audit.findings import Findings
+    from pipeline.commands.inspection import Inspection
+
+__all__ = ["Outcome", "certify", "compare", "inspect", "load", "merge", "retrain", "verify"]
+
 Eps = str | Fraction | float | Sequence[str | Fraction | float]
+Watch = Callable[[Any], None]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Outcome:
+    """A report and the folder that it lies in. What its result holds, such as ``levels`` and ``gates``, are attributes too."""
+
+    report: Report
+    folder: Path
+
+    @property
+    def result(self) -> Result:
+        """Everything deterministic that was found."""
+        return self.report.result
+
+    def __getattr__(self, name: str) -> Any:
+        # Not reached for what is defined here; never for private names, which copying and pickling look for.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.report.result, name)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *Result.model_fields})
+
+    def __repr__(self) -> str:
+        return f"<{notebook.line(self.report)}>"
+
+    def _repr_html_(self) -> str:
+        return notebook.fragment(self.report)
+
+    @cached_property
+    def samples(self) -> Samples:
+        """The verdict, margin and prediction of every sample. Raises UsageError where the folder has none."""
+        if self.result.samples is None:
+            raise UsageError(f"{self.folder} holds no samples; certify again.")
+        return read_samples(self.folder / self.result.samples.file, self.result.samples)
+
+    def columns(self) -> dict[str, list[Any]]:
+        """One row a sample and eps: index, label, predicted, eps, verdict, lower bound of the margin, what decided it."""
+        s = self.samples
+        n, many = len(s), len(s.eps)
+        found: dict[str, list[Any]] = {
+            name: getattr(s, name).tolist() * many for name in ("index", "label", "predicted")
+        }
+        found["eps"] = [eps for eps in s.eps for _ in range(n)]
+        found["verdict"] = [Verdict(code).word for code in s.verdict.ravel()]
+        found["margin_lower"] = s.margin_lower.ravel().tolist()
+        if s.decided_by is not None:
+            found["decided_by"] = [DECIDERS[code] for code in s.decided_by.ravel()]
+        if s.largest_eps is not None:
+            found["largest_eps"] = s.largest_eps.tolist() * many
+        return found
+
+    def to_pandas(self) -> Any:
+        """``columns`` as a DataFrame. Raises EnvironmentFailure (74) where pandas is not installed."""
+        try:
+            import pandas
+        except ImportError:
+            raise EnvironmentFailure(
+                "to_pandas takes pandas, which is not installed: `pip install pandas`, or take columns()."
+            ) from None
+        return pandas.DataFrame(self.columns())
+
+    def plot(self) -> Figure:
+        """Accuracy against eps, accuracy by class, and margins, as one figure of matplotlib."""
+        return notebook.plot(self.report)
 
 
 def certify(
     model: str | Path,
-    data: str | None = None,
+    data: Any = None,
     *,
     eps: Eps | None = None,
+    norm: Literal["linf", "l2"] | None = None,
+    method: str | None = None,
+    max_samples: int | None = None,
+    seed: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    range: tuple[float, float] | None = None,
+    layout: Literal["NCHW", "NHWC"] | None = None,
+    label_offset: int | None = None,
+    output: str | None = None,
+    arithmetic: Mode | None = None,
+    attack: bool | None = None,
+    attack_steps: int | None = None,
+    restarts: int | None = None,
+    largest_eps: bool | None = None,
+    max_domains: int | None = None,
+    time_budget: float | str | None = None,
+    memory_budget: str | None = None,
+    device: Literal["auto", "cpu", "cuda"] | None = None,
+    provider: Literal["cpu", "cuda"] | None = None,
+    runtime_optimization: Optimization | None = None,
+    fail_under: Sequence[str] | None = None,
+    gate_on: Literal["value", "lower-ci"] | None = None,
+    baseline: str | None = None,
+    max_regression: Sequence[str] | None = None,
+    significance: str | float | None = None,
+    require_parity: str | float | None = None,
+    parity_seed: int | None = None,
+    shard: str | None = None,
+    download: bool | None = None,
+    thumbnails: bool | None = None,
     report: str | Path | None = None,
-    watch: Callable[[Any], None] | None = None,
-    **settings: Any,
-) -> Result:
+    watch: Watch | None = None,
+) -> Outcome:
     """Certify an ONNX file on a data set; what is left out comes from ``pipeline.toml``, the file, or defaults.
 
-    ``eps`` is one radius or several, as fractions of the pixel range: ``"8/255"`` is exact. ``settings`` are those of
-    ``pipeline.settings.Settings``: ``max_samples=200``, ``method="ibp"``, ``fail_under=("certified=0.3",)``. The report's folder
-    is ``report``, else the model's name with .report here. ``watch`` is called with each event on the way. Raises what the exit
-    codes stand for (``pipeline.errors``); a gate that fails does not raise: see ``verdict`` of the result.
+    ``data`` is a URI (``"npz:test.npz"``), a pair ``(images, labels)`` of arrays, or a Dataset of PyTorch: pixels in the valid
+    range, before any normalisation. ``eps`` is one radius or several, as fractions of the pixel range: ``"8/255"`` is exact.
+    Other arguments are the flags of ``pipeline certify``. The report's folder is ``report``, else the model's name with .report
+    here. ``watch`` is called with each event on the way. Raises what the exit codes stand for (``pipeline.errors``); a gate that
+    fails does not raise: see ``verdict``.
     """
-    return _end(commands.certify(Path(model), _flags(data, eps, settings), report=_path(report)), watch)
+    given = {name: value for name, value in locals().items() if name in Settings.model_fields and value is not None}
+    del given["eps"], given["data"]
+    named = data if isinstance(data, str) else None
+    in_memory = None if named is not None else _data(data)
+    events = commands.certify(_file(model), _flags(named, eps, given), data=in_memory, report=_path(report))
+    return _end(events, watch)
 
 
 def retrain(
@@ -41,9 +161,9 @@ def retrain(
     out: str | Path | None = None,
     force: bool = False,
     report: str | Path | None = None,
-    watch: Callable[[Any], None] | None = None,
+    watch: Watch | None = None,
     **settings: Any,
-) -> Result:
+) -> Outcome:
     """Train the model in an ONNX file to be certifiable at the largest ``eps``, write ``out``, and certify what was written.
 
     Beside those of ``certify``, ``settings`` are those of the recipe: ``recipe="shi2021"``, ``epochs=30``. ``out`` is the
@@ -51,7 +171,78 @@ def retrain(
     """
     known = {name: settings.pop(name) for name in list(settings) if name in Settings.model_fields}
     flags = _flags(data, eps, known) | {"retrain": settings}
-    return _end(commands.retrain(Path(model), flags, out=_path(out), force=force, report=_path(report)), watch)
+    return _end(commands.retrain(_file(model), flags, out=_path(out), force=force, report=_path(report)), watch)
+
+
+def merge(
+    reports: Sequence[str | Path],
+    *,
+    report: str | Path | None = None,
+    baseline: str | Path | None = None,
+    watch: Watch | None = None,
+) -> Outcome:
+    """The report of a run of which each of ``reports`` holds a shard; its gates are decided here."""
+    return _end(commands.merge([Path(one) for one in reports], report=_path(report), baseline=_path(baseline)), watch)
+
+
+def load(report: str | Path) -> Outcome:
+    """A report that was written before. Raises UsageError (2) where there is none, Contradiction (5) for one that was changed."""
+    path = Path(report)
+    return Outcome(read(path), path if path.is_dir() else path.parent)
+
+
+def inspect(model: str | Path, **settings: Any) -> Inspection:
+    """What ``certify`` and ``retrain`` would find out of a file before they start; ``settings`` as ``certify`` takes them."""
+    return commands.inspect(_file(model), settings)
+
+
+def verify(
+    report: Outcome | str | Path,
+    *,
+    model: str | Path | None = None,
+    data: Any = None,
+    recheck: int | None = None,
+    seed: int | None = None,
+    watch: Watch | None = None,
+) -> Findings:
+    """Whether a report is what it was, and holds of a model and data: what was checked, what was not, and each fault.
+
+    Nothing is wrong where ``faults`` is empty. ``recheck`` proves so many samples again, drawn by chance or by ``seed``.
+    """
+    from pipeline.audit.findings import Findings
+
+    path = report.folder if isinstance(report, Outcome) else Path(report)
+    found = Findings()
+    for event in _shown(commands.verify(path, model=_path(model), data=_data(data), recheck=recheck, seed=seed), watch):
+        if isinstance(event, Findings):
+            found = event
+    return found
+
+
+def compare(before: Outcome | str | Path, after: Outcome | str | Path) -> Comparison:
+    """What changed from one report to another on the same samples, sample by sample."""
+    from pipeline.audit import compare
+
+    one, two = (side.folder if isinstance(side, Outcome) else Path(side) for side in (before, after))
+    return compare(one, two)
+
+
+def _file(model: Any) -> Path:
+    if not isinstance(model, str | Path):
+        raise UsageError(
+            f"what is certified is a file: model is the path of an ONNX file; received {type(model).__name__}. Write it with "
+            "torch.onnx.export first."
+        )
+    return Path(model)
+
+
+def _data(data: Any) -> Any:
+    """Data by their URI, or None, as they are; what is in memory as a Dataset."""
+    if data is None or isinstance(data, str):
+        return data
+    from pipeline.data.memory import from_memory
+
+    return from_memory(data)
 
 
 def _flags(data: str | None, eps: Eps | None, settings: dict[str, Any]) -> dict[str, Any]:
@@ -64,10 +255,33 @@ def _path(path: str | Path | None) -> Path | None:
     return None if path is None else Path(path)
 
 
-def _end(events: Iterator[Any], watch: Callable[[Any], None] | None) -> Result:
-    for event in events:
-        if watch is not None:
-            watch(event)
+def _end(events: Iterator[Any], watch: Watch | None) -> Outcome:
+    for event in _shown(events, watch):
         if isinstance(event, commands.Done):
-            return event.report.result
+            return Outcome(event.report, event.folder)
     raise AssertionError("a run ends with Done")
+
+
+def _shown(events: Iterator[Any], watch: Watch | None) -> Iterator[Any]:
+    """The events, each shown to ``watch``; to a bar and as text where there is none and this is a notebook."""
+    if watch is None and "ipykernel" not in sys.modules:
+        yield from events
+        return
+    from rich.progress import Progress as Bars
+
+    from pipeline.progress import Progress
+
+    with Bars(transient=True, disable=watch is not None) as bars:
+        tasks: dict[str, Any] = {}
+        for event in events:
+            if watch is not None:
+                watch(event)
+            elif isinstance(event, Progress):
+                if event.phase not in tasks:
+                    tasks[event.phase] = bars.add_task(event.phase, total=event.total)
+                bars.update(tasks[event.phase], completed=event.done, total=event.total)
+            elif isinstance(event, commands.Note):
+                bars.console.print(
+                    f"{'warning' if event.warning else 'note'}: {event.text}", markup=False, highlight=False
+                )
+            yield event

@@ -14,6 +14,8 @@ from pipeline.errors import Incomplete, InputRejected, UsageError
 Images = UInt8[np.ndarray, " n *sample"] | Float32[np.ndarray, " n *sample"]
 EXACT_IN_FLOAT32 = 2**24
 LARGEST_LABEL = 2**31
+IN_MEMORY = "memory"
+"""The URI of what no URI names."""
 
 
 @dataclass(frozen=True, eq=False)

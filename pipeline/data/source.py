@@ -15,7 +15,7 @@ from zipfile import ZipInfo
 import numpy as np
 
 from pipeline.data import digits, folder, hub, npz, vision
-from pipeline.data.dataset import Dataset, make
+from pipeline.data.dataset import IN_MEMORY, Dataset, make
 from pipeline.errors import InputRejected, UsageError
 
 Part = Literal["train", "test"]
@@ -84,6 +84,8 @@ def parse(uri: str) -> tuple[str, str, tuple[str, ...]]:
 
 def without_folders(uri: str) -> str:
     """The URI as a report may show it: scheme and last name, the same wherever the data lie on a disk."""
+    if uri == IN_MEMORY:
+        return uri
     scheme, rest, _ = parse(uri)
     if scheme == "torchvision":
         return f"torchvision:{rest.partition('?')[0]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from pipeline.results.result import Report
 from pipeline.results.text import clean, percent
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MOST_CLASSES, MOST_ROWS = 20, 200
@@ -40,82 +42,96 @@ def figures(report: Report, level: Level) -> list[Drawing]:
 
 def accuracy_curve(levels: tuple[Level, ...]) -> Drawing:
     """Accuracy against eps with 95 % bands."""
-    metrics = METRICS if levels[0].attacked is not None else ("natural", "certified")
-    eps = [level.eps_float for level in levels]
-
-    def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        for name in metrics:
-            rates = [getattr(level, name) for level in levels]
-            low, high = ([100 * float(rate.ci95[end]) for rate in rates] for end in (0, 1))
-            axes.fill_between(eps, low, high, color=COLOURS[name], alpha=0.15, linewidth=0)
-            axes.plot(eps, [100 * rate.k / rate.n for rate in rates], color=COLOURS[name], marker="o", markersize=3.5)
-        if eps[0] > 0 and eps[-1] > 6 * eps[0]:
-            axes.set_xscale("log", base=2)
-        axes.set_xticks(eps, [level.eps for level in levels])
-        axes.minorticks_off()
-        axes.set_xlabel("ε, in units of the pixel range")
-        _percent_axis(axes)
-
+    metrics = _metrics(levels[0].attacked)
     rows = tuple((v.eps, *(percent(getattr(v, m).value) for m in metrics)) for v in levels)
     description = "; ".join(f"at {row[0]}: {', '.join(row[1:])}" for row in rows)
-    svg = draw(paint, key="curve", title="Accuracy against ε", description=description, height=2.7)
+    svg = draw(
+        lambda figure: paint_curve(figure.add_subplot(), levels),
+        key="curve",
+        title="Accuracy against ε",
+        description=description,
+        height=2.7,
+    )
     caption = "Share of all samples, with exact 95 % intervals."
     return Drawing("Accuracy against ε", caption, svg, metrics, ("ε", *metrics), rows)
 
 
+def paint_curve(axes: Axes, levels: Sequence[Level], colours: Mapping[str, str] = COLOURS) -> None:
+    """Each accuracy against eps, with its exact 95 % interval as a band."""
+    eps = [level.eps_float for level in levels]
+    for name in _metrics(levels[0].attacked):
+        rates = [getattr(level, name) for level in levels]
+        low, high = ([100 * float(rate.ci95[end]) for rate in rates] for end in (0, 1))
+        axes.fill_between(eps, low, high, color=colours[name], alpha=0.15, linewidth=0)
+        values = [100 * rate.k / rate.n for rate in rates]
+        axes.plot(eps, values, color=colours[name], marker="o", markersize=3.5, label=name)
+    if eps[0] > 0 and eps[-1] > 6 * eps[0]:
+        axes.set_xscale("log", base=2)
+    axes.set_xticks(eps, [level.eps for level in levels])
+    axes.minorticks_off()
+    axes.set_xlabel("ε, in units of the pixel range")
+    _percent_axis(axes)
+
+
 def class_bars(rows: list[ClassRow], names: tuple[str, ...] | None, eps: str) -> Drawing:
     """Nested bars per class, the worst class first."""
-    ordered = sorted(rows, key=lambda row: (row.certified / max(row.n, 1), row.label))
-    shown = ordered[:MOST_CLASSES]
-    metrics = METRICS if rows[0].attacked is not None else ("natural", "certified")
-
-    def named(row: ClassRow, limit: int) -> str:
-        return clean(names[row.label], limit) if names and row.label < len(names) else str(row.label)
-
-    def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        start = [0.0] * len(shown)
-        for name in reversed(metrics):
-            end = [100 * getattr(row, name) / max(row.n, 1) for row in shown]
-            widths = [right - left for left, right in zip(start, end, strict=True)]
-            faint = 1.0 if name == "certified" else 0.45
-            axes.barh(range(len(shown)), widths, left=start, height=0.66, color=COLOURS[name], alpha=faint)
-            start = end
-        axes.set_yticks(range(len(shown)), [named(row, 16) for row in shown])
-        axes.invert_yaxis()
-        axes.spines["left"].set_visible(False)
-        axes.set_xlim(0, 100)
-        axes.set_xticks(range(0, 101, 25), [f"{tick} %" for tick in range(0, 101, 25)])
-
+    ordered = _worst_first(rows)
+    shown, metrics = ordered[:MOST_CLASSES], _metrics(rows[0].attacked)
     table = tuple(
-        (named(row, 60), str(row.n), *(_share(getattr(row, metric) or 0, row.n) for metric in metrics))
+        (_named(row, names, 60), str(row.n), *(_share(getattr(row, metric) or 0, row.n) for metric in metrics))
         for row in ordered
     )
     worst = ordered[0]
-    caption = f"At ε = {eps}, worst first: class {named(worst, 40)} has {_share(worst.certified, worst.n)} certified."
+    caption = (
+        f"At ε = {eps}, worst first: class {_named(worst, names, 40)} has {_share(worst.certified, worst.n)} certified."
+    )
     if len(shown) < len(ordered):
         caption += f" The {len(shown)} worst of {len(ordered)} classes."
     height = 0.55 + 0.2 * max(len(shown), 3)
-    svg = draw(paint, key="classes", title="Accuracy by class", description=caption, height=height)
+    svg = draw(
+        lambda figure: paint_classes(figure.add_subplot(), rows, names),
+        key="classes",
+        title="Accuracy by class",
+        description=caption,
+        height=height,
+    )
     return Drawing("Accuracy by class", caption, svg, metrics, ("class", "samples", *metrics), table)
+
+
+def paint_classes(
+    axes: Axes, rows: Sequence[ClassRow], names: tuple[str, ...] | None, colours: Mapping[str, str] = COLOURS
+) -> None:
+    """A bar a class, within which certified, attacked and natural follow each other; the worst classes first."""
+    shown = _worst_first(rows)[:MOST_CLASSES]
+    start = [0.0] * len(shown)
+    for name in reversed(_metrics(rows[0].attacked)):
+        end = [100 * getattr(row, name) / max(row.n, 1) for row in shown]
+        widths = [right - left for left, right in zip(start, end, strict=True)]
+        faint = 1.0 if name == "certified" else 0.45
+        axes.barh(range(len(shown)), widths, left=start, height=0.66, color=colours[name], alpha=faint)
+        start = end
+    axes.set_yticks(range(len(shown)), [_named(row, names, 16) for row in shown])
+    axes.invert_yaxis()
+    axes.spines["left"].set_visible(False)
+    axes.set_xlim(0, 100)
+    axes.set_xticks(range(0, 101, 25), [f"{tick} %" for tick in range(0, 101, 25)])
+
+
+def _worst_first(rows: Sequence[ClassRow]) -> list[ClassRow]:
+    return sorted(rows, key=lambda row: (row.certified / max(row.n, 1), row.label))
+
+
+def _named(row: ClassRow, names: tuple[str, ...] | None, limit: int) -> str:
+    return clean(names[row.label], limit) if names and row.label < len(names) else str(row.label)
+
+
+def _metrics(attacked: object) -> tuple[str, ...]:
+    return METRICS if attacked is not None else ("natural", "certified")
 
 
 def margin_histogram(margin: Margin, eps: str) -> Drawing:
     """How far the proofs hold, or how far they miss."""
     edges, counts = margin.histogram.edges, margin.histogram.counts
-
-    def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        colours = [COLOURS["certified" if left >= 0 else "muted"] for left in edges[:-1]]
-        widths = [right - left for left, right in pairwise(edges)]
-        axes.bar(edges[:-1], counts, width=[0.9 * width for width in widths], align="edge", color=colours)
-        axes.axvline(0, color=COLOURS["ink"], linewidth=0.8)
-        axes.set_xlabel("lower bound of the smallest margin")
-        axes.set_ylabel("samples")
-        axes.grid(True, axis="y")
-        axes.set_axisbelow(True)
-
     caption = (
         f"At ε = {eps}. A bound right of zero is a certificate; {margin.near_zero} of them lie below "
         f"{margin.near_zero_below:g}. Quantiles 5, 50, 95 %: {margin.p05:.3g}, {margin.p50:.3g}, {margin.p95:.3g}. "
@@ -123,8 +139,27 @@ def margin_histogram(margin: Margin, eps: str) -> Drawing:
     )
     bins = zip(edges, edges[1:], counts, strict=False)
     rows = tuple((f"{left:.4g}", f"{right:.4g}", str(count)) for left, right, count in bins)
-    svg = draw(paint, key="margins", title="Certified margins", description=caption, height=2.5)
+    svg = draw(
+        lambda figure: paint_margins(figure.add_subplot(), margin),
+        key="margins",
+        title="Certified margins",
+        description=caption,
+        height=2.5,
+    )
     return Drawing("Certified margins", caption, svg, (), ("from", "to", "samples"), rows)
+
+
+def paint_margins(axes: Axes, margin: Margin, colours: Mapping[str, str] = COLOURS) -> None:
+    """How many samples have which lower bound of their smallest margin; what lies right of zero is certified."""
+    edges, counts = margin.histogram.edges, margin.histogram.counts
+    painted = [colours["certified" if left >= 0 else "muted"] for left in edges[:-1]]
+    widths = [0.9 * (right - left) for left, right in pairwise(edges)]
+    axes.bar(edges[:-1], counts, width=widths, align="edge", color=painted)
+    axes.axvline(0, color=colours["ink"], linewidth=0.8)
+    axes.set_xlabel("lower bound of the smallest margin")
+    axes.set_ylabel("samples")
+    axes.grid(True, axis="y")
+    axes.set_axisbelow(True)
 
 
 def training_curves(curves: tuple[dict[str, Any], ...]) -> Drawing:
