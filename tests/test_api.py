@@ -112,6 +112,7 @@ def test_the_figure_holds_the_numbers(made):
     certified = next(line for line in curve.lines if line.get_label() == "certified")
     assert certified.get_ydata().tolist() == [100 * v.certified.k / v.certified.n for v in found.levels]
     assert len(classes.get_yticks()) == len({row.label for row in found.per_class})
+    assert found.plot()._repr_png_().startswith(b"\x89PNG"), "notebooks show it without pyplot"
     heights = [bar.get_height() for bar in margins.patches]
     assert sum(heights) in [sum(v.margin.histogram.counts) for v in found.levels]
 

@@ -86,3 +86,18 @@ def test_the_tools_of_a_release_are_pinned_by_hash():
     tools = [line for line in lines if not line.startswith("#")]
     assert tools
     assert all(re.fullmatch(r"[\w-]+==[\d.]+( --hash=sha256:[0-9a-f]{64})+", line) for line in tools)
+
+
+def test_the_image_is_built_of_what_is_there_and_runs_as_nobody_special():
+    text = re.sub(r"\\\n", " ", (ROOT / "Dockerfile").read_text("utf-8"))
+    told = [line.split(maxsplit=1) for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text("utf-8").split() if line.startswith("!")}
+    copied = [rest.split()[:-1] for word, rest in told if word == "COPY" and not rest.startswith("--from=")]
+    assert {name.removeprefix("./") for names in copied for name in names} == kept, "what is copied is let through"
+    assert all((ROOT / name).exists() for name in kept)
+    last = [rest for word, rest in told if word == "USER"]
+    assert last
+    assert last[-1] not in ("root", "0")
+    assert [word for word, _ in told].count("FROM") == 2
+    needed = {PROJECT["readme"], *PROJECT["license-files"], "pyproject.toml", "pipeline"}
+    assert needed <= kept

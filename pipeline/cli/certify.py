@@ -62,6 +62,8 @@ def command(
     if vnnlib is not None:
         if devices > 1:
             raise UsageError("a property is decided by one process; leave --devices out.")
+        if given["shard"] is not None:
+            raise UsageError("--shard shares out samples, and a property has none; leave it out.")
         from pipeline.cli.property import answer
 
         return answer(ending, model, vnnlib, flags_of(given), report, style)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
@@ -74,9 +75,17 @@ def plot(report: Report) -> Figure:
     """
     from matplotlib.figure import Figure
 
+    class Shown(Figure):
+        """A figure that a notebook shows although nobody has loaded pyplot."""
+
+        def _repr_png_(self) -> bytes:
+            picture = io.BytesIO()
+            self.savefig(picture, format="png", dpi=110)
+            return picture.getvalue()
+
     level = strongest(report)
     rows = [row for row in report.result.per_class if row.eps == level.eps]
-    figure = Figure(figsize=(12, 3.4), layout="constrained")
+    figure = Shown(figsize=(12, 3.4), layout="constrained")
     curve, classes, margins = figure.subplots(1, 3)
     paint_curve(curve, report.result.levels, PALETTE)
     curve.set_title("accuracy against ε")
