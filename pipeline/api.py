@@ -21,11 +21,10 @@ from pipeline.results import DECIDERS, Report, Result, Samples, Verdict, read, r
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from pipeline.audit import Comparison
     from pipeline.audit.findings import Findings
     from pipeline.commands.inspection import Inspection
+    from pipeline.render.notebook import Figure
 
 __all__ = ["Outcome", "certify", "compare", "inspect", "load", "merge", "retrain", "verify"]
 

@@ -14,7 +14,7 @@ from pipeline.results.result import Report
 from pipeline.results.text import clean, count, percent
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Figure
 
 PALETTE = {
     "natural": "#3b6fb6",

@@ -294,7 +294,7 @@ def test_a_failed_gate_and_an_error_are_annotations_where_github_runs_them(pipel
     assert code == 1
     assert json.loads(out)["kind"] == "certification", "standard output stays JSON"
     (line,) = [line for line in err.splitlines() if line.startswith("::error")]
-    assert line.startswith("::error title=Gate failed%3A certified=0.999::certified=0.999")
+    assert line == "::error title=Gate failed%3A certified=0.999::certified@1/1000 0.8000 < 0.999 (32 of 40)"
     code, _, err = pipeline("certify", "absent.onnx", "--eps", "1/255")
     assert code == 3
     assert "::error title=pipeline ended with exit code 3::" in err
