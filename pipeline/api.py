@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from pipeline.commands.inspection import Inspection
     from pipeline.render.notebook import Figure
 
-__all__ = ["Outcome", "certify", "compare", "inspect", "load", "merge", "retrain", "verify"]
+__all__ = ["RunReport", "certify", "compare", "inspect", "load", "merge", "retrain", "verify"]
 
 Eps = str | Fraction | float | Sequence[str | Fraction | float]
 Watch = Callable[[Any], None]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Outcome:
+class RunReport:
     """A report and the folder that it lies in. What its result holds, such as ``levels`` and ``gates``, are attributes too."""
 
     report: Report
@@ -135,7 +135,7 @@ def certify(
     thumbnails: bool | None = None,
     report: str | Path | None = None,
     watch: Watch | None = None,
-) -> Outcome:
+) -> RunReport:
     """Certify an ONNX file on a data set; what is left out comes from ``pipeline.toml``, the file, or defaults.
 
     ``data`` is a URI (``"npz:test.npz"``), a pair ``(images, labels)`` of arrays, or a Dataset of PyTorch: pixels in the valid
@@ -162,7 +162,7 @@ def retrain(
     report: str | Path | None = None,
     watch: Watch | None = None,
     **settings: Any,
-) -> Outcome:
+) -> RunReport:
     """Train the model in an ONNX file to be certifiable at the largest ``eps``, write ``out``, and certify what was written.
 
     Beside those of ``certify``, ``settings`` are those of the recipe: ``recipe="shi2021"``, ``epochs=30``. ``out`` is the
@@ -179,15 +179,15 @@ def merge(
     report: str | Path | None = None,
     baseline: str | Path | None = None,
     watch: Watch | None = None,
-) -> Outcome:
+) -> RunReport:
     """The report of a run of which each of ``reports`` holds a shard; its gates are decided here."""
     return _end(commands.merge([Path(one) for one in reports], report=_path(report), baseline=_path(baseline)), watch)
 
 
-def load(report: str | Path) -> Outcome:
+def load(report: str | Path) -> RunReport:
     """A report that was written before. Raises UsageError (2) where there is none, Contradiction (5) for one that was changed."""
     path = Path(report)
-    return Outcome(read(path), path if path.is_dir() else path.parent)
+    return RunReport(read(path), path if path.is_dir() else path.parent)
 
 
 def inspect(model: str | Path, **settings: Any) -> Inspection:
@@ -196,7 +196,7 @@ def inspect(model: str | Path, **settings: Any) -> Inspection:
 
 
 def verify(
-    report: Outcome | str | Path,
+    report: RunReport | str | Path,
     *,
     model: str | Path | None = None,
     data: Any = None,
@@ -210,7 +210,7 @@ def verify(
     """
     from pipeline.audit.findings import Findings
 
-    path = report.folder if isinstance(report, Outcome) else Path(report)
+    path = report.folder if isinstance(report, RunReport) else Path(report)
     found = Findings()
     for event in _shown(commands.verify(path, model=_path(model), data=_data(data), recheck=recheck, seed=seed), watch):
         if isinstance(event, Findings):
@@ -218,11 +218,11 @@ def verify(
     return found
 
 
-def compare(before: Outcome | str | Path, after: Outcome | str | Path) -> Comparison:
+def compare(before: RunReport | str | Path, after: RunReport | str | Path) -> Comparison:
     """What changed from one report to another on the same samples, sample by sample."""
     from pipeline.audit import compare
 
-    one, two = (side.folder if isinstance(side, Outcome) else Path(side) for side in (before, after))
+    one, two = (side.folder if isinstance(side, RunReport) else Path(side) for side in (before, after))
     return compare(one, two)
 
 
@@ -254,10 +254,10 @@ def _path(path: str | Path | None) -> Path | None:
     return None if path is None else Path(path)
 
 
-def _end(events: Iterator[Any], watch: Watch | None) -> Outcome:
+def _end(events: Iterator[Any], watch: Watch | None) -> RunReport:
     for event in _shown(events, watch):
         if isinstance(event, commands.Done):
-            return Outcome(event.report, event.folder)
+            return RunReport(event.report, event.folder)
     raise AssertionError("a run ends with Done")
 
 

@@ -77,7 +77,7 @@ def test_names_of_strangers_are_escaped(made):
     found, *_ = made
     model = found.result.model.model_copy(update={"file": "<script>alert(1)</script>.onnx"})
     result = found.result.model_copy(update={"model": model})
-    page = api.Outcome(found.report.model_copy(update={"result": result}), found.folder)._repr_html_()
+    page = api.RunReport(found.report.model_copy(update={"result": result}), found.folder)._repr_html_()
     assert "<script" not in page
     assert "&lt;script" in page
 
