@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-IBP, SHORT_ATTACK, LONG_ATTACK = "ibp", "pgd", "long pgd"
+IBP, COMPLETE, SHORT_ATTACK, LONG_ATTACK = "ibp", "complete", "pgd", "long pgd"
 Improve = Callable[[Any, Any, Any, Any], Any]
 
 
@@ -89,4 +89,4 @@ _ALPHA = BoundingMethod(
     searches=True,
 )
 register(_ALPHA)
-register(replace(_ALPHA, name="complete", cost=10_000, splits=True))
+register(replace(_ALPHA, name=COMPLETE, cost=10_000, splits=True))

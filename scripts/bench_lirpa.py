@@ -29,7 +29,8 @@ sys.path.insert(0, str(ROOT))
 
 from pipeline.bounds.alpha import Search  # noqa: E402
 from pipeline.bounds.margins import MarginBounds  # noqa: E402
-from pipeline.certify.prover import CHUNK_BYTES, IBP_BATCH, LINEAR_BATCH  # noqa: E402
+from pipeline.certify.engine import CHUNK_BYTES  # noqa: E402
+from pipeline.certify.prover import IBP_BATCH, LINEAR_BATCH  # noqa: E402
 from pipeline.core.interval import Interval  # noqa: E402
 from pipeline.core.network import Network  # noqa: E402
 from pipeline.core.rounding import EXACT  # noqa: E402
@@ -94,7 +95,7 @@ def ours(
     """Rows (classes - 1, batch) of margins by this package, as many samples at once as its commands take."""
     bounds = MarginBounds(network, EXACT, method=method, search=Search(until_proved=False), fixed=True, **options)
     classes, most = network(x[:1]).numel(), IBP_BATCH if method == "ibp" else LINEAR_BATCH
-    chunk = bounds.need(Box(box[:1])).samples(CHUNK_BYTES, classes - 1, most)
+    chunk = bounds.need([Box(box[:1])]).samples(CHUNK_BYTES, classes - 1, most)
     parts = [slice(i, i + chunk) for i in range(0, len(x), chunk)]
     return lambda: torch.cat([bounds.rows(Box(box[part]), labels[part]) for part in parts], dim=1)
 

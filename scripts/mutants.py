@@ -51,6 +51,7 @@ LOOP, WRITTEN, IMPORT = "tests/train/test_loop.py", "tests/onnx/test_write_back.
 
 RAN, RANGE = "tests/onnx/test_executed.py", "tests/bounds/test_range.py"
 SPLITS, COMPLETE = "tests/bounds/test_splits.py", "tests/certify/test_complete.py"
+ASKED = "tests/bounds/test_specification.py"
 TRAPS = "tests/onnx/test_adversarial_files.py"
 AROUND = "tests/cli/test_adversarial_runs.py"
 MERGE = "tests/cli/test_merge.py"
@@ -168,7 +169,7 @@ ACCOUNT: list[Fault] = [
      "if False:", "tests/onnx/test_batch_axis.py"),
     ("onnx/batch/axis.py", "if not sized.alike:", "if False:", "tests/onnx/test_batch_axis.py"),
     ("onnx/batch/size_rules.py", "if not never.all():", "if False:", "tests/onnx/test_batch_axis.py"),
-    ("certify/refuter.py", "tied := strict & ~proved", "tied := ~proved", "tests/certify/test_ties.py"),
+    ("certify/refuter.py", "rows.strict.cpu().numpy() & ~proved", "~proved", "tests/certify/test_ties.py"),
     ("core/network.py", "axis > 0 and all(n == 1 for i, n in enumerate(shape) if i not in (0, axis))",
      "True", "tests/certify/test_heads.py"),
     ("bounds/linear.py", "end = found.T if side is lower else -found.T",
@@ -185,8 +186,11 @@ ACCOUNT: list[Fault] = [
      "box.radius", f"{RATIONAL} {ROUNDING} {BALLS}"),
     ("core/threat.py", "torch.minimum(eps, x - low), torch.minimum(eps, high - x)",
      "torch.minimum(eps, x - low), torch.minimum(eps, high - x) / 2", f"{ROUNDING} {RATIONAL} {BALLS} {SOUND}"),
-    ("core/threat.py", "others = picked + (picked >= labels[None, :]).long()",
-     "others = picked + (picked > labels[None, :]).long()", SOUND),
+    ("bounds/rows.py", "start + shape.numel(), torch.zeros_like(const)", "start + shape.numel(), const", ASKED),
+    ("bounds/specification.py", '(rows, "amax")', '(rows, "amin")', ASKED),
+    ("certify/subdomain.py", " or [ALWAYS]", "", ASKED),
+    ("bounds/specification.py", "others = rows + (rows >= labels)",
+     "others = rows + (rows > labels)", SOUND),
 ]
 
 VERDICTS: list[Fault] = [
@@ -230,10 +234,10 @@ VERDICTS: list[Fault] = [
     ("numbers.py", "[-+]?[0-9]{1,18}", "[-+]?\\d{1,18}", "tests/test_numbers.py"),
     ("certify/journal.py", 'found is not None and np.array_equal(found["rows"], rows)',
      "found is not None", WORK),
-    ("certify/attack.py", "fooled = said != labels[alive][where].cpu().numpy()",
-     "fooled = said == said", f"{LADDER} -k another_label"),
-    ("certify/constraints.py", "const[k] = below64(-bound)",
-     "const[k] = float(-bound)", "tests/certify/test_property.py -k rounded"),
+    ("certify/attack.py", "fooled = label != own[picked]",
+     "fooled = label == label", f"{LADDER} -k another_label"),
+    ("certify/subdomain.py", "np.array([below64(-bound) for",
+     "np.array([float(-bound) for", "tests/certify/test_property.py -k rounded"),
     ("vnnlib/numbers.py", "return near if Fraction(near) <= value else math.nextafter(near, -math.inf)",
      "return near", "tests/vnnlib"),
     ("onnx/parity.py", "return self.difference is None",
@@ -257,7 +261,7 @@ REPORTS: list[Fault] = [
     ("settings.py", "if not path.is_file():", "if False:", f"{AROUND} -k dead"),
     ("system/atomic.py", "(path.exists() and not path.is_file())", "False", f"{AROUND} -k fixed"),
     ("onnx/external.py", "if len(entries) != len(tensor.external_data):", "if False:", f"{AROUND} -k twice"),
-    ("certify/prover.py", "with suppress(OutOfTime):\n            return self._layers", "if True:\n            return self._layers",
+    ("certify/prover.py", "with suppress(OutOfTime):\n            room", "if True:\n            room",
      f"{AROUND} -k looked"),
     ("gates/gate.py", "else Fraction(k, n) >= gate.threshold",
      "else Fraction(k, n) > gate.threshold", GATES),

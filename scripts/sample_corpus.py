@@ -4,7 +4,7 @@
 
 The folder holds ``index.json`` with models and properties (VNN-COMP). In the first box of each property, half of the points
 are drawn evenly and half are corners. Every output of every point must lie within the bounds of that output by IBP, CROWN-IBP
-and CROWN, and within those of alpha-CROWN (3 steps), and so must every linear form that the property constrains. With
+and CROWN, and within those of alpha-CROWN (3 steps), and so must every row of its constraints. With
 ``--arithmetic real`` points are run in float64: float32 does leave bounds that hold in real arithmetic alone. Prints a
 Markdown table, and exits 1 if any point lies outside.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -25,18 +26,22 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 from check_corpus import properties  # noqa: E402
 
-from pipeline.bounds.alpha import Search, improved  # noqa: E402
-from pipeline.bounds.linear import Bounds, LinearWalk  # noqa: E402
-from pipeline.bounds.margins import ends_tail  # noqa: E402
-from pipeline.certify.boxes import inputs_of, outputs_of, whole  # noqa: E402
-from pipeline.certify.constraints import Forms  # noqa: E402
+from pipeline.bounds.alpha import Search  # noqa: E402
+from pipeline.bounds.rows import RowBounds  # noqa: E402
+from pipeline.bounds.specification import Specification  # noqa: E402
+from pipeline.certify.subdomain import (  # noqa: E402
+    Constraints,
+    inputs_of,
+    outputs_of,
+    whole,
+)
+from pipeline.choices import Mode  # noqa: E402
 from pipeline.commands.open_property import open_for, require_rules  # noqa: E402
 from pipeline.commands.subject import Subject, opened  # noqa: E402
-from pipeline.core.linear_form import LinearForm  # noqa: E402
 from pipeline.core.rounding import rounding_of  # noqa: E402
 from pipeline.core.threat import Box  # noqa: E402
 from pipeline.errors import PipelineError  # noqa: E402
-from pipeline.methods import METHODS  # noqa: E402
+from pipeline.methods import METHODS, bounding  # noqa: E402
 from pipeline.settings import Settings  # noqa: E402
 from pipeline.system.clock import Clock, OutOfTime  # noqa: E402
 from pipeline.vnnlib import Case, Property, parse, read  # noqa: E402
@@ -59,46 +64,28 @@ def points(case: Case, count: int, seed: int = 0) -> np.ndarray:
     return np.clip(np.concatenate([inside, corners]), lower, upper).astype(np.float32)
 
 
-def forms(question: Property, rows: np.ndarray) -> LinearForm:
-    """``y_j`` and ``-y_j`` for some outputs, and the forms that the first case of the property constrains."""
-    own, _ = Forms(question)([whole(0, question.cases[0])])
-    some = torch.eye(question.outputs, dtype=torch.float64)[rows]
-    both = torch.cat([some, -some])[:, None]
-    return LinearForm(torch.cat([both, own.coeff]), torch.cat([torch.zeros(len(both), 1).double(), own.const]))
+def asked(question: Property, some: np.ndarray) -> Specification:
+    """``y_j`` and ``-y_j`` for some outputs, and the rows that the first case of the property constrains."""
+    own = Constraints(question)([whole(0, question.cases[0])])
+    index, weight = (t.new_zeros(2 * len(some), *t.shape[1:]) for t in (own.index, own.weight))
+    index[:, 0, 0] = torch.from_numpy(some).repeat(2)
+    weight[:, 0, 0] = torch.tensor([1.0, -1.0]).double().repeat_interleave(len(some))
+    const = own.const.new_zeros(len(index), 1)
+    return Specification(*map(torch.cat, ((index, own.index), (weight, own.weight), (const, own.const))))
 
 
-def claims(subject: Subject, question: Property, form: LinearForm, arithmetic: str, clock: Clock) -> dict[str, Tensor]:
+def claims(subject: Subject, question: Property, rows: Specification, mode: Mode, clock: Clock) -> dict[str, Tensor]:
     """The lower bound of every row by each method that ends in time."""
-    network, rounding = subject.network.in_float64(), rounding_of(arithmetic)  # type: ignore[arg-type]
+    network, rounding = subject.network.in_float64(), rounding_of(mode)
     patch, shapes = whole(0, question.cases[0]), [tuple(d or 1 for d in p.shape[1:]) for p in network.inputs]
     ends = [inputs_of(torch.from_numpy(end)[None], shapes) for end in (patch.lower, patch.upper)]
     regions = [Box(rounding.enclose(a, b)) for a, b in zip(*ends, strict=True)]
     found: dict[str, Tensor] = {}
-    try:
-        loose = LinearWalk(network, rounding, fixed=True, check=clock.check).over(regions)
-        found["ibp"] = _lower(loose, form, until=ends_tail)
-        found["crown-ibp"] = _lower(loose, form)
-        tight = LinearWalk(network, rounding, tighten=True, fixed=True, check=clock.check).over(regions)
-        found["crown"] = _lower(tight, form)
-        at = _at_outputs(tight, form)
-        found["alpha-crown"] = improved(tight, at, found["crown"], Search(steps=3, until_proved=False))
-    except OutOfTime:
-        pass
-    return found
-
-
-def _lower(bounds: Bounds, form: LinearForm, **options: object) -> Tensor:
-    return bounds.lower(_at_outputs(bounds, form), **options)  # type: ignore[arg-type]
-
-
-def _at_outputs(bounds: Bounds, form: LinearForm) -> dict[int, LinearForm]:
-    found: dict[int, LinearForm] = {}
-    start, const = 0, form.const
-    for index in bounds.plan.outputs:
-        shape = bounds.box(index).center.shape[1:]
-        part = form.coeff[:, :, start : start + shape.numel()].reshape(*form.coeff.shape[:2], *shape)
-        found[index] = LinearForm(part, const)
-        start, const = start + shape.numel(), torch.zeros_like(const)
+    search = Search(steps=3, until_proved=False)
+    with suppress(OutOfTime):
+        for method in bounding(METHODS):
+            bounds = RowBounds(network, rounding, method=method, search=search, fixed=True, check=clock.check)
+            found[method] = bounds.lower(regions, rows)
     return found
 
 
@@ -120,13 +107,13 @@ def outputs(subject: Subject, xs: np.ndarray, seconds: float, *, real: bool) -> 
     return np.concatenate(rows)
 
 
-def outside(form: LinearForm, least: Tensor, ys: np.ndarray) -> int:
-    """How many points have a form below its bound; a bound that is not finite claims nothing."""
-    coeff, y = form.coeff[:, 0].numpy(), ys.astype(np.float64)
-    values = y @ coeff.T + form.const[:, 0].numpy()
-    terms = np.abs(y) @ np.abs(coeff).T + np.abs(form.const[:, 0].numpy())
+def outside(rows: Specification, least: Tensor, ys: np.ndarray) -> int:
+    """How many points have a row below its bound; a bound that is not finite claims nothing."""
+    form, y = rows.form(ys.shape[1]), ys.astype(np.float64)
+    coeff, const = form.coeff[:, 0].numpy(), form.const[:, 0].numpy()
+    terms = np.abs(y) @ np.abs(coeff).T + np.abs(const)
     claimed = np.nan_to_num(least[:, 0].detach().numpy(), nan=-np.inf)
-    return int((values < claimed - len(y.T) * ULP * terms).any(axis=1).sum())
+    return int((y @ coeff.T + const < claimed - len(y.T) * ULP * terms).any(axis=1).sum())
 
 
 @click.command()
@@ -138,7 +125,9 @@ def outside(form: LinearForm, least: Tensor, ys: np.ndarray) -> int:
 def main(corpus: Path, count: int, seconds: float, only: str, arithmetic: str) -> None:
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    click.echo("| property | points | " + " | ".join(METHODS) + " |\n|---|---|" + "---|" * len(METHODS))
+    click.echo(
+        "| property | points | " + " | ".join(bounding(METHODS)) + " |\n|---|---|" + "---|" * len(bounding(METHODS))
+    )
     faults = tried = 0
     for model, entry in properties(corpus, only):
         name = Path(entry["vnnlib"]).name.partition(".vnnlib")[0]
@@ -146,16 +135,16 @@ def main(corpus: Path, count: int, seconds: float, only: str, arithmetic: str) -
             question = parse(read(corpus / entry["vnnlib"]))
             subject = open_for(opened(model), Settings(arithmetic=arithmetic), question)
             require_rules(subject.network)
-            rows = np.linspace(0, question.outputs - 1, min(question.outputs, MOST_OUTPUTS)).astype(int)
-            form = forms(question, rows)
-            found = claims(subject, question, form, arithmetic, Clock.of(seconds))
+            some = np.linspace(0, question.outputs - 1, min(question.outputs, MOST_OUTPUTS)).astype(int)
+            rows = asked(question, some)
+            found = claims(subject, question, rows, arithmetic, Clock.of(seconds))  # type: ignore[arg-type]
         except PipelineError as error:
             click.echo(f"| {name} | | refused: {' '.join(str(error).split())[:90]} |")
             continue
         ys = outputs(subject, points(question.cases[0], count), seconds, real=arithmetic == "real")
-        beyond = {method: outside(form, least, ys) for method, least in found.items()}
+        beyond = {method: outside(rows, least, ys) for method, least in found.items()}
         faults, tried = faults + sum(beyond.values()), tried + len(ys) * len(beyond)
-        cells = [str(beyond.get(m, "")) for m in METHODS]
+        cells = [str(beyond.get(m, "")) for m in bounding(METHODS)]
         click.echo(f"| {name} | {len(ys)} | " + " | ".join(cells) + " |")
     click.echo(f"\n{tried} points against bounds, {faults} outside.")
     sys.exit(1 if faults else 0)

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.bounds.margins import MarginBounds
+from pipeline.bounds.margins import MarginBounds, margin_form
 from pipeline.certify.property import prove
 from pipeline.certify.refuter import Refuter
 from pipeline.cli.main import run
 from pipeline.core.rounding import rounding_of
-from pipeline.core.threat import LinfBall, margin_form
+from pipeline.core.threat import LinfBall
 from pipeline.data import load
 from pipeline.errors import InputRejected
 from pipeline.methods import DECIDERS, METHODS
@@ -137,7 +137,7 @@ def test_the_rung_of_the_page_is_climbed_and_keeps_the_laws():
             for name in ("crown-ibp", "both-ends")
         }
         climbed = climb(network, [str(eps)], method="both-ends")
-        refuter = Refuter(exact, question, rounding_of("float32-any-order"), method="both-ends")
+        refuter = Refuter(exact, question, "float32-any-order", method="both-ends")
         phases = {progress.phase for progress in prove(refuter, Clock(), split=False)}
         decided = climbed.samples.decided_by[0] == DECIDERS.index("both-ends")
         (level,) = levels(climbed.samples, looked=climbed.looked)

@@ -1,30 +1,35 @@
-"""PGD: the falsifier that every certified sample must survive, and the upper bound on every certified figure."""
+"""PGD, the one attack: the falsifier that whatever is certified must survive, and the upper bound on every certified figure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pipeline.bounds.footprint import footprint
+from pipeline.bounds.specification import Specification
+from pipeline.certify.engine import ARENA, fit
 from pipeline.certify.pursuit import Pursuit
 from pipeline.core.network import Network
 from pipeline.core.threat import Ball, L2Ball
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """The deployed file: float32 inputs (n, ...) to logits (n, classes)."""
+Judge = Callable[[Tensor, Tensor, Tensor], np.ndarray]
+"""Which of some samples, by number, are broken by their points; the third argument is what ``Specification.least`` is there."""
 
 
 @dataclass(frozen=True)
 class PGD:
-    """Projected gradient ascent on ``max_j z_j - z_y`` (Madry et al., arXiv 1706.06083, with the margin as the loss).
+    """Projected gradient descent on ``Specification.least`` (Madry et al., arXiv 1706.06083, with the margin as the loss).
 
-    ``steps`` steps of ``step * eps`` from a random start, ``restarts`` times: along the sign of the gradient for a box,
-    along the gradient itself for a Euclidean ball.
+    ``steps`` steps from each of ``restarts`` points: along the sign of the gradient for a box, along the gradient itself for a
+    Euclidean ball, by ``step`` of the radius (of half the width of a box), falling geometrically to ``last`` where that is given.
     """
 
     steps: int = 10
@@ -32,11 +37,110 @@ class PGD:
     step: float = 0.25
     seed: int = 0
     loss: str = "margin"
+    last: float | None = None
 
     @property
     def longer(self) -> PGD:
         """The attack on what a short one and cheap bounds leave open: four times the steps, finer, three times the starts."""
-        return PGD(4 * self.steps, 3 * self.restarts, 0.4 * self.step, self.seed + 1, self.loss)
+        return replace(self, steps=4 * self.steps, restarts=3 * self.restarts, step=0.4 * self.step, seed=self.seed + 1)
+
+    def size(self, step: int) -> float:
+        """How far a step goes."""
+        return self.step if self.last is None else self.step * (self.last / self.step) ** (step / self.steps)
+
+
+@dataclass(frozen=True, eq=False)
+class Space:
+    """Where points may go: ``[low, high]``, and no further than ``radius`` from ``center`` where that is given. Float32."""
+
+    low: Float[Tensor, " batch *features"]
+    high: Float[Tensor, " batch *features"]
+    unit: Float[Tensor, " batch *features"] | float
+    """How far a step of one goes."""
+    center: Float[Tensor, " batch *features"] | None = None
+    radius: float = 0.0
+
+    @classmethod
+    def around(cls, x: Tensor, ball: Ball) -> Space:
+        """The ball of each sample, to the last float32 inside it."""
+        radius = float(ball.radius)
+        return cls(*_ends(x, ball), radius, x if isinstance(ball, L2Ball) else None, radius)
+
+    def __getitem__(self, samples: Tensor) -> Space:
+        unit = self.unit[samples] if isinstance(self.unit, Tensor) else self.unit
+        center = None if self.center is None else self.center[samples]
+        return Space(self.low[samples], self.high[samples], unit, center, self.radius)
+
+    def start(self, draws: Tensor) -> Tensor:
+        """Points of draws from [0, 1]: from end to end of a box, a direction in a Euclidean ball."""
+        if self.center is not None:
+            return self.center + self.radius * _unit(draws - 0.5)
+        return torch.where(draws == 1, self.high, self.low + draws * (self.high - self.low))
+
+    def fall(self, point: Tensor, gradient: Tensor, step: float) -> Tensor:
+        """The points a step further, against the gradient."""
+        return point - step * self.unit * (gradient.sign() if self.center is None else _unit(gradient))
+
+    def project(self, point: Tensor) -> Tensor:
+        """The nearest points of the space, but for what rounding may leave."""
+        point = torch.minimum(torch.maximum(point, self.low), self.high)
+        if self.center is None:
+            return point
+        # A little short of the sphere: the float32 point itself must lie inside.
+        shrink = (self.radius * (1 - 1e-6) / _length(point, self.center).clamp_min(1e-300)).clamp(max=1)
+        point = (self.center + (point.double() - self.center) * shrink).to(point.dtype)
+        return torch.minimum(torch.maximum(point, self.low), self.high)
+
+    def inside(self, point: Tensor) -> Bool[Tensor, " batch"]:
+        """Whether each point lies in the real ball, whatever float64 rounded away; the box holds by construction."""
+        if self.center is None:
+            return torch.ones(len(point), dtype=torch.bool, device=point.device)
+        return _length(point, self.center).flatten() * (1 + 1e-9) <= self.radius
+
+
+def descend(
+    pursuit: Pursuit,
+    rows: Specification,
+    space: Space,
+    start: Float[Tensor, " batch *features"],
+    settings: PGD,
+    judge: Judge,
+    *,
+    near: float = 0.0,
+    joint: bool = False,
+    stray: Callable[[int, Tensor], Tensor] | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> tuple[Tensor, Tensor]:
+    """Descend on a specification from one start of each sample, until ``judge`` calls it broken or the steps are made.
+
+    Gives the points where each ended, and whether it ever saw a gradient.
+
+    The judge is shown points at which ``Specification.least`` is at most ``near`` of the size of its terms. Where no gradient is
+    left, ``stray(step, samples)`` gives a direction; without it the sample stays where it is. ``joint``: see
+    ``Specification.least``. ``check`` is called at every step, and may raise to end the attack.
+    """
+    ends, saw = start.clone(), torch.zeros(len(start), dtype=torch.bool, device=start.device)
+    at, point = torch.arange(len(start), device=start.device), start
+    for step in range(settings.steps + 1):
+        check()
+        point = space.project(point)
+        least, size, gradient = pursuit.at(point, rows, joint=joint, slope=step < settings.steps)
+        flat = ~gradient.flatten(1).any(1)
+        ends[at], saw[at[~flat]] = point, True
+        going = ~flat if stray is None else torch.ones_like(flat)
+        suspect = torch.nonzero(~(least > near * size) & space.inside(point)).flatten()
+        if len(suspect):
+            broken = torch.from_numpy(judge(at[suspect], point[suspect], least[suspect]))
+            going[suspect] &= ~broken.to(going.device)
+        if step == settings.steps or not bool(going.any()):
+            break
+        if not bool(going.all()):
+            at, point, gradient, flat = at[going], point[going], gradient[going], flat[going]
+            rows, space = rows[:, going], space[going]
+        if stray is not None and bool(flat.any()):
+            gradient[flat] = stray(step, at[flat])
+        point = space.fall(point, gradient, settings.size(step))
+    return ends, saw
 
 
 class Attacked(NamedTuple):
@@ -69,95 +173,56 @@ def attack(
     Every point lies inside the real ball with no tolerance, and depends on ``seed`` and the sample's own index alone, never on
     how the set was cut into batches. ``check`` is called at every step, and may raise to end the attack.
     """
-    broken, blind, pursuit = np.zeros(len(x), bool), np.ones(len(x), bool), Pursuit.of(network)
-    found, became = x.cpu().numpy().copy(), labels.cpu().numpy().astype(np.int64)
-    space = _Space.around(x, ball)
+    with torch.no_grad():
+        rows = Specification.margins(labels, network(x[:1]).numel())
+    pursuit, space, own = Pursuit.logits(network), Space.around(x, ball), labels.cpu().numpy()
+    broken, blind = np.zeros(len(x), bool), np.ones(len(x), bool)
+    found, became = x.cpu().numpy().copy(), own.astype(np.int64)
     for restart in range(settings.restarts):
-        if broken.all():
+        alive = np.flatnonzero(~broken)
+        if not len(alive):
             break
-        alive = torch.from_numpy(np.flatnonzero(~broken)).to(x.device)
-        here = space.of(alive)
-        point = here.start(_uniform(x.shape[1:], [(settings.seed, restart, int(i)) for i in indices[~broken]]).to(x))
-        for last in range(settings.steps + 1):
-            check()
-            point = here.project(point)
-            gradient, suspect = pursuit.gradient(point, labels[alive])
-            flat = ~gradient.flatten(1).any(1)
-            blind[alive[~flat].cpu().numpy()] = False
-            where = torch.nonzero(suspect & here.inside(point)).flatten()
-            if len(where):
-                candidates = point[where].cpu().numpy()
-                said = predict(candidates).argmax(1)
-                fooled = said != labels[alive][where].cpu().numpy()
-                rows = alive[where].cpu().numpy()[fooled]
-                broken[rows], found[rows], became[rows] = True, candidates[fooled], said[fooled]
-                keep = torch.ones(len(alive), dtype=torch.bool, device=x.device)
-                keep[where[torch.from_numpy(fooled).to(x.device)]] = False
-                alive, point, gradient, flat = alive[keep], point[keep], gradient[keep], flat[keep]
-                here = space.of(alive)
-            if not len(alive) or last == settings.steps:
-                break
-            if bool(flat.any()):
-                rows = indices[alive[flat].cpu().numpy()]
-                drawn = _uniform(x.shape[1:], [(settings.seed, restart, last, int(i)) for i in rows])
-                gradient[flat] = drawn.to(x) - 0.5
-            point = here.climb(point, gradient, settings.step)
-        found[alive.cpu().numpy()] = point.cpu().numpy()
+
+        def judge(at: Tensor, points: Tensor, least: Tensor, alive: np.ndarray = alive) -> np.ndarray:
+            picked, label = alive[at.cpu().numpy()], predict(points.cpu().numpy()).argmax(1)
+            fooled = label != own[picked]
+            broken[picked[fooled]], became[picked[fooled]] = True, label[fooled]
+            return fooled
+
+        def drawn(rows: np.ndarray, *seeds: int) -> Tensor:
+            return uniform(x.shape[1:], [(settings.seed, *seeds, int(i)) for i in indices[rows]]).to(x)
+
+        def stray(step: int, at: Tensor, restart: int = restart, alive: np.ndarray = alive) -> Tensor:
+            return 0.5 - drawn(alive[at.cpu().numpy()], restart, step)
+
+        here = torch.from_numpy(alive).to(x.device)
+        start = space[here].start(drawn(alive, restart))
+        ends, saw = descend(pursuit, rows[:, here], space[here], start, settings, judge, stray=stray, check=check)
+        found[alive] = ends.cpu().numpy()
+        blind[alive] &= ~saw.cpu().numpy()
     return Attacked(broken, found, became, blind & ~broken)
 
 
+def attacked_at_once(network: Network, sample: Tensor, memory: int | None, most: int) -> int:
+    """Samples for one step of the attack, whose points are in turn given to the file."""
+    label, pursuit = torch.zeros(1, dtype=torch.int64, device=sample.device), Pursuit.logits(network)
+    with torch.no_grad():
+        classes = network(sample).numel()
+    step = footprint(lambda: pursuit.at(sample, Specification.margins(label, classes)))
+    return fit(step, 1 + ARENA, memory, most)
+
+
 def inside(x: Float[Tensor, " batch *features"], ball: Ball, draws: Tensor) -> Tensor:
-    """Float32 points inside the real balls, of draws from [0, 1]: from end to end of a box, a direction in a Euclidean ball."""
-    space = _Space.around(x, ball)
+    """Float32 points inside the real balls, of draws from [0, 1]: see ``Space.start``."""
+    space = Space.around(x, ball)
     return space.project(space.start(draws))
 
 
 def moved_inside(x: Float[Tensor, " one *features"], ball: Ball, points: Tensor) -> Float[Tensor, " batch *features"]:
     """The float32 points inside the real ball of one sample that are next to the given ones."""
-    space = _Space.around(x, ball).of(torch.zeros(len(points), dtype=torch.int64, device=x.device))
+    space = Space.around(x, ball)[torch.zeros(len(points), dtype=torch.int64, device=x.device)]
     found = space.project(points)
     return torch.where(space.inside(found).reshape(-1, *[1] * (x.dim() - 1)), found, x)
-
-
-@dataclass(frozen=True, eq=False)
-class _Space:
-    """Where the attack may go: the box ``[low, high]``, and no further than ``reach`` from ``x`` where that is given."""
-
-    x: Tensor
-    low: Tensor
-    high: Tensor
-    radius: float
-    euclidean: bool
-
-    @classmethod
-    def around(cls, x: Tensor, ball: Ball) -> _Space:
-        return cls(x, *_ends(x, ball), float(ball.radius), isinstance(ball, L2Ball))
-
-    def of(self, rows: Tensor) -> _Space:
-        return _Space(self.x[rows], self.low[rows], self.high[rows], self.radius, self.euclidean)
-
-    def start(self, draws: Tensor) -> Tensor:
-        if self.euclidean:
-            return self.x + self.radius * _unit(draws - 0.5)
-        return torch.where(draws == 1, self.high, self.low + draws * (self.high - self.low))
-
-    def climb(self, point: Tensor, gradient: Tensor, step: float) -> Tensor:
-        return point + step * self.radius * (_unit(gradient) if self.euclidean else gradient.sign())
-
-    def project(self, point: Tensor) -> Tensor:
-        point = torch.minimum(torch.maximum(point, self.low), self.high)
-        if not self.euclidean:
-            return point
-        # A little short of the sphere: the float32 point itself must lie inside.
-        shrink = (self.radius * (1 - 1e-6) / _length(point, self.x).clamp_min(1e-300)).clamp(max=1)
-        point = (self.x + (point.double() - self.x) * shrink).to(self.x.dtype)
-        return torch.minimum(torch.maximum(point, self.low), self.high)
-
-    def inside(self, point: Tensor) -> Tensor:
-        """Whether each point lies in the real ball, whatever float64 rounded away; the box holds by construction."""
-        if not self.euclidean:
-            return torch.ones(len(point), dtype=torch.bool, device=point.device)
-        return _length(point, self.x).flatten() * (1 + 1e-9) <= self.radius
 
 
 def _length(point: Tensor, x: Tensor) -> Tensor:
@@ -180,6 +245,9 @@ def _ends(x: Tensor, ball: Ball) -> tuple[Tensor, Tensor]:
     return torch.minimum(low32, x), torch.maximum(high32, x)
 
 
-def _uniform(shape: torch.Size, seeds: Sequence[tuple[int, ...]]) -> Tensor:
+def uniform(shape: Sequence[int], seeds: Sequence[tuple[int, ...]]) -> Tensor:
+    """Draws from [0, 1], one for each seed.
+
+    Seeds are those of numpy's default generator."""
     draws = [np.random.default_rng(seed).random(tuple(shape), np.float32) for seed in seeds]
     return torch.from_numpy(np.stack(draws)) if draws else torch.zeros(0, *shape)

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from pipeline.bounds.branching import halves_of
 from pipeline.bounds.linear import Bounds
-from pipeline.bounds.margins import MarginBounds
+from pipeline.bounds.margins import MarginBounds, margin_form
 from pipeline.bounds.splits import Ascent, Domains, SplitBounds
 from pipeline.core.linear_form import LinearForm
-from pipeline.core.threat import Region, margin_form
+from pipeline.core.threat import Region
 
 AS_IT_IS, ROOT, CHILD = Ascent(0), Ascent(30), Ascent(6)
 """Searches for slopes and multipliers: none, of the whole region, and of a part."""

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline.certify.attack import PGD, Attacked, Predict, attack
-from pipeline.certify.batches import attacked_at_once, predicted_at_once
+from pipeline.certify.attack import PGD, Attacked, Predict, attack, attacked_at_once
+from pipeline.certify.engine import predicted_at_once
 from pipeline.certify.largest import largest_eps
-from pipeline.certify.prover import CHUNK_BYTES, Prover
+from pipeline.certify.prover import Prover
 from pipeline.certify.rungs import Rungs, chunks
 from pipeline.certify.scheduler import Work
 from pipeline.certify.verdict_table import VerdictTable
@@ -30,8 +30,8 @@ from pipeline.results import Looked, RoundingCost
 from pipeline.results.blocks import Rows, by_block
 from pipeline.results.blocks import blocks as default_blocks
 
-ATTACKED, PREDICTED, LOOKED_INTO = 128, 256, 128
-"""Samples in one batch of the attack, in one of predictions, and behind the figures on layers."""
+ATTACKED, LOOKED_INTO = 128, 128
+"""Samples in one batch of the attack, and behind the figures on layers."""
 
 
 def certify(
@@ -133,10 +133,6 @@ class _Ladder:
         """One input, of which it is measured what it takes."""
         return torch.from_numpy(self.images[:1])
 
-    @property
-    def _memory(self) -> int:
-        return min(CHUNK_BYTES, self.settings.memory or CHUNK_BYTES)
-
     def _cuts(self, rows: Rows, size: int) -> list[Rows]:
         """Rows in order, so many at once, of one block each time."""
         return [cut for some in by_block(self.blocks, rows) for cut in chunks(some, size)]
@@ -155,7 +151,7 @@ class _Ladder:
                 "classes": np.array(logits.shape[1]),
             }
 
-        at_once = predicted_at_once(self.network, self._sample, self._memory, PREDICTED)
+        at_once = predicted_at_once(self.network, self._sample, self.settings.memory)
         cuts = self._cuts(np.arange(len(self.images)), at_once)
         results = yield from self.work.units("prediction", cuts, compute, phase="prediction", always=True)
         found = [r for r in results if r is not None]
@@ -166,7 +162,7 @@ class _Ladder:
         """Attack what is still open at each eps, ascending: what breaks at a smaller eps is broken at every larger one."""
         network, table = copy.deepcopy(self.network).to(self.settings.device), self.table
         sample, most = self._sample.to(self.settings.device), self.settings.batch or ATTACKED
-        at_once = attacked_at_once(network, sample, self._memory, most)
+        at_once = attacked_at_once(network, sample, self.settings.memory, most)
         total, done = sum(len(table.open(i)) for i in range(len(self.balls))), 0
         for level, ball in enumerate(self.balls):
             rows = table.open(level)

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.certify.boxes import Subdomain, whole
 from pipeline.certify.complete import ABREAST, decide
 from pipeline.certify.refuter import Refuter
+from pipeline.certify.subdomain import Subdomain, whole
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.threat import Box
-from pipeline.methods import IBP, BoundingMethod
+from pipeline.methods import COMPLETE, IBP, BoundingMethod
 from pipeline.progress import Progress
 from pipeline.system.clock import Clock, OutOfTime
 from pipeline.vnnlib import Property
@@ -62,7 +62,7 @@ def prove(
     ``domains`` parts by the signs of ReLUs at most.
     """
     outcome = Outcome.before(refuter.question)
-    refuter.loose.intervals.check = refuter.tight.intervals.check = clock.check
+    refuter.engine.check = clock.check
     try:
         refuter.fit()
         for method in refuter.methods:
@@ -86,7 +86,7 @@ def _sweep(
     left: list[Subdomain] = []
     for start in range(0, len(patches), refuter.batch):
         clock.check()
-        part, _ = refuter.bound(patches[start : start + refuter.batch], [method])
+        part, _ = refuter.bound(patches[start : start + refuter.batch], method)
         outcome.boxes += min(refuter.batch, len(patches) - start)
         if len(part) < len(patches[start : start + refuter.batch]):
             outcome.by = method.name
@@ -99,7 +99,7 @@ def _split(
     refuter: Refuter, outcome: Outcome, clock: Clock, stop: Callable[[Sequence[Subdomain]], bool]
 ) -> Iterator[Progress]:
     """Halve what is open, depth first, until nothing is, or what remains cannot be halved."""
-    methods = [m for m in refuter.methods if not m.searches][-1:]  # in small boxes, slopes matter less than cuts
+    method = [m for m in refuter.methods if not m.searches][-1]  # in small boxes, slopes matter less than cuts
     scores = np.stack([patch.upper - patch.lower for patch in outcome.left]) if outcome.left else np.zeros((0, 1))
     pending = list(zip(outcome.left, scores, strict=True))
     while pending:
@@ -115,9 +115,9 @@ def _split(
             break
         outcome.splits += len(taken)
         outcome.boxes += len(halves)
-        left, found = refuter.bound(halves, methods)
+        left, found = refuter.bound(halves, method)
         pending += list(zip(left, found, strict=True))
-        outcome.by = methods[-1].name
+        outcome.by = method.name
         outcome.left = [patch for patch, _ in pending]
         yield Progress("split", outcome.splits, outcome.splits + len(pending))
 
@@ -128,19 +128,19 @@ def _by_signs(
     """Refute what is open by branch and bound on the signs of ReLUs: of each conjunction, its most promising row."""
     total = len(outcome.left)
     for done, patch in enumerate(tuple(outcome.left)):
+        if not all(refuter.question.cases[patch.case].unsafe[a] for a in patch.open):
+            return  # a conjunction of nothing holds everywhere
+        engine, rows = refuter.engine.bounds(COMPLETE), refuter.rows([patch])
         regions = [Box(region.box) for region in refuter.regions([patch])]
-        bounds = refuter.tight.over(regions)
-        forms, owner, _ = refuter.rows([patch])
-        at = refuter.at_outputs(forms, bounds)
-        if len(regions) > 1 or len(at) > 1:  # one node is bounded, over one box
+        bounds = engine.over(regions)
+        at = engine.at_outputs(rows.form(refuter.question.outputs), bounds)
+        if len(regions) > 1 or len(at) > 1 or rows.conjunction is None:  # one node is bounded, over one box
             return
         ((index, form),) = at.items()
         with torch.no_grad():
             least = bounds.lower(at)[:, 0].nan_to_num(-torch.inf)
-        rows = [np.flatnonzero(owner[:, 0] == a).tolist() for a in patch.open]
-        if not all(rows):  # a conjunction of nothing holds everywhere
-            return
-        picked = [max(some, key=lambda k: float(least[k])) for some in rows]
+        own = rows.conjunction[:, 0].cpu().numpy()
+        picked = [max(np.flatnonzero(own == i).tolist(), key=lambda k: float(least[k])) for i in range(len(patch.open))]
         fooled = False
 
         def judge(points: Tensor, patch: Subdomain = patch) -> tuple[Tensor, np.ndarray]:
@@ -154,7 +154,7 @@ def _by_signs(
             index,
             judge,
             domains=domains,
-            rows=max(4, min(2 * ABREAST, refuter.need(refuter.methods[-1]).rows(refuter.tight.memory, 1) // 2)),
+            rows=max(4, min(2 * ABREAST, refuter.engine.need(COMPLETE).rows(engine.linear.memory, 1) // 2)),
             together=refuter.batch > 1,
             check=clock.check,
         )

@@ -1,4 +1,4 @@
-"""What an attack climbs on: the margins that are bounded, before whatever behind them saturates and shows no gradient.
+"""What an attack descends on: the rows that are bounded, before whatever behind them saturates and shows no gradient.
 
 A Softmax, or one nondecreasing function of every entry, keeps the order of the classes: another label behind it is another
 label before it, or a tie. Such operators are left out of what is differentiated, never of what decides.
@@ -6,13 +6,17 @@ label before it, or a tie. Such operators are left out of what is differentiated
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.bounds import walk
+from pipeline.bounds.specification import Specification
+from pipeline.certify.subdomain import inputs_of
 from pipeline.core import ops
 from pipeline.core.network import IN_ORDER, Network, Plan, Step
 
@@ -23,18 +27,40 @@ RISING = (
 """Nondecreasing, and the same function of every entry."""
 
 
+class Sight(NamedTuple):
+    """What an attack sees at points: ``least`` of the specification, the ``size`` of its terms, and its gradient.
+
+    Where no slope is asked for, the gradient is zero.
+    """
+
+    least: Float[Tensor, " batch"]
+    size: Float[Tensor, " batch"]
+    gradient: Float[Tensor, " batch *features"]
+
+
 @dataclass(frozen=True, eq=False)
 class Pursuit:
-    """A network with one output, and the node whose margins are climbed on."""
+    """A network, and the nodes whose values stand for its outputs while a specification of them is descended on."""
 
     plan: Plan
-    index: int
+    nodes: tuple[int, ...]
     groups: int | None = None
-    """The axis of a Softmax in groups that is climbed on by its logarithm, which orders its entries as it does."""
+    """The axis of a Softmax in groups that is descended on by its logarithm, which orders its entries as it does."""
+    shapes: tuple[tuple[int, ...], ...] = ()
+    """Of one sample of each input, where points are flat vectors of all of them."""
+    together: bool = True
+    """Whether the network takes a batch, or one sample at a time."""
 
     @classmethod
-    def of(cls, network: Network) -> Pursuit:
-        """The logits of a network as far back as they keep the order of its outputs."""
+    def outputs(cls, network: Network) -> Pursuit:
+        """All outputs as they are, of flat points."""
+        plan = network.plan()
+        shapes = tuple(tuple(d or 1 for d in port.shape[1:]) for port in network.inputs)
+        return cls(plan, tuple(plan.outputs), None, shapes, network.inputs[0].shape[0] is None)
+
+    @classmethod
+    def logits(cls, network: Network) -> Pursuit:
+        """The logits of a network with one input and one output, as far back as they keep the order of its entries."""
         plan = network.plan()
         constants = {i: getattr(owner, name) for i, owner, name in plan.constants}
         by_index = {s.index: s for s in plan.steps}
@@ -44,32 +70,42 @@ class Pursuit:
             index = argument
         last = by_index.get(index)
         if last is not None and isinstance(last.op, nn.Softmax):
-            return cls(plan, last.args[0], last.op.dim)
-        return cls(plan, index)
+            return cls(plan, (last.args[0],), last.op.dim)
+        return cls(plan, (index,))
 
-    def gradient(
-        self, point: Float[Tensor, " batch *features"], labels: Int[Tensor, " batch"]
-    ) -> tuple[Float[Tensor, " batch *features"], Bool[Tensor, " batch"]]:
-        """The gradient of ``max_j z_j - z_y`` in the input, and of which samples a point may have another label."""
-        point = point.detach().requires_grad_()
-        values = walk.forward(self.plan, [point], _never, keep={self.index})
-        logits, (output,) = values[self.index], (values[i] for i in self.plan.outputs)
-        if self.groups is not None:
-            logits = logits.log_softmax(self.groups)
-        loss = _excess(logits, labels)
-        suspect = ~(loss.detach() < 0) | ~(_excess(output.detach(), labels) < 0)
-        if not loss.requires_grad:
-            return torch.zeros_like(point), suspect
-        (gradient,) = torch.autograd.grad(loss.sum(), point, allow_unused=True)
+    def at(
+        self,
+        points: Float[Tensor, " batch *features"],
+        rows: Specification,
+        *,
+        joint: bool = False,
+        slope: bool = True,
+    ) -> Sight:
+        """What is seen of a specification at points; the gradient is that of ``rows.least(..., joint=joint)``."""
+        if len(points) > 1 and not self.together:
+            each = [self.at(points[[i]], rows[:, [i]], joint=joint, slope=slope) for i in range(len(points))]
+            return Sight(*map(torch.cat, zip(*each, strict=True)))
+        points = points.detach().requires_grad_(slope)
+        xs = inputs_of(points, self.shapes) if self.shapes else [points]
+        values = walk.forward(self.plan, xs, _never, keep={*self.nodes})
+        output = _flat([values[i] for i in self.plan.outputs]).detach()
+        pursued = rows.values(_flat([self._ordered(values[i]) for i in self.nodes]))
+        loss, least = rows.least(pursued, joint=joint), rows.least(pursued.detach())
+        if self.nodes != tuple(self.plan.outputs):
+            least = torch.minimum(least, rows.least(rows.values(output)))
+        gradient = None
+        if slope and loss.requires_grad:
+            (gradient,) = torch.autograd.grad(loss.sum(), points, allow_unused=True)
         # A slope without a value, such as that of a square root at zero behind a ReLU that is off, moves nothing.
-        return torch.zeros_like(point) if gradient is None else gradient.nan_to_num(0.0), suspect
+        gradient = torch.zeros_like(points) if gradient is None else gradient.nan_to_num(0.0)
+        return Sight(least, output.abs().amax(1) * rows.weight.abs().amax((0, 2)), gradient)
+
+    def _ordered(self, value: Tensor) -> Tensor:
+        return value if self.groups is None else value.log_softmax(self.groups)
 
 
-def _excess(logits: Tensor, labels: Tensor) -> Tensor:
-    """``max_j z_j - z_y`` over the other classes."""
-    logits = logits.flatten(1)
-    own = nn.functional.one_hot(labels, logits.shape[1]).bool()
-    return logits.masked_fill(own, -torch.inf).amax(1) - logits[own]
+def _flat(values: Sequence[Tensor]) -> Float[Tensor, "batch outputs"]:
+    return torch.cat([value.flatten(1) for value in values], 1)
 
 
 def _passed(step: Step, constants: dict[int, Tensor]) -> int | None:

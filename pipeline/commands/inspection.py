@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from pipeline.bounds.cost import Cost, cost_of
-from pipeline.certify.prover import CHUNK_BYTES, IBP_BATCH
+from pipeline.certify.engine import CHUNK_BYTES
+from pipeline.certify.prover import IBP_BATCH
 from pipeline.commands.facts import measured, refuse_unpromised
 from pipeline.commands.subject import opened, subject_of
 from pipeline.core import ops

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
 import torch
 
-from pipeline.certify.boxes import inputs_of, outputs_of
+from pipeline.certify.subdomain import inputs_of, outputs_of
 from pipeline.commands.facts import refuse_unpromised
 from pipeline.commands.subject import Subject
 from pipeline.core.network import Network
@@ -82,19 +80,6 @@ def require_rules(network: Network) -> None:
                 f"a property is about the model's own outputs, and {network.origin(step.name)}, with which it ends, cannot be "
                 f"bounded: {why}. Certify the model up to it."
             )
-
-
-def flat(subject: Subject) -> Callable[[np.ndarray], np.ndarray]:
-    """The delivered bytes on one flat input: all outputs in a row."""
-    shapes = [tuple(d or 1 for d in port.shape) for port in subject.network.inputs]
-    names = [port.name for port in subject.network.outputs]
-
-    def run(point: np.ndarray) -> np.ndarray:
-        cuts = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
-        xs = [part.reshape(shape) for part, shape in zip(np.split(point, cuts), shapes, strict=True)]
-        return np.concatenate([y.reshape(-1) for y in subject.session(*xs, outputs=names)])
-
-    return run
 
 
 def _points(network: Network, question: Property, seed: int) -> list[np.ndarray]:

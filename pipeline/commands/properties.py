@@ -5,26 +5,25 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from pipeline.bounds.float32_sites import self_test
-from pipeline.certify import Progress
-from pipeline.certify.boxes import Subdomain
-from pipeline.certify.counterexample import Descent, Falsifier, Judge, exactly
+from pipeline.certify import PGD, Progress
+from pipeline.certify.counterexample import LONG, Falsifier, Judge, exactly
 from pipeline.certify.property import MAX_BOXES, Outcome, prove
 from pipeline.certify.refuter import BATCH, Refuter
+from pipeline.certify.subdomain import Subdomain
 from pipeline.certify.witness import Witness
 from pipeline.commands import facts
 from pipeline.commands.events import Decided, Note
 from pipeline.commands.examination import seed_of
 from pipeline.commands.facts import Kernels, measured
-from pipeline.commands.open_property import flat, open_for, require_rules
+from pipeline.commands.open_property import open_for, require_rules
 from pipeline.commands.subject import Subject, device_of, opened
-from pipeline.core.rounding import rounding_of
 from pipeline.distributed.group import ALONE
 from pipeline.errors import UsageError
 from pipeline.gates.demands import GATES
@@ -97,7 +96,8 @@ def decide_read(
         notes.append(f"{question.vacuous} disjuncts are met by no input (an empty box, or a false comparison)")
     for note in notes:
         yield Note(note)
-    judge = Judge(question, asked.text, flat(subject))
+    names = [port.name for port in subject.network.outputs]
+    judge = Judge(question, asked.text, lambda point: subject.session.flat(point, names))
     falsifier = _falsifier(subject, question, judge, settings, source) if settings.attack else None
     outcome, witness, kernels = yield from _decided(subject, question, falsifier, settings, clock)
     ran = subject.executed.described
@@ -124,7 +124,7 @@ def decide_read(
         decided_by=_by(outcome, witness),
         boxes_bounded=outcome.boxes,
         boxes_open=len(outcome.left),
-        attack=None if falsifier is None else vars(falsifier.descent),
+        attack=None if falsifier is None else _attack(falsifier.settings),
         witness=None if witness is None else _found(witness),
         notes=(*notes, *([kernels.note] if kernels.note else [])),
     )
@@ -150,48 +150,50 @@ def _decided(
         return Outcome.before(question), witness, Kernels()
     require_rules(subject.network)
     kernels, device = measured(subject, settings), device_of(settings)
-    self_test(device)
     network = subject.network.in_float64().to(device)
     refuter = Refuter(
         network,
         question,
-        rounding_of(settings.arithmetic, kernels.errors),
+        settings.arithmetic,
+        kernels=kernels.errors,
         method=settings.method,
         batch=1 if network.inputs[0].shape[0] is not None else BATCH,
         memory=settings.memory_budget,
     )
-    on_the_way: list[Witness] = []
 
     def stop(patches: Sequence[Subdomain]) -> bool:
-        found = falsifier.probe(patches, clock) if falsifier else None
-        on_the_way.extend([found] if found else [])
-        return found is not None
+        return falsifier is not None and falsifier.probe(patches, clock) is not None
 
     def look(patch: Subdomain, points: Tensor) -> bool:
-        found = falsifier.at(patch, points) if falsifier else None
-        on_the_way.extend([found] if found else [])
-        return found is not None
+        return falsifier is not None and falsifier.at(patch, points) is not None
 
     most = settings.max_domains if clock.deadline is None else MAX_BOXES
     outcome = yield from prove(refuter, clock, stop=stop, look=look, domains=most)
-    witness = on_the_way[0] if on_the_way else None
-    if witness is None and falsifier is not None and outcome.left and not outcome.timed_out:
-        first = falsifier.descent.starts
-        witness = falsifier.search(clock, starts=range(first, LONGER * first), among=outcome.left)
-    return outcome, witness, kernels
+    if falsifier is None:
+        return outcome, None, kernels
+    if falsifier.found is None and outcome.left and not outcome.timed_out:
+        first = falsifier.settings.restarts
+        falsifier.search(clock, starts=range(first, LONGER * first), among=outcome.left)
+    return outcome, falsifier.found, kernels
 
 
 def _falsifier(
     subject: Subject, question: Property, judge: Judge, settings: Settings, source: Mapping[str, str]
 ) -> Falsifier:
-    usual = Descent(seed=settings.seed)
-    descent = Descent(
-        steps=settings.attack_steps if "attack_steps" in source else usual.steps,
-        starts=settings.restarts if "restarts" in source else usual.starts,
+    pgd = replace(
+        LONG,
+        steps=settings.attack_steps if "attack_steps" in source else LONG.steps,
+        restarts=settings.restarts if "restarts" in source else LONG.restarts,
         seed=settings.seed,
     )
     network = copy.deepcopy(subject.network).to(device_of(settings))
-    return Falsifier(network, question, descent, judge)
+    return Falsifier(network, question, pgd, judge)
+
+
+def _attack(pgd: PGD) -> dict[str, float]:
+    """As reports have it: steps as shares of the width of a box."""
+    first, last = pgd.step / 2, (pgd.last or pgd.step) / 2
+    return {"steps": pgd.steps, "starts": pgd.restarts, "first": first, "last": last, "seed": pgd.seed}
 
 
 def _verdict(outcome: Outcome, witness: Witness | None, settings: Settings) -> PropertyVerdict:

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.certify.batches import predicted_at_once
-from pipeline.certify.prover import CHUNK_BYTES
+from pipeline.certify.engine import predicted_at_once
 from pipeline.certify.together import PredictTogether
 from pipeline.core.network import Network
 from pipeline.core.preprocess import Normalise, channel_axis
@@ -26,8 +25,6 @@ from pipeline.onnx.names import shown
 from pipeline.rules import require
 from pipeline.settings import CURVE_SAMPLES, Settings, limits_beside
 
-PREDICTED = 256
-"""Samples for one run of the file at most."""
 LOOKED_AT = 64
 """Samples of which a first look tells how often the file is right."""
 
@@ -66,8 +63,7 @@ class Subject:
     @cached_property
     def at_once(self) -> int:
         """Samples for one run of the file, as memory has room for."""
-        memory = min(CHUNK_BYTES, self.memory or CHUNK_BYTES)
-        return predicted_at_once(self.network, torch.zeros(1, *self.sample_shape), memory, PREDICTED)
+        return predicted_at_once(self.network, torch.zeros(1, *self.sample_shape), self.memory)
 
     def predict(self, x: np.ndarray, *, chunk: int | None = None) -> np.ndarray:
         """The delivered bytes on float32 pixels: logits (n, classes), by ONNX Runtime, ``chunk`` samples together."""

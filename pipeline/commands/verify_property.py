@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 from pydantic import ValidationError
 
 from pipeline.audit.audit import restated, sealed
@@ -158,15 +156,8 @@ def _refused(result: PropertyResult, file: ModelFile, asked: PropertyText) -> It
     assert witness is not None
     level = "all" if result.execution is None else result.execution.optimization
     session = runtime.session(file, provider="cuda" if result.provider == "cuda" else "cpu", level=level)
-    shapes = [tuple(d or 1 for d in shape) for shape in session.shapes]
-
-    def run(point: np.ndarray) -> np.ndarray:
-        cuts = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
-        xs = [part.reshape(shape) for part, shape in zip(np.split(point, cuts), shapes, strict=True)]
-        chosen = None if result.output is None else [result.output]
-        return np.concatenate([y.reshape(-1) for y in session(*xs, outputs=chosen)])
-
-    judged = check(asked.text, _exact(witness.x), run)
+    chosen = None if result.output is None else [result.output]
+    judged = check(asked.text, _exact(witness.x), lambda point: session.flat(point, chosen))
     if judged.refused is not None:
         yield f"the witness is none: {judged.refused}."
 

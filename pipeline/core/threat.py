@@ -1,4 +1,4 @@
-"""What is certified against: the perturbed region around a sample, and the margins that must stay positive in it."""
+"""What is certified against: the perturbed region around a sample."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.core.interval import Interval
@@ -160,19 +160,3 @@ class L2Ball(Ball):
 
 BALLS: dict[str, type[Ball]] = {"linf": LinfBall, "l2": L2Ball}
 """By the name of the norm."""
-
-
-def margin_form(
-    labels: Int[Tensor, " batch"], shape: torch.Size | tuple[int, ...], dtype: torch.dtype, rows: slice = slice(None)
-) -> LinearForm:
-    """The rows ``e_y - e_j``, ``j != y``, over an output of shape ``(batch, *shape)``: each must stay positive.
-
-    ``coeff``: (classes - 1, batch, *shape); row ``j`` is class ``j`` below the label and ``j + 1`` from it on. ``rows`` picks
-    some of them: all rows of many classes hold as many numbers as the square of the classes for each sample.
-    """
-    classes = int(torch.Size(shape).numel())
-    picked = torch.arange(classes - 1, device=labels.device)[rows, None]
-    others = picked + (picked >= labels[None, :]).long()
-    coeff = torch.zeros(*others.shape, classes, dtype=dtype, device=labels.device)
-    coeff.scatter_(2, labels.expand_as(others)[..., None], 1.0).scatter_(2, others[..., None], -1.0)
-    return LinearForm(coeff.reshape(*others.shape, *shape), torch.zeros_like(others, dtype=dtype))

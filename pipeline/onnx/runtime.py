@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from functools import cache
@@ -89,6 +90,13 @@ class Session:
                 part = [np.concatenate([p, np.repeat(p[-1:], size - have, axis=0)]) for p in part]
             parts.append(self(*part, outputs=names)[0][:have])
         return np.concatenate(parts)
+
+    def flat(self, point: np.ndarray, outputs: Sequence[str] | None = None) -> np.ndarray:
+        """All outputs in a row, or some, for one sample: all inputs in a row."""
+        shapes = [tuple(d or 1 for d in shape) for shape in self.shapes]
+        parts = np.split(point, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
+        ys = self(*(part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)), outputs=outputs)
+        return np.concatenate([y.reshape(-1) for y in ys])
 
 
 def version() -> str:

@@ -71,7 +71,9 @@ def test_every_node_and_every_margin_is_bounded(name, eps):
         bounds = IntervalWalk(network, rounding)
         boxes = bounds.boxes([box], keep=walk.EVERYTHING)
         top = head(bounds.plan)
-        lower = margins(top, boxes, labels, bounds.rounding_at)
+        lower = MarginBounds(network, rounding).rows(Box(box), labels)
+        if rounding is EXACT:
+            assert torch.allclose(margins(top, boxes, labels), lower, rtol=1e-12, atol=1e-12)
         for (point,) in laws.points(network, [box], seed=3):
             values = walk.forward(bounds.plan, [point], lambda step, *xs: step.op(*xs), keep=walk.EVERYTHING)
             # The points' own float64 evaluation errs by at most what a box of radius zero around them is charged.

@@ -11,12 +11,12 @@ import torch
 
 from pipeline.bounds import walk
 from pipeline.bounds.branching import halves_of
-from pipeline.bounds.margins import MarginBounds
+from pipeline.bounds.margins import MarginBounds, margin_form
 from pipeline.bounds.splits import Ascent, Domains, SplitBounds, Trace
 from pipeline.choices import Mode
 from pipeline.core.network import Network
 from pipeline.core.rounding import rounding_of
-from pipeline.core.threat import BALLS, margin_form
+from pipeline.core.threat import BALLS
 from tests.nets import conv_net, mlp, residual_concat_net
 
 NETS = [lambda: mlp(6, 24, 12, 4), conv_net, residual_concat_net]

@@ -182,7 +182,7 @@ def test_what_saturates_behind_the_logits_hides_no_counterexample(tail):
     assert tailed.broken.sum() >= 0.6 * plain.broken.sum()
     assert not tailed.blind.any()
     network = headed(*tail)
-    assert Pursuit.of(network).index == Pursuit.of(headed()).index
+    assert Pursuit.logits(network).nodes == Pursuit.logits(headed()).nodes
 
 
 def test_an_attack_that_saw_no_gradient_says_so():

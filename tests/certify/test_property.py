@@ -10,12 +10,10 @@ import torch
 from torch import nn
 
 from pipeline.certify import property as proofs
-from pipeline.certify.boxes import whole
-from pipeline.certify.constraints import Forms, scaled
-from pipeline.certify.counterexample import Descent, Falsifier
+from pipeline.certify.counterexample import LONG, Falsifier
 from pipeline.certify.refuter import Refuter
+from pipeline.certify.subdomain import Constraints, scaled, whole
 from pipeline.certify.witness import check
-from pipeline.core.rounding import rounding_of
 from pipeline.errors import InputRejected
 from pipeline.methods import METHODS
 from pipeline.system.clock import Clock
@@ -30,7 +28,7 @@ def at_most(bound, *terms):
 
 
 def prove(network, question, method="alpha-crown", *, mode="float32-any-order", clock=NO_BUDGET, batch=16, **how):
-    refuter = Refuter(network.in_float64(), question, rounding_of(mode), method=method, batch=batch)
+    refuter = Refuter(network.in_float64(), question, mode, method=method, batch=batch)
     proof = proofs.prove(refuter, clock, **how)
     while True:
         try:
@@ -46,8 +44,8 @@ def box(n, *unsafe, low=-1, high=1):
 def test_the_bound_of_a_constraint_is_rounded_down_on_its_way_into_a_form():
     """``c.y - t`` must not gain by rounding ``t``: half of these would."""
     bounds = [sign * Q(k, 10) for k in range(1, 10) for sign in (-1, 1)]
-    forms = Forms(Property(1, 1, (box(1, tuple(at_most(b, (0, 1)) for b in bounds)),)))
-    const = forms._read(0)[1]
+    question = Property(1, 1, (box(1, tuple(at_most(b, (0, 1)) for b in bounds)),))
+    const = Constraints(question)([whole(0, question.cases[0])]).const[:, 0]
     assert all(Q(float(c)) <= -b for c, b in zip(const, bounds, strict=True))
     assert any(Q(float(-b)) > -b for b in bounds), "nothing is rounded up: too easy a test"
 
@@ -182,7 +180,7 @@ def test_the_clock_ends_a_proof_in_time():
 
 def test_boxes_hold_the_floats_that_their_points_become():
     """A width of zero at 1/10: no float32 is 1/10, and the one it becomes lies inside what is proved."""
-    from pipeline.certify.boxes import whole
+    from pipeline.certify.subdomain import whole
 
     patch = whole(0, Case((Q(1, 10),), (Q(1, 10),), ()))
     assert patch.lower[0] < 0.1 < patch.upper[0] == float(np.float32(0.1))
@@ -232,24 +230,24 @@ def test_the_falsifier_finds_what_a_grid_finds_and_stays_in_the_box(seed):
     threshold = float(y[:, 0].quantile(0.1))
     text = TEXT + f"(assert (or (and (<= Y_0 {threshold:.9f}) (<= Y_1 1000)) (<= Y_0 -1000)))"
     question, confirm = judged(network, text)
-    found = Falsifier(network, question, Descent(), confirm).search(Clock())
+    found = Falsifier(network, question, LONG, confirm).search(Clock())
     assert found is not None
     assert found.refused is None
     assert found.rounded == 1  # X_1 is 1/10
     assert abs(found.point[0]) <= 1
     hopeless = TEXT + f"(assert (<= Y_0 {float(y[:, 0].min()) - 100:.3f}))"
     question, confirm = judged(network, hopeless)
-    assert Falsifier(network, question, Descent(), confirm).search(Clock()) is None
+    assert Falsifier(network, question, LONG, confirm).search(Clock()) is None
 
 
 def test_the_falsifier_depends_on_its_seed_alone_and_obeys_the_clock():
     network = nets.mlp(2, 8, 8, 3)
     text = TEXT + "(assert (<= Y_0 1000))"
     question, confirm = judged(network, text)
-    first, second = (Falsifier(network, question, Descent(), confirm).search(Clock()) for _ in range(2))
+    first, second = (Falsifier(network, question, LONG, confirm).search(Clock()) for _ in range(2))
     assert (first.point == second.point).all()
     question, confirm = judged(network, TEXT + "(assert (<= Y_0 -1000))")
-    assert Falsifier(network, question, Descent(), confirm).search(Clock.of(-1.0)) is None
+    assert Falsifier(network, question, LONG, confirm).search(Clock.of(-1.0)) is None
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -260,8 +258,9 @@ def test_the_signs_of_neurons_are_split_where_boxes_have_too_many_sides(seed):
     corner = x.sign()
     least = float(torch.cat([network(x), network(corner)]).detach().min())
     question = Property(10, 1, (box(10, (at_most(0, (0, 1)),)),))
-    refuter = Refuter(network.in_float64(), question, rounding_of("real"))
-    below = float(refuter.least(*bounds_of(refuter), refuter.methods[-1]))
+    refuter = Refuter(network.in_float64(), question, "real")
+    patches = [whole(0, question.cases[0])]
+    below = float(refuter.engine.bounds("alpha-crown").lower(refuter.regions(patches), refuter.rows(patches)))
     assert below < least
     bound = Q((below + least) / 2)
     outcome = prove(network, Property(10, 1, (box(10, (at_most(bound, (0, 1)),)),)), mode="real")
@@ -282,10 +281,3 @@ def test_a_conjunction_of_nothing_is_refuted_by_no_signs():
     network = nets.mlp(10, 8, 1)
     outcome = prove(network, Property(10, 1, (box(10, (at_most(-100, (0, 1)),), ()),)), mode="real")
     assert [patch.open for patch in outcome.left] == [(1,)]
-
-
-def bounds_of(refuter):
-    """The one box of a property, its rows, and what is known of them beforehand."""
-    patches = [whole(0, refuter.question.cases[0])]
-    bounds, (forms, *_) = refuter.tight.over(refuter.regions(patches)), refuter.rows(patches)
-    return bounds, forms, torch.full_like(forms.const, -torch.inf)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.certify.constraints import never_negative
+from pipeline.certify.subdomain import never_negative
 from pipeline.core import ops
 from pipeline.vnnlib import Case, Constraint, Property
 from tests import nets

@@ -8,8 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.bounds.linear import Bounds, LinearWalk
+from pipeline.bounds.margins import margin_form
 from pipeline.core.interval import Lockstep
-from pipeline.core.threat import Box, margin_form
+from pipeline.core.threat import Box
 from pipeline.train.losses.ibp import IBP
 from pipeline.train.losses.loss import LossInput, loss
 

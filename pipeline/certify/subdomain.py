@@ -1,0 +1,129 @@
+"""Parts of a property: boxes of inputs under proof, and the constraints that are open over each as rows of a specification."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from math import lcm
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.bounds.specification import Specification
+from pipeline.core.network import Network
+from pipeline.errors import InputRejected
+from pipeline.vnnlib import Case, Property, above64, below64, nearest32
+
+LARGEST = Fraction(2) ** 1023
+"""Numbers beyond leave float64."""
+ALWAYS = ((), Fraction(1), False)
+"""The constraint ``0 <= 1``: all that is left to say of a conjunction of nothing, which holds everywhere."""
+
+
+@dataclass(frozen=True, eq=False)
+class Subdomain:
+    """A part of a case's box, ends rounded outward, and the conjunctions that are not refuted over it."""
+
+    case: int
+    lower: np.ndarray
+    upper: np.ndarray
+    open: tuple[int, ...]
+
+
+def whole(index: int, case: Case) -> Subdomain:
+    """The box of a case around every real point of it and around the float32 that a deployment makes of that point.
+
+    Rounding to nearest is monotone, so ``[min(l, fl(l)), max(u, fl(u))]`` holds both.
+    """
+    lower = np.array([min(below64(v), nearest32(v)) for v in case.lower])
+    upper = np.array([max(above64(v), nearest32(v)) for v in case.upper])
+    return Subdomain(index, lower, upper, tuple(range(len(case.unsafe))))
+
+
+def inputs_of(flat: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """A batch of flat vectors, cut and shaped into the inputs of a network in the file's order."""
+    sizes = [int(np.prod(shape)) for shape in shapes]
+    return [part.reshape(len(flat), *shape) for part, shape in zip(flat.split(sizes, 1), shapes, strict=True)]
+
+
+def outputs_of(network: Network, xs: Sequence[Tensor]) -> list[Tensor]:
+    """All outputs of a network, as a list."""
+    y = network(*xs)
+    return list(y) if isinstance(y, tuple) else [y]
+
+
+class Constraints:
+    """Rows ``c.y - t`` for the constraints ``c.y <= t`` of a property, constants rounded down.
+
+    Coefficients are exact, and where no float64 is the constraint is multiplied until they are; ``nearest`` takes the nearest
+    floats instead, which is enough for an attack.
+    """
+
+    def __init__(self, question: Property, *, nearest: bool = False):
+        self.question, self.nearest = question, nearest
+        self._case = lru_cache(1 << 15)(self._read)
+
+    def __call__(self, patches: Sequence[Subdomain]) -> Specification:
+        """The open conjunctions of every patch, a patch a sample, numbered as they are in ``Subdomain.open``."""
+        chosen = []
+        for patch in patches:
+            parts = self._case(patch.case)
+            at = np.isin(parts[-2], patch.open)
+            chosen.append([part[at] for part in parts])
+        rows, terms = (max(part[0].shape[axis] for part in chosen) for axis in (0, 1))
+        index, weight = (np.zeros((rows, len(patches), terms), kind) for kind in (np.int64, np.float64))
+        const, conjunction = np.full((rows, len(patches)), -1.0), np.full((rows, len(patches)), -1)
+        strict = np.zeros((rows, len(patches)), bool)
+        for b, (i, w, t, owner, s) in enumerate(chosen):
+            index[: len(t), b, : i.shape[1]], weight[: len(t), b, : i.shape[1]] = i, w
+            const[: len(t), b], strict[: len(t), b] = t, s
+            conjunction[: len(t), b] = np.searchsorted(patches[b].open, owner)
+        return Specification(*map(torch.from_numpy, (index, weight, const, conjunction, strict)))
+
+    def _read(self, case: int) -> tuple[np.ndarray, ...]:
+        """Of all constraints of a case: index, weight, constant, conjunction, strictness."""
+        rows = []
+        for a, conjunction in enumerate(self.question.cases[case].unsafe):
+            stated = [(c.terms, c.bound, c.strict) for c in conjunction] or [ALWAYS]
+            for terms, bound, strict in stated:
+                exact = (terms, bound) if self.nearest else scaled(terms, bound)
+                rows.append((*exact, a, strict))
+        width = max([1, *(len(terms) for terms, *_ in rows)])
+        index, weight = np.zeros((len(rows), width), np.int64), np.zeros((len(rows), width))
+        for k, (terms, *_) in enumerate(rows):
+            for t, (j, c) in enumerate(terms):
+                index[k, t], weight[k, t] = j, c
+        const = np.array([below64(-bound) for _, bound, _, _ in rows])
+        return index, weight, const, np.array([a for *_, a, _ in rows]), np.array([strict for *_, strict in rows])
+
+
+def never_negative(coeff: np.ndarray, const: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """Whether ``<c, y> + d >= 0`` for every ``y`` between the ends, in exact arithmetic.
+
+    ``coeff``: (rows, outputs); ``const``: (rows,); ``lower``, ``upper``: (rows, outputs). Ends that are not finite prove nothing.
+    """
+    found = np.zeros(len(const), bool)
+    for k, (c, d, a, b) in enumerate(zip(coeff, const, lower, upper, strict=True)):
+        used = np.flatnonzero(c)
+        ends = np.where(c > 0, a, b)[used]
+        if np.isfinite(ends).all() and np.isfinite(d):
+            terms = (Fraction(float(w)) * Fraction(float(y)) for w, y in zip(c[used], ends, strict=True))
+            found[k] = Fraction(float(d)) + sum(terms, Fraction(0)) >= 0
+    return found
+
+
+def scaled(terms: Sequence[tuple[int, Fraction]], bound: Fraction) -> tuple[list[tuple[int, float]], Fraction]:
+    """A positive multiple of a constraint whose coefficients are exact in float64. Raises InputRejected where none is found."""
+    factor = Fraction(1)
+    if any(Fraction(float(c)) != c for _, c in terms):
+        factor = Fraction(lcm(*(c.denominator for _, c in terms)))
+    bound, whole = bound * factor, [(j, c * factor) for j, c in terms]
+    if max(map(abs, (bound, *(c for _, c in whole)))) > LARGEST or any(Fraction(float(c)) != c for _, c in whole):
+        raise InputRejected(
+            "A constraint, multiplied until its coefficients are whole numbers, must have coefficients that are exact in float64 "
+            "and a bound within its range; this one has too many digits. Write it with fewer."
+        )
+    return [(j, float(c)) for j, c in whole], bound
