@@ -275,8 +275,8 @@ REPORTS: list[Fault] = [
      "passed=True if reaches(best) else", GATES),
     ("gates/regression.py", "Fraction(lost - gained, n) > gate.threshold",
      "Fraction(lost - gained, n) >= gate.threshold", f"{GATES} -k drop"),
-    ("gates/exact.py", "    return p <= level",
-     "    return p < level", f"{GATES} -k drop"),
+    ("gates/exact.py", "    return p_value <= level",
+     "    return p_value < level", f"{GATES} -k drop"),
     ("gates/exact.py", "return _upper_tail(k, n, threshold) <= TAIL",
      "return _upper_tail(k, n, threshold) <= 2 * TAIL", GATES),
 ]
@@ -340,7 +340,7 @@ TRAINING: list[Fault] = [
      "for part in judged.paths:", f"{WRITTEN} -k together"),
     ("train/adversary.py", "slope(point).sign()",
      "-slope(point).sign()", MIXED),
-    ("gates/demands.py", 'rest_on.add("eps")',
+    ("gates/demands.py", 'decisive.add("eps")',
      "pass", "tests/cli/test_certify.py -k rests"),
 ]
 # A fault for each kind of false certificate that was once found.

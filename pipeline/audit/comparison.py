@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 
 from pipeline.errors import InputRejected
-from pipeline.gates.exact import shown
-from pipeline.gates.pairing import METRICS, Flips, Metric, having, row_of
+from pipeline.gates.exact import three_digits
+from pipeline.gates.pairing import METRICS, Flips, Metric, counted_by, row_of
 from pipeline.gates.regression import Reference, read_reference
 from pipeline.results.facts import Name, Sha256
 from pipeline.results.rate import Frozen, Rate
@@ -74,7 +74,7 @@ def compare(before: Path, after: Path) -> Comparison:
     tampered with.
     """
     one, two = read_reference(before), read_reference(after)
-    differing = one.setup.differing(two.setup)
+    differing = one.setup.differences(two.setup)
     if bad := [f"{name} ({differing[name]})" for name in SHARED if name in differing]:
         raise InputRejected(
             f"Reports are compared sample by sample, on the same data, samples and threat; these differ in {'; '.join(bad)}. "
@@ -103,7 +103,7 @@ def compare(before: Path, after: Path) -> Comparison:
 
 
 def _change(one: Reference, two: Reference, metric: Metric, i: int, j: int) -> Change | None:
-    had, has = having(one.samples, metric, i), having(two.samples, metric, j)
+    had, has = counted_by(one.samples, metric, i), counted_by(two.samples, metric, j)
     if had is None or has is None:
         return None
     flips, label, index = Flips.between(had, has), one.samples.label, one.samples.index
@@ -115,7 +115,7 @@ def _change(one: Reference, two: Reference, metric: Metric, i: int, j: int) -> C
         after=Rate.of(int(has.sum()), len(has)),
         lost=int(flips.lost.sum()),
         gained=int(flips.gained.sum()),
-        p_value=shown(flips.p_value),
+        p_value=three_digits(flips.p_value),
         lost_samples=tuple(map(int, index[flips.lost][:LISTED])),
         gained_samples=tuple(map(int, index[flips.gained][:LISTED])),
         classes=tuple(

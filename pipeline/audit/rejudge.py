@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from pipeline.errors import PipelineError
 from pipeline.gates.demands import parity_gate
-from pipeline.gates.exact import shown, sign_test
+from pipeline.gates.exact import sign_test, three_digits
 from pipeline.gates.gate import evaluate, parse_gate
 from pipeline.gates.regression import outcome
 from pipeline.results.outcome import GateOutcome
@@ -47,5 +47,5 @@ def _again(gate: GateOutcome, result: Result) -> GateOutcome:
         raise ValueError(
             f"the result counts {rate.k} and {undecided} undecided, the baseline and its changes {counted}"
         )
-    baseline = stated.model_copy(update={"p_value": shown(sign_test(stated.lost, stated.gained))})
+    baseline = stated.model_copy(update={"p_value": three_digits(sign_test(stated.lost, stated.gained))})
     return outcome(parsed, None if parsed.metric == "natural" else level.eps, baseline, rate.n)

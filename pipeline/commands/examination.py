@@ -24,7 +24,7 @@ from pipeline.core.threat import BALLS, Ball
 from pipeline.data import Dataset, Fitted
 from pipeline.distributed.group import Crew
 from pipeline.gates import Demands, Setup
-from pipeline.gates.demands import left_to_the_model
+from pipeline.gates.demands import note_on_metadata
 from pipeline.onnx.parity import MeasuredParity
 from pipeline.render import Pictures, thumbnails
 from pipeline.results.blocks import Rows, blocks, together_in
@@ -110,7 +110,7 @@ def examine(
         "threat": reports.Threat(norm=settings.norm, range=fitted.value_range),
         "method": facts.method(subject, settings, how, (*kernels.assumptions, *subject.assumptions)),
     }
-    doubts = (*_comparable(gates, told, indices, fitted.labels), *left_to_the_model(gates, source))
+    doubts = (*_comparable(gates, told, indices, fitted.labels), *note_on_metadata(gates, source))
     for note in doubts:
         yield Note(note, warning=True)
     looked_into = fitted.images[: verdicts.LOOKED_INTO]

@@ -1,7 +1,10 @@
-"""What a report is held to: floors under it, drops below an earlier report on the same samples, parity; decided exactly.
+"""Gates: conditions on a report, decided exactly on counts.
 
-outcomes = evaluate([parse_gate("certified@8/255=0.30")], levels(samples), per_class(samples))
-exit_code = EXIT_CODES[verdict(outcomes)]
+A gate sets a floor under a metric, limits its drop below an earlier report on the same samples, or bounds how far import and
+ONNX Runtime may differ::
+
+    outcomes = evaluate([parse_gate("certified@8/255=0.30")], levels(samples), per_class(samples))
+    exit_code = EXIT_CODES[verdict(outcomes)]
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Everything that a run is held to, read from its settings: floors, drops below a baseline, how well import and runtime agree."""
+"""All gates of a run, read from its settings: floors, drops below a baseline, parity of import and ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from fractions import Fraction
 from pathlib import Path
 
 from pipeline.errors import UsageError
-from pipeline.gates.exact import shown
+from pipeline.gates.exact import three_digits
 from pipeline.gates.gate import Gate, check_gates, evaluate, parse_gate
-from pipeline.gates.regression import Reference, held_against, read_reference
+from pipeline.gates.regression import Reference, read_reference, regression_outcome
 from pipeline.numbers import BLANK
 from pipeline.results.facts import Parity
 from pipeline.results.outcome import GateOutcome
@@ -21,7 +21,7 @@ from pipeline.settings import FITTING, METADATA, Settings
 
 NUMBER = re.compile(r"(?a:\d{1,12}(?:\.\d{0,20})?|\.\d{1,20})(?:[eE]-?\d{1,2})?|\d{1,12}/0*[1-9]\d{0,11}", re.ASCII)
 LOOSEST = Fraction(1, 10**4)
-"""What the import demands of every model; a gate asks for more."""
+"""The largest share that ``--require-parity`` accepts; the import itself demands at least this of every model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,13 +42,13 @@ class Demands:
         arithmetic: str,
         labels: Sequence[int] | None = None,
     ) -> None:
-        """Before any work: every gate can be decided by what will be run; gates of classes once `labels` are known.
+        """Check, before any work, that what will be run can decide every gate; gates of a class once ``labels`` are given.
 
-        Raises UsageError naming the gate, InputRejected for a baseline that lacks what it is compared in.
+        Raises UsageError naming the gate, InputRejected for a baseline without the figures that a gate compares.
         """
-        written = [str(e) for e in eps]
+        eps_texts = [str(e) for e in eps]
         gates = [g for g in (*self.floors, *self.drops) if labels is not None or g.label is None]
-        check_gates(gates, eps=written, labels=labels or (), attacked=attacked)
+        check_gates(gates, eps=eps_texts, labels=labels or (), attacked=attacked)
         for gate in gates:
             if gate.metric == "certified" and arithmetic == "none":
                 raise UsageError(f"Gate {gate.id!r} cannot be met or missed: arithmetic `none` certifies nothing.")
@@ -58,28 +58,28 @@ class Demands:
     def outcomes(
         self, levels: Sequence[Level], per_class: Sequence[ClassRow], samples: Samples, parity: Parity
     ) -> tuple[GateOutcome, ...]:
-        """What became of every gate, in the order: floors, drops, parity."""
-        found = list(evaluate(self.floors, levels, per_class))
+        """The outcome of every gate, in the order: floors, drops, parity."""
+        outcomes = list(evaluate(self.floors, levels, per_class))
         if self.reference is not None:
-            found += [held_against(gate, self.reference, samples, self.significance) for gate in self.drops]
+            outcomes += [regression_outcome(gate, self.reference, samples, self.significance) for gate in self.drops]
         if self.parity is not None:
-            found.append(parity_gate(self.parity, parity))
-        return tuple(found)
+            outcomes.append(parity_gate(self.parity, parity))
+        return tuple(outcomes)
 
 
-def parity_gate(written: str, parity: Parity) -> GateOutcome:
-    """Whether outputs differ by at most a share of the largest output, and no point gets another label."""
+def parity_gate(threshold: str, parity: Parity) -> GateOutcome:
+    """Passed where outputs differ by at most ``threshold`` times the largest output, and no point gets another label."""
     largest, scale = Fraction(parity.max_abs_difference), Fraction(parity.scale)
     return GateOutcome(
-        id=f"parity={written}",
+        id=f"parity={threshold}",
         kind="require-parity",
         metric="parity",
         comparator="<=",
-        threshold=written,
-        observed=shown(largest / scale) if scale else shown(largest),
+        threshold=threshold,
+        observed=three_digits(largest / scale) if scale else three_digits(largest),
         k=parity.n - parity.argmax_disagreements,
         n=parity.n,
-        passed=parity.n > 0 and parity.argmax_disagreements == 0 and largest <= share(written, "parity") * scale,
+        passed=parity.n > 0 and parity.argmax_disagreements == 0 and largest <= share(threshold, "parity") * scale,
     )
 
 
@@ -96,12 +96,12 @@ GATES = {"fail_under", "gate_on", "baseline", "max_regression", "significance", 
 
 
 def demands(settings: Settings, folder: Path) -> Demands:
-    """What a run that writes its report to ``folder`` is held to, checked as far as that can be before any work.
+    """The gates of a run that writes its report to ``folder``, checked as far as possible before any work.
 
     Raises UsageError (2) for gates that mean nothing or contradict each other, InputRejected (3) for a baseline that is no report
-    or lacks what it is compared in, Contradiction (5) for one that was tampered with.
+    or lacks the figures that a gate compares, Contradiction (5) for one that was tampered with.
     """
-    _refuse_halves(settings)
+    _refuse_lone_settings(settings)
     reference = None
     if settings.baseline is not None:
         path = Path(settings.baseline)
@@ -111,41 +111,41 @@ def demands(settings: Settings, folder: Path) -> Demands:
                 "one before; copy it to another folder, or name another --report."
             )
         reference = read_reference(path)
-    level = settings.significance
+    significance = settings.significance
     if settings.require_parity is not None:
         share(settings.require_parity, "require-parity", below=LOOSEST)
-    found = Demands(
+    gates = Demands(
         tuple(parse_gate(text, on=settings.gate_on or "value") for text in settings.fail_under),
         tuple(parse_gate(text, kind="max-regression") for text in settings.max_regression),
         reference,
-        None if level is None else share(level, "significance"),
+        None if significance is None else share(significance, "significance"),
         settings.require_parity,
     )
-    found.check(eps=settings.radii, attacked=settings.attack, arithmetic=settings.arithmetic)
-    return found
+    gates.check(eps=settings.radii, attacked=settings.attack, arithmetic=settings.arithmetic)
+    return gates
 
 
-def left_to_the_model(gates: Demands, source: Mapping[str, str]) -> list[str]:
-    """A sentence where gates are judged by what the model's own metadata states and nobody else does, or none."""
-    judged = [*gates.floors, *gates.drops]
-    rest_on = {*FITTING} | (set() if "test_data" in source else {"data"}) if judged else set()
-    if any(gate.eps is None and gate.metric != "natural" for gate in judged):
-        rest_on.add("eps")
-    names = sorted(name for name in rest_on if source.get(name) == METADATA)
+def note_on_metadata(gates: Demands, source: Mapping[str, str]) -> list[str]:
+    """One sentence where the outcome of gates depends on settings that only the model's own metadata states; else none."""
+    checked_gates = [*gates.floors, *gates.drops]
+    decisive = {*FITTING} | (set() if "test_data" in source else {"data"}) if checked_gates else set()
+    if any(gate.eps is None and gate.metric != "natural" for gate in checked_gates):
+        decisive.add("eps")
+    names = sorted(name for name in decisive if source.get(name) == METADATA)
     flags = ", ".join(f"--{name}" for name in names)
     return [f"gates are judged by what the model's own metadata says of {flags}: state it yourself"] if names else []
 
 
-def _refuse_halves(settings: Settings) -> None:
-    """One setting that means nothing without another must not pass for a gate."""
+def _refuse_lone_settings(settings: Settings) -> None:
+    """Raise UsageError for a setting that has no effect without another one: it must not look like a gate."""
     halves = (
         ("gate_on", bool(settings.fail_under), "--fail-under"),
         ("baseline", bool(settings.max_regression), "--max-regression, such as certified=0.01"),
         ("max_regression", settings.baseline is not None, "--baseline REPORT"),
         ("significance", bool(settings.max_regression), "--max-regression"),
     )
-    for name, whole, missing in halves:
-        if getattr(settings, name) not in (None, ()) and not whole:
+    for name, complete, missing in halves:
+        if getattr(settings, name) not in (None, ()) and not complete:
             raise UsageError(f"--{name.replace('_', '-')} means nothing without {missing}; give both, or neither.")
     if settings.baseline is not None and not settings.baseline.strip():
         raise UsageError("--baseline names a report.json or its folder; received nothing.")

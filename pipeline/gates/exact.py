@@ -14,7 +14,7 @@ from scipy.special import betainc
 TAIL = Fraction(1, 40)
 """The probability beyond either end of a two-sided 95 % interval."""
 CLOSE = 1e-9
-"""The relative distance below which float64 does not decide."""
+"""A relative distance: nearer to a threshold than this, float64 does not decide."""
 LARGE = 10_000
 """Up to so many trials a probability is computed exactly, in milliseconds; the time grows with their square."""
 SHOWN = Context(prec=3, rounding=ROUND_UP, Emin=-(10**9))
@@ -28,9 +28,9 @@ def lower_end_reaches(k: int, n: int, threshold: Fraction) -> bool:
     """
     if threshold <= 0 or k == 0:
         return threshold <= 0
-    near = float(betainc(k, n - k + 1, float(threshold)))
-    if abs(near - float(TAIL)) > CLOSE * float(TAIL):
-        return near < float(TAIL)
+    tail = float(betainc(k, n - k + 1, float(threshold)))
+    if abs(tail - float(TAIL)) > CLOSE * float(TAIL):
+        return tail < float(TAIL)
     return _upper_tail(k, n, threshold) <= TAIL
 
 
@@ -50,29 +50,31 @@ def sign_test(lost: int, gained: int) -> Fraction:
     `min(1, 2 P(X <= min(lost, gained)))`, X binomial in lost + gained and 1/2; 1 where nothing changed. Of more than `LARGE`
     changes it is an upper bound, at most `CLOSE` above.
     """
-    n, few = lost + gained, min(lost, gained)
+    n, smaller = lost + gained, min(lost, gained)
     if n > LARGE:
-        return min(Fraction(1), Fraction(max(2 * float(betainc(n - few, few + 1, 0.5)), 2.0**-1000) * (1 + CLOSE)))
-    return _both_tails(few, n)
+        return min(
+            Fraction(1), Fraction(max(2 * float(betainc(n - smaller, smaller + 1, 0.5)), 2.0**-1000) * (1 + CLOSE))
+        )
+    return _both_tails(smaller, n)
 
 
 def significant(lost: int, gained: int, level: Fraction) -> bool:
     """Whether the p-value of `sign_test` is at most `level`, decided exactly."""
-    p = sign_test(lost, gained)
-    if lost + gained > LARGE and abs(p - level) <= 2 * Fraction(CLOSE) * level:
-        p = _both_tails(min(lost, gained), lost + gained)
-    return p <= level
+    p_value = sign_test(lost, gained)
+    if lost + gained > LARGE and abs(p_value - level) <= 2 * Fraction(CLOSE) * level:
+        p_value = _both_tails(min(lost, gained), lost + gained)
+    return p_value <= level
 
 
-def _both_tails(few: int, n: int) -> Fraction:
+def _both_tails(smaller: int, n: int) -> Fraction:
     """`min(1, 2 P(X <= few))` for X binomial in n and 1/2, exactly."""
     term = tail = 1
-    for i in range(few):
+    for i in range(smaller):
         term = term * (n - i) // (i + 1)
         tail += term
     return min(Fraction(1), Fraction(2 * tail, 2**n))
 
 
-def shown(p: Fraction) -> str:
-    """A probability with three digits, rounded up: what is shown is never more significant than what was found."""
+def three_digits(p: Fraction) -> str:
+    """A probability as text with three significant digits, rounded up: it never looks more significant than it is."""
     return str(SHOWN.divide(Decimal(p.numerator), Decimal(p.denominator)).normalize(SHOWN)).lower()

@@ -34,7 +34,7 @@ FORMS = {
 
 @dataclass(frozen=True)
 class Gate:
-    """`metric` at `eps` (None: the only one that is run), of one class or of all, must be at least `threshold`.
+    """`metric` at `eps` (None: the only one of the run), of one class or of all, must be at least `threshold`.
 
     On `lower-ci`, the lower end of its exact 95 % interval must. A gate of kind `max-regression` allows a drop of `threshold`
     below a baseline instead.
@@ -69,7 +69,7 @@ def parse_gate(text: str, *, kind: Kind = "fail-under", on: On = "value") -> Gat
 
 
 def check_gates(gates: Sequence[Gate], *, eps: Sequence[str], labels: Sequence[int], attacked: bool) -> None:
-    """Before any work: every gate can be decided by what will be run. Raises UsageError naming the gate."""
+    """Check, before any work, that a run at `eps` over classes `labels` can decide every gate. Raises UsageError naming it."""
     for gate in gates:
         _which_eps(gate, eps)
         if gate.metric == "attacked" and not attacked:
@@ -79,7 +79,7 @@ def check_gates(gates: Sequence[Gate], *, eps: Sequence[str], labels: Sequence[i
 
 
 def evaluate(gates: Sequence[Gate], levels: Sequence[Level], per_class: Sequence[ClassRow]) -> tuple[GateOutcome, ...]:
-    """What became of each gate.
+    """The outcome of each gate.
 
     Undecided samples count as not certified; a gate already met, or out of reach whatever they turn out to be, is
     decided, any other has `passed` None. Raises UsageError as `check_gates` does.
@@ -102,8 +102,8 @@ def _which_eps(gate: Gate, eps: Sequence[str]) -> int:
         return 0
     if gate.eps is None:
         raise UsageError(f"Gate {gate.id!r} must name its eps, several being run: {', '.join(eps)}. Write METRIC@EPS=.")
-    for row, written in enumerate(eps):
-        if Fraction(written) == gate.eps:
+    for row, text in enumerate(eps):
+        if Fraction(text) == gate.eps:
             return row
     raise UsageError(f"Gate {gate.id!r} names an eps that is not run; run are {', '.join(eps)}. Add it to --eps.")
 
@@ -115,7 +115,7 @@ def _decide(gate: Gate, level: Level, per_class: Sequence[ClassRow]) -> GateOutc
     else:
         row = next(row for row in per_class if row.label == gate.label and row.eps == level.eps)
         k, n, undecided = getattr(row, gate.metric), row.n, row.undecided
-    # What the undecided may still add to the certified, and take from those that survived.
+    # Each undecided sample may still be certified, or be broken by the attack.
     worst = k - undecided if gate.metric == "attacked" else k
     best = k + undecided if gate.metric == "certified" else k
 

@@ -1,4 +1,4 @@
-"""Two reports on the same samples: whether they are, in which facts they differ, and which samples changed sides."""
+"""Two reports compared sample by sample: in which facts they differ, and which samples gained or lost a property."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class Setup:
     index: np.ndarray
     label: np.ndarray
 
-    def differing(self, other: Setup) -> dict[str, str]:
-        """The facts that are not the same in both, by name, each as "this against that"."""
+    def differences(self, other: Setup) -> dict[str, str]:
+        """The facts that differ, by name, each as "this against that"."""
         pairs: Mapping[str, tuple[object, object]] = {
             "data": (f"SHA-256 {self.data.sha256[:12]}", f"SHA-256 {other.data.sha256[:12]}"),
-            "samples": (_some(self.index), _some(other.index)),
-            "labels": (_some(self.label), _some(other.label)),
-            "threat": (_threat(self.threat), _threat(other.threat)),
-            "preprocessing": (_prepared(self.preprocessing), _prepared(other.preprocessing)),
+            "samples": (_excerpt(self.index), _excerpt(other.index)),
+            "labels": (_excerpt(self.label), _excerpt(other.label)),
+            "threat": (_threat_text(self.threat), _threat_text(other.threat)),
+            "preprocessing": (_preprocessing_text(self.preprocessing), _preprocessing_text(other.preprocessing)),
             "arithmetic": (self.method.arithmetic, other.method.arithmetic),
             "proof": (self._proof, other._proof),
-            "attack": (_attack(self.method), _attack(other.method)),
+            "attack": (_attack_text(self.method), _attack_text(other.method)),
         }
         same = {
             "data": self.data.sha256 == other.data.sha256,
@@ -55,23 +55,23 @@ class Setup:
 
 @dataclass(frozen=True, eq=False)
 class Flips:
-    """Where two columns differ: had and no longer, lacked and now has. One entry a sample, in the order of both."""
+    """Samples in which two columns differ: ``lost`` is true in the first alone, ``gained`` in the second alone."""
 
     lost: Bool[np.ndarray, " n"]
     gained: Bool[np.ndarray, " n"]
 
     @classmethod
     def between(cls, had: Bool[np.ndarray, " n"], has: Bool[np.ndarray, " n"]) -> Flips:
-        """From one column to another of the same samples."""
+        """The changes from column ``had`` to column ``has`` of the same samples."""
         return cls(had & ~has, has & ~had)
 
     @property
     def p_value(self) -> Fraction:
-        """Of McNemar's exact test."""
+        """The p-value of McNemar's exact test on these changes."""
         return sign_test(int(self.lost.sum()), int(self.gained.sum()))
 
 
-def having(samples: Samples, metric: Metric, row: int) -> Bool[np.ndarray, " n"] | None:
+def counted_by(samples: Samples, metric: Metric, row: int) -> Bool[np.ndarray, " n"] | None:
     """Which samples a metric counts at one eps; None for `attacked` where there was no attack."""
     correct = samples.predicted == samples.label
     if metric == "certified":
@@ -82,25 +82,25 @@ def having(samples: Samples, metric: Metric, row: int) -> Bool[np.ndarray, " n"]
 
 
 def row_of(eps: Fraction, written: tuple[str, ...]) -> int | None:
-    """Which of several eps it is, as numbers; None where it is none."""
+    """The index of ``eps`` in ``written``, compared as numbers; None where it is not there."""
     return next((row for row, text in enumerate(written) if Fraction(text) == eps), None)
 
 
-def _threat(threat: Threat) -> str:
+def _threat_text(threat: Threat) -> str:
     return f"{threat.norm} in [{threat.range[0]:g}, {threat.range[1]:g}]{'' if threat.clip else ', not clipped'}"
 
 
-def _prepared(how: Preprocessing) -> str:
-    mean, std = (None if v is None else list(v) for v in (how.mean, how.std))
-    return f"range {list(how.range)}, mean {mean}, std {std}, layout {how.layout}"
+def _preprocessing_text(preprocessing: Preprocessing) -> str:
+    mean, std = (None if v is None else list(v) for v in (preprocessing.mean, preprocessing.std))
+    return f"range {list(preprocessing.range)}, mean {mean}, std {std}, layout {preprocessing.layout}"
 
 
-def _attack(method: Method) -> str:
+def _attack_text(method: Method) -> str:
     attack = method.attack
     if attack is None:
         return "none"
     return f"{attack.name} of {attack.steps} steps, {attack.restarts} starts, seed {attack.seed}"
 
 
-def _some(values: np.ndarray) -> str:
+def _excerpt(values: np.ndarray) -> str:
     return f"{len(values)} ({', '.join(map(str, values[:5]))}{', ...' if len(values) > 5 else ''})"

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import InputRejected
-from pipeline.gates.exact import shown, significant
+from pipeline.gates.exact import significant, three_digits
 from pipeline.gates.gate import Gate
-from pipeline.gates.pairing import Flips, Metric, Setup, having, row_of
+from pipeline.gates.pairing import Flips, Metric, Setup, counted_by, row_of
 from pipeline.results.outcome import Baseline, GateOutcome
 from pipeline.results.rate import PLACES
 from pipeline.results.result import Report
@@ -24,27 +24,27 @@ MUST_AGREE = ("data", "samples", "labels", "threat", "preprocessing", "arithmeti
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """An earlier report with its samples, which a run is held against."""
+    """The baseline: an earlier report with its samples, with which a run is compared."""
 
     report: Report
     samples: Samples
 
     @property
     def setup(self) -> Setup:
-        """What it was found on, and how."""
+        """Data, threat model and method of the baseline."""
         return setup_of(self.report, self.samples)
 
     def check(self, gates: Sequence[Gate], eps: Sequence[Fraction]) -> None:
-        """Before any work: it has what the gates ask of it. Raises InputRejected (3) naming what is missing."""
+        """Check, before any work, that the baseline has what the gates compare. Raises InputRejected (3) for what it lacks."""
         for gate in gates:
-            wanted = gate.eps if gate.eps is not None else eps[0]
-            row = 0 if gate.metric == "natural" else row_of(wanted, self.samples.eps)
+            gate_eps = gate.eps if gate.eps is not None else eps[0]
+            row = 0 if gate.metric == "natural" else row_of(gate_eps, self.samples.eps)
             if row is None:
                 raise InputRejected(
-                    f"Gate {gate.id!r} compares at eps {wanted}; the baseline was run at {', '.join(self.samples.eps)}. "
+                    f"Gate {gate.id!r} compares at eps {gate_eps}; the baseline was run at {', '.join(self.samples.eps)}. "
                     "Certify the baseline at that eps."
                 )
-            if having(self.samples, gate.metric, row) is None:
+            if counted_by(self.samples, gate.metric, row) is None:
                 raise InputRejected(f"Gate {gate.id!r} compares attacks; the baseline was not attacked. Attack it too.")
             if gate.metric != "natural" and self.report.result.levels[row].undecided:
                 raise InputRejected(
@@ -53,20 +53,20 @@ class Reference:
                 )
 
     def require_same(self, setup: Setup) -> tuple[str, ...]:
-        """Refuse what cannot be compared sample by sample, before it is computed: InputRejected (3) with what differs.
+        """Raise InputRejected (3), naming the differences, where a run cannot be compared with the baseline sample by sample.
 
-        Returns sentences about what differs and may show in the figures all the same.
+        Returns a sentence for each difference that allows a comparison but may affect its figures.
         """
-        found = self.setup.differing(setup)
-        if bad := [f"{name} ({found[name]})" for name in MUST_AGREE if name in found]:
+        differences = self.setup.differences(setup)
+        if incompatible := [f"{name} ({differences[name]})" for name in MUST_AGREE if name in differences]:
             raise InputRejected(
                 f"A baseline holds for the same data, samples, eps, preprocessing and arithmetic; this one differs in "
-                f"{'; '.join(bad)} (baseline against this run). Certify the baseline's model as this run does."
+                f"{'; '.join(incompatible)} (baseline against this run). Certify the baseline's model as this run does."
             )
         return tuple(
-            f"the baseline was made with another {name}: {found[name]} (baseline against this run)"
+            f"the baseline was made with another {name}: {differences[name]} (baseline against this run)"
             for name in ("proof", "attack")
-            if name in found
+            if name in differences
         )
 
 
@@ -80,20 +80,20 @@ def read_reference(path: Path) -> Reference:
 
 
 def setup_of(report: Report, samples: Samples) -> Setup:
-    """What a report was found on, and how."""
+    """Data, threat model and method of a report."""
     r = report.result
     return Setup(r.data, r.threat, r.preprocessing, r.method, samples.index, samples.label)
 
 
-def held_against(
+def regression_outcome(
     gate: Gate, reference: Reference, samples: Samples, significance: Fraction | None = None
 ) -> GateOutcome:
-    """What became of a gate on regression. The reference has been checked."""
+    """The outcome of a gate on regression, against a reference that ``Reference.check`` let through."""
     row = 0 if gate.eps is None else row_of(gate.eps, samples.eps)
     assert row is not None
-    there = 0 if gate.metric == "natural" else row_of(Fraction(samples.eps[row]), reference.samples.eps)
-    assert there is not None
-    had, has = having(reference.samples, gate.metric, there), having(samples, gate.metric, row)
+    baseline_row = 0 if gate.metric == "natural" else row_of(Fraction(samples.eps[row]), reference.samples.eps)
+    assert baseline_row is not None
+    had, has = counted_by(reference.samples, gate.metric, baseline_row), counted_by(samples, gate.metric, row)
     assert had is not None
     assert has is not None
     flips = Flips.between(had, has)
@@ -108,7 +108,7 @@ def held_against(
         gained=int(flips.gained.sum()),
         undecided_had=int((undecided & had).sum()),
         undecided_lacked=int((undecided & ~had).sum()),
-        p_value=shown(flips.p_value),
+        p_value=three_digits(flips.p_value),
         significance=None if significance is None else str(significance),
     )
     eps = None if gate.metric == "natural" else samples.eps[row]
@@ -116,10 +116,10 @@ def held_against(
 
 
 def outcome(gate: Gate, eps: str | None, baseline: Baseline, n: int) -> GateOutcome:
-    """The outcome that follows from what was counted.
+    """The outcome that follows from the counts in `baseline`, over `n` samples.
 
-    The gate fails where `(lost - gained) / n` exceeds what is allowed and, given a significance, `p` does not exceed that.
-    Both fall as samples are regained: the two extremes of what the undecided may turn out to be decide, or leave it open.
+    The gate fails where `(lost - gained) / n` exceeds the allowed drop and, given a significance, `p` does not exceed that.
+    Both are monotone in the undecided samples, so their best and worst case are checked: where those differ, `passed` is None.
     """
     lost, gained = baseline.lost, baseline.gained
     had, lacked = baseline.undecided_had, baseline.undecided_lacked
@@ -152,4 +152,4 @@ def _signed(drop: Fraction) -> str:
     return f"{'-' if digits < 0 else ''}{abs(digits) // 10**PLACES}.{abs(digits) % 10**PLACES:0{PLACES}d}"
 
 
-__all__ = ["Metric", "Reference", "held_against", "outcome", "read_reference", "setup_of"]
+__all__ = ["Metric", "Reference", "outcome", "read_reference", "regression_outcome", "setup_of"]

@@ -1,4 +1,4 @@
-"""Disjunctions of clauses, kept within stated sizes, and at the end the boxes that their bounds describe."""
+"""Disjunctive normal form of limited size: lists of clauses, and at the end the boxes that their bounds describe."""
 
 from __future__ import annotations
 
@@ -21,52 +21,52 @@ Clause = tuple[Atom, ...]
 
 def both(parts: Sequence[list[Clause]]) -> list[Clause]:
     """The conjunction: every choice of one clause from each part. Raises ValueError beyond the limits."""
-    shared = tuple(chain.from_iterable(part[0] for part in parts if len(part) == 1))
-    several = [part for part in parts if len(part) != 1]
-    count = prod(len(part) for part in several)
+    common = tuple(chain.from_iterable(part[0] for part in parts if len(part) == 1))
+    alternatives = [part for part in parts if len(part) != 1]
+    count = prod(len(part) for part in alternatives)
     if count == 0:
         return []
-    longest = len(shared) + sum(max(map(len, part)) for part in several)
-    _limit(count, count * longest)
-    clauses = [shared]
-    for part in several:
+    longest = len(common) + sum(max(map(len, part)) for part in alternatives)
+    _check_size(count, count * longest)
+    clauses = [common]
+    for part in alternatives:
         clauses = [before + clause for before in clauses for clause in part]
     return clauses
 
 
 def either(parts: Sequence[list[Clause]]) -> list[Clause]:
     """The disjunction: the clauses of all parts. Raises ValueError beyond the limits."""
-    _limit(sum(map(len, parts)), 0)
-    joined = list(chain.from_iterable(parts))
-    _limit(0, sum(map(len, joined)))
-    return joined
+    _check_size(sum(map(len, parts)), 0)
+    clauses = list(chain.from_iterable(parts))
+    _check_size(0, sum(map(len, clauses)))
+    return clauses
 
 
-def assemble(asserted: Sequence[list[Clause]], inputs: int, outputs: int) -> Property:
+def assemble(assertions: Sequence[list[Clause]], inputs: int, outputs: int) -> Property:
     """The Property that all assertions together state. Raises InputRejected for an input without both bounds."""
-    if not asserted:
+    if not assertions:
         raise InputRejected("A property asserts what is unsafe; this one asserts nothing.")
-    single = [clause for part in asserted if len(part) == 1 for clause in part]
+    unconditional = [clause for part in assertions if len(part) == 1 for clause in part]
     base = _Bounds(inputs)
-    base.meet(atom for clause in single for atom in clause if isinstance(atom, Bound))
-    always = tuple(a for clause in single for a in clause if isinstance(a, Constraint))
+    base.intersect(atom for clause in unconditional for atom in clause if isinstance(atom, Bound))
+    common = tuple(a for clause in unconditional for a in clause if isinstance(a, Constraint))
     try:
-        clauses = both([part for part in asserted if len(part) != 1])
-        _limit(len(clauses), len(clauses) * len(always))
+        clauses = both([part for part in assertions if len(part) != 1])
+        _check_size(len(clauses), len(clauses) * len(common))
     except ValueError as error:
         raise InputRejected(f"The property is too large: {error}.") from None
     boxes: dict[tuple[int, ...], tuple[_Bounds, list[Conjunction]]] = {}
-    # What no input meets is vacuous: a box that is empty, or an assertion that is false.
-    vacuous = sum(not part for part in asserted)
+    # A disjunct that no input satisfies is vacuous: its box is empty, or an assertion is false.
+    vacuous = sum(not part for part in assertions)
     for clause in clauses:
         bounds = tuple(a for a in clause if isinstance(a, Bound))
-        # Equal atoms are one object, so a box that is written twice is known by its atoms.
+        # The parser makes equal atoms one object, so equal boxes have equal keys.
         key = tuple(map(id, bounds))
         if key not in boxes:
             if len(boxes) * inputs > MAX_ATOMS:
                 raise InputRejected(f"The property is too large: its boxes have more than {MAX_ATOMS} sides in all.")
-            boxes[key] = (base.met(bounds), [])
-        boxes[key][1].append(always + tuple(a for a in clause if isinstance(a, Constraint)))
+            boxes[key] = (base.intersection(bounds), [])
+        boxes[key][1].append(common + tuple(a for a in clause if isinstance(a, Constraint)))
     cases = []
     for box, unsafe in boxes.values():
         box.check()
@@ -74,29 +74,29 @@ def assemble(asserted: Sequence[list[Clause]], inputs: int, outputs: int) -> Pro
             vacuous += len(unsafe)
         else:
             cases.append(box.case(tuple(dict.fromkeys(unsafe))))
-    parts = (clause for part in asserted for clause in part)
+    parts = (clause for part in assertions for clause in part)
     open_ends = any(isinstance(atom, Bound) and atom.strict for clause in parts for atom in clause)
     return Property(inputs, outputs, tuple(cases), vacuous, open_ends)
 
 
 class _Bounds:
-    """The ends of a box while they are read; None where nothing was said yet."""
+    """The ends of a box while they are collected; None where none was stated yet."""
 
     def __init__(self, inputs: int):
         self.lower: list[Fraction | None] = [None] * inputs
         self.upper: list[Fraction | None] = [None] * inputs
 
-    def meet(self, bounds: Iterable[Bound]) -> None:
+    def intersect(self, bounds: Iterable[Bound]) -> None:
         for bound in bounds:
             ends = self.upper if bound.upper else self.lower
             old = ends[bound.index]
             if old is None or (bound.value < old if bound.upper else bound.value > old):
                 ends[bound.index] = bound.value
 
-    def met(self, bounds: Sequence[Bound]) -> _Bounds:
+    def intersection(self, bounds: Sequence[Bound]) -> _Bounds:
         copy = _Bounds(0)
         copy.lower, copy.upper = list(self.lower), list(self.upper)
-        copy.meet(bounds)
+        copy.intersect(bounds)
         return copy
 
     def check(self) -> None:
@@ -121,7 +121,7 @@ class _Bounds:
         )
 
 
-def _limit(clauses: int, atoms: int) -> None:
+def _check_size(clauses: int, atoms: int) -> None:
     if clauses > MAX_CLAUSES or atoms > MAX_ATOMS:
         raise ValueError(
             f"written as a disjunction it has {max(clauses, 1)} conjunctions and {atoms} comparisons; "

@@ -1,4 +1,4 @@
-"""Exact numbers met with floating point: each function rounds in one direction, and says which."""
+"""Exact numbers rounded to floating point, each function in one stated direction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a property says, once its connectives are expanded: boxes, and in each a disjunction of linear conjunctions."""
+"""A property in disjunctive normal form: input boxes, and in each a disjunction of conjunctions of linear constraints."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Conjunction = tuple[Constraint, ...]
 
 @dataclass(frozen=True)
 class Case:
-    """One input box, closed, and what is unsafe in it: the outputs that meet every constraint of some conjunction."""
+    """One closed input box and its unsafe outputs: those that satisfy every constraint of some conjunction in ``unsafe``."""
 
     lower: tuple[Fraction, ...]
     upper: tuple[Fraction, ...]
@@ -29,7 +29,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Property:
-    """The unsafe set: ``cases`` is a disjunction. ``vacuous`` counts the disjuncts that no input meets, left out of it.
+    """The unsafe set: the disjunction of ``cases``. ``vacuous`` counts the disjuncts that no input satisfies, which it omits.
 
     Boxes are closed; where ``open_ends``, some bound was strict, and a point on a side need not be in the unsafe set.
     """

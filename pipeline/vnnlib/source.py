@@ -1,4 +1,4 @@
-"""The text of a property file, plain or gzip, of a size that can be read: opened once, and not waited for."""
+"""The text of a property file, plain or gzip, of limited size: opened once, without waiting for a writer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PropertyText:
 
 
 def load(path: Path) -> PropertyText:
-    """A ``.vnnlib`` or ``.vnnlib.gz`` file of a size that can be read. Raises InputRejected (3)."""
+    """Read a ``.vnnlib`` or ``.vnnlib.gz`` file of at most ``limits().property_bytes``. Raises InputRejected (3)."""
     most = limits().property_bytes
     try:
         # Without O_NONBLOCK a FIFO would wait for a writer.
@@ -33,22 +33,22 @@ def load(path: Path) -> PropertyText:
         ) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise OSError("it is no regular file")
-            stored = file.read(most + 1)
-        content = stored
-        if stored.startswith(b"\x1f\x8b"):
-            with gzip.open(io.BytesIO(stored)) as unpacked:
-                content = unpacked.read(most + 1)
+            raw = file.read(most + 1)
+        content = raw
+        if raw.startswith(b"\x1f\x8b"):
+            with gzip.open(io.BytesIO(raw)) as archive:
+                content = archive.read(most + 1)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InputRejected(
             f"A property is a VNN-LIB file; {path.name!r} cannot be read: "
             f"{str(getattr(error, 'strerror', None) or error)[:200]}."
         ) from None
-    if len(content) > most or len(stored) > most:
+    if len(content) > most or len(raw) > most:
         raise InputRejected(
             f"A property has at most {most} bytes of text; {path.name!r} has more. Split its disjuncts over files."
         )
     try:
-        return PropertyText(content.decode("utf-8"), hashlib.sha256(stored).hexdigest())
+        return PropertyText(content.decode("utf-8"), hashlib.sha256(raw).hexdigest())
     except UnicodeDecodeError:
         raise InputRejected(f"A property is text in UTF-8; {path.name!r} is not. Write it again.") from None
 

@@ -1,4 +1,4 @@
-"""Numbers, variables, linear forms, and the constraints that comparisons of them are."""
+"""Terms of a property: numbers, variables and linear forms, and the constraints that comparisons make of them."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Linear:
         terms = dict(self.terms)
         for variable, coefficient in other.terms.items():
             terms[variable] = terms.get(variable, Fraction(0)) + factor * coefficient
-        made = Linear({v: c for v, c in terms.items() if c}, self.constant + factor * other.constant)
+        result = Linear({v: c for v, c in terms.items() if c}, self.constant + factor * other.constant)
         # A product of many long numbers must not fill the memory.
-        for value in (made.constant, *made.terms.values()):
+        for value in (result.constant, *result.terms.values()):
             if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
                 raise ValueError(f"exact numbers have at most {MAX_BITS} bits; a sum or product here has more")
-        return made
+        return result
 
 
 @dataclass(frozen=True)
@@ -58,30 +58,33 @@ def symbol(token: str) -> Linear | None:
     """A number or a variable, None for anything else."""
     if len(token) <= MAX_DIGITS and _NUMBER.fullmatch(token):
         return Linear(constant=Fraction(token))
-    found = _VARIABLE.fullmatch(token)
-    return Linear({(found[1], int(found[2])): Fraction(1)}) if found else None
+    match = _VARIABLE.fullmatch(token)
+    return Linear({(match[1], int(match[2])): Fraction(1)}) if match else None
 
 
-def combined(head: str, parts: Sequence[Linear]) -> Linear:
+def combine(head: str, parts: Sequence[Linear]) -> Linear:
     """The sum, difference, negative or product of terms. Raises ValueError for a product of two variables."""
     if not parts:
         raise ValueError(f"`{head}` takes at least one term; here it has none")
-    first, *rest = parts
+    total, *rest = parts
     if head == "-" and not rest:
-        return Linear().plus(first, Fraction(-1))
+        return Linear().plus(total, Fraction(-1))
     for part in rest:
         if head != "*":
-            first = first.plus(part, Fraction(1 if head == "+" else -1))
+            total = total.plus(part, Fraction(1 if head == "+" else -1))
             continue
-        if first.terms and part.terms:
+        if total.terms and part.terms:
             raise ValueError("constraints are linear; here two variables are multiplied")
-        scaled, factor = (first, part.constant) if first.terms else (part, first.constant)
-        first = Linear().plus(scaled, factor)
-    return first
+        form, factor = (total, part.constant) if total.terms else (part, total.constant)
+        total = Linear().plus(form, factor)
+    return total
 
 
-def compared(head: str, left: Linear, right: Linear) -> Atom | bool:
-    """The constraint that a comparison is, or its truth where no variable is left. Raises ValueError for other shapes."""
+def compare(head: str, left: Linear, right: Linear) -> Atom | bool:
+    """The constraint that a comparison states, or its truth value where no variable is left.
+
+    Raises ValueError for one that is neither a linear constraint on outputs nor a bound of one input.
+    """
     low, high = (left, right) if head[0] == "<" else (right, left)
     difference = low.plus(high, Fraction(-1))  # <= 0
     terms, bound, strict = difference.terms, -difference.constant, len(head) == 1

@@ -1,4 +1,4 @@
-"""Properties and counterexamples as text that other tools read, every number an exact decimal."""
+"""Properties and counterexamples as VNN-LIB text that other tools read."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from fractions import Fraction
 from pipeline.errors import PipelineError
 
 PLACES = 25
-"""Decimals after the point; what does not end there is rounded outward."""
+"""Decimals after the point; a number with more is rounded outward."""
 
 
 def outward(value: Fraction, *, up: bool) -> str:
     """A decimal at most ``value`` (at least, if ``up``), equal to it where 25 places suffice."""
-    scaled = value * 10**PLACES
-    digits = -((-scaled) // 1) if up else scaled // 1
+    units = value * 10**PLACES
+    digits = -((-units) // 1) if up else units // 1
     text = f"{abs(digits):0{PLACES + 1}d}"
     fraction = text[-PLACES:].rstrip("0") or "0"
     return f"{'-' if digits < 0 else ''}{text[:-PLACES]}.{fraction}"
@@ -35,7 +35,8 @@ def robustness(
 ) -> str:
     """The property that some input of the box gets another label: ``Y_j >= Y_label`` for some other ``j``.
 
-    The box written contains the given one, and equals it in every end that has at most 25 decimals.
+    The written box contains the given one, and equals it in every end that has at most 25 decimals. Raises PipelineError where
+    ``label`` is not one of ``classes``.
     """
     if not 0 <= label < classes:
         raise PipelineError(f"the label is one of {classes} classes; received {label}.")

@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 
 from pipeline.errors import UsageError
 from pipeline.gates import check_gates, evaluate, exact, parse_gate, verdict
-from pipeline.gates.exact import lower_end_reaches, shown, sign_test, significant
+from pipeline.gates.exact import lower_end_reaches, sign_test, significant, three_digits
 from pipeline.gates.regression import outcome
 from pipeline.results import Baseline, ClassRow, Level, Rate, Verdicts
 
@@ -28,8 +28,8 @@ def level(k: int, n: int, *, undecided: int = 0, eps: str = "8/255", attacked: b
     )
 
 
-def passed(gate: str, *levels: Level, rows: tuple[ClassRow, ...] = ()) -> bool | None:
-    return evaluate([parse_gate(gate)], levels, rows)[0].passed
+def passed(text: str, *levels: Level, rows: tuple[ClassRow, ...] = ()) -> bool | None:
+    return evaluate([parse_gate(text)], levels, rows)[0].passed
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_the_lower_end_is_decided_without_rounding(k: int, n: int) -> None:
 
 @pytest.mark.parametrize(("k", "n"), [(1, 3), (29, 40), (150, 400)])
 def test_at_the_threshold_exact_arithmetic_decides(k: int, n: int) -> None:
-    """Thresholds as near to the lower end as fractions can be told apart from it, on both sides, and no float64 says which."""
+    """Two thresholds on either side of the lower end, so near to it that they are the same float64."""
     low, high = Fraction(0), Fraction(k, n)
     for _ in range(80):
         middle = (low + high) / 2
@@ -154,18 +154,18 @@ def test_a_million_samples_are_decided_at_once() -> None:
 
 def test_a_gate_on_the_lower_end_is_missed_by_too_few_samples() -> None:
     for n, met in ((10, False), (1000, True)):
-        (found,) = evaluate([parse_gate("certified=0.6", on="lower-ci")], [level(7 * n // 10, n)], ())
-        assert found.passed is met
-        assert found.observed == Rate.of(7 * n // 10, n).ci95[0]
-        assert "lower end" in found.told
+        (outcome,) = evaluate([parse_gate("certified=0.6", on="lower-ci")], [level(7 * n // 10, n)], ())
+        assert outcome.passed is met
+        assert outcome.observed == Rate.of(7 * n // 10, n).ci95[0]
+        assert "lower end" in outcome.told
     assert evaluate([parse_gate("certified=0.6", on="lower-ci")], [level(5, 10, undecided=5)], ())[0].passed is None
 
 
 @pytest.mark.parametrize(("lost", "gained"), [(0, 0), (1, 0), (5, 5), (2, 9), (40, 3), (300, 250)])
 def test_the_paired_test_is_the_exact_one(lost: int, gained: int) -> None:
-    expected = binomtest(lost, lost + gained).pvalue if lost + gained else 1
-    assert float(sign_test(lost, gained)) == pytest.approx(expected, rel=1e-9)
-    assert Fraction(shown(sign_test(lost, gained))) >= sign_test(lost, gained)
+    p_value = binomtest(lost, lost + gained).pvalue if lost + gained else 1
+    assert float(sign_test(lost, gained)) == pytest.approx(p_value, rel=1e-9)
+    assert Fraction(three_digits(sign_test(lost, gained))) >= sign_test(lost, gained)
 
 
 def dropped(
@@ -217,6 +217,6 @@ def test_a_drop_of_exactly_what_is_allowed_passes(lost: int, passed: bool) -> No
 def test_a_drop_whose_p_value_is_exactly_the_significance_fails(significance: str, passed: bool) -> None:
     """Six lost and none regained: ``p = 2/2^6``."""
     gate = parse_gate("certified=0.05", kind="max-regression")
-    counted = {"k": 50, "lost": 6, "gained": 0, "p_value": "0.0313", "significance": significance}
-    baseline = Baseline(result_sha256="0" * 64, model_sha256="0" * 64, **counted)
+    counts = {"k": 50, "lost": 6, "gained": 0, "p_value": "0.0313", "significance": significance}
+    baseline = Baseline(result_sha256="0" * 64, model_sha256="0" * 64, **counts)
     assert outcome(gate, "0.1", baseline, 100).passed is passed

@@ -34,10 +34,10 @@ def named(pairs):
 
 @pytest.mark.parametrize(("model", "entry"), named(SMALL))
 def test_every_property_is_read(model, entry):
-    found = parse(read(CORPUS / entry["vnnlib"]))
-    assert (found.inputs, found.outputs) == (entry["nx"], entry["ny"])
-    assert found.cases
-    assert found.vacuous == 0
+    unsafe_set = parse(read(CORPUS / entry["vnnlib"]))
+    assert (unsafe_set.inputs, unsafe_set.outputs) == (entry["nx"], entry["ny"])
+    assert unsafe_set.cases
+    assert unsafe_set.vacuous == 0
 
 
 @pytest.mark.parametrize(("model", "entry"), named((m, p) for m, p in SMALL if "cex" in p))
@@ -51,11 +51,11 @@ def test_counterexamples_of_other_tools_are_accepted(model, entry):
     def run(x):
         return session(x.reshape(shape))[0].reshape(-1)
 
-    found = []
+    witnesses = []
     for case in parse(text).cases:
         ends = zip(point, case.lower, case.upper, strict=True)
-        found.append(check(text, [min(max(Q(float(p)), a), b) for p, a, b in ends], run))
-    accepted = [w for w in found if w.refused is None and (w.point == point).all()]
+        witnesses.append(check(text, [min(max(Q(float(p)), a), b) for p, a, b in ends], run))
+    accepted = [w for w in witnesses if w.refused is None and (w.point == point).all()]
     assert bool(accepted) == (WITHIN_TOLERANCE_ONLY not in entry["vnnlib"])
 
 
@@ -68,11 +68,11 @@ QUICK = [
 @pytest.mark.parametrize("attack", [False, True])
 def test_verdicts_agree_with_what_is_known(model, entry, attack):
     flags = {"attack": attack, "time_budget": 5.0 if attack else 1.0}
-    (done,) = (
+    (decision,) = (
         event
         for event in decide(CORPUS / model["file"], CORPUS / entry["vnnlib"], flags, keep=False)
         if isinstance(event, Decided)
     )
-    wanted = {"unsat": "holds", "sat": "violated" if attack else "timeout"}[entry["result"]]
-    assert done.report.result.verdict in (wanted, "timeout")
-    assert (done.report.result.verdict == "violated") == (attack and entry["result"] == "sat")
+    verdict = {"unsat": "holds", "sat": "violated" if attack else "timeout"}[entry["result"]]
+    assert decision.report.result.verdict in (verdict, "timeout")
+    assert (decision.report.result.verdict == "violated") == (attack and entry["result"] == "sat")

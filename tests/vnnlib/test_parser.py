@@ -72,8 +72,8 @@ def test_disjuncts_over_inputs_become_cases_and_the_same_box_is_one_case():
         + "(assert (or "
         + "".join(f"(and (>= X_0 {a}) (<= X_0 {a + 1}) ({sign} Y_0 0))" for a in (0, 5) for sign in ("<=", ">="))
     )
-    found = parse(text + "))")
-    assert [(c.lower, c.upper, len(c.unsafe)) for c in found.cases] == [((0,), (1,), 2), ((5,), (6,), 2)]
+    unsafe_set = parse(text + "))")
+    assert [(c.lower, c.upper, len(c.unsafe)) for c in unsafe_set.cases] == [((0,), (1,), 2), ((5,), (6,), 2)]
 
 
 def test_bounds_meet():
@@ -83,15 +83,15 @@ def test_bounds_meet():
 
 def test_strict_bounds_on_inputs_close_their_boxes_and_say_so():
     assert not parse(declared(1, 1) + BOX + "(assert (< Y_0 0))").open_ends
-    found = parse(declared(1, 1) + BOX + "(assert (< X_0 0.1)) (assert (< Y_0 0))")
-    assert found.open_ends
-    assert found.cases[0].upper == (Q(1, 10),)
+    unsafe_set = parse(declared(1, 1) + BOX + "(assert (< X_0 0.1)) (assert (< Y_0 0))")
+    assert unsafe_set.open_ends
+    assert unsafe_set.cases[0].upper == (Q(1, 10),)
 
 
 def test_an_empty_box_is_vacuous_and_counted():
     text = "(assert (or (and (>= X_0 3) (<= Y_0 0)) (<= Y_0 1)))"
-    found = parse(declared(1, 1) + BOX + text)
-    assert (len(found.cases), found.vacuous) == (1, 1)
+    unsafe_set = parse(declared(1, 1) + BOX + text)
+    assert (len(unsafe_set.cases), unsafe_set.vacuous) == (1, 1)
     assert parse(declared(1, 1) + BOX + "(assert (>= X_0 3)) (assert (<= Y_0 0))").cases == ()
     assert parse(declared(1, 1) + BOX + "(assert (<= 1 0)) (assert (<= Y_0 0))").vacuous == 1
 
@@ -124,7 +124,7 @@ GOOD = declared(1, 1) + BOX
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("", "declares no X"),
         (declared(1, 0) + BOX, "declares no Y"),
@@ -164,11 +164,11 @@ GOOD = declared(1, 1) + BOX
         (GOOD + "(assert (<= Y_0 (* " + "1e200 " * 300 + ")))", "bits"),
     ],
 )
-def test_refusals_name_the_rule(text, says):
-    with pytest.raises(InputRejected) as refused:
+def test_refusals_name_the_rule(text, message):
+    with pytest.raises(InputRejected) as raised:
         parse(text)
-    assert says in str(refused.value)
-    assert len(str(refused.value)) < 400
+    assert message in str(raised.value)
+    assert len(str(raised.value)) < 400
 
 
 def test_files_plain_gzipped_and_hostile(tmp_path, monkeypatch):

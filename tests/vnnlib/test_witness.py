@@ -58,7 +58,7 @@ def test_two_roundings_written_apart_agree(q):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("x", "outside"),
         ("(assert " + "(and " * 300 + "(<= Y_0 1)" + ")" * 301, "deep"),
@@ -70,8 +70,8 @@ def test_two_roundings_written_apart_agree(q):
         ("(check-sat)", "check-sat"),
     ],
 )
-def test_what_it_cannot_read_it_refuses(text, says):
-    with pytest.raises(InputRejected, match=says):
+def test_what_it_cannot_read_it_refuses(text, message):
+    with pytest.raises(InputRejected, match=message):
         check(text, (Q(0), Q(0)), run)
 
 
@@ -102,11 +102,11 @@ def test_the_expanded_property_and_its_text_say_the_same(formulas, y):
     """Two readings written apart: the DNF of the parser, and the recursion of the judge."""
     text = "(declare-const X_0 Real) (declare-const Y_0 Real) (declare-const Y_1 Real)"
     text += "(assert (>= X_0 0)) (assert (<= X_0 1))" + "".join(f"(assert {f})" for f in formulas)
-    judged = check(text, (Q(1, 2),), lambda x: np.array(y, np.float32)).refused is None
+    accepted = check(text, (Q(1, 2),), lambda x: np.array(y, np.float32)).refused is None
 
-    def met(c):
+    def holds(c):
         value = sum(coefficient * y[j] for j, coefficient in c.terms)
         return value < c.bound if c.strict else value <= c.bound
 
-    expanded = any(all(map(met, conjunction)) for case in parse(text).cases for conjunction in case.unsafe)
-    assert judged == expanded
+    expanded = any(all(map(holds, conjunction)) for case in parse(text).cases for conjunction in case.unsafe)
+    assert accepted == expanded
