@@ -164,11 +164,11 @@ ACCOUNT: list[Fault] = [
     ("certify/complete.py", "closed = torch.isfinite(proof) & (proof > needed)", "closed = found.lower > -0.01", COMPLETE),
     ("certify/complete.py", "Domains.joined([rest, left_open(", "Domains.joined([rest[:0], left_open(", COMPLETE),
     ("certify/complete.py", "if len(left_open(split.solved(taken[~divided]))):", "if False:", COMPLETE),
-    ("onnx/batch/rules.py", "if place.axis in set(axes):", "if False:", "tests/onnx/test_batch_axis.py"),
-    ("onnx/batch/rules.py", "if t.place(value) is None and here >= 0 and t.share(value)[here] != 1:",
+    ("onnx/batch/rules.py", "if batch.axis in set(axes):", "if False:", "tests/onnx/test_batch_axis.py"),
+    ("onnx/batch/rules.py", "if trace.batch_axis(value) is None and here >= 0 and trace.sample_shape(value)[here] != 1:",
      "if False:", "tests/onnx/test_batch_axis.py"),
-    ("onnx/batch/axis.py", "if not sized.alike:", "if False:", "tests/onnx/test_batch_axis.py"),
-    ("onnx/batch/size_rules.py", "if not never.all():", "if False:", "tests/onnx/test_batch_axis.py"),
+    ("onnx/batch/trace.py", "if not symbolic.uniform:", "if False:", "tests/onnx/test_batch_axis.py"),
+    ("onnx/batch/symbolic_rules.py", "if not decided.all():", "if False:", "tests/onnx/test_batch_axis.py"),
     ("certify/refuter.py", "rows.strict.cpu().numpy() & ~proved", "~proved", "tests/certify/test_ties.py"),
     ("core/network.py", "axis > 0 and all(n == 1 for i, n in enumerate(shape) if i not in (0, axis))",
      "True", "tests/certify/test_heads.py"),
@@ -345,8 +345,8 @@ TRAINING: list[Fault] = [
 ]
 # A fault for each kind of false certificate that was once found.
 PROMISE: list[Fault] = [
-    ("onnx/batch/rules.py", "return apart(place, range(axis, len(share)) if t.opset < 13 else [axis])",
-     "return place", "tests/onnx/test_batch_axis.py"),
+    ("onnx/batch/rules.py", "return not_along(batch, range(axis, len(shape)) if trace.opset < 13 else [axis])",
+     "return batch", "tests/onnx/test_batch_axis.py"),
     ("certify/prover.py", "if len(rows) > size:",
      "if False:", "tests/certify/test_together.py -k bounded_one_sample"),
     ("core/network.py", " and _all_classes(last.op, last.shape)",
@@ -378,10 +378,10 @@ EXECUTED: list[Fault] = [
     ("rules/rule.py", "if center.shape[:1] != (", "if False and center.shape[:1] != (", f"{TRAPS} -k axis"),
     ("onnx/subnormal.py", "if own.type not in MOVES and", "if False and", f"{TRAPS} -k constant"),
     ("bounds/margins.py", "return 2 * TINY32", "return 0.0", f"{TRAPS} -k logit"),
-    ("onnx/batch/size_rules.py", """    x.require_exact()
+    ("onnx/batch/symbolic_rules.py", """    x.require_exact()
     y.require_exact()
 """, "", f"{TRAPS} -k negative"),
-    ("onnx/batch/sizes.py", """            made.require_exact()
+    ("onnx/batch/symbolic.py", """            result.require_exact()
 """, """            pass
 """, f"{TRAPS} -k rounding"),
     ("onnx/executed/pools.py", "if not nonnegative(at.file, pad.inputs[0]):",

@@ -10,7 +10,7 @@ import pytest
 from pipeline.certify.prover import Prover
 from pipeline.core import ops
 from pipeline.onnx import subnormal
-from pipeline.onnx.batch.sizes import Sized
+from pipeline.onnx.batch.symbolic import Symbolic
 from pipeline.onnx.executed import pools
 from pipeline.onnx.operators import TABLE
 from pipeline.rules import bilinear
@@ -67,7 +67,7 @@ FAULTS = {
     "padded": lambda m: m.setattr(pools, "_clipped", lambda *a: True),
     "tiny": lambda m: m.setattr(subnormal, "require", lambda graph: None),
     "tiny_parts": lambda m: m.setattr(subnormal, "require", lambda graph: None),
-    "reckoned": lambda m: m.setattr(Sized, "require_exact", lambda self: None),
+    "reckoned": lambda m: m.setattr(Symbolic, "require_exact", lambda self: None),
 }
 SEEDS = {"itself": 65, "open_ended": 5, "padded": 8, "tiny": 3, "tiny_parts": 5, "reckoned": 32}
 

@@ -32,7 +32,7 @@ from pipeline.core import ops
 from pipeline.core.threat import LinfBall
 from pipeline.errors import InputRejected
 from pipeline.onnx import model_file, subnormal
-from pipeline.onnx.batch.sizes import Sized
+from pipeline.onnx.batch.symbolic import Symbolic
 from pipeline.onnx.executed import pools
 from pipeline.onnx.lowering.lower import Item
 from pipeline.onnx.operators import TABLE
@@ -911,7 +911,10 @@ FAULTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "parity": ("a hat of Abs", lambda m: m.setattr(AbsRule, "curve", _straight)),
     "executed": ("a Clip of crossed ends, padded and pooled", lambda m: m.setattr(pools, "_clipped", lambda *a: True)),
     "range": ("the Sign of a subnormal constant", lambda m: m.setattr(subnormal, "require", lambda graph: None)),
-    "batch": ("a product that turns negative at four", lambda m: m.setattr(Sized, "require_exact", lambda self: None)),
+    "batch": (
+        "a product that turns negative at four",
+        lambda m: m.setattr(Symbolic, "require_exact", lambda self: None),
+    ),
 }
 
 

@@ -84,9 +84,9 @@ def test_what_is_accepted_keeps_samples_apart_at_every_batch_size():
 
 WRONG = {
     "Softmax": rules.pointwise,
-    "Slice": lambda t, n: t.place(n.inputs[0]),
-    "CumSum": lambda t, n: t.place(n.inputs[0]),
-    "Add": lambda t, n: next(p for v in n.inputs if (p := t.places.get(v))),
+    "Slice": lambda t, n: t.batch_axis(n.inputs[0]),
+    "CumSum": lambda t, n: t.batch_axis(n.inputs[0]),
+    "Add": lambda t, n: next(p for v in n.inputs if (p := t.batch_axes.get(v))),
 }
 
 

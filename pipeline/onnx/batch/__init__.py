@@ -1,1 +1,1 @@
-"""Where the samples of a batch stand in every value, and what depends on how many there are."""
+"""Batch-axis analysis: which axis of every value holds the batch, and what depends on the batch size."""

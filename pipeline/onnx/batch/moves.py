@@ -1,72 +1,72 @@
-"""The rules of ``batch_axis.py`` for operators that move, pick, copy or join entries."""
+"""Batch-axis rules of operators that move, select, copy or join entries."""
 
 from __future__ import annotations
 
 import math
 
-from pipeline.onnx.batch.axis import Tracing, follows
-from pipeline.onnx.batch.place import Lost, Place, axis_of, resized
-from pipeline.onnx.batch.rules import apart, first, without
-from pipeline.onnx.batch.sizes import Sized
+from pipeline.onnx.batch.axis import BatchAxis, Untraceable, axis_of, reshape_batch_axis
+from pipeline.onnx.batch.rules import after_reduction, first_operand, not_along
+from pipeline.onnx.batch.symbolic import Symbolic
+from pipeline.onnx.batch.trace import BatchTrace, batch_rule
 from pipeline.onnx.ir import Node
 
 WITHOUT_END = (1 << 31) - 1
-"""From here on the end of a Slice is the end of the axis."""
+"""An ``end`` of a Slice that is at least this means the end of the axis."""
 
 
-@follows("Transpose")
-def _transposed(t: Tracing, node: Node) -> Place:
-    place, share = first(t, node)
-    perm = list(node.attributes.peek("perm") or range(len(share))[::-1])
-    return place.at(perm.index(place.axis))
+@batch_rule("Transpose")
+def _transpose(trace: BatchTrace, node: Node) -> BatchAxis:
+    batch, shape = first_operand(trace, node)
+    perm = list(node.attributes.peek("perm") or range(len(shape))[::-1])
+    return batch.with_axis(perm.index(batch.axis))
 
 
-@follows("Reshape")
-def _reshaped(t: Tracing, node: Node) -> Place:
-    place, share = t.place(node.inputs[0]), t.share(node.inputs[0])
-    shape = node.attributes.peek("shape")
-    target = [(int(d), 0) for d in shape] if shape is not None else t.sizes(node.inputs[1]).terms()
-    found, _ = resized(share, place, target, bool(node.attributes.peek("allowzero", 0)))
-    assert found is not None
-    return found
+@batch_rule("Reshape")
+def _reshape(trace: BatchTrace, node: Node) -> BatchAxis:
+    batch, shape = trace.batch_axis(node.inputs[0]), trace.sample_shape(node.inputs[0])
+    attribute = node.attributes.peek("shape")
+    target = [(int(d), 0) for d in attribute] if attribute is not None else trace.sizes(node.inputs[1]).terms()
+    result, _ = reshape_batch_axis(shape, batch, target, bool(node.attributes.peek("allowzero", 0)))
+    assert result is not None
+    return result
 
 
-@follows("Flatten")
-def _flattened(t: Tracing, node: Node) -> Place:
-    place, share = first(t, node)
+@batch_rule("Flatten")
+def _flatten(trace: BatchTrace, node: Node) -> BatchAxis:
+    batch, shape = first_operand(trace, node)
     axis = node.attributes.peek("axis", 1)
-    axis += len(share) if axis < 0 else 0
-    before, after = math.prod(share[:axis]), math.prod(share[axis:])
-    found, _ = resized(share, place, [(-1, 0), (after, 0)] if place.axis < axis else [(before, 0), (-1, 0)])
-    assert found is not None
-    return found
+    axis += len(shape) if axis < 0 else 0
+    before, after = math.prod(shape[:axis]), math.prod(shape[axis:])
+    result, _ = reshape_batch_axis(shape, batch, [(-1, 0), (after, 0)] if batch.axis < axis else [(before, 0), (-1, 0)])
+    assert result is not None
+    return result
 
 
-@follows("Squeeze")
-def _squeezed(t: Tracing, node: Node) -> Place:
-    place, share = first(t, node)
-    axes = t.numbers(node, "axes", 1)
+@batch_rule("Squeeze")
+def _squeeze(trace: BatchTrace, node: Node) -> BatchAxis:
+    batch, shape = first_operand(trace, node)
+    axes = trace.numbers(node, "axes", 1)
     if axes is None:
-        raise Lost("it names no axes, and takes that of the samples away where there is one sample")
-    return without(place, [a % len(share) for a in axes], kept=0)
+        raise Untraceable("it names no axes, and takes that of the samples away where there is one sample")
+    return after_reduction(batch, [a % len(shape) for a in axes], keepdims=0)
 
 
-@follows("Unsqueeze")
-def _unsqueezed(t: Tracing, node: Node) -> Place:
-    place, share = first(t, node)
-    axes = t.numbers(node, "axes", 1) or []
-    axis = place.axis
-    for a in sorted(a % (len(share) + len(axes)) for a in axes):
+@batch_rule("Unsqueeze")
+def _unsqueeze(trace: BatchTrace, node: Node) -> BatchAxis:
+    batch, shape = first_operand(trace, node)
+    axes = trace.numbers(node, "axes", 1) or []
+    axis = batch.axis
+    for a in sorted(a % (len(shape) + len(axes)) for a in axes):
         axis += a <= axis
-    return place.at(axis)
+    return batch.with_axis(axis)
 
 
-@follows("Slice")
-def _sliced(t: Tracing, node: Node) -> Place:
-    place, share = t.place(node.inputs[0]), t.share(node.inputs[0])
-    assert place is not None
+@batch_rule("Slice")
+def _slice(trace: BatchTrace, node: Node) -> BatchAxis:
+    batch, shape = trace.batch_axis(node.inputs[0]), trace.sample_shape(node.inputs[0])
+    assert batch is not None
     starts, ends, axes, steps = (
-        None if at is None else t.sizes(at).terms() if isinstance(at, str) else [(int(v), 0) for v in at]
+        None if at is None else trace.sizes(at).terms() if isinstance(at, str) else [(int(v), 0) for v in at]
         for at in (node.attributes.peek(n, node.input(i + 1) or None) for i, n in enumerate(_SLICE))
     )
     assert starts is not None
@@ -74,116 +74,131 @@ def _sliced(t: Tracing, node: Node) -> Place:
     for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
         axis, step = (axes[i] if axes else (i, 0)), (steps[i] if steps else (1, 0))
         if axis[1]:
-            raise Lost("its axes depend on the batch size")
-        if axis[0] % len(share) != place.axis:
-            if start[1] or step[1] or end[1] < 0 or (end[1] and end[0] + end[1] < share[int(axis[0])]):
-                raise Lost("what it takes depends on the batch size")
-        elif start != (0, 0) or step != (1, 0) or not (end[0] >= WITHOUT_END or (end[0] >= 0 and _covers(end, place))):
-            raise Lost(f"it takes a part of axis {place.axis}, which holds the samples of the batch, or turns it round")
-    return place
+            raise Untraceable("its axes depend on the batch size")
+        if axis[0] % len(shape) != batch.axis:
+            if start[1] or step[1] or end[1] < 0 or (end[1] and end[0] + end[1] < shape[int(axis[0])]):
+                raise Untraceable("what it takes depends on the batch size")
+        elif start != (0, 0) or step != (1, 0) or not (end[0] >= WITHOUT_END or (end[0] >= 0 and _covers(end, batch))):
+            raise Untraceable(
+                f"it takes a part of axis {batch.axis}, which holds the samples of the batch, or turns it round"
+            )
+    return batch
 
 
 _SLICE = ("starts", "ends", "axes", "steps")
 
 
-def _covers(size: tuple[int, int], place: Place) -> bool:
-    """Whether ``base + slope N`` is at least the axis of the samples."""
-    return size[1] >= place.outer * place.inner
+def _covers(size: tuple[int, int], batch: BatchAxis) -> bool:
+    """Whether ``base + slope N`` is at least the length of the batch axis."""
+    return size[1] >= batch.outer * batch.inner
 
 
-def _whole(size: tuple[int, int], place: Place) -> bool:
-    """Whether ``base + slope N`` is exactly the axis of the samples."""
-    return size == (0, place.outer * place.inner)
+def _whole(size: tuple[int, int], batch: BatchAxis) -> bool:
+    """Whether ``base + slope N`` is exactly the length of the batch axis."""
+    return size == (0, batch.outer * batch.inner)
 
 
-@follows("Split")
-def _split(t: Tracing, node: Node) -> Place:
-    place, share = first(t, node)
-    return apart(place, [axis_of(node, 0, len(share))])
+@batch_rule("Split")
+def _split(trace: BatchTrace, node: Node) -> BatchAxis:
+    batch, shape = first_operand(trace, node)
+    return not_along(batch, [axis_of(node, 0, len(shape))])
 
 
-@follows("Concat")
-def _joined(t: Tracing, node: Node) -> Place:
-    rank = len(t.share(node.inputs[0]))
-    axis, places = axis_of(node, 1, rank), {t.place(v) for v in node.inputs}
-    place, *others = [p for p in places if p is not None]
+@batch_rule("Concat")
+def _concat(trace: BatchTrace, node: Node) -> BatchAxis:
+    rank = len(trace.sample_shape(node.inputs[0]))
+    axis, places = axis_of(node, 1, rank), {trace.batch_axis(v) for v in node.inputs}
+    batch, *others = [p for p in places if p is not None]
     if others:
-        raise Lost("the samples of its operands stand in different axes")
+        raise Untraceable("the samples of its operands stand in different axes")
     for value in node.inputs:
-        if t.place(value) is None and not (t.normal and t.share(value)[place.axis] == 1):
-            raise Lost("it joins a constant that does not have an entry for each sample")
-    return apart(place, [axis])
+        if trace.batch_axis(value) is None and not (trace.normal and trace.sample_shape(value)[batch.axis] == 1):
+            raise Untraceable("it joins a constant that does not have an entry for each sample")
+    return not_along(batch, [axis])
 
 
-@follows("Gather")
-def _gathered(t: Tracing, node: Node) -> Place:
+@batch_rule("Gather")
+def _gather(trace: BatchTrace, node: Node) -> BatchAxis:
     x, index = node.inputs
-    axis = axis_of(node, 0, len(t.share(x)))
-    place = t.place(x)
-    if index in t.sized and place is not None:
-        return _of_all_samples(t.sized[index], place, axis)
-    chosen = t.place(index)
-    if chosen is not None:
-        if place is not None:
-            raise Lost("it picks entries by numbers that are computed from data")
-        return chosen.at(axis + chosen.axis)
-    assert place is not None
-    apart(place, [axis])
-    return place if place.axis < axis else place.at(place.axis + len(t.share(index)) - 1)
+    axis = axis_of(node, 0, len(trace.sample_shape(x)))
+    batch = trace.batch_axis(x)
+    if index in trace.symbolic and batch is not None:
+        return _of_all_samples(trace.symbolic[index], batch, axis)
+    index_batch = trace.batch_axis(index)
+    if index_batch is not None:
+        if batch is not None:
+            raise Untraceable("it picks entries by numbers that are computed from data")
+        return index_batch.with_axis(axis + index_batch.axis)
+    assert batch is not None
+    not_along(batch, [axis])
+    return batch if batch.axis < axis else batch.with_axis(batch.axis + len(trace.sample_shape(index)) - 1)
 
 
-def _of_all_samples(index: Sized, place: Place, axis: int) -> Place:
-    """Entries of the one row of all samples, each from its own: how PyTorch's default exporter writes a view by strides."""
-    own = index.axis is not None and not index.slope.any() and place.outer == 1 and axis == place.axis
-    if not own or not (index.step == place.inner).all() or not ((index.base >= 0) & (index.base < place.inner)).all():
-        raise Lost(f"it picks entries along axis {place.axis}, which holds the samples of the batch")
+def _of_all_samples(index: Symbolic, batch: BatchAxis, axis: int) -> BatchAxis:
+    """A Gather along the batch axis that reads from each sample its own entries.
+
+    PyTorch's default exporter writes ``as_strided`` so: as a Gather from all samples in one row.
+    """
+    per_sample = index.axis is not None and not index.slope.any() and batch.outer == 1 and axis == batch.axis
+    if (
+        not per_sample
+        or not (index.step == batch.inner).all()
+        or not ((index.base >= 0) & (index.base < batch.inner)).all()
+    ):
+        raise Untraceable(f"it picks entries along axis {batch.axis}, which holds the samples of the batch")
     assert index.axis is not None
-    return Place(axis + index.axis, 1, index.base.shape[index.axis])
+    return BatchAxis(axis + index.axis, 1, index.base.shape[index.axis])
 
 
-@follows("Pad")
-def _padded(t: Tracing, node: Node) -> Place:
-    place, share = first(t, node)
-    pads = t.numbers(node, "pads", 1) or t.numbers(node, "paddings", 1) or []
-    axes = t.numbers(node, "", 3)
-    places = range(len(share)) if axes is None else [a % len(share) for a in axes]
-    used = [a for i, a in enumerate(places) if pads[i] or pads[i + len(pads) // 2]]
-    return apart(place, used)
+@batch_rule("Pad")
+def _pad(trace: BatchTrace, node: Node) -> BatchAxis:
+    batch, shape = first_operand(trace, node)
+    pads = trace.numbers(node, "pads", 1) or trace.numbers(node, "paddings", 1) or []
+    axes = trace.numbers(node, "", 3)
+    padded_axes = range(len(shape)) if axes is None else [a % len(shape) for a in axes]
+    padding = [a for i, a in enumerate(padded_axes) if pads[i] or pads[i + len(pads) // 2]]
+    return not_along(batch, padding)
 
 
-@follows("Expand")
-def _expanded(t: Tracing, node: Node) -> Place:
-    place, share, target = t.place(node.inputs[0]), t.share(node.inputs[0]), t.sizes(node.inputs[1]).terms()
-    assert place is not None
-    rank = max(len(share), len(target))
-    place = place.at(place.axis + rank - len(share))
+@batch_rule("Expand")
+def _expand(trace: BatchTrace, node: Node) -> BatchAxis:
+    batch, shape, target = (
+        trace.batch_axis(node.inputs[0]),
+        trace.sample_shape(node.inputs[0]),
+        trace.sizes(node.inputs[1]).terms(),
+    )
+    assert batch is not None
+    rank = max(len(shape), len(target))
+    batch = batch.with_axis(batch.axis + rank - len(shape))
     for i, size in enumerate(target, rank - len(target)):
-        if (i == place.axis and size != (1, 0) and not _whole(size, place)) or (i != place.axis and size[1]):
-            raise Lost("it copies samples, or as often as there are samples")
-    return place
+        if (i == batch.axis and size != (1, 0) and not _whole(size, batch)) or (i != batch.axis and size[1]):
+            raise Untraceable("it copies samples, or as often as there are samples")
+    return batch
 
 
-@follows("Tile")
-def _tiled(t: Tracing, node: Node) -> Place:
-    place, _ = first(t, node)
-    repeats = t.numbers(node, "", 1) or []
-    return apart(place, [i for i, n in enumerate(repeats) if n != 1])
+@batch_rule("Tile")
+def _tile(trace: BatchTrace, node: Node) -> BatchAxis:
+    batch, _ = first_operand(trace, node)
+    repeats = trace.numbers(node, "", 1) or []
+    return not_along(batch, [i for i, n in enumerate(repeats) if n != 1])
 
 
-@follows("Resize", "Upsample")
-def _sampled(t: Tracing, node: Node) -> Place:
-    place, share = t.place(node.inputs[0]), t.share(node.inputs[0])
-    assert place is not None
-    late = t.opset >= 11 and node.op_type == "Resize"
-    given = node.attributes.peek("scales") or (t.sizes(v).terms() if (v := node.input(2 if late else 1)) else None)
-    named = node.attributes.peek("axes")
-    axes = list(range(len(share))) if named is None else [a % len(share) for a in named]
-    sizes = t.sizes(node.input(3)).terms() if late and node.input(3) else []
+@batch_rule("Resize", "Upsample")
+def _resize(trace: BatchTrace, node: Node) -> BatchAxis:
+    batch, shape = trace.batch_axis(node.inputs[0]), trace.sample_shape(node.inputs[0])
+    assert batch is not None
+    newer = trace.opset >= 11 and node.op_type == "Resize"
+    scales = node.attributes.peek("scales") or (
+        trace.sizes(v).terms() if (v := node.input(2 if newer else 1)) else None
+    )
+    listed_axes = node.attributes.peek("axes")
+    axes = list(range(len(shape))) if listed_axes is None else [a % len(shape) for a in listed_axes]
+    sizes = trace.sizes(node.input(3)).terms() if newer and node.input(3) else []
     for axis, size in zip(axes, sizes, strict=False):
-        if not _whole(size, place) if axis == place.axis else size[1]:
-            raise Lost("it resizes the batch, or to a size that depends on the batch size")
-    for axis, scale in zip(axes, given or [], strict=False):
+        if not _whole(size, batch) if axis == batch.axis else size[1]:
+            raise Untraceable("it resizes the batch, or to a size that depends on the batch size")
+    for axis, scale in zip(axes, scales or [], strict=False):
         factor, slope = scale if isinstance(scale, tuple) else (scale, 0)
-        if slope or (axis == place.axis and factor != 1):
-            raise Lost("it resizes the batch, or by a factor that depends on the batch size")
-    return place
+        if slope or (axis == batch.axis and factor != 1):
+            raise Untraceable("it resizes the batch, or by a factor that depends on the batch size")
+    return batch

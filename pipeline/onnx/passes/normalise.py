@@ -16,9 +16,9 @@ import onnx
 from pipeline.core.network import Origin
 from pipeline.errors import UsageError
 from pipeline.onnx import element_types
-from pipeline.onnx.batch import moves, rules, size_rules
-from pipeline.onnx.batch.axis import Tracing
-from pipeline.onnx.batch.place import Place
+from pipeline.onnx.batch import moves, rules, symbolic_rules
+from pipeline.onnx.batch.axis import BatchAxis
+from pipeline.onnx.batch.trace import BatchTrace
 from pipeline.onnx.declared_shapes import check_shapes, check_widths
 from pipeline.onnx.ir import ConstantSource, Draft, Node, drafted, filled
 from pipeline.onnx.names import listed, neutralise, shown
@@ -29,7 +29,7 @@ from pipeline.onnx.passes.batch_first import batch_first
 from pipeline.onnx.passes.opset_forms import newest
 from pipeline.onnx.probe import Probes, dependence, probe
 
-_FOLLOWING = (moves, rules, size_rules)  # importing them enters how samples are followed
+_FOLLOWING = (moves, rules, symbolic_rules)  # importing them enters how samples are followed
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class NormalisedGraph:
     free_sizes: bool
     """Whether free dimensions other than the batch may vary."""
     notes: tuple[str, ...]
-    traced: tuple[Tracing, ...] = ()
+    traced: tuple[BatchTrace, ...] = ()
     """Where samples stand in the file's graph, where it takes any number of them, and in this one, where it does."""
 
 
@@ -81,7 +81,7 @@ def normalise(model: onnx.ModelProto, *, output: str | None = None, free_batch: 
     check_shapes(neutral, kinds, probes, names)
     _measured(draft, probes.values[0])
     draft.free = probes.free
-    samples = Tracing(draft, probes.values) if probes.free and not probes.sizes else None
+    samples = BatchTrace(draft, probes.values) if probes.free and not probes.sizes else None
     fold(draft, kinds, probes, samples)
     own = newest(draft)
     if samples is not None:
@@ -96,7 +96,7 @@ def normalise(model: onnx.ModelProto, *, output: str | None = None, free_batch: 
     linear.canonical(draft)
     batch_first(draft, probes, kinds)
     draft.prune()
-    traced = [samples, Tracing(draft, normal=True) if freed and not probes.sizes else None]
+    traced = [samples, BatchTrace(draft, normal=True) if freed and not probes.sizes else None]
     return NormalisedGraph(
         model=draft.model(),
         nodes=tuple(draft.nodes),
@@ -120,10 +120,10 @@ def _measured(draft: Draft, values: Mapping[str, np.ndarray]) -> None:
     draft.dtypes.update({n: np.asarray(v).dtype for n, v in values.items()})
 
 
-def _followed(draft: Draft, values: Mapping[str, np.ndarray]) -> Tracing:
+def _followed(draft: Draft, values: Mapping[str, np.ndarray]) -> BatchTrace:
     """Where the samples stand in what was measured with two of them."""
     _measured(draft, values)
-    return Tracing(draft, (values,))
+    return BatchTrace(draft, (values,))
 
 
 def _elsewhere(op_type: str) -> bool:
@@ -131,7 +131,7 @@ def _elsewhere(op_type: str) -> bool:
     return op_type not in TABLE
 
 
-def fold(draft: Draft, kinds: Mapping[str, str], probes: Probes, samples: Tracing | None) -> None:
+def fold(draft: Draft, kinds: Mapping[str, str], probes: Probes, samples: BatchTrace | None) -> None:
     """Values that do not depend on the data become constants: read off the probes.
 
     Which these are for every batch size ``samples`` says; without it, the probes alone. A value that follows the batch is kept
@@ -175,9 +175,13 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
     return a.shape == b.shape and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
 
 
-def _alike(samples: Tracing, name: str) -> bool:
+def _alike(samples: BatchTrace, name: str) -> bool:
     """Whether every sample has the same row of a value."""
-    return name in samples.sized and samples.sized[name].alike and samples.sized[name].place == Place(0)
+    return (
+        name in samples.symbolic
+        and samples.symbolic[name].uniform
+        and samples.symbolic[name].batch_axis == BatchAxis(0)
+    )
 
 
 def _one_sample(seen: list[np.ndarray]) -> np.ndarray | None:
