@@ -44,7 +44,7 @@ from pipeline.onnx.names import listed, shown
 from pipeline.onnx.operators import TABLE, Unsupported, unread
 from pipeline.onnx.parity import MeasuredParity
 from pipeline.onnx.passes.normalise import NormalisedGraph, normalise
-from pipeline.onnx.passes.opset_forms import rejected
+from pipeline.onnx.passes.opset_forms import rejection
 from pipeline.onnx.probe import check_bombs
 from pipeline.onnx.running import incomparable
 from pipeline.system.clock import look
@@ -121,8 +121,8 @@ def _attempt(
     with torch.random.fork_rng(devices=[]):
         network = convert(normal, file.model, output)
     try:
-        for traced in normal.traced:
-            traced.require()
+        for trace in normal.traces:
+            trace.require()
         measured = parity.compare(session, file.model, network, parity.points(network, real))
     except InputRejected as error:
         return error
@@ -171,9 +171,9 @@ def convert(normal: NormalisedGraph, model: onnx.ModelProto, output: str | None 
             if not failed:  # else it reads what could not be imported, and the list goes on without it
                 raise
     if not failed:
-        failed.update((node.op_type, reason) for node in normal.own if (reason := unread(node, normal.opset)))
+        failed.update((node.op_type, reason) for node in normal.file_nodes if (reason := unread(node, normal.opset)))
     if failed:
-        raise rejected(failed, normal.opset)
+        raise rejection(failed, normal.opset)
     module, provenance = build.finish([o.name for o in graph.output])
     names = [i.name for i in model.graph.input if i.name not in {t.name for t in model.graph.initializer}]
     inputs = [_port(normal, v.name, name) for v, name in zip(graph.input, names, strict=True)]

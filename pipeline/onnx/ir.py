@@ -1,4 +1,4 @@
-"""Draft: a graph while it is being normalised. Constants are arrays, each with the way back to the file."""
+"""Draft: a graph while it is being normalised. Constants are arrays, each with the steps back to the file's initialiser."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ OPSET = 17
 
 
 class Attributes(dict[str, Any]):
-    """The settings of a node, which remember which of them were read.
+    """The attributes of a node, which record in ``read`` the names that were read.
 
-    A copy that a pass makes (``old | changes``) shares that memory: what is read of the copy was read of the file's node.
+    A copy that a pass makes (``old | changes``) shares the record: what is read of the copy was read of the file's node.
     """
 
     def __init__(self, settings: Mapping[str, Any] | None = None, read: set[str] | None = None):
@@ -41,7 +41,7 @@ class Attributes(dict[str, Any]):
         return super().pop(name, default)
 
     def peek(self, name: str, default: Any = None) -> Any:
-        """A setting that is looked at and left for another to honour."""
+        """An attribute, without recording that it was read."""
         return super().get(name, default)
 
     def __or__(self, changes: Mapping[str, Any]) -> Attributes:  # type: ignore[override]
@@ -50,9 +50,10 @@ class Attributes(dict[str, Any]):
 
 @dataclass(frozen=True)
 class ConstantSource:
-    """How a constant came from the file: ``steps`` lead from the constant back to ``initializer``, in order.
+    """Where a constant comes from: ``steps`` lead from the constant back to ``initializer``, in order.
 
-    Without an initialiser there is no way back, ``reason`` says why, and ``reads`` names the initialisers it was computed of.
+    Where there is no way back, ``initializer`` is None, ``reason`` says why, and ``reads`` names the initialisers that the
+    constant was computed from.
     """
 
     initializer: str | None
@@ -61,13 +62,13 @@ class ConstantSource:
     reads: frozenset[str] = frozenset()
 
     def after(self, *steps: tuple[str, Any]) -> ConstantSource:
-        """The source of a constant made from this one, ``steps`` undoing what made it."""
+        """The source of a constant that was computed from this one; ``steps`` undo that computation."""
         return self if self.initializer is None else replace(self, steps=(*steps, *self.steps))
 
 
 @dataclass
 class Node:
-    """An operator application under neutral names."""
+    """One operator application, its values under neutral names."""
 
     op_type: str
     inputs: list[str]
@@ -86,7 +87,7 @@ class Node:
 
 @dataclass
 class Draft:
-    """Nodes in topological order, constants by value name, and what was measured about every value."""
+    """Nodes in topological order, constants by value name, and the measured shape and type of every value."""
 
     nodes: list[Node]
     inputs: list[str]
@@ -105,12 +106,12 @@ class Draft:
     _fresh: int = 0
 
     def fresh(self) -> str:
-        """A value name that nothing has."""
+        """An unused value name."""
         self._fresh += 1
         return f"t{self._fresh}"
 
     def constant(self, array: np.ndarray, source: ConstantSource | None = None) -> str:
-        """A new constant's name."""
+        """Add a constant; returns its name."""
         name = self.fresh()
         self.constants[name] = array
         self.shapes[name], self.dtypes[name] = tuple(array.shape), array.dtype
@@ -118,7 +119,10 @@ class Draft:
         return name
 
     def derive(self, name: str, array: np.ndarray, *steps: tuple[str, Any], key: str) -> str:
-        """A constant made from another; the same derivation of the same constant is the same constant, so that ties hold."""
+        """Add a constant computed from ``name``; returns its name. ``steps`` lead back; ``key`` names the computation.
+
+        The same computation on the same constant gives the same constant, so that tied weights stay tied.
+        """
         derived = f"{name}_{key}"
         if derived not in self.constants:
             self.constants[derived] = array
@@ -128,7 +132,7 @@ class Draft:
 
     def uses(self) -> Counter[str]:
         """How often each value is read, a graph output counting as one reading."""
-        look()  # every pass over the graph asks this first
+        look()  # every pass over the graph calls this first
         counts: Counter[str] = Counter(self.outputs)
         for node in self.nodes:
             counts.update(node.inputs)
@@ -138,7 +142,7 @@ class Draft:
         return {v: n for n in self.nodes for v in n.outputs if v}
 
     def substitute(self, aliases: dict[str, str]) -> None:
-        """Every reading of a key becomes a reading of its value, chains followed."""
+        """Replace every use of a key by its value, following chains."""
 
         def final(name: str) -> str:
             while name in aliases:
@@ -151,14 +155,14 @@ class Draft:
 
     def needed(self) -> set[str]:
         """The values that some output depends on."""
-        found = set(self.outputs)
+        values = set(self.outputs)
         for node in reversed(self.nodes):
-            if not found.isdisjoint(node.outputs):
-                found.update(v for v in node.inputs if v)
-        return found
+            if not values.isdisjoint(node.outputs):
+                values.update(v for v in node.inputs if v)
+        return values
 
     def prune(self) -> None:
-        """Drops nodes that no output depends on, and outputs of nodes that nobody reads."""
+        """Remove nodes and constants that no output depends on, and outputs of nodes that nobody reads."""
         needed = self.needed()
         self.nodes = [node for node in self.nodes if not needed.isdisjoint(node.outputs)]
         for node in self.nodes:
@@ -188,8 +192,11 @@ class Draft:
         return helper.make_tensor_value_info(name, dtype, self.shapes.get(name))
 
 
-def drafted(model: onnx.ModelProto, origins: dict[str, Origin], values: dict[str, str]) -> Draft:
-    """A Draft of a model under neutral names; Constant nodes become constants, their source the value they define."""
+def draft_of(model: onnx.ModelProto, origins: dict[str, Origin], values: dict[str, str]) -> Draft:
+    """The Draft of a model under neutral names; a Constant node becomes a constant whose source is the value it defines.
+
+    ``origins``: by value, the node of the file; ``values``: the file's names of values.
+    """
     nodes: list[Node] = []
     constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     for proto in model.graph.node:
@@ -197,8 +204,8 @@ def drafted(model: onnx.ModelProto, origins: dict[str, Origin], values: dict[str
         if proto.op_type == "Constant":
             constants[proto.output[0]] = _constant(attributes)
         else:
-            read = Attributes(attributes)
-            nodes.append(Node(proto.op_type, list(proto.input), list(proto.output), read, proto.domain))
+            settings = Attributes(attributes)
+            nodes.append(Node(proto.op_type, list(proto.input), list(proto.output), settings, proto.domain))
     opset = next(e.version for e in model.opset_import if not e.domain)
     draft = Draft(
         nodes=nodes,
@@ -225,6 +232,6 @@ def _constant(attributes: Mapping[str, Any]) -> np.ndarray:
     return np.asarray(value, dtype={"f": np.float32, "i": np.int64}.get(kind.removeprefix("value_")[0], object))
 
 
-def filled(array: np.ndarray) -> bool:
-    """Whether all entries are the same number: tensors that an exporter merged because they are equal, not because tied."""
+def all_equal(array: np.ndarray) -> bool:
+    """Whether all entries are one number: exporters merge such tensors because they are equal, although they are not tied."""
     return bool(array.size > 0 and (array == array.flat[0]).all())

@@ -1,9 +1,9 @@
-"""The one table of operators: what the import makes of each, and what it reads of a node before it believes it.
+"""The table of operators: how each is lowered, and which of its attributes, inputs and outputs that accounts for.
 
-An operator is entered once, beside its lowering, by ``@operator``. A node of a file is taken only where all it holds is accounted
-for: an attribute is read, or says nothing about the function, or stands at ONNX's default; an input is read; an output that
-somebody reads is made. Anything else refuses the file by the operator's name. That what is said to be read was read is
-checked when the node has been lowered (``unread``).
+An operator is entered once, beside its lowering, by ``@operator``. A node of a file is accepted only if all of it is accounted
+for: each attribute is read, has no effect on the function, or is at ONNX's default; each input is read; each output that
+somebody reads is computed. Else the file is refused by the operator's name. Once a node has been lowered, ``unread`` checks that
+the attributes that the table calls read were read.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Lowering = Callable[["Item"], "fx.Node | list[fx.Node]"]
 
 
 class Unsupported(Exception):
-    """An operator, or this use of it, that the vocabulary cannot say; all of a file are collected and named."""
+    """An operator, or one use of it, that the import does not support; the message is the reason, which may be empty."""
 
 
 @dataclass(frozen=True)
@@ -42,23 +42,23 @@ class Operator:
     lowering: Lowering | None = None
     """None where a pass over the graph leaves no such node behind."""
     opsets: range = OPSETS
-    """The opsets of files whose form of it is known."""
+    """The opsets of files whose form of the operator is supported."""
     reads: frozenset[str] = frozenset()
-    """Attributes that are honoured, whatever they say, or refused by their value in the lowering."""
+    """Attributes that the lowering honours at any value, or refuses by their value."""
     inert: Mapping[str, str] = field(default_factory=dict)
-    """Attributes that say nothing about the function that is computed, each with the reason."""
+    """Attributes without effect on the function that is computed, each with the reason."""
     inputs: int | None = 1
     """How many inputs are read, None for any number."""
     outputs: int | None = 1
     """How many outputs are made, None for any number."""
     weights: Mapping[int, str] = field(default_factory=dict)
-    """By input: the parameter of its module that holds it."""
+    """By position of an input: the parameter of the module that holds it."""
     trains: bool = False
     """Whether retraining changes its weights."""
     pointwise: bool = False
-    """Whether each entry of the result is a function of the entries at the same place, operands broadcast."""
+    """Whether each entry of the result is a function of the operands' entries at the same index, after broadcasting."""
     refuses: Callable[[Node, int], str | None] = lambda node, opset: None
-    """Why a form of it, at an opset, is refused although all it holds is read."""
+    """``refuses(node, opset)``: why a node is refused although all of it is read; None where it is not."""
 
 
 TABLE: dict[str, Operator] = {}
@@ -70,7 +70,7 @@ def operator(
     inert: Mapping[str, str] | None = None,
     **more: Any,
 ) -> Callable[[Lowering], Lowering]:
-    """Enters operators that share a lowering. Raises KeyError where one is entered already."""
+    """Enter operators that share the decorated lowering. Raises KeyError where one is in the table already."""
 
     def register(lowering: Lowering) -> Lowering:
         for name in names:
@@ -81,7 +81,7 @@ def operator(
 
 
 def enter(entry: Operator) -> None:
-    """Adds an operator. Raises KeyError where it is in the table."""
+    """Add an operator to the table. Raises KeyError where it is there already."""
     if entry.name in TABLE:
         raise KeyError(f"an operator has one entry; {entry.name} has one already")
     TABLE[entry.name] = entry
@@ -105,10 +105,9 @@ def _defaults(operator: str, opset: int, domain: str) -> Mapping[str, Any]:
 
 
 def refusal(node: Node, opset: int, read: set[str]) -> str | None:
-    """Why a node of a file is not taken, in words that follow its operator's name; None where it is.
+    """Why a node of a file is refused, as words that follow its operator's name; None where it is accepted.
 
-    ``read`` holds the values that other nodes or outputs of the graph read. Of an operator that is not in the table there is
-    nothing to say.
+    ``read``: the values that other nodes or outputs of the graph read. None also for an operator that is not in the table.
     """
     entry = TABLE.get(node.op_type)
     if entry is None:
@@ -117,43 +116,46 @@ def refusal(node: Node, opset: int, read: set[str]) -> str | None:
         first, last = entry.opsets.start, entry.opsets.stop - 1
         return f"its form at opset {opset} is not supported, those from {first} to {last} are"
     for name in node.attributes:
-        value, usual = node.attributes.peek(name), default(node.op_type, name, _version(node, opset), node.domain)
-        if name not in entry.reads and name not in entry.inert and not _equal(value, usual):
-            said = "" if usual is None else f", only {_told(usual)} is, ONNX's default"
-            return f"its attribute {name} = {_told(value)} is not supported{said}"
+        value, default_value = (
+            node.attributes.peek(name),
+            default(node.op_type, name, _version(node, opset), node.domain),
+        )
+        if name not in entry.reads and name not in entry.inert and not _equal(value, default_value):
+            hint = "" if default_value is None else f", only {_text(default_value)} is, ONNX's default"
+            return f"its attribute {name} = {_text(value)} is not supported{hint}"
     for position, value in enumerate(node.inputs):
         if value and entry.inputs is not None and position >= entry.inputs:
-            return f"its input {_named(node, opset, 'inputs', position)} is not supported"
+            return f"its input {_formal_name(node, opset, 'inputs', position)} is not supported"
     for position, value in enumerate(node.outputs):
         if value in read and entry.outputs is not None and position >= entry.outputs:
-            return f"its output {_named(node, opset, 'outputs', position)} is read"
+            return f"its output {_formal_name(node, opset, 'outputs', position)} is read"
     return entry.refuses(node, opset)
 
 
 def _version(node: Node, opset: int) -> int:
-    """The opset of the file, where the operator is of ONNX's own domain; the newest of any other domain."""
+    """The file's opset for operators of ONNX's own domain, the newest one for those of other domains."""
     return opset if not node.domain else OPSETS.stop - 1
 
 
 def unread(node: Node, opset: int) -> str | None:
-    """The attribute that was said to be read, is not at its default, and was read by nobody; None where all were."""
+    """An attribute that the table calls read, that is not at its default and that nobody read, as a reason; None for none."""
     entry = TABLE.get(node.op_type)
     for name in sorted(entry.reads - node.attributes.read) if entry is not None else ():
         if name in node.attributes and not _equal(
             node.attributes.peek(name), default(node.op_type, name, _version(node, opset), node.domain)
         ):
-            return f"its attribute {name} = {_told(node.attributes.peek(name))} is not honoured"
+            return f"its attribute {name} = {_text(node.attributes.peek(name))} is not honoured"
     return None
 
 
-def kept(node: Node) -> Node:
-    """A node as the file has it, whatever passes make of it later; it shares the memory of what was read."""
+def snapshot(node: Node) -> Node:
+    """A copy of a node before passes change it; both record in one set which attributes were read."""
     return replace(node, inputs=list(node.inputs), outputs=list(node.outputs), attributes=node.attributes | {})
 
 
-def _named(node: Node, opset: int, kind: str, position: int) -> str:
-    formal = list(getattr(defs.get_schema(node.op_type, _version(node, opset), node.domain), kind))
-    return str(formal[min(position, len(formal) - 1)].name) if formal else str(position)
+def _formal_name(node: Node, opset: int, kind: str, position: int) -> str:
+    parameters = list(getattr(defs.get_schema(node.op_type, _version(node, opset), node.domain), kind))
+    return str(parameters[min(position, len(parameters) - 1)].name) if parameters else str(position)
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -162,5 +164,5 @@ def _equal(a: Any, b: Any) -> bool:
     return type(a) is type(b) and bool(np.all(a == b))
 
 
-def _told(value: Any) -> str:
+def _text(value: Any) -> str:
     return shown(value.decode(errors="replace") if isinstance(value, bytes) else str(value), 60)

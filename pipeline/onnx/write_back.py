@@ -18,7 +18,7 @@ from pipeline.errors import Contradiction, PipelineError, UsageError
 from pipeline.onnx import importer
 from pipeline.onnx.commit import deliver
 from pipeline.onnx.edit import ModelEdit
-from pipeline.onnx.ir import filled
+from pipeline.onnx.ir import all_equal
 from pipeline.onnx.model_file import ModelFile
 from pipeline.onnx.names import shown
 from pipeline.results import Parity
@@ -98,7 +98,7 @@ def _keep_copies(patch: ModelEdit, model: onnx.ModelProto, held: dict[str, np.nd
     for node in model.graph.node:
         if node.op_type == "Identity" and node.output[0] in held:
             copy_of = roots.setdefault(node.output[0], roots.get(node.input[0], node.input[0]))
-            if copy_of in written and node.output[0] not in written and filled(held[copy_of]):
+            if copy_of in written and node.output[0] not in written and all_equal(held[copy_of]):
                 patch.set(node.output[0], held[node.output[0]], held[node.output[0]])
 
 

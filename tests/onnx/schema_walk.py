@@ -69,8 +69,8 @@ def imported(model: onnx.ModelProto) -> Network:
         normal = normalise(model, free_batch=free)
         network = convert(normal, model)
         try:
-            for traced in normal.traced:
-                traced.require()
+            for trace in normal.traces:
+                trace.require()
             break
         except InputRejected:
             if not free:

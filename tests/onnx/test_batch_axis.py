@@ -23,8 +23,8 @@ BATCHES = (1, 2, 3, 7, 8)
 
 def accepted(made: onnx.ModelProto) -> bool:
     """Whether the type accepts a graph; parity and the lowering are left out."""
-    for traced in normalise(made).traced:
-        traced.require()
+    for trace in normalise(made).traces:
+        trace.require()
     return True
 
 

@@ -1,4 +1,4 @@
-"""Einsum of two operands as the MatMul that it is: one label summed over, Transposes where labels stand in another order."""
+"""Einsum of two operands as MatMul, where one label is summed over, with Transposes where labels are in another order."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from pipeline.onnx.ir import Attributes, Draft, Node
 
 
-def lowered(draft: Draft) -> None:
-    """Rewrites every Einsum that is one MatMul; others stay, and are refused by their name."""
+def lower(draft: Draft) -> None:
+    """Rewrite every Einsum that is one MatMul; any other stays, and its lowering refuses it by name."""
     nodes: list[Node] = []
     for node in draft.nodes:
         nodes.extend(_product(draft, node) if node.op_type == "Einsum" else [node])
@@ -19,24 +19,24 @@ def lowered(draft: Draft) -> None:
 
 def _product(draft: Draft, node: Node) -> list[Node]:
     equation = node.attributes.get("equation", b"").decode(errors="replace").replace(" ", "")
-    found = re.fullmatch(r"([A-Za-z]+),([A-Za-z]+)->([A-Za-z]+)", equation)
-    if found is None or any(len(set(labels)) < len(labels) for labels in found.groups()):
+    match = re.fullmatch(r"([A-Za-z]+),([A-Za-z]+)->([A-Za-z]+)", equation)
+    if match is None or any(len(set(labels)) < len(labels) for labels in match.groups()):
         return [node]
-    (a, b, out), (x, y) = found.groups(), node.inputs
+    (a, b, out), (x, y) = match.groups(), node.inputs
     if x in draft.constants:
         a, b, x, y = b, a, y, x
     if any(draft.shapes[x][a.index(label)] != draft.shapes[y][b.index(label)] for label in a if label in b):
         return [node]  # a runtime may broadcast a size of one, which MatMul does not
     shared = [label for label in out if label in a and label in b]
     left, right = ([label for label in one if label not in other] for one, other in ((a, b), (b, a)))
-    summed = [label for label in a if label in b and label not in out]
-    # MatMul broadcasts what stands before its last two axes, and multiplies rows by one matrix where the other has nothing there.
-    one_matrix = len(right) == len(summed) == 1 and (len(left) == 1 or not shared)
+    contracted = [label for label in a if label in b and label not in out]
+    # MatMul broadcasts the axes before the last two.
+    one_matrix = len(right) == len(contracted) == 1 and (len(left) == 1 or not shared)
     if not one_matrix or set(out) != {*shared, *left, *right}:
         return [node]
     nodes: list[Node] = []
-    first = _ordered(draft, nodes, x, a, [*shared, *left, *summed])
-    second = _ordered(draft, nodes, y, b, [*shared, *summed, *right])
+    first = _ordered(draft, nodes, x, a, [*shared, *left, *contracted])
+    second = _ordered(draft, nodes, y, b, [*shared, *contracted, *right])
     nodes.append(Node("MatMul", [first, second], list(node.outputs)))
     order = [*shared, *left, *right]
     if order != list(out):
@@ -49,7 +49,7 @@ def _product(draft: Draft, node: Node) -> list[Node]:
 
 
 def _ordered(draft: Draft, nodes: list[Node], value: str, labels: str, order: list[str]) -> str:
-    """The value with its axes in that order."""
+    """The name of the value with its axes in that order; a Transpose is added to ``nodes`` where one is needed."""
     perm = [labels.index(label) for label in order]
     if perm == sorted(perm):
         return value

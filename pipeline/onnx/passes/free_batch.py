@@ -1,6 +1,6 @@
-"""A batch of one, written into shapes, made free: ``[1, 400]`` becomes ``[-1, 400]`` where the one is the batch.
+"""A batch of one that shapes in the file fix is made free: ``[1, 400]`` becomes ``[-1, 400]`` where the one is the batch.
 
-These rules propose; parity with the file, run one sample at a time, disposes.
+The rules are heuristics: parity with the file, run one sample at a time, decides whether they were right.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pipeline.errors import InputRejected
 from pipeline.onnx.ir import Draft, Node
 
 
-def baked(draft: Draft) -> bool:
-    """True where every input fixes a batch of one, and something else beside it."""
+def fixes_batch_of_one(draft: Draft) -> bool:
+    """Whether the first axis of every input is fixed to one, and is not its only axis."""
     return all(len(draft.shapes[i]) >= 2 and draft.shapes[i][0] == 1 for i in draft.inputs)
 
 
 def free(draft: Draft) -> None:
-    """Rewrites what names the batch of one: targets of Reshape, axes of Flatten, Squeeze, Slice and the reductions."""
+    """Rewrite settings that contain the batch of one: targets of Reshape, axes of Flatten, Squeeze and Slice."""
     for node in draft.nodes:
         shape = draft.shapes.get(node.inputs[0]) if node.inputs and node.inputs[0] not in draft.constants else None
         if not shape or shape[0] != 1:
@@ -36,7 +36,7 @@ def _reshape(draft: Draft, node: Node, shape: tuple[int, ...]) -> None:
     resolved = draft.shapes[node.output]
     if resolved and resolved[0] == 1:
         dims = [int(d) for d in target]
-        # One dimension may be left to be inferred: the batch, unless another one already is; that one is known, though.
+        # ONNX infers at most one size: the batch. All others are known.
         node.inputs[1] = draft.constant(np.array([-1, *(resolved[1:])] if dims[0] != 0 else dims, np.int64))
 
 
@@ -52,7 +52,7 @@ def _squeeze(draft: Draft, node: Node, shape: tuple[int, ...]) -> None:
 
 
 def _slice(draft: Draft, node: Node, shape: tuple[int, ...]) -> None:
-    """A slice that takes the whole batch of one takes nothing away: it is left out of the axes."""
+    """A slice of the whole batch of one has no effect: that axis is left out."""
     values = [draft.constants.get(v) for v in node.inputs[1:]]
     if any(v is None for v in values) or len(values) < 3:
         return
@@ -60,28 +60,30 @@ def _slice(draft: Draft, node: Node, shape: tuple[int, ...]) -> None:
     assert starts is not None
     assert ends is not None
     assert axes is not None
-    keep = [i for i, a in enumerate(axes) if a % len(shape) != 0 or starts[i] > 0 or ends[i] < 1]
-    if len(keep) < len(axes):
-        node.inputs[1:] = [draft.constant(np.asarray(v)[keep]) for v in values]
+    partial = [i for i, a in enumerate(axes) if a % len(shape) != 0 or starts[i] > 0 or ends[i] < 1]
+    if len(partial) < len(axes):
+        node.inputs[1:] = [draft.constant(np.asarray(v)[partial]) for v in values]
 
 
 _REWRITES = {"Reshape": _reshape, "Flatten": _flatten, "Squeeze": _squeeze, "Slice": _slice}
 
 
 def symbolic(op_type: str, inputs: Sequence[tuple[int, ...]], targets: Sequence[list[int]]) -> list[int]:
-    """A computed target shape in constant terms, from what it was at several probes.
+    """A computed target shape as a constant, from its values at several probes; ``inputs``: the input's shapes there.
 
-    Reshape: what never changes stays, what equals the input's dimension at its place becomes ``0``, one other becomes ``-1``.
-    Expand: what follows the input's own dimension becomes ``1``, and so does the batch (readers broadcast it).
-    Raises InputRejected where the shape cannot be said so.
+    Reshape: a size that never changes stays, one that equals the input's at the same axis becomes ``0``, one other becomes
+    ``-1``. Expand: a size that equals the input's own becomes ``1``, and so does the batch (readers broadcast it).
+    Raises InputRejected where there is no such constant.
     """
     result = []
     for axis, entries in enumerate(zip(*targets, strict=True)):
         if len(set(entries)) == 1:
             result.append(entries[0])
         elif op_type == "Expand":
-            own = [s[axis - len(t)] if len(t) - axis <= len(s) else 1 for s, t in zip(inputs, targets, strict=True)]
-            if list(entries) != own and axis != 0:
+            own_sizes = [
+                s[axis - len(t)] if len(t) - axis <= len(s) else 1 for s, t in zip(inputs, targets, strict=True)
+            ]
+            if list(entries) != own_sizes and axis != 0:
                 raise InputRejected(
                     "An Expand to a size that depends on the input's is supported along the batch only; export the network"
                     " with fixed input sizes."

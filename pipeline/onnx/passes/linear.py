@@ -1,9 +1,9 @@
-"""Every product with a constant in one form: ``y = x W^T + b``, W stored as ``(out, in)``, b as ``(out,)``.
+"""Every product with a constant in one form: ``y = x W^T + b``, W of shape ``(out, in)``, b of shape ``(out,)``.
 
-Gemm's transposes, MatMul with and without an Add after it, and a bias that a separate Add gives to a convolution all end
-here; what was done to a weight is undone by the steps kept in its ConstantSource. Gemm's alpha stays a Mul behind the product,
-where a runtime multiplies by it: in the weights, products would overflow and underflow elsewhere. Its beta is multiplied into
-a bias where that is exact.
+Gemm with transposes, MatMul with and without an Add after it, and a bias that a separate Add gives to a convolution become this
+form; the ConstantSource of a weight holds the steps that undo the change. Gemm's alpha becomes a Mul behind the product, where
+a runtime multiplies by it: in the weights, products would overflow and underflow elsewhere. Its beta is multiplied into a bias
+where that is exact.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from pipeline.core.network import Origin
 from pipeline.onnx.ir import Attributes, Draft, Node
 
 DOMAIN = "pipeline"
-"""Linear of this domain is Gemm for inputs of any rank."""
+"""The domain of ``Linear``, an operator of the import: ``x W^T + b`` for inputs of any rank."""
 
 
 def canonical(draft: Draft) -> None:
-    """Rewrites Gemm and MatMul by a constant, then gives each product and convolution without bias the Add that is its bias."""
-    rewritten: list[Node] = []
+    """Rewrite Gemm and MatMul by a constant, then make an Add behind a product or convolution without bias its bias."""
+    nodes: list[Node] = []
     for node in draft.nodes:
         if node.op_type == "Gemm":
-            rewritten.extend(_gemm(draft, node))
+            nodes.extend(_gemm(draft, node))
         elif node.op_type == "MatMul":
-            rewritten.append(_matmul(draft, node))
+            nodes.append(_matmul(draft, node))
         else:
-            rewritten.append(node)
-    draft.nodes = rewritten
+            nodes.append(node)
+    draft.nodes = nodes
     _join_bias(draft)
 
 
@@ -52,7 +52,7 @@ def _scaled(draft: Draft, name: str, factor: float) -> str:
 
 
 def _gemm(draft: Draft, node: Node) -> list[Node]:
-    """``alpha op(A) op(B) + beta C`` with B constant as Gemm with transB alone; with B computed, as its parts."""
+    """``alpha op(A) op(B) + beta C``: for a constant B as Gemm with transB, for a computed one as Transpose, MatMul, Mul, Add."""
     a, b, c = node.inputs[0], node.inputs[1], node.input(2)
     alpha, beta = float(node.attributes.get("alpha", 1.0)), float(node.attributes.get("beta", 1.0))
     nodes: list[Node] = []
@@ -78,14 +78,14 @@ def _gemm(draft: Draft, node: Node) -> list[Node]:
 
 
 def _plus(draft: Draft, node: Node, nodes: list[Node], product: str, c: str, beta: float) -> list[Node]:
-    """The nodes that end a decomposed Gemm in its own output value."""
+    """The nodes that add ``beta c`` to the product of a decomposed Gemm, the last of which has the Gemm's output."""
     if not c or beta == 0.0:
         nodes[-1].outputs = list(node.outputs)
         return []
     if beta != 1.0:
-        more: list[Node] = []
-        c = _emit(draft, more, "Mul", [c, draft.constant(np.asarray(beta, draft.dtypes[node.output]))])
-        return [*more, Node("Add", [product, c], node.outputs)]
+        scaling: list[Node] = []
+        c = _emit(draft, scaling, "Mul", [c, draft.constant(np.asarray(beta, draft.dtypes[node.output]))])
+        return [*scaling, Node("Add", [product, c], node.outputs)]
     return [Node("Add", [product, c], node.outputs)]
 
 
@@ -101,7 +101,7 @@ def _emit(
 
 
 def _shape(op_type: str, a: tuple[int, ...], b: tuple[int, ...] = ()) -> tuple[int, ...]:
-    """What a part of a Gemm makes of matrices; of the Gemm that is left the second operand is transposed."""
+    """The shape of the result of one part of a decomposed Gemm; the second operand of ``Gemm`` itself is transposed."""
     return {"Transpose": a[::-1], "MatMul": (*a[:-1], *b[-1:]), "Gemm": (*a[:-1], *b[:1])}.get(op_type, a)
 
 
@@ -117,22 +117,22 @@ def _matmul(draft: Draft, node: Node) -> Node:
 
 
 def _join_bias(draft: Draft) -> None:
-    """A layer without bias whose value only an Add of a fitting constant reads takes that constant as its bias."""
+    """Where only an Add of a constant of fitting shape reads the value of a layer without bias, make the constant its bias."""
     uses, producers = draft.uses(), draft.producers()
-    joined = []
+    absorbed = []
     for node in draft.nodes:
         layer, bias = _layer_and_bias(draft, node, producers) if node.op_type == "Add" else (None, "")
         if layer is None or uses[layer.output] != 1:
             continue
         origin = draft.origins.get(layer.output)
-        after = draft.origins.get(node.output)
+        add_origin = draft.origins.get(node.output)
         layer.inputs.append(bias)
         layer.outputs = list(node.outputs)
         producers[node.output] = layer
-        if origin is not None and after is not None:
-            draft.origins[node.output] = Origin(origin.op_type, origin.name, after.output)
-        joined.append(id(node))
-    draft.nodes = [n for n in draft.nodes if id(n) not in joined]
+        if origin is not None and add_origin is not None:
+            draft.origins[node.output] = Origin(origin.op_type, origin.name, add_origin.output)
+        absorbed.append(id(node))
+    draft.nodes = [n for n in draft.nodes if id(n) not in absorbed]
 
 
 def _layer_and_bias(draft: Draft, add: Node, producers: dict[str, Node]) -> tuple[Node | None, str]:
@@ -154,16 +154,17 @@ def _layer_and_bias(draft: Draft, add: Node, producers: dict[str, Node]) -> tupl
 
 
 def _as_bias(draft: Draft, name: str, size: int, *, scale: float = 1.0, trailing: int = 0, exact: bool = False) -> str:
-    """The constant as a vector of ``size``, from a shape of ones around it; empty if it is not one.
+    """The name of the constant, times ``scale``, as a vector of ``size``; empty where it varies along another axis.
 
-    A Gemm's single number is spread out (the file's initialiser grows when it is written back); ``exact`` refuses that.
+    A Gemm's single number is repeated (the file's initialiser grows when it is written back), unless ``exact``.
+    ``trailing``: how many axes of the layer's output stand behind that of its channels.
     """
     if name not in draft.constants:
         return ""
     array = draft.constants[name]
-    padded = (1,) * max(0, trailing + 1 - array.ndim) + array.shape
-    axis = len(padded) - 1 - trailing
-    fits = padded[axis] == size and all(d == 1 for i, d in enumerate(padded) if i != axis)
+    shape = (1,) * max(0, trailing + 1 - array.ndim) + array.shape
+    axis = len(shape) - 1 - trailing
+    fits = shape[axis] == size and all(d == 1 for i, d in enumerate(shape) if i != axis)
     if fits:
         if array.ndim != 1:
             name = draft.derive(name, array.reshape(size), ("reshape", tuple(array.shape)), key="flat")

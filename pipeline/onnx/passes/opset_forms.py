@@ -1,7 +1,8 @@
-"""The forms that operators had at older opsets, brought to the newest: what was an attribute becomes an input, and so on.
+"""Nodes in the forms of older opsets, rewritten to the newest: attributes that became inputs, and so on.
 
-Every node of a file that is computed on data comes through here first, in the file's own form at the file's own opset: it is
-taken only where the table accounts for all it holds. onnx.version_converter is not used: it loses axes of reductions, for one.
+Every node of a file that is computed on data is checked here first, in the file's own form at the file's own opset: it is
+refused unless the table of operators accounts for all it holds. onnx.version_converter is not used: it loses, for example,
+axes of reductions.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import numpy as np
 from pipeline.errors import InputRejected
 from pipeline.onnx.ir import Attributes, Draft, Node
 from pipeline.onnx.names import shown
-from pipeline.onnx.operators import Unsupported, kept, refusal
+from pipeline.onnx.operators import Unsupported, refusal, snapshot
 
 Change = Callable[[Draft, Node], "list[Node] | None"]
-"""The nodes that say the same at the newest opset; None where the node was changed in place."""
+"""Returns the nodes that replace a node at the newest opset; None where it was changed in place."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ _FORMS: dict[str, list[_Form]] = {}
 
 
 def form(*names: str, last: int) -> Callable[[Change], Change]:
-    """Enters how the form that operators have up to an opset is brought to the next newer form."""
+    """Register a change of the form that operators have up to opset ``last`` to the next newer form."""
 
     def register(change: Change) -> Change:
         for name in names:
@@ -46,52 +47,52 @@ def form(*names: str, last: int) -> Callable[[Change], Change]:
 
 
 def newest(draft: Draft) -> tuple[Node, ...]:
-    """Brings every node to its newest form, and returns the nodes as the file has them.
+    """Rewrite every node to its newest form, and return copies of the nodes as the file has them.
 
-    Raises InputRejected naming every operator that the table does not take as it stands in the file; one that is not in the
-    table may still turn out to be a part of a form that is known, and is left to the lowering.
+    Raises InputRejected naming every operator whose form in the file the table refuses; an operator that is not in the table is
+    left to the lowering.
     """
-    needed = draft.needed()
-    draft.nodes = [node for node in draft.nodes if not needed.isdisjoint(node.outputs)]
+    needed_values = draft.needed()
+    draft.nodes = [node for node in draft.nodes if not needed_values.isdisjoint(node.outputs)]
     read = {*draft.outputs, *(v for node in draft.nodes for v in node.inputs if v)}
-    own, made = tuple(kept(node) for node in draft.nodes), list[Node]()
-    refused: Counter[tuple[str, str]] = Counter()
+    file_nodes, nodes = tuple(snapshot(node) for node in draft.nodes), list[Node]()
+    refusals: Counter[tuple[str, str]] = Counter()
     for node in draft.nodes:
         empty = any(0 in draft.shapes.get(value, ()) for value in node.outputs)
         reason = refusal(node, draft.opset, read) or ("it makes an empty value" if empty else None)
         try:
-            made += _newest(draft, node) if reason is None else []
+            nodes += _newest(draft, node) if reason is None else []
         except Unsupported as error:
             reason = str(error)
         if reason is not None:
-            refused[node.op_type, reason] += 1
-    if refused:
-        raise rejected(refused, draft.opset)
-    draft.nodes = made
-    return own
+            refusals[node.op_type, reason] += 1
+    if refusals:
+        raise rejection(refusals, draft.opset)
+    draft.nodes = nodes
+    return file_nodes
 
 
 def _newest(draft: Draft, node: Node) -> list[Node]:
-    for older in _FORMS.get(node.op_type, ()):
-        if draft.opset <= older.last:
-            changed = older.change(draft, node)
-            if changed is not None:
-                return changed
+    for old_form in _FORMS.get(node.op_type, ()):
+        if draft.opset <= old_form.last:
+            nodes = old_form.change(draft, node)
+            if nodes is not None:
+                return nodes
     return [node]
 
 
-def rejected(refused: Counter[tuple[str, str]], opset: int) -> InputRejected:
-    """The refusal that names operators with reasons and counts."""
-    said = ", ".join(
+def rejection(reasons: Counter[tuple[str, str]], opset: int) -> InputRejected:
+    """The error that names operators with reasons and counts; ``reasons``: counts by operator and reason."""
+    listing = ", ".join(
         f"{shown(op_type)} ({count}{': ' + reason if reason else ''})"
-        for (op_type, reason), count in sorted(refused.items())
+        for (op_type, reason), count in sorted(reasons.items())
     )
-    # An operator that is younger than opset 20 is written as its parts by an export at opset 20.
-    younger = opset > 20 and all(not reason and _since(op_type) > 20 for op_type, reason in refused)
+    # An export at opset 20 decomposes operators that were defined later.
+    is_newer = opset > 20 and all(not reason and _since(op_type) > 20 for op_type, reason in reasons)
     advice = (
-        "Export the model at opset 20 or lower." if younger else "Export the model without them, or ask for support."
+        "Export the model at opset 20 or lower." if is_newer else "Export the model without them, or ask for support."
     )
-    return InputRejected(f"Every operator of a model must be supported; these are not: {said}. {advice}")
+    return InputRejected(f"Every operator of a model must be supported; these are not: {listing}. {advice}")
 
 
 def _since(operator: str) -> int:
@@ -106,12 +107,12 @@ def _schemas() -> list[Any]:
 
 
 def attributes_to_inputs(draft: Draft, node: Node, *attributes: str, dtype: Any = np.int64) -> None:
-    """Attributes become inputs behind the first, one that is absent an input left out."""
+    """Move attributes to inputs behind the first; an absent one becomes an input that is left out."""
     values = [node.attributes.pop(name) for name in attributes]
-    made = ["" if v is None else draft.constant(np.asarray(v, dtype)) for v in values]
-    while made and not made[-1]:
-        made.pop()
-    node.inputs = [node.inputs[0], *made]
+    inputs = ["" if v is None else draft.constant(np.asarray(v, dtype)) for v in values]
+    while inputs and not inputs[-1]:
+        inputs.pop()
+    node.inputs = [node.inputs[0], *inputs]
 
 
 @form("ReduceSum", "Squeeze", "Unsqueeze", last=12)
@@ -145,7 +146,7 @@ def _split_sizes(draft: Draft, node: Node) -> None:
 
 @form("Split", last=23)
 def _split(draft: Draft, node: Node) -> None:
-    """Equal parts, the last one smaller, where no sizes are given: said now, for an output that nobody reads is dropped later."""
+    """Sizes that are left out as a constant: equal parts, the last one smaller. Later passes drop outputs that nobody reads."""
     if node.attributes.pop("num_outputs", len(node.outputs)) != len(node.outputs):
         raise Unsupported("its num_outputs is not how many outputs it has")
     if node.input(1):
@@ -153,9 +154,9 @@ def _split(draft: Draft, node: Node) -> None:
     shape, axis = draft.shapes[node.inputs[0]], node.attributes.peek("axis", 0)
     if axis in (0, -len(shape)) and draft.free:
         raise Unsupported("it divides the batch")
-    whole = shape[axis]
-    part = -(-whole // len(node.outputs))
-    sizes = [min(part, whole - i * part) for i in range(len(node.outputs))]
+    length = shape[axis]
+    size = -(-length // len(node.outputs))
+    sizes = [min(size, length - i * size) for i in range(len(node.outputs))]
     node.inputs = [node.inputs[0], draft.constant(np.array(sizes, np.int64))]
 
 

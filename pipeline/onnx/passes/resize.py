@@ -1,4 +1,4 @@
-"""Resize and its forerunner Upsample before they are lowered: what older opsets meant, and sizes that are computed."""
+"""Resize and its predecessor Upsample before they are lowered: the forms of older opsets, and computed sizes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _scales(draft: Draft, node: Node) -> None:
 
 @form("Resize", "Upsample", last=10)
 def _before_opset_11(draft: Draft, node: Node) -> list[Node]:
-    """Corners were the coordinates, and the nearest entry was the one below where an axis grows, above where it shrinks."""
+    """Coordinates were asymmetric, and nearest rounded them down where an axis grows and up where it shrinks."""
     x, name = node.inputs
     nearest, scales = node.attributes.peek("mode", b"nearest") == b"nearest", draft.constants.get(name)
     shrinks = scales is not None and bool((scales < 1).any())
@@ -26,19 +26,19 @@ def _before_opset_11(draft: Draft, node: Node) -> list[Node]:
             "before opset 11 it rounds down where an axis grows and up where it shrinks, and "
             + ("its scales are computed" if scales is None else "it has axes of both kinds")
         )
-    meant = {"coordinate_transformation_mode": b"asymmetric", "nearest_mode": b"ceil" if shrinks else b"floor"}
-    return [Node("Resize", [x, "", name], list(node.outputs), node.attributes | meant)]
+    settings = {"coordinate_transformation_mode": b"asymmetric", "nearest_mode": b"ceil" if shrinks else b"floor"}
+    return [Node("Resize", [x, "", name], list(node.outputs), node.attributes | settings)]
 
 
 def fix_sizes(draft: Draft, node: Node, probes: Probes) -> None:
-    """Sizes without that of the batch, where it is the input's in every probe, as a constant where the others never change."""
+    """Make computed sizes a constant where those of all axes but the batch are the same in every probe."""
     x, sizes = node.inputs[0], node.input(3)
     rank = len(draft.shapes[x])
     axes = [a % rank for a in node.attributes.get("axes") or range(rank)]
-    seen = np.stack([np.asarray(v[sizes] if sizes in v else draft.constants[sizes]) for v in probes.values])
+    measured = np.stack([np.asarray(v[sizes] if sizes in v else draft.constants[sizes]) for v in probes.values])
     batches = [np.shape(v[x] if x in v else draft.constants[x])[0] for v in probes.values]
-    if 0 in axes and seen[:, axes.index(0)].tolist() == batches:
-        seen = np.delete(seen, axes.index(0), axis=1)
+    if 0 in axes and measured[:, axes.index(0)].tolist() == batches:
+        measured = np.delete(measured, axes.index(0), axis=1)
         axes.remove(0)
-    if axes and all(len(set(column)) == 1 for column in seen.T):
-        node.attributes["axes"], node.inputs[3] = axes, draft.constant(seen[0])
+    if axes and all(len(set(column)) == 1 for column in measured.T):
+        node.attributes["axes"], node.inputs[3] = axes, draft.constant(measured[0])
