@@ -368,7 +368,7 @@ PROMISE: list[Fault] = [
 
 EXECUTED: list[Fault] = [
     ("onnx/executed/pools.py", "min(ends) >= 0", "ends[0] >= 0", f"{TRAPS} -k crossed"),
-    ("onnx/executed/pools.py", 'own.attributes.get("value", 0.0) < 0', "False", f"{TRAPS} -k old"),
+    ("onnx/executed/pools.py", 'op.attributes.get("value", 0.0) < 0', "False", f"{TRAPS} -k old"),
     ("onnx/lowering/pointwise.py", "if np.isnan(end) or end == (np.inf, -np.inf)[i]:", "if False:", f"{TRAPS} -k infinity"),
     ("onnx/probe.py", 'kind = "data" if not loose.isdisjoint(read) else kind', "pass", f"{TRAPS} -k entries"),
     ("onnx/passes/fold.py", 'if sizes in draft.constants or kinds.get(sizes) == "shape":', "if sizes:", f"{TRAPS} -k Resize"),
@@ -384,16 +384,16 @@ EXECUTED: list[Fault] = [
     ("onnx/batch/symbolic.py", """            result.require_exact()
 """, """            pass
 """, f"{TRAPS} -k rounding"),
-    ("onnx/executed/pools.py", "if not nonnegative(at.file, pad.inputs[0]):",
+    ("onnx/executed/pools.py", "if not nonnegative(matching.file, pad.inputs[0]):",
      "if False:", f"{RAN} -k another_function"),
     ("onnx/executed/matching.py", "return pair.executed == pair.file and pair.view.plain",
      "return True", f"{RAN} -k left_out"),
     ("onnx/executed/folding.py", "error * np.abs(size) + TINY",
      "1e-2 * np.abs(size) + TINY", f"{RAN} -k changed"),
-    ("onnx/executed/products.py", "if not any(v in at.file.constants for v in layer.inputs):",
+    ("onnx/executed/products.py", "if not any(v in matching.file.constants for v in layer.inputs):",
      "if False:", f"{RAN} -k another_function"),
-    ("onnx/executed/activations.py", "return theirs.inputs[0] if _close(mine, wanted) else None",
-     "return theirs.inputs[0]", f"{RAN} -k changed"),
+    ("onnx/executed/activations.py", "return file_op.inputs[0] if _close(op_settings, file_settings) else None",
+     "return file_op.inputs[0]", f"{RAN} -k changed"),
     ("core/rounding.py", "return flushed * (1 + self.moved[1])",
      "return flushed", RANGE),
     ("rules/batchnorm.py", "TINY32 * (1 + torch.rsqrt(spread.abs()))",

@@ -121,7 +121,7 @@ def run_key(subject: Subject, dataset: Dataset, settings: Settings) -> str:
         "versions": facts.versions(),
         "program": program(),
         "kernels": measured(subject, settings).assumptions,
-        "executed": subject.executed.described.graph_sha256,
+        "executed": subject.executed.execution.graph_sha256,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 

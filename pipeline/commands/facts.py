@@ -105,7 +105,7 @@ def data(dataset: Dataset, evaluated: int, limit: int | None, seed: int, notes: 
 
 def method(subject: Subject, settings: Settings, how: Strategy, kernels: tuple[str, ...] = ()) -> report.Method:
     """How samples were certified, and what certified means."""
-    region, ran = "box" if settings.norm == "linf" else "Euclidean ball", subject.executed.described
+    region, ran = "box" if settings.norm == "linf" else "Euclidean ball", subject.executed.execution
     return report.Method(
         bounds=how.methods,
         requested=settings.method,

@@ -100,7 +100,7 @@ def decide_read(
     judge = Judge(question, asked.text, lambda point: subject.session.flat(point, names))
     falsifier = _falsifier(subject, question, judge, settings, source) if settings.attack else None
     outcome, witness, kernels = yield from _decided(subject, question, falsifier, settings, clock)
-    ran = subject.executed.described
+    ran = subject.executed.execution
     result = PropertyResult(
         tool=facts.tool(),
         model=PropertyModel(file=file.path.name, sha256=file.digests.sha256, bytes=len(file.content)),

@@ -314,18 +314,18 @@ def test_a_table_without_the_condition_on_padding_is_found_out(monkeypatch):
 def test_the_digest_is_of_what_is_computed():
     made = files.model(*(ACCOUNTED["Conv+BN+Relu"][0], image, ACCOUNTED["Conv+BN+Relu"][1]))
     content = made.SerializeToString()
-    first = optimised(content, provider="cpu", level="all").described.graph_sha256
-    assert first == optimised(content, provider="cpu", level="all").described.graph_sha256
+    first = optimised(content, provider="cpu", level="all").execution.graph_sha256
+    assert first == optimised(content, provider="cpu", level="all").execution.graph_sha256
     renamed = onnx.ModelProto()
     renamed.CopyFrom(made)
     for own in renamed.graph.node:
         own.input[:] = ["inner" if v == "c" else v for v in own.input]
         own.output[:] = ["inner" if v == "c" else v for v in own.output]
-    assert optimised(renamed.SerializeToString(), provider="cpu", level="all").described.graph_sha256 == first
-    assert optimised(content, provider="cpu", level="off").described.graph_sha256 != first
+    assert optimised(renamed.SerializeToString(), provider="cpu", level="all").execution.graph_sha256 == first
+    assert optimised(content, provider="cpu", level="off").execution.graph_sha256 != first
     heavier = dict(ACCOUNTED["Conv+BN+Relu"][1], w=W * 2)
     other = files.model(ACCOUNTED["Conv+BN+Relu"][0], image, heavier)
-    assert optimised(other.SerializeToString(), provider="cpu", level="all").described.graph_sha256 != first
+    assert optimised(other.SerializeToString(), provider="cpu", level="all").execution.graph_sha256 != first
 
 
 def test_threads_do_not_change_what_is_executed(monkeypatch):
@@ -333,5 +333,5 @@ def test_threads_do_not_change_what_is_executed(monkeypatch):
     digests = set()
     for count in (1, 2, 4):
         monkeypatch.setattr(runtime, "threads", lambda count=count: count)
-        digests.add(optimised(content, provider="cpu", level="all").described.graph_sha256)
+        digests.add(optimised(content, provider="cpu", level="all").execution.graph_sha256)
     assert len(digests) == 1

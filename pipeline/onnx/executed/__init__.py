@@ -1,8 +1,8 @@
-"""The graph that is executed: read back from ONNX Runtime, and every difference from the file's own accounted for.
+"""The graph that is executed, read back from ONNX Runtime, and the account of every difference from the file's own.
 
-A certificate bounds the file's operators, each evaluated by itself in any order of its sums, with what ``core/rounding.py``
-allows to be folded and fused. A runtime's optimiser does as it likes; so what it made is compared with the file, and what the
-table of rewritings in this package does not cover is refused by name.
+A certificate bounds the file's operators, each evaluated by itself in any order of its sums, with the folding and fusion that
+``core/rounding.py`` charges. A runtime's optimiser may rewrite more than that: the executed graph is compared with the file's,
+and a rewriting that the table in this package does not cover is refused by name.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pipeline.onnx.executed.matching import REWRITINGS, Matching, Pair
 from pipeline.onnx.executed.optimised import Executed, optimised
 from pipeline.onnx.model_file import ModelFile
 
-_TABLE = (layers, products, pools, activations, arrangements)  # importing them enters their rewritings
+_TABLE = (layers, products, pools, activations, arrangements)  # importing them registers their rewritings
 _SHOWN = 6
 
 
 def require(file: ModelFile, executed: Executed, outputs: Sequence[str]) -> None:
-    """Raise InputRejected (3) unless every value of an executed graph is one that the bounds of the file contain.
+    """Raise InputRejected (3) unless the bounds of the file contain every value of an executed graph.
 
-    Names the operator that stands for something else, and the highest level of optimisation below at which there is none.
+    The error names the executed operator that no rewriting accounts for, and the highest lower level of optimisation without one.
     """
     problem = unaccounted(file.model, executed, outputs)
     if problem is None:
@@ -48,49 +48,49 @@ def require(file: ModelFile, executed: Executed, outputs: Sequence[str]) -> None
 
 
 def unaccounted(model: onnx.ModelProto, executed: Executed, outputs: Sequence[str]) -> str | None:
-    """What a runtime executes that no bound accounts for, as the end of a sentence about it; None where there is nothing."""
+    """What a runtime executes that no bound accounts for, as the predicate of a sentence about it; None for nothing."""
     matching = Matching(Graph(model), executed.graph)
     for output in outputs:
         if not matching.holds(Pair(output, output)):
-            return _named(matching, output)
+            return _first_unaccounted(matching, output)
     return None
 
 
-def _named(matching: Matching, output: str) -> str:
-    """The first executed operator that could not be accounted for, and what it stands in place of."""
-    own, value = matching.executed.producer(output), output
+def _first_unaccounted(matching: Matching, output: str) -> str:
+    """A predicate that names the first executed operator without an account, and the operators of the file that it replaces."""
+    op, value = matching.executed.producer(output), output
     least: tuple[bool, int] | None = None
-    known = {o.type for o in matching.file.operators} | set(REWRITINGS)
-    for pair, holds in matching.known.items():
-        made = matching.executed.producer(pair.executed)
-        if made is None or holds:
+    types = {o.type for o in matching.file.operators} | set(REWRITINGS)
+    for pair, holds in matching.results.items():
+        candidate = matching.executed.producer(pair.executed)
+        if candidate is None or holds:
             continue
-        # An operator that the file does not have says most. Names survive most rewritings: a pair of one name is meant,
-        # others may only have been tried.
-        strange = made.type not in known
-        if strange or pair.executed == pair.file or made.position in matching.reasons:
-            rank = (not strange, made.position)
+        # An operator that the file does not have explains most. Names survive most rewritings: a pair with equal names is the
+        # right one, others may only have been tried.
+        strange = candidate.type not in types
+        if strange or pair.executed == pair.file or candidate.position in matching.reasons:
+            rank = (not strange, candidate.position)
             if least is None or rank < least:
-                least, own, value = rank, made, pair.file
-    if own is None:
+                least, op, value = rank, candidate, pair.file
+    if op is None:
         return "makes a constant of an output that is computed"
-    said = ", ".join(map(str, _replaced(matching.file, value, set(own.inputs))))
-    reason = matching.reasons.get(own.position, "no bound accounts for that rewriting")
-    return f"executes {own} in place of {said or 'a constant'}: {reason}"
+    replaced = ", ".join(map(str, _replaced(matching.file, value, set(op.inputs))))
+    reason = matching.reasons.get(op.position, "no bound accounts for that rewriting")
+    return f"executes {op} in place of {replaced or 'a constant'}: {reason}"
 
 
 def _replaced(file: Graph, value: str, inputs: set[str]) -> list[GraphOperator]:
-    """The file's operators between a value and what an executed operator reads, a few of them."""
-    found: dict[int, GraphOperator] = {}
+    """At most ``_SHOWN`` of the file's operators between a value and the inputs of an executed operator."""
+    operators: dict[int, GraphOperator] = {}
     pending = [value]
-    while pending and len(found) < _SHOWN:
+    while pending and len(operators) < _SHOWN:
         value = pending.pop(0)
-        own = file.producer(value)
-        if own is None or own.position in found or value in file.constants:
+        op = file.producer(value)
+        if op is None or op.position in operators or value in file.constants:
             continue
-        found[own.position] = own
-        pending.extend(v for v in own.inputs if v and v not in inputs)
-    return sorted(found.values(), key=lambda o: o.position)
+        operators[op.position] = op
+        pending.extend(v for v in op.inputs if v and v not in inputs)
+    return sorted(operators.values(), key=lambda o: o.position)
 
 
 __all__ = ["Executed", "optimised", "require", "unaccounted"]

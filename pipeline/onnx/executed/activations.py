@@ -5,46 +5,47 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.onnx.executed.graphs import Graph, GraphOperator
-from pipeline.onnx.executed.matching import Matching, Pair, Steps, behind, rewriting
+from pipeline.onnx.executed.matching import Matching, Pair, Steps, rewriting, skip_copies
 from pipeline.onnx.names import shown
 
 
-def before_activation(at: Matching, own: GraphOperator, file: str) -> str | None:
-    """The file's value that the activation of an executed layer reads; the value itself where there is none, None where
-    it is another activation."""
-    name = own.attributes.get("activation", b"").decode()
+def before_activation(matching: Matching, op: GraphOperator, file: str) -> str | None:
+    """The value that the file's activation reads, where an executed layer includes it; ``file`` itself where the layer has none,
+    None where it is another activation.
+    """
+    name = op.attributes.get("activation", b"").decode()
     if not name:
         return file
-    file, theirs = behind(at.file, file)
-    if theirs is None or theirs.outputs[0] != file or theirs.type != name:
+    file, file_op = skip_copies(matching.file, file)
+    if file_op is None or file_op.outputs[0] != file or file_op.type != name:
         return None
-    mine, wanted = _executed_settings(own, name), _settings(at, theirs)
-    if wanted is None:
+    op_settings, file_settings = _executed_settings(op, name), _settings(matching, file_op)
+    if file_settings is None:
         return None
-    _, relu = behind(at.file, theirs.inputs[0])
-    if name == "Clip" and relu is not None and relu.type == "Relu" and _close(mine, _above_zero(wanted)):
+    _, relu = skip_copies(matching.file, file_op.inputs[0])
+    if name == "Clip" and relu is not None and relu.type == "Relu" and _close(op_settings, _above_zero(file_settings)):
         return relu.inputs[0]
-    return theirs.inputs[0] if _close(mine, wanted) else None
+    return file_op.inputs[0] if _close(op_settings, file_settings) else None
 
 
-def other_activation(own: GraphOperator) -> str:
-    """Why ``before_activation`` found none."""
-    name = own.attributes.get("activation", b"").decode()
+def other_activation(op: GraphOperator) -> str:
+    """Why ``before_activation`` returned None."""
+    name = op.attributes.get("activation", b"").decode()
     if name in ("Relu", "Sigmoid", "Tanh", "HardSwish", "Clip", *_KEYS):
         return f"the {name} in its kernel is not that of the file"
     return f"it computes {shown(name)} in its own kernel, whose error was not measured there"
 
 
 def _above_zero(ends: tuple[float, ...]) -> tuple[float, ...]:
-    """Relu before Clip is one Clip from ``max(0, min)``."""
+    """The ends of the Clip that equals Relu before a Clip."""
     return max(0.0, ends[0]), ends[1]
 
 
-def _executed_settings(own: GraphOperator, name: str) -> tuple[float, ...]:
-    if "activation_params" in own.attributes:
-        return tuple(own.attributes["activation_params"])
+def _executed_settings(op: GraphOperator, name: str) -> tuple[float, ...]:
+    if "activation_params" in op.attributes:
+        return tuple(op.attributes["activation_params"])
     return tuple(
-        own.attributes[f"activation_{key}"] for key in _KEYS.get(name, ()) if f"activation_{key}" in own.attributes
+        op.attributes[f"activation_{key}"] for key in _KEYS.get(name, ()) if f"activation_{key}" in op.attributes
     )
 
 
@@ -52,61 +53,61 @@ _KEYS = {"LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta")}
 _LIMIT = float(np.finfo(np.float32).max)
 
 
-def _settings(at: Matching, theirs: GraphOperator) -> tuple[float, ...] | None:
-    """What an activation of the file is set to, in the order of ONNX Runtime's parameters; None for one that is not known."""
-    if theirs.type in ("Relu", "Sigmoid", "Tanh", "HardSwish"):
+def _settings(matching: Matching, file_op: GraphOperator) -> tuple[float, ...] | None:
+    """The settings of an activation of the file, in the order of ONNX Runtime's parameters; None for an unknown activation."""
+    if file_op.type in ("Relu", "Sigmoid", "Tanh", "HardSwish"):
         return ()
-    if theirs.type in _KEYS:
-        return tuple(theirs.attributes[key] for key in _KEYS[theirs.type])
-    if theirs.type == "Clip":
-        return clip_ends(at.file, theirs)
+    if file_op.type in _KEYS:
+        return tuple(file_op.attributes[key] for key in _KEYS[file_op.type])
+    if file_op.type == "Clip":
+        return clip_ends(matching.file, file_op)
     return None
 
 
-def clip_ends(graph: Graph, own: GraphOperator) -> tuple[float, float] | None:
+def clip_ends(graph: Graph, op: GraphOperator) -> tuple[float, float] | None:
     """Both ends of a Clip, as attributes or constant inputs; None where one is computed."""
     ends = []
     for position, (name, default) in enumerate((("min", -_LIMIT), ("max", _LIMIT)), start=1):
-        value = own.input(position)
-        array = graph.constants.get(value) if value else np.asarray(own.attributes.get(name, default))
+        value = op.input(position)
+        array = graph.constants.get(value) if value else np.asarray(op.attributes.get(name, default))
         if array is None:
             return None
         ends.append(float(array.reshape(-1)[0]))
     return ends[0], ends[1]
 
 
-def _close(got: tuple[float, ...], wanted: tuple[float, ...]) -> bool:
-    return len(got) == len(wanted) and all(
+def _close(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return len(one) == len(other) and all(
         np.float32(np.clip(a, -_LIMIT, _LIMIT)) == np.float32(np.clip(b, -_LIMIT, _LIMIT))
-        for a, b in zip(got, wanted, strict=True)
+        for a, b in zip(one, other, strict=True)
     )
 
 
 @rewriting("Clip")
-def clipped_relu(at: Matching, own: GraphOperator, index: int, pair: Pair) -> Steps:
+def clipped_relu(matching: Matching, op: GraphOperator, index: int, pair: Pair) -> Steps:
     """Relu before Clip, executed as one Clip."""
-    _, theirs = behind(at.file, pair.file)
-    if theirs is None or theirs.type != "Clip":
+    _, file_op = skip_copies(matching.file, pair.file)
+    if file_op is None or file_op.type != "Clip":
         return False
-    _, relu = behind(at.file, theirs.inputs[0])
-    mine, wanted = clip_ends(at.executed, own), clip_ends(at.file, theirs)
-    if relu is None or relu.type != "Relu" or mine is None or wanted is None:
+    _, relu = skip_copies(matching.file, file_op.inputs[0])
+    op_ends, file_ends = clip_ends(matching.executed, op), clip_ends(matching.file, file_op)
+    if relu is None or relu.type != "Relu" or op_ends is None or file_ends is None:
         return False
-    if not _close(mine, _above_zero(wanted)):
+    if not _close(op_ends, _above_zero(file_ends)):
         return False
-    return (yield Pair(own.inputs[0], relu.inputs[0], pair.view))
+    return (yield Pair(op.inputs[0], relu.inputs[0], pair.view))
 
 
 @rewriting("Mul")
-def hard_swish(at: Matching, own: GraphOperator, index: int, pair: Pair) -> Steps:
+def hard_swish(matching: Matching, op: GraphOperator, index: int, pair: Pair) -> Steps:
     """HardSwish, a function of ONNX, executed as its parts ``x HardSigmoid(x)``: four roundings, which are charged."""
-    _, theirs = behind(at.file, pair.file)
-    if theirs is None or theirs.type != "HardSwish" or len(own.inputs) != 2:
+    _, file_op = skip_copies(matching.file, pair.file)
+    if file_op is None or file_op.type != "HardSwish" or len(op.inputs) != 2:
         return False
-    for x, gated in (own.inputs, own.inputs[::-1]):
-        _, gate = behind(at.executed, gated)
+    for x, gate_value in (op.inputs, op.inputs[::-1]):
+        _, gate = skip_copies(matching.executed, gate_value)
         if gate is None or gate.type != "HardSigmoid" or gate.inputs[0] != x:
             continue
         if _close((gate.attributes.get("alpha", 0.2), gate.attributes.get("beta", 0.5)), (1 / 6, 0.5)):
-            return (yield Pair(x, theirs.inputs[0], pair.view))
+            return (yield Pair(x, file_op.inputs[0], pair.view))
     return False

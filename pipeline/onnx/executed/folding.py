@@ -1,4 +1,4 @@
-"""What a runtime may fold into the weights of a layer, and whether the weights that it executes are those."""
+"""Scales and constants that a runtime folds into the weights of a layer, and whether the executed weights match them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pipeline.onnx.executed.graphs import Graph, GraphOperator
-from pipeline.onnx.executed.matching import Matching, behind, copied
+from pipeline.onnx.executed.matching import Matching, copy_source, skip_copies
 from pipeline.onnx.executed.views import blocks
 
 UNIT, TINY = 2.0**-24, 2.0**-126
@@ -17,21 +17,21 @@ NORM_ROUNDINGS = 5
 
 
 @dataclass(frozen=True)
-class Folded:
-    """``y = scale * z + shift`` behind a layer's output ``z``, in float64, and what folding it in float32 may err by."""
+class ScaleShift:
+    """``y = scale * z + shift`` behind a layer's output ``z``, in float64, and the float32 ``roundings`` of folding it."""
 
     scale: np.ndarray
     shift: np.ndarray
     size: np.ndarray
-    """The sum of the absolute values that the shift is made of."""
+    """The sum of the absolute values of the terms of ``shift``."""
     roundings: int = 0
 
-    def times(self, factor: np.ndarray, roundings: int = 1) -> Folded:
-        """One scale more, nearer to the layer."""
+    def times(self, factor: np.ndarray, roundings: int = 1) -> ScaleShift:
+        """With one more scale, nearer to the layer."""
         return replace(self, scale=np.asarray(self.scale * factor), roundings=self.roundings + roundings)
 
-    def plus(self, term: np.ndarray, size: np.ndarray | None = None) -> Folded:
-        """One constant more, nearer to the layer."""
+    def plus(self, term: np.ndarray, size: np.ndarray | None = None) -> ScaleShift:
+        """With one more constant, nearer to the layer."""
         size = np.abs(term) if size is None else size
         return replace(
             self,
@@ -42,71 +42,77 @@ class Folded:
 
     @property
     def error(self) -> float:
-        """``gamma(n, u)``."""
+        """A bound of the relative error of folding: ``gamma(n, u)``, n the roundings."""
         n = self.roundings + 1
         return n * UNIT / (1 - n * UNIT) * (1 + 2.0**-20)
 
+    def by_channel(self, channels: int, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Scale, shift and size as vectors along axis 1 of ``rank``; None where one varies along another axis."""
+        scale, shift, size = (by_channel(v, channels, rank, 1) for v in (self.scale, self.shift, self.size))
+        return None if scale is None or shift is None or size is None else (scale, shift, size)
 
-NOTHING = Folded(np.ones(()), np.zeros(()), np.zeros(()))
+
+NOTHING = ScaleShift(np.ones(()), np.zeros(()), np.zeros(()))
 
 
-def folded(graph: Graph, value: str) -> tuple[Folded, str, GraphOperator | None]:
-    """The scales and constants from a value back to the operator before them, where each reads a value that nothing else reads.
+def scale_shift(graph: Graph, value: str) -> tuple[ScaleShift, str, GraphOperator | None]:
+    """The scales and constants that lead to a value, the value before them, and the operator that computes that.
 
-    They are BatchNormalization, Mul, Add and Sub with constants: those whose folding ``bounds/float32_sites.py`` charges.
+    They are BatchNormalization, Mul, Add and Sub with constants, whose folding ``bounds/float32_sites.py`` charges; each reads a
+    value that nothing else reads.
     """
-    so_far = NOTHING
+    tail = NOTHING
     while True:
-        value, own = behind(graph, value)
-        step = None if own is None or own.outputs[0] != value else _step(graph, own, so_far)
-        if step is None or not _sole(graph, step[1]):
-            return so_far, value, own
-        so_far, value = step
+        value, op = skip_copies(graph, value)
+        step = None if op is None or op.outputs[0] != value else _step(graph, op, tail)
+        if step is None or not _has_one_reader(graph, step[1]):
+            return tail, value, op
+        tail, value = step
 
 
-def _sole(graph: Graph, value: str) -> bool:
-    """Whether a value, and what it is a copy of, have one reader."""
+def _has_one_reader(graph: Graph, value: str) -> bool:
+    """Whether a value, and each value that it copies, has one reader."""
     inner: str | None = value
     while inner is not None:
         if graph.readers[inner] != 1:
             return False
-        inner = copied(graph, inner)
+        inner = copy_source(graph, inner)
     return True
 
 
-def _step(graph: Graph, own: GraphOperator, so_far: Folded) -> tuple[Folded, str] | None:
-    if own.type == "BatchNormalization":
-        return _norm(graph, own, so_far)
-    if own.type not in ("Mul", "Add", "Sub") or len(own.inputs) != 2:
+def _step(graph: Graph, op: GraphOperator, tail: ScaleShift) -> tuple[ScaleShift, str] | None:
+    if op.type == "BatchNormalization":
+        return _norm(graph, op, tail)
+    if op.type not in ("Mul", "Add", "Sub") or len(op.inputs) != 2:
         return None
-    for value, other in (own.inputs, own.inputs[::-1]):
+    for value, other in (op.inputs, op.inputs[::-1]):
         if other in graph.constants and value not in graph.constants and graph.constants[other].dtype == np.float32:
             constant = graph.constants[other].astype(np.float64)
-            if own.type == "Mul":
-                return so_far.times(constant), value
-            if own.type == "Add":
-                return so_far.plus(constant), value
-            return (so_far.plus(-constant), value) if value == own.inputs[0] else None
+            if op.type == "Mul":
+                return tail.times(constant), value
+            if op.type == "Add":
+                return tail.plus(constant), value
+            return (tail.plus(-constant), value) if value == op.inputs[0] else None
     return None
 
 
-def _norm(graph: Graph, own: GraphOperator, so_far: Folded) -> tuple[Folded, str] | None:
-    rank = graph.rank(own.inputs[0])
-    if any(v not in graph.constants for v in own.inputs[1:5]) or len([v for v in own.outputs if v]) > 1:
+def _norm(graph: Graph, op: GraphOperator, tail: ScaleShift) -> tuple[ScaleShift, str] | None:
+    rank = graph.rank(op.inputs[0])
+    if any(v not in graph.constants for v in op.inputs[1:5]) or len([v for v in op.outputs if v]) > 1:
         return None
-    scale, shift, mean, var = (graph.constants[v].astype(np.float64) for v in own.inputs[1:5])
+    scale, shift, mean, var = (graph.constants[v].astype(np.float64) for v in op.inputs[1:5])
     if rank is None:
         return None
     shape = (-1, *(1,) * (rank - 2))
     with np.errstate(all="ignore"):
-        factor = (scale / np.sqrt(var + float(np.float32(own.attributes["epsilon"])))).reshape(shape)
+        factor = (scale / np.sqrt(var + float(np.float32(op.attributes["epsilon"])))).reshape(shape)
     term, size = shift.reshape(shape) - factor * mean.reshape(shape), np.abs(shift).reshape(shape)
-    # The constants come behind the scale: what is added, then what multiplies.
-    return so_far.plus(term, size + np.abs(factor * mean.reshape(shape))).times(factor, NORM_ROUNDINGS), own.inputs[0]
+    # Nearest to the end first: the constant, then the scale.
+    return tail.plus(term, size + np.abs(factor * mean.reshape(shape))).times(factor, NORM_ROUNDINGS), op.inputs[0]
 
 
 def by_channel(array: np.ndarray, channels: int, rank: int, axis: int) -> np.ndarray | None:
-    """An array that varies along one axis of ``rank`` alone, as a vector; None where it varies along others."""
+    """An array that varies along ``axis`` of ``rank`` axes alone, as a vector of ``channels``; None for any other array."""
     if array.ndim > rank:
         return None
     shape = (1,) * (rank - array.ndim) + array.shape
@@ -115,27 +121,27 @@ def by_channel(array: np.ndarray, channels: int, rank: int, axis: int) -> np.nda
     return np.broadcast_to(array.reshape(-1), (channels,))
 
 
-def near(got: np.ndarray, wanted: np.ndarray, size: np.ndarray, error: float) -> bool:
-    """``|got - wanted| <= gamma |size| + tiny``, at every entry."""
+def is_near(array: np.ndarray, expected: np.ndarray, size: np.ndarray, error: float) -> bool:
+    """``|array - expected| <= error |size| + TINY``, at every entry."""
     with np.errstate(all="ignore"):
-        return bool((np.abs(got.astype(np.float64) - wanted) <= error * np.abs(size) + TINY).all())
+        return bool((np.abs(array.astype(np.float64) - expected) <= error * np.abs(size) + TINY).all())
 
 
-def blocked_filters(got: np.ndarray, wanted: np.ndarray, error: float) -> tuple[bool, int] | None:
-    """Whether filters in blocks are the wanted ones: ``(whether inputs are in blocks too, channels in a block)``, or None."""
+def blocked_filters(array: np.ndarray, filters: np.ndarray, error: float) -> tuple[bool, int] | None:
+    """``(whether inputs are blocked too, channels in a block)`` of the layout in which ``array`` is ``filters``; else None."""
     for block in BLOCKS:
         for inputs in (True, False):
-            laid = blocks(wanted, block, inputs=inputs)
-            if laid.size == got.size and near(got.reshape(-1), laid, laid, error):
+            expected = blocks(filters, block, inputs=inputs)
+            if expected.size == array.size and is_near(array.reshape(-1), expected, expected, error):
                 return inputs, block
     return None
 
 
-def padded(vector: np.ndarray, size: int) -> np.ndarray:
-    """A vector with zeros up to whole blocks."""
+def pad_with_zeros(vector: np.ndarray, size: int) -> np.ndarray:
+    """A vector with zeros appended up to ``size``."""
     return np.concatenate([vector, np.zeros(max(0, size - vector.size))])
 
 
-def held(at: Matching, value: str) -> np.ndarray | None:
-    """An executed constant, None for what is computed."""
-    return at.executed.constants[value] if value and at.executed.constants.fixed(value) else None
+def executed_constant(matching: Matching, value: str) -> np.ndarray | None:
+    """An executed constant as an array, None for a value that is computed."""
+    return matching.executed.constants[value] if value and matching.executed.constants.fixed(value) else None

@@ -1,4 +1,4 @@
-"""The graph that ONNX Runtime executes: what its optimiser makes of a file, written out and read back."""
+"""The graph that ONNX Runtime executes: the optimiser's rewriting of a file, written out and read back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.results import RuntimeExecution
 
 @dataclass(frozen=True, eq=False)
 class Executed:
-    """The graph of a session, and which session that is."""
+    """The graph that a session executes, and the session's version, provider and optimisation level."""
 
     model: onnx.ModelProto
     runtime: str
@@ -32,8 +32,8 @@ class Executed:
         return Graph(self.model)
 
     @cached_property
-    def described(self) -> RuntimeExecution:
-        """As results state it."""
+    def execution(self) -> RuntimeExecution:
+        """As a result states it."""
         return RuntimeExecution(
             runtime="ONNX Runtime",
             version=self.runtime,
@@ -47,7 +47,7 @@ class Executed:
 
 
 def optimised(model: ModelFile | bytes, *, provider: str, level: Optimization) -> Executed:
-    """What ONNX Runtime executes of a model at a level, by a session of its own. Raises what ``runtime.session`` raises."""
+    """The graph that ONNX Runtime executes of a model at a level, from a new session. Raises what ``runtime.session`` raises."""
     with tempfile.TemporaryDirectory(prefix="pipeline-") as folder:
         path = Path(folder) / "executed.onnx"
         ort.session(model, provider=provider, level=level, written_to=path)
@@ -57,30 +57,30 @@ def optimised(model: ModelFile | bytes, *, provider: str, level: Optimization) -
 
 
 def canonical_digest(graph: Graph) -> str:
-    """SHA-256 of what is computed: each output by its operator, attributes and inputs, whatever values and nodes are called."""
-    known: dict[str, str] = {}
+    """SHA-256 of the computation: of operator, attributes and inputs of each value, whatever values and nodes are called."""
+    digests: dict[str, str] = {}
     arrays: dict[str, str] = {}
     pending = list(graph.outputs)
     while pending:
         value = pending[-1]
-        if value in known:
+        if value in digests:
             pending.pop()
             continue
-        own = graph.producer(value)
-        if own is None:
+        op = graph.producer(value)
+        if op is None:
             pending.pop()
-            known[value] = _hash("input", value) if value in graph.inputs else _constant(graph, value, arrays)
+            digests[value] = _hash("input", value) if value in graph.inputs else _constant(graph, value, arrays)
             continue
-        missing = [v for v in own.inputs if v and v not in known]
+        missing = [v for v in op.inputs if v and v not in digests]
         if missing:
             pending.extend(missing)
             continue
-        attributes = sorted((k, repr(v)) for k, v in own.attributes.items())
-        read = [known[v] if v else "" for v in own.inputs]
-        for index, made in enumerate(own.outputs):
-            if made:
-                known[made] = _hash(own.type, repr(attributes), *read, str(index))
-    return _hash("graph", *(f"{name}={known[name]}" for name in graph.outputs))
+        attributes = sorted((k, repr(v)) for k, v in op.attributes.items())
+        inputs = [digests[v] if v else "" for v in op.inputs]
+        for index, output in enumerate(op.outputs):
+            if output:
+                digests[output] = _hash(op.type, repr(attributes), *inputs, str(index))
+    return _hash("graph", *(f"{name}={digests[name]}" for name in graph.outputs))
 
 
 def _constant(graph: Graph, value: str, arrays: dict[str, str]) -> str:

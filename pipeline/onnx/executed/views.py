@@ -1,4 +1,4 @@
-"""How a value that ONNX Runtime computes lies in memory, beside the file's value that it stands for."""
+"""How the layout of an executed value differs from that of the file's value that it stands for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class View:
-    """The same numbers, arranged otherwise.
+    """The arrangement of an executed value, whose numbers are those of the file's value.
 
     ``perm``: axis ``i`` of the executed value is axis ``perm[i]`` of the file's. ``swap``: its last two axes are exchanged, at
     whatever rank. ``flat``: equal in row-major order, perhaps in another shape. ``blocked``: channels in blocks (NCHWc).
@@ -23,22 +23,22 @@ class View:
 
     @property
     def plain(self) -> bool:
-        """Whether both are the same array."""
+        """Whether both are the same array, in shape and order."""
         return self == AS_IT_IS
 
     def at_rank(self, rank: int) -> View:
-        """``swap`` as a permutation of that many axes."""
+        """The same view with ``swap`` as a permutation of that many axes."""
         if not self.swap:
             return self
         return View.of((*range(rank - 2), rank - 1, rank - 2)) if rank >= 2 else replace(self, swap=False)
 
     @classmethod
     def of(cls, perm: Sequence[int]) -> View:
-        """A permutation; the one that changes nothing is no view."""
+        """The view of a permutation; ``AS_IT_IS`` for the identity."""
         return AS_IT_IS if tuple(perm) == tuple(range(len(perm))) else cls(perm=tuple(perm))
 
     def before_executed(self, perm: Sequence[int]) -> View | None:
-        """The view of what an executed Transpose reads; None where the arrangement is not a permutation."""
+        """The view of the input of an executed Transpose; None where this view is no permutation."""
         view = self.at_rank(len(perm))
         if view.flat or view.blocked:
             return None
@@ -48,14 +48,14 @@ class View:
         return View.of(axes)
 
     def before_file(self, perm: Sequence[int]) -> View | None:
-        """The view of what a Transpose of the file reads."""
+        """The view of the input of a Transpose of the file; None where this view is no permutation."""
         view = self.at_rank(len(perm))
         if view.flat or view.blocked:
             return None
         return View.of([perm[axis] for axis in view.perm or range(len(perm))])
 
     def apply(self, array: np.ndarray) -> np.ndarray | None:
-        """A constant of the file as it is executed; None where a view has no such array."""
+        """A constant of the file under this view; None where a blocked view, or one of another rank, has no such array."""
         view = self.at_rank(array.ndim)
         if view.blocked:
             return None

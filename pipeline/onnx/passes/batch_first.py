@@ -138,7 +138,7 @@ def _pair(r: BatchFirstPass, node: Node) -> BatchFirstValue:
 def _product(r: BatchFirstPass, node: Node) -> BatchFirstValue:
     x, y = (r.canonical_value(v, node) for v in node.inputs)
     last = len(x.axes) - 2
-    if x.axes != y.axes or x.batch >= last or x.sizes[:-2] != y.sizes[:-2]:
+    if x.axes != y.axes or x.batch_axis >= last or x.sizes[:-2] != y.sizes[:-2]:
         raise NoBatchFirstForm
     sizes = (*x.sizes[:-1], y.sizes[-1])
     return replace(x, name=r.repeat(node, [x.name, y.name], sizes), sizes=sizes)
@@ -161,7 +161,7 @@ def _layer_norm(r: BatchFirstPass, node: Node) -> BatchFirstValue:
     """Over the last axes, which are also the last ones of the canonical tensor."""
     x = r.canonical_value(node.inputs[0], node)
     axis = node.attributes.get("axis", -1) % len(x.axes)
-    if axis <= x.batch:
+    if axis <= x.batch_axis:
         raise NoBatchFirstForm
     return replace(x, name=r.repeat(node, [x.name, *node.inputs[1:]], x.sizes, axis=axis - len(x.axes)))
 
