@@ -432,7 +432,7 @@ IMPORTS: list[Fault] = [
     ),
     (
         "onnx/lowering/lower.py",
-        "if value and i not in item.seen]",
+        "if value and i not in item.read_inputs]",
         "if value and i < 0]",
         f"{WALK} -k no_lowering_reads",
     ),

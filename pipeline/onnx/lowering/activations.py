@@ -1,4 +1,4 @@
-"""Lowerings of activations that came later, or that are made of others."""
+"""Lowerings of activations of newer opsets, and of those that are composed of others."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def _mish(item: Item) -> fx.Node:
 
 
 @operator("ThresholdedRelu", reads=["alpha"], pointwise=True)
-def _thresholded(item: Item) -> fx.Node:
-    """``x`` where ``x > alpha``, else 0: ReLU for ``alpha = 0``, and for any other no continuous function."""
+def _thresholded_relu(item: Item) -> fx.Node:
+    """``x`` where ``x > alpha``, else 0: ReLU for ``alpha = 0``, discontinuous for any other."""
     if (alpha := item.attribute("alpha")) != 0:
         raise Unsupported(f"it jumps at alpha = {alpha:g}; only alpha = 0, which is Relu, is supported")
     return item.build.emit(nn.ReLU(), item.arg())
@@ -24,7 +24,7 @@ def _thresholded(item: Item) -> fx.Node:
 
 @operator("Shrink", reads=["bias", "lambd"], pointwise=True)
 def _shrink(item: Item) -> fx.Node:
-    """``x + bias`` below ``-lambd``, ``x - bias`` above ``lambd``, else 0; continuous where the two are the same number."""
+    """``x + bias`` below ``-lambd``, ``x - bias`` above ``lambd``, else 0; continuous where bias equals lambd."""
     bias, lambd = item.attribute("bias"), item.attribute("lambd")
     if bias != lambd or lambd < 0:
         raise Unsupported(f"it jumps where |x| is lambd = {lambd:g}; only bias = lambd >= 0 is supported")

@@ -1,4 +1,4 @@
-"""Lowerings that move blocks of places into channels and back, and transposed convolutions."""
+"""Lowerings of DepthToSpace, SpaceToDepth and transposed convolutions."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def _space_to_depth(item: Item) -> fx.Node:
     refuses=windows,
 )
 def _conv_transpose(item: Item) -> fx.Node:
-    """``output_shape`` and ``auto_pad`` say how long the result is, and hence how much is cut off at its two ends.
+    """``output_shape`` and ``auto_pad`` determine the length of the result, and hence how much is cut off at its two ends.
 
-    It is half in front and half at the end; an odd one is cut off in front, at the end for SAME_UPPER (ONNX ConvTranspose).
+    Half is cut off at each end; of an odd number the larger half in front, for SAME_UPPER at the end (ONNX ConvTranspose).
     """
     weights, size = item.weights(), item.shape()[2:]
     if "weight" not in weights or (item.node.input(2) and "bias" not in weights):
@@ -49,16 +49,16 @@ def _conv_transpose(item: Item) -> fx.Node:
     if rank not in _TRANSPOSED:
         raise Unsupported(f"it convolves over {rank} axes")
     strides, dilations = item.attribute("strides") or [1] * rank, item.attribute("dilations") or [1] * rank
-    added, pads = item.attribute("output_padding") or [0] * rank, item.attribute("pads") or [0] * 2 * rank
-    auto, out = item.attribute("auto_pad"), item.build.shapes[item.node.outputs[0]][2:]
-    fitted = bool(item.attribute("output_shape")) or auto in (b"SAME_UPPER", b"SAME_LOWER")
+    output_padding, pads = item.attribute("output_padding") or [0] * rank, item.attribute("pads") or [0] * 2 * rank
+    auto_pad, out = item.attribute("auto_pad"), item.build.shapes[item.node.outputs[0]][2:]
+    fixed_size = bool(item.attribute("output_shape")) or auto_pad in (b"SAME_UPPER", b"SAME_LOWER")
     crops = []
     for i, (n, k, s, d, o) in enumerate(zip(size, shape[2:], strides, dilations, out, strict=True)):
-        whole, head = (n - 1) * s + d * (k - 1) + 1, pads[i]
-        if fitted:
-            cut = max(0, whole + added[i] - o)
-            head = cut // 2 if auto == b"SAME_UPPER" else cut - cut // 2
-        crops.append(_Crop.of(whole, head, o, max(s, d)))
+        full, head = (n - 1) * s + d * (k - 1) + 1, pads[i]
+        if fixed_size:
+            excess = max(0, full + output_padding[i] - o)
+            head = excess // 2 if auto_pad == b"SAME_UPPER" else excess - excess // 2
+        crops.append(_Crop.of(full, head, o, max(s, d)))
     make: Any = _TRANSPOSED[rank]
     module = make(
         shape[0],
@@ -72,36 +72,36 @@ def _conv_transpose(item: Item) -> fx.Node:
         dilation=tuple(dilations),
     )
     y = item.build.emit(module, item.arg(), weights=weights)
-    cut_off = [i for i, c in enumerate(crops) if c.start or c.made != out[i]]
-    if not cut_off:
+    cropped = [i for i, c in enumerate(crops) if c.start or c.length != out[i]]
+    if not cropped:
         return y
-    starts = [crops[i].start for i in cut_off]
-    ends = [start + out[i] for start, i in zip(starts, cut_off, strict=True)]
-    return item.build.emit(ops.Slice(starts, ends, [2 + i for i in cut_off], [1] * len(cut_off)), y)
+    starts = [crops[i].start for i in cropped]
+    ends = [start + out[i] for start, i in zip(starts, cropped, strict=True)]
+    return item.build.emit(ops.Slice(starts, ends, [2 + i for i in cropped], [1] * len(cropped)), y)
 
 
 @dataclass(frozen=True)
 class _Crop:
-    """One axis of a transposed convolution: torch cuts ``padding`` off at both ends and adds ``added`` at the last, which makes
-    ``made`` entries; of these the result begins at ``start``.
+    """One axis of a transposed convolution: with ``padding`` and output padding ``added`` torch computes ``length`` entries, of
+    which the result begins at ``start``.
     """
 
     padding: int
     added: int
     start: int
-    made: int
+    length: int
 
     @staticmethod
-    def of(whole: int, head: int, out: int, limit: int) -> _Crop:
-        """Of ``whole`` entries without padding ``head`` are cut off in front, and ``out`` are left.
+    def of(full: int, head: int, out: int, limit: int) -> _Crop:
+        """Of ``full`` entries without padding, ``head`` are cut off in front and ``out`` remain.
 
-        Raises Unsupported where the result is longer by ``limit`` or more: what is beyond the last entry is bias alone.
+        Raises Unsupported where the output padding would be ``limit`` or more, which torch does not accept.
         """
-        tail = whole - head - out
+        tail = full - head - out
         plain = 0 <= head - tail < limit
         padding, added = (head, head - tail) if plain else (max(0, min(head, tail)), max(0, -tail))
         if added >= limit:
             raise Unsupported(
                 f"output_shape adds {added} entries behind the last, of an axis where {limit - 1} can be added"
             )
-        return _Crop(padding, added, head - padding, whole - 2 * padding + added)
+        return _Crop(padding, added, head - padding, full - 2 * padding + added)

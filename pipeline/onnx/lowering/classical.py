@@ -1,4 +1,4 @@
-"""Lowerings of what stands around a network in exports of scikit-learn: operators of ONNX's domain ai.onnx.ml."""
+"""Lowerings of operators of the domain ai.onnx.ml, as in exports of scikit-learn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _literal(item: Item, values: list[float]) -> fx.Node:
 
 @operator("Scaler", reads=["offset", "scale"])
 def _scaler(item: Item) -> fx.Node:
-    """``(x - offset) scale``, one number for all features or one for each."""
+    """``(x - offset) scale``; each is one number for all features or one for each."""
     x = item.arg()
     if offset := item.attribute("offset"):
         x = item.build.emit(ops.Sub(), x, _literal(item, offset))
@@ -31,7 +31,7 @@ def _scaler(item: Item) -> fx.Node:
 
 @operator("Normalizer", reads=["norm"])
 def _normalizer(item: Item) -> fx.Node:
-    """Each sample divided by its norm; where that is zero no bound is stated."""
+    """Each sample divided by its norm; where that may be zero there is no bound."""
     norm, x = item.attribute("norm"), item.arg()
     if item.rank(0) != 2:
         raise Unsupported("it takes samples that are no vectors")
@@ -55,7 +55,7 @@ def _normalizer(item: Item) -> fx.Node:
     outputs=2,
 )
 def _linear_classifier(item: Item) -> list[fx.Node]:
-    """Its scores ``x C^T + b``, behind a Softmax or Sigmoid where it says so; the labels have no bounds."""
+    """The scores ``x C^T + b``, behind a Softmax or Sigmoid as ``post_transform`` says; the labels have no bounds."""
     if item.node.outputs[0]:
         raise Unsupported("its labels are read; name the output of its scores with --output")
     coefficients, features = np.array(item.attribute("coefficients"), np.float32), item.shape()[1]
@@ -70,7 +70,7 @@ def _linear_classifier(item: Item) -> list[fx.Node]:
     transform = item.attribute("post_transform")
     if transform == b"NONE":
         return [scores, scores]
-    # What follows is no kernel of Softmax or Sigmoid, but the classifier's own.
+    # The classifier's own kernel computes what follows, not that of Softmax or Sigmoid.
     scores = item.build.emit(ops.WholeKernel("LinearClassifier"), scores)
     if transform == b"SOFTMAX":
         scores = item.build.emit(nn.Softmax(-1), scores)

@@ -25,18 +25,18 @@ def _conv(item: Item) -> fx.Node:
     x, module = item.arg(), item.module()
     kernel, size = item.rank(1) - 2, item.shape()[2:]
     pads, dilations = item.attribute("pads") or [0] * 2 * kernel, item.attribute("dilations") or [1] * kernel
-    padded = [n + before + after for n, before, after in zip(size, pads[:kernel], pads[kernel:], strict=True)]
-    if any(n < d * (k - 1) + 1 for n, d, k in zip(padded, dilations, item.shape(1)[2:], strict=True)):
+    sizes = [n + before + after for n, before, after in zip(size, pads[:kernel], pads[kernel:], strict=True)]
+    if any(n < d * (k - 1) + 1 for n, d, k in zip(sizes, dilations, item.shape(1)[2:], strict=True)):
         raise Unsupported("its window is larger than its input")
     if type(module) is nn.Sequential:
-        # onnx2torch says asymmetric padding as a Pad of its own, over all axes, before a convolution without padding.
+        # onnx2torch writes asymmetric padding as a Pad over all axes before a convolution without padding.
         pad: Any = module[0]
         x, module = item.build.emit(ops.Pad(pad.pads[: 2 * (len(item.shape()) - 2)]), x), module[1]
     return item.build.emit(module, x, weights=item.weights())
 
 
 def _trains(node: Node, opset: int) -> str | None:
-    """Before opset 14 it was the outputs that said so (ONNX BatchNormalization-9, "Output case #1")."""
+    """Before opset 14 several outputs meant training mode (ONNX BatchNormalization-9, "Output case #1")."""
     return "with several outputs it is in its training form" if opset < 14 and len(node.outputs) > 1 else None
 
 
@@ -74,23 +74,29 @@ def _linear(item: Item) -> fx.Node:
 
 @operator("MatMul", inputs=2, trains=True)
 def _matmul(item: Item) -> fx.Node:
-    """Two computed values, or a weight that Linear cannot say (on the left, or of rank 3): it trains where it stands."""
+    """Of two computed values, or with a weight that is no Linear's (on the left, or of rank 3) and trains as an operand."""
     constants, (left, right) = item.build.constants, item.node.inputs
-    held = [v in constants and constants[v].ndim >= 2 for v in (left, right)]
-    if not any(held) and item.both_vary() and item.rank(0) > 2:
+    is_weight = [v in constants and constants[v].ndim >= 2 for v in (left, right)]
+    if not any(is_weight) and item.both_vary() and item.rank(0) > 2:
         return item.build.emit(ops.MatrixProduct(), *item.args())
-    if held[0] and isinstance(turned := item.build.made(item.arg(1)), ops.Transpose) and turned.perm == (1, 0):
+    if (
+        is_weight[0]
+        and isinstance(transpose := item.build.module_of(item.arg(1)), ops.Transpose)
+        and transpose.perm == (1, 0)
+    ):
         # W x^T = (x W^T)^T, where samples stay rows.
         rows, columns = constants[left].shape
         linear = nn.Linear(columns, rows, bias=False)
         y = item.build.emit(linear, item.arg(1).all_input_nodes[0], weights={"weight": item.input(0)})
         return item.build.emit(ops.Transpose((1, 0)), y)
-    return item.build.emit(ops.MatMul(), item.arg(0, trains=held[0]), item.arg(1, trains=held[1]), layer=any(held))
+    return item.build.emit(
+        ops.MatMul(), item.arg(0, trains=is_weight[0]), item.arg(1, trains=is_weight[1]), layer=any(is_weight)
+    )
 
 
 @operator("Add", inputs=2, pointwise=True)
 def _add(item: Item) -> fx.Node:
-    """A sum; a constant that is added to a product whose weight trains where it stands is that layer's bias, and trains."""
+    """A sum; a constant added to a product whose weight is an operand is that layer's bias, and trains."""
     args = [item.arg(i, trains=item.build.is_layer(item.node.inputs[1 - i])) for i in (0, 1)]
     return item.build.emit(ops.Add(), *args)
 
@@ -112,7 +118,7 @@ _GRID = ("axis", "block_size", "output_dtype")
 
 @operator("QuantizeLinear", reads=_GRID, inputs=3)
 def _quantize(item: Item) -> fx.Node:
-    """``saturate(round(x / s) + z)``, halves to even; whole numbers are held as floats."""
+    """``saturate(round(x / s) + z)``, halves to even; the integers are represented as floats."""
     scale, zero, kind = _grid(item)
     dtype = item.build.dtype(item.node.inputs[0])
     x = item.build.emit(ops.Div(), item.arg(), item.build.literal(scale, dtype))
@@ -134,7 +140,7 @@ def _dequantize(item: Item) -> fx.Node:
 
 
 def _grid(item: Item) -> tuple[torch.Tensor, torch.Tensor, np.dtype]:
-    """Scale and zero point, shaped along their axis, and the type of the whole numbers."""
+    """Scale and zero point, shaped to broadcast along their axis, and the integer type."""
     scale, zero = item.array(1), item.array(2)
     assert scale is not None
     if item.attribute("block_size") or (zero is None and item.attribute("output_dtype")):
@@ -146,8 +152,8 @@ def _grid(item: Item) -> tuple[torch.Tensor, torch.Tensor, np.dtype]:
     if scale.size > 1 and axis % rank == 0:
         raise Unsupported("its scale varies along the batch")
     shape = [-1, *[1] * (rank - axis % rank - 1)] if scale.size > 1 else []
-    held = torch.from_numpy(np.array(scale))
-    return held.reshape(shape), torch.from_numpy(np.array(zero).astype(scale.dtype)).reshape(shape), zero.dtype
+    scale_tensor = torch.from_numpy(np.array(scale))
+    return scale_tensor.reshape(shape), torch.from_numpy(np.array(zero).astype(scale.dtype)).reshape(shape), zero.dtype
 
 
 @operator("Cast", reads=["to"])

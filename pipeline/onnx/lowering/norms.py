@@ -1,4 +1,4 @@
-"""Lowerings of normalisation by groups of channels and by the root of the mean square."""
+"""Lowerings of GroupNormalization and RMSNormalization."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def _group(item: Item) -> fx.Node:
     module = nn.GroupNorm(groups, shape[1], eps=float(item.attribute("epsilon")))
     if len(scale) == shape[1]:
         return item.build.emit(module, item.arg(), weights=item.weights())
-    for parameter, held in ((module.weight, scale), (module.bias, bias)):
-        parameter.data = torch.from_numpy(np.repeat(held, shape[1] // groups))
+    for parameter, array in ((module.weight, scale), (module.bias, bias)):
+        parameter.data = torch.from_numpy(np.repeat(array, shape[1] // groups))
     return item.build.emit(module, item.arg())
 
 

@@ -1,4 +1,4 @@
-"""Lowerings of operators that work on each entry by itself, and of what is dropped before any is lowered."""
+"""Lowerings of operators that work entry by entry; Identity and Dropout are entered too, which a pass removes."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ for _name, _module in BINARY.items():
 
 operator("Where", inputs=3, pointwise=True)(_plain(ops.Where))
 
-CHAINED: dict[str, Callable[[int], nn.Module]] = {
+ASSOCIATIVE: dict[str, Callable[[int], nn.Module]] = {
     "Sum": ops.Add,
     "Min": lambda _: ops.Min(),
     "Max": lambda _: ops.Max(),
 }
-"""Associative operators: any number of operands, taken two at a time."""
+"""Operators of any number of operands, lowered two at a time."""
 
 
-@operator(*CHAINED, inputs=None, pointwise=True)
-def _chained(item: Item) -> fx.Node:
+@operator(*ASSOCIATIVE, inputs=None, pointwise=True)
+def _chain(item: Item) -> fx.Node:
     total, *others = item.args()
     for other in others:
-        total = item.build.emit(CHAINED[item.node.op_type](len(others) + 1), total, other)
+        total = item.build.emit(ASSOCIATIVE[item.node.op_type](len(others) + 1), total, other)
     return total
 
 
@@ -75,7 +75,7 @@ def _clip(item: Item) -> fx.Node:
             if np.isnan(end) or end == (np.inf, -np.inf)[i]:
                 raise Unsupported(f"its {('min', 'max')[i]} is {end}, which leaves no finite number")
         elif name:
-            # The minimum comes first: where ends cross the maximum wins.
+            # The lower end is applied first: where the ends cross, the upper one is the result.
             if ends[0] is not None and np.isfinite(ends[0]):
                 x, ends[0] = item.build.emit(ops.Clip(ends[0], None), x), None
             x = item.build.emit(module(), x, item.build.value(name))
@@ -93,8 +93,8 @@ def _hard_sigmoid(item: Item) -> fx.Node:
     if abs(alpha - 1 / 6) < 1e-7 and beta == 0.5:
         return item.build.emit(nn.Hardsigmoid(), item.arg())
     dtype = item.build.dtype(item.node.inputs[0])
-    scaled = item.build.emit(ops.Mul(), item.arg(), item.build.literal(alpha, dtype))
-    return item.build.emit(ops.Clip(0.0, 1.0), item.build.emit(ops.Add(), scaled, item.build.literal(beta, dtype)))
+    product = item.build.emit(ops.Mul(), item.arg(), item.build.literal(alpha, dtype))
+    return item.build.emit(ops.Clip(0.0, 1.0), item.build.emit(ops.Add(), product, item.build.literal(beta, dtype)))
 
 
 @operator("Gelu", reads=["approximate"], pointwise=True)
@@ -104,14 +104,14 @@ def _gelu(item: Item) -> fx.Node:
 
 @operator("LeakyRelu", reads=["alpha"], pointwise=True)
 def _leaky_relu(item: Item) -> fx.Node:
-    """With the float32 slope that a runtime has: 0.01, the default, is none."""
+    """With the slope rounded to float32, as a runtime has it: the default 0.01 is no float32."""
     return item.build.emit(nn.LeakyReLU(float(np.float32(item.attribute("alpha")))), item.arg())
 
 
 @operator("Celu", "Elu", reads=["alpha"], pointwise=True)
 @operator("HardSwish", "Selu", "Softplus", pointwise=True)
 def _activation(item: Item) -> fx.Node:
-    """What onnx2torch makes of it is a module of torch.nn that holds nothing of the file but its settings."""
+    """onnx2torch converts these to modules of torch.nn without parameters."""
     if item.node.op_type == "Celu" and abs(alpha := item.attribute("alpha")) < np.finfo(np.float32).tiny:
         raise Unsupported(f"its alpha is {alpha:g}, by which it divides")
     return item.build.emit(item.module(), item.arg())

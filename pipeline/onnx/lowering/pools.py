@@ -1,7 +1,7 @@
-"""Lowerings of pooling: every stride, padding and rounding of ONNX in modules that pad symmetrically.
+"""Lowerings of pooling: every stride, padding and rounding of ONNX, by modules that pad symmetrically.
 
-Both are stated by where windows begin: window ``i`` of an axis covers ``[i s - b, i s - b + d (k - 1)]``, ``b`` the padding
-before, and there are ``n`` of them, ``n`` as ONNX Runtime measured it.
+Window ``i`` of an axis covers ``[i s - b, i s - b + d (k - 1)]``, with stride ``s``, dilation ``d``, kernel ``k`` and ``b`` the
+padding before; the number ``n`` of windows is measured by a run of ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ class _Axis:
     def extent(self) -> int:
         return self.dilation * (self.kernel - 1) + 1
 
-    def blind(self) -> bool:
-        """Whether some window sees no entry."""
+    def sees_padding_alone(self) -> bool:
+        """Whether some window contains no entry of the input."""
         first = (i * self.stride - self.begin for i in range(self.count))
         return not all(any(0 <= f + self.dilation * j < self.size for j in range(self.kernel)) for f in first)
 
-    def made(self, padding: int, ceil: bool) -> int:
-        """How many windows torch makes: with ``ceil`` the last may stick out, if it begins inside or in the left padding."""
+    def torch_count(self, padding: int, ceil: bool) -> int:
+        """How many windows torch has; with ``ceil`` one may reach beyond the end if it begins inside or in the left padding."""
         span = self.size + 2 * padding - self.extent
         n = (-(-span // self.stride) if ceil else span // self.stride) + 1
         return n - 1 if ceil and (n - 1) * self.stride >= self.size + padding else n
 
     def symmetric(self, ceil: bool) -> tuple[int, int] | None:
-        """Symmetric padding under which torch's windows contain these, and how many of torch's come before them."""
+        """``(padding, skipped)``: symmetric padding with which torch's windows contain these, behind ``skipped`` others."""
         for skipped in range(self.kernel):
             padding = self.begin + skipped * self.stride
             if padding > self.kernel // 2:
                 return None
-            if self.made(padding, ceil) - skipped >= self.count:
+            if self.torch_count(padding, ceil) - skipped >= self.count:
                 return padding, skipped
         return None
 
@@ -72,7 +72,7 @@ def _axes(item: Item) -> list[_Axis]:
     axes = [_Axis(*a) for a in zip(size, kernel, strides, dilations, pads[:rank], pads[rank:], out, strict=True)]
     if any(axis.extent > axis.size + axis.begin + axis.end for axis in axes):
         raise Unsupported("its window is larger than its input")
-    if any(axis.blind() for axis in axes):
+    if any(axis.sees_padding_alone() for axis in axes):
         raise Unsupported("a window lies in the padding alone")
     return axes
 
@@ -81,7 +81,7 @@ _WINDOW = ("auto_pad", "kernel_shape", "pads", "strides", "dilations")
 
 
 def windows(node: Node, opset: int) -> str | None:
-    """Why the padding of windows is refused: where ONNX does not say it, and runtimes differ."""
+    """Why a node is refused whose padding ONNX does not define, so that runtimes differ; None for any other."""
     automatic = node.attributes.peek("auto_pad", b"NOTSET") not in (b"NOTSET", b"")
     if automatic and any(node.attributes.peek("pads", ())):
         return "it has pads beside auto_pad, of which one counts"
@@ -90,12 +90,14 @@ def windows(node: Node, opset: int) -> str | None:
     return None
 
 
-_COUNTED = {"ceil_mode": "how many windows there are was measured"}
+_MEASURED = {"ceil_mode": "how many windows there are was measured"}
 
 
-@operator("MaxPool", reads=_WINDOW, inert={**_COUNTED, "storage_order": "of the output Indices alone"}, refuses=windows)
+@operator(
+    "MaxPool", reads=_WINDOW, inert={**_MEASURED, "storage_order": "of the output Indices alone"}, refuses=windows
+)
 def _max_pool(item: Item) -> fx.Node:
-    """With symmetric padding where torch's windows contain ONNX's (the surplus sliced off), else on explicit padding."""
+    """With symmetric padding where torch's windows contain ONNX's, the others being sliced off; else behind an explicit Pad."""
     axes = _axes(item)
     settings: dict[str, Any] = {
         "kernel_size": tuple(a.kernel for a in axes),
@@ -103,28 +105,29 @@ def _max_pool(item: Item) -> fx.Node:
         "dilation": tuple(a.dilation for a in axes),
     }
     for ceil in (False, True):
-        found = [a.symmetric(ceil) for a in axes]
-        if all(f is not None for f in found):
-            places = [f for f in found if f is not None]
-            pool = _MAX[len(axes)](**settings, padding=tuple(p for p, _ in places), ceil_mode=ceil)
+        paddings = [a.symmetric(ceil) for a in axes]
+        if all(f is not None for f in paddings):
+            choices = [f for f in paddings if f is not None]
+            pool = _MAX[len(axes)](**settings, padding=tuple(p for p, _ in choices), ceil_mode=ceil)
             y = item.build.emit(pool, item.arg())
-            made = [a.made(p, ceil) for a, (p, _) in zip(axes, places, strict=True)]
-            return _cropped(item, y, [s for _, s in places], [a.count for a in axes], made)
-    # No symmetric padding says this. The most negative finite float32 never wins over a value, and bounds stay finite.
+            torch_counts = [a.torch_count(p, ceil) for a, (p, _) in zip(axes, choices, strict=True)]
+            return _crop(item, y, [s for _, s in choices], [a.count for a in axes], torch_counts)
+    # Padding with the most negative finite float32 never changes a maximum, and keeps bounds finite.
     x = item.build.emit(ops.Pad(_around(axes), value=LOWEST), item.arg())
     return item.build.emit(_MAX[len(axes)](**settings), x)
 
 
-@operator("AveragePool", reads=[*_WINDOW, "count_include_pad"], inert=_COUNTED, refuses=windows)
+@operator("AveragePool", reads=[*_WINDOW, "count_include_pad"], inert=_MEASURED, refuses=windows)
 def _average_pool(item: Item) -> fx.Node:
-    """Symmetric padding as it stands; otherwise zeros around, the mean over full windows, times kernel size over count."""
+    """With symmetric padding where it suffices; else zeros around, and the mean of full windows times kernel size over count."""
     axes = _axes(item)
     if any(a.dilation != 1 for a in axes):
         raise Unsupported("it is dilated")
     include = item.flag("count_include_pad")
     kernel, stride = tuple(a.kernel for a in axes), tuple(a.stride for a in axes)
     plain = all(
-        a.begin == a.end and a.made(a.begin, False) == a.count and 2 * a.begin <= a.kernel <= a.size for a in axes
+        a.begin == a.end and a.torch_count(a.begin, False) == a.count and 2 * a.begin <= a.kernel <= a.size
+        for a in axes
     )
     make = _AVERAGE[len(axes)]
     if plain:
@@ -132,13 +135,13 @@ def _average_pool(item: Item) -> fx.Node:
         return item.build.emit(make(kernel, stride, padding, count_include_pad=include), item.arg())
     x = item.build.emit(ops.Pad(_around(axes)), item.arg())
     y = item.build.emit(make(kernel, stride), x)
-    counted = torch.ones([1, 1, *(a.size + (a.begin + a.end if include else 0) for a in axes)], dtype=torch.float64)
+    ones = torch.ones([1, 1, *(a.size + (a.begin + a.end if include else 0) for a in axes)], dtype=torch.float64)
     around = _around(axes)
     if include:
         # The declared padding counts; what rounding up adds beyond it does not.
         order = [(0, around[2 * i + 1] - a.end) for i, a in enumerate(reversed(axes))]
         around = [p for pair in order for p in pair]
-    share = F.pad(counted, around)
+    share = F.pad(ones, around)
     for i, a in enumerate(axes):
         share = share.unfold(2 + i, a.kernel, a.stride)
     factor = 1.0 / share.mean(dim=tuple(range(2 + len(axes), 2 + 2 * len(axes))))
@@ -148,16 +151,16 @@ def _average_pool(item: Item) -> fx.Node:
 
 
 def _around(axes: Sequence[_Axis]) -> list[int]:
-    """Padding in torch's order that leaves exactly the windows wanted; negative where the last ones end before the edge."""
+    """Padding, in torch's order, with which exactly these windows fit; negative where the last one ends before the edge."""
     pads: list[int] = []
     for a in reversed(axes):
         pads += [a.begin, (a.count - 1) * a.stride + a.extent - a.size - a.begin]
     return pads
 
 
-def _cropped(item: Item, y: fx.Node, skipped: list[int], count: list[int], made: list[int]) -> fx.Node:
-    cut = [i for i in range(len(count)) if skipped[i] or made[i] != count[i]]
-    if not cut:
+def _crop(item: Item, y: fx.Node, skipped: list[int], count: list[int], torch_counts: list[int]) -> fx.Node:
+    cropped = [i for i in range(len(count)) if skipped[i] or torch_counts[i] != count[i]]
+    if not cropped:
         return y
-    starts, ends = [skipped[i] for i in cut], [skipped[i] + count[i] for i in cut]
-    return item.build.emit(ops.Slice(starts, ends, [2 + i for i in cut], [1] * len(cut)), y)
+    starts, ends = [skipped[i] for i in cropped], [skipped[i] + count[i] for i in cropped]
+    return item.build.emit(ops.Slice(starts, ends, [2 + i for i in cropped], [1] * len(cropped)), y)

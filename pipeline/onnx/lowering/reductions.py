@@ -1,4 +1,4 @@
-"""Lowerings of reductions: sums, means and maxima as they are, norms and logarithms of sums by what they are made of."""
+"""Lowerings of reductions: sums, means and extrema directly, norms and logarithms of sums as compositions."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _MOST_FACTORS = 64
 def _axes(item: Item) -> list[int]:
     """The axes, counted from the front. Raises Unsupported for a node that reduces nothing."""
     rank = len(item.shape())
-    axes, nothing = item.ints(1), item.flag("noop_with_empty_axes")
-    if not axes and nothing:
+    axes, noop = item.ints(1), item.flag("noop_with_empty_axes")
+    if not axes and noop:
         raise Unsupported("noop_with_empty_axes: it reduces nothing")
     return sorted({a % rank for a in axes}) if axes else list(range(rank))
 
@@ -41,8 +41,8 @@ def _sum(item: Item, x: fx.Node) -> fx.Node:
     return item.build.emit(ops.ReduceSum(_axes(item), keepdim=item.flag("keepdims")), x)
 
 
-def squared(item: Item, x: fx.Node) -> fx.Node:
-    """``x^2`` of one value, whose two factors a product of two values would take for independent."""
+def square(item: Item, x: fx.Node) -> fx.Node:
+    """``x^2``; as a product of two values, bounds would treat its factors as independent."""
     return item.build.emit(ops.Pow(), x, item.build.literal(2.0, item.build.dtype(item.node.inputs[0])))
 
 
@@ -53,12 +53,12 @@ def _l1(item: Item) -> fx.Node:
 
 @operator("ReduceSumSquare", reads=_READ, inputs=2)
 def _sum_square(item: Item) -> fx.Node:
-    return _sum(item, squared(item, item.arg()))
+    return _sum(item, square(item, item.arg()))
 
 
 @operator("ReduceL2", reads=_READ, inputs=2)
 def _l2(item: Item) -> fx.Node:
-    return item.build.emit(ops.RootOfSquares(), _sum(item, squared(item, item.arg())))
+    return item.build.emit(ops.RootOfSquares(), _sum(item, square(item, item.arg())))
 
 
 @operator("ReduceLogSum", reads=_READ, inputs=2)
@@ -74,7 +74,7 @@ def _log_sum_exp(item: Item) -> fx.Node:
 
 @operator("ReduceProd", reads=_READ, inputs=2)
 def _prod(item: Item) -> fx.Node:
-    """One product after the other; a runtime may take them in another order, whose intermediate results may overflow."""
+    """One product after the other; a runtime may use another order, whose intermediate results may overflow."""
     shape, axes, x = item.shape(), _axes(item), item.arg()
     factors = math.prod(shape[a] for a in axes)
     if 0 in axes or factors > _MOST_FACTORS:
@@ -105,13 +105,15 @@ def _local_response(item: Item) -> fx.Node:
     bias, channels, dtype = item.attribute("bias"), item.shape()[1], item.build.dtype(item.node.inputs[0])
     if not (alpha >= 0 and bias > 0):
         raise Unsupported("alpha is negative or bias is not positive, so that its base may be zero")
-    place = torch.arange(channels)
-    ahead = place.reshape(-1, 1) - place  # of the channel that is read, before the one it is read for
-    near = (ahead >= -((size - 1) // 2)) & (ahead <= size // 2)
+    channel = torch.arange(channels)
+    offset = channel.reshape(-1, 1) - channel  # of the channel that is read, before the one it is read for
+    in_window = (offset >= -((size - 1) // 2)) & (offset <= size // 2)
     emit, last = item.build.emit, [0, *range(2, rank), 1]
     x, back = item.arg(), [0, rank - 1, *range(1, rank - 1)]
-    summed = emit(ops.MatMul(), emit(ops.Transpose(last), squared(item, x)), item.build.literal(near.float(), dtype))
-    total = emit(ops.Mul(), emit(ops.Transpose(back), summed), item.build.literal(alpha, dtype))
+    window_sum = emit(
+        ops.MatMul(), emit(ops.Transpose(last), square(item, x)), item.build.literal(in_window.float(), dtype)
+    )
+    total = emit(ops.Mul(), emit(ops.Transpose(back), window_sum), item.build.literal(alpha, dtype))
     total = emit(ops.Div(), total, item.build.literal(float(size), dtype))
     base = emit(nn.ReLU(), total)  # a sum of squares, whose lower end was rounded outward
     base = emit(ops.Add(), base, item.build.literal(bias, dtype))

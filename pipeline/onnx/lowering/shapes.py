@@ -1,4 +1,4 @@
-"""Lowerings of operators that move or pick entries."""
+"""Lowerings of operators that move or select entries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.onnx.lowering.lower import Item
 from pipeline.onnx.operators import Unsupported, operator
 
 SOURCE = "source"
-"""In an fx node's meta: the shape that a Reshape had before."""
+"""Key in an fx node's meta: the shape of a Reshape's input."""
 
 
 @operator("Reshape", reads=["allowzero"], inputs=2)
@@ -24,24 +24,24 @@ def _reshape(item: Item) -> fx.Node:
     assert shape is not None
     if item.flag("allowzero") and 0 in shape:
         raise Unsupported("it makes an empty value (allowzero)")
-    return _reshaped(item, shape)
+    return _emit_reshape(item, shape)
 
 
-def _reshaped(item: Item, shape: Sequence[int]) -> fx.Node:
-    """A Reshape that says so where it keeps the batch; of two in a row the last alone, so that a detour of the batch is gone."""
+def _emit_reshape(item: Item, shape: Sequence[int]) -> fx.Node:
+    """A Reshape, with 0 for a batch that it keeps; of two in a row the last alone, so that the batch is not moved twice."""
     x, before, after = item.arg(), item.shape(), item.build.shapes[item.node.outputs[0]]
     if SOURCE in x.meta and 0 not in shape:
         x, before = x.all_input_nodes[0], x.meta[SOURCE]
     if len(after) > 1 and before[:1] == after[:1] and (shape[0] == -1 or not item.build.free):
         shape = [0, *shape[1:]]
-    made = item.build.emit(ops.Reshape(shape), x)
-    made.meta[SOURCE] = before
-    return made
+    node = item.build.emit(ops.Reshape(shape), x)
+    node.meta[SOURCE] = before
+    return node
 
 
 @operator("Softmax", "LogSoftmax", reads=["axis"])
 def _softmax(item: Item) -> fx.Node:
-    """Along the last axis it does not see a Reshape of those before it: a batch that was folded into them is left alone."""
+    """Along the last axis it is moved before a Reshape that only folds the axes before, so that the batch stays in front."""
     x, module = item.arg(), item.module()
     source, shape = x.meta.get(SOURCE, ()), item.shape()
     last = module.dim in (-1, len(shape) - 1)
@@ -50,9 +50,9 @@ def _softmax(item: Item) -> fx.Node:
     module.dim = -1
     y = item.build.emit(module, x.all_input_nodes[0])
     y.meta[SHAPE] = source
-    made = item.build.emit(ops.Reshape([-1, *shape[1:]]), y)
-    made.meta[SOURCE] = source
-    return made
+    node = item.build.emit(ops.Reshape([-1, *shape[1:]]), y)
+    node.meta[SOURCE] = source
+    return node
 
 
 @operator("Flatten", reads=["axis"])
@@ -62,14 +62,14 @@ def _flatten(item: Item) -> fx.Node:
     axis += len(shape) if axis < 0 else 0
     if axis == 1 and len(shape) > 1:
         return item.build.emit(nn.Flatten(), item.arg())
-    return _reshaped(item, [1, -1] if axis == 0 else [-1, math.prod(shape[axis:])])
+    return _emit_reshape(item, [1, -1] if axis == 0 else [-1, math.prod(shape[axis:])])
 
 
 @operator("Transpose", reads=["perm"])
 def _transpose(item: Item) -> fx.Node:
-    """Of two in a row the last alone: a detour of the batch is gone."""
+    """Two in a row are composed, so that the batch is not moved twice."""
     x, perm = item.arg(), item.attribute("perm") or list(range(len(item.shape())))[::-1]
-    inner = item.build.made(x)
+    inner = item.build.module_of(x)
     if isinstance(inner, ops.Transpose):
         x, perm = x.all_input_nodes[0], [inner.perm[p] for p in perm]
     return item.build.emit(ops.Transpose(perm), x)
@@ -80,8 +80,8 @@ def _squeeze(item: Item) -> fx.Node:
     axes, shape = item.ints(1), item.shape()
     if axes is None and item.build.free:
         raise Unsupported("without axes it removes the batch where that is one sample; give it axes")
-    gone = [i for i, d in enumerate(shape) if d == 1] if axes is None else sorted({a % len(shape) for a in axes})
-    return item.build.emit(ops.Squeeze(gone), item.arg())
+    removed = [i for i, d in enumerate(shape) if d == 1] if axes is None else sorted({a % len(shape) for a in axes})
+    return item.build.emit(ops.Squeeze(removed), item.arg())
 
 
 @operator("Unsqueeze", reads=["axes"], inputs=2)
@@ -120,7 +120,7 @@ def _gather(item: Item) -> fx.Node:
 
 
 _PADDINGS = {b"constant": "constant", b"reflect": "reflect", b"edge": "replicate", b"wrap": "circular"}
-"""ONNX's names of what stands in the padding, and torch's."""
+"""Padding modes: ONNX's names and torch's."""
 
 
 @operator("Pad", reads=["mode", "pads", "value"], inputs=4)
@@ -130,8 +130,11 @@ def _pad(item: Item) -> fx.Node:
     mode = _PADDINGS.get(item.attribute("mode"))
     if pads is None or mode is None:
         raise Unsupported("its mode is not constant, reflect, edge or wrap")
-    places = list(range(rank)) if axes is None else [a % rank for a in axes]
-    begins, ends = dict(zip(places, pads, strict=False)), dict(zip(places, pads[len(places) :], strict=True))
+    padded_axes = list(range(rank)) if axes is None else [a % rank for a in axes]
+    begins, ends = (
+        dict(zip(padded_axes, pads, strict=False)),
+        dict(zip(padded_axes, pads[len(padded_axes) :], strict=True)),
+    )
     order = [p for axis in reversed(range(rank)) for p in (begins.get(axis, 0), ends.get(axis, 0))]
     # torch repeats and reflects along all axes behind the channels, or not at all.
     least = 2 if mode == "constant" else max(2, 2 * (rank - 2))
@@ -143,8 +146,8 @@ def _pad(item: Item) -> fx.Node:
         raise Unsupported("it wraps a vector, or cuts off where it wraps")
     if mode == "circular" and any(max(begins[a], ends[a]) > item.shape()[a] for a in begins):
         raise Unsupported("it wraps more than once around an axis")
-    filler = 0.0 if value is None else float(value.reshape(()))
-    return item.build.emit(ops.Pad(order, mode=mode, value=filler), item.arg())
+    fill_value = 0.0 if value is None else float(value.reshape(()))
+    return item.build.emit(ops.Pad(order, mode=mode, value=fill_value), item.arg())
 
 
 @operator("Expand", inputs=2)
@@ -154,7 +157,7 @@ def _expand(item: Item) -> fx.Node:
 
 @operator("Einsum", reads=["equation"], inputs=None)
 def _einsum(item: Item) -> fx.Node:
-    """What ``einsum.lowered`` left: one that is a matrix product is a MatMul by now."""
+    """Of those that ``passes/einsum.py`` did not rewrite to MatMul."""
     raise Unsupported("its equation is not that of one matrix product")
 
 
