@@ -88,7 +88,7 @@ def phases(path: Path) -> dict[str, Callable[[], object]]:
     xs = parity.points(network)
     return {
         "import": imported,
-        "outputs": lambda: parity._measured(session, network, xs, Agreement(), None),
+        "outputs": lambda: parity.measure_outputs(session, network, xs, Agreement(), None),
         "nodes": lambda: parity.by_node(session, file.model, network, xs),
     }
 

@@ -123,7 +123,7 @@ def _write_frozen(file: ModelFile, out: Path) -> tuple[str, ...]:
     if file.is_at(out):
         raise UsageError(f"a fixed copy is another file; --freeze names the model itself, {shown(str(out))}.")
     require_replaceable(out)
-    content, names = freeze.frozen(file)
+    content, names = freeze.freeze_inputs(file)
     try:
         replace_atomically(out, content)
     except OSError as error:

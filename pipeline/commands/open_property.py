@@ -59,7 +59,7 @@ def open_for(file: ModelFile, settings: Settings, question: Property, seed: int 
                 f"a property names every value of a model; it declares {said} {what} and the model has {has}. "
                 "Is it the property of another model?"
             )
-    session = imported.running(settings.provider, settings.runtime_optimization)
+    session = imported.session_on(settings.provider, settings.runtime_optimization)
     points = _points(network, question, seed)
     parity.require(parity.compare(session, file.model, network, points))
     subject = Subject(file, imported, network, session, None, tuple(xs[0].shape[1:]), question.outputs)

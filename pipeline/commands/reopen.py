@@ -157,7 +157,7 @@ def subject_of(result: Result, model: Path, found: Findings) -> Subject | None:
     file: ModelFile | None = None
     faults: Iterator[str]
     try:
-        file = model_file.checked(model, content)
+        file = model_file.from_bytes(model, content)
         faults = _other_model(result, file)
     except InputRejected as error:
         if not result.model.external_data and digest.sha256(content) == result.model.sha256:

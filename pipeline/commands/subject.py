@@ -83,7 +83,7 @@ class Subject:
         xs = [self.normalise(images) if self.normalise else images]
         seen = parity.by_node(self.session, self.file.model, self.imported.network, xs)
         if seen.difference is not None:
-            parity.refuse(seen.difference.told(self.imported.network))
+            parity.refuse(seen.difference.describe(self.imported.network))
 
     def often_wrong(self, images: Pixels, labels: np.ndarray) -> str | None:
         """What a first look says, before minutes are spent, where the file is wrong so often that its inputs may be at fault."""
@@ -155,7 +155,7 @@ def subject_of(file: ModelFile, imported: importer.Imported, settings: Settings)
     assert isinstance(logits, torch.Tensor)
     if logits.numel() < 2:
         raise InputRejected(f"a classifier has at least two classes; the output has shape {list(logits.shape)}.")
-    session = imported.running(settings.provider, settings.runtime_optimization)
+    session = imported.session_on(settings.provider, settings.runtime_optimization)
     # A file that declares any batch and runs at a batch of one alone is only ever run so.
     session.fixed_batch = session.fixed_batch or port.shape[0]
     normalise = None

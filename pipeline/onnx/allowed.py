@@ -1,4 +1,4 @@
-"""Which operators a model may hold: those that ONNX itself defines, without branches, without chance."""
+"""Which operators a model may have: those that ONNX itself defines, without control flow and without randomness."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import onnx
 from onnx import defs, numpy_helper
 
 from pipeline.errors import InputRejected
-from pipeline.onnx.chosen_output import needed
+from pipeline.onnx.chosen_output import nodes_for
 from pipeline.onnx.names import listed, shown
 
 OPSETS = range(7, 24)
@@ -20,66 +20,66 @@ _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLi
 
 
 def check(model: onnx.ModelProto) -> None:
-    """What holds of a whole file, whichever output is meant. Raises InputRejected, naming all operators that break a rule."""
+    """Rules for the whole file, whichever output is imported. Raises InputRejected, naming all operators that break one."""
     graph, version = model.graph, opset(model)
     if model.functions:
         raise InputRejected(
             f"Model-local functions are not supported; the file has {len(model.functions)}: inline them with"
             " onnx.inliner.inline_local_functions and save the result."
         )
-    nested = Counter(
+    control_flow = Counter(
         n.op_type
         for n in graph.node
         if n.op_type in _CONTROL_FLOW or any(a.HasField("g") or a.graphs for a in n.attribute)
     )
-    if nested:
+    if control_flow:
         raise InputRejected(
-            f"Control flow is not supported (a branch must never be ignored); found {_counted(nested)}."
+            f"Control flow is not supported (a branch must never be ignored); found {_counts_text(control_flow)}."
             " Export the network with fixed control flow."
         )
-    imported = {e.domain for e in model.opset_import} | set(STANDARD)
-    strange = Counter(f"{n.op_type} of {n.domain}" for n in graph.node if n.domain not in imported)
-    if strange:
+    domains = {e.domain for e in model.opset_import} | set(STANDARD)
+    unimported = Counter(f"{n.op_type} of {n.domain}" for n in graph.node if n.domain not in domains)
+    if unimported:
         raise InputRejected(
-            f"Operators are ONNX's own, or of domains that the file imports; found {_counted(strange)}. Export without"
+            f"Operators are ONNX's own, or of domains that the file imports; found {_counts_text(unimported)}. Export without"
             " custom operators or runtime-specific optimisation."
         )
-    own = [n for n in graph.node if n.domain in STANDARD]
-    unknown = Counter(n.op_type for n in own if not defs.has(n.op_type, max_inclusive_version=version))
+    standard = [n for n in graph.node if n.domain in STANDARD]
+    unknown = Counter(n.op_type for n in standard if not defs.has(n.op_type, max_inclusive_version=version))
     if unknown:
         raise InputRejected(
-            f"Every operator is one that ONNX defines at the file's opset, {version}; these are not: {_counted(unknown)}."
+            f"Every operator is one that ONNX defines at the file's opset, {version}; these are not: {_counts_text(unknown)}."
             " Export the model again, at the opset that its operators need."
         )
     random = Counter(n.op_type for n in graph.node if n.op_type in _RANDOM)
     random.update(n.op_type + " in training mode" for n in graph.node if _trains(n, graph))
     if random:
         raise InputRejected(
-            f"A model gives the same answer twice; found nondeterministic {_counted(random)}. Export it in eval mode."
+            f"A model gives the same answer twice; found nondeterministic {_counts_text(random)}. Export it in eval mode."
         )
 
 
 def require(model: onnx.ModelProto, output: str | None, known: Container[str]) -> None:
-    """Refuses operators of other domains, but for those that only other outputs than ``output`` need.
+    """Raise InputRejected for operators of other domains that ``output`` depends on, or that no output depends on.
 
-    ``known``: the operators of ai.onnx.ml that are supported. Raises InputRejected.
+    ``known``: the operators of ai.onnx.ml that are supported.
     """
     names = [o.name for o in model.graph.output]
-    wanted = [output] if output is not None else names
-    mine = {v for n in needed(model.graph, wanted) for v in n.output}
-    others = {v for n in needed(model.graph, set(names) - set(wanted)) for v in n.output} - mine
+    output_names = [output] if output is not None else names
+    needed_values = {v for n in nodes_for(model.graph, output_names) for v in n.output}
+    other_values = {v for n in nodes_for(model.graph, set(names) - set(output_names)) for v in n.output} - needed_values
     foreign = [
         n
         for n in model.graph.node
         if n.domain not in STANDARD
-        and not others.intersection(n.output)
+        and not other_values.intersection(n.output)
         and not (n.domain == CLASSICAL and n.op_type in known)
     ]
     if not foreign:
         return
     raise InputRejected(
         "Only the operators of ONNX itself are supported; found"
-        f" {_counted(Counter(f'{n.op_type} of {n.domain}' for n in foreign))}. {_advice(foreign, names)}"
+        f" {_counts_text(Counter(f'{n.op_type} of {n.domain}' for n in foreign))}. {_advice(foreign, names)}"
     )
 
 
@@ -95,7 +95,7 @@ def _advice(foreign: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> str:
 
 
 def opset(model: onnx.ModelProto) -> int:
-    """The version of the operators of ONNX itself. Raises InputRejected for several, or one that is not supported."""
+    """The opset of ONNX's own domain. Raises InputRejected for several, or one that is not supported."""
     versions = sorted({e.version for e in model.opset_import if e.domain in STANDARD})
     if len(versions) != 1 or versions[0] not in OPSETS:
         raise InputRejected(
@@ -114,15 +114,15 @@ def _trains(node: onnx.NodeProto, graph: onnx.GraphProto) -> bool:
         return any(a.name == "training_mode" and a.i for a in node.attribute)
     if node.op_type != "Dropout" or len(node.input) < 3 or not node.input[2]:
         return False
-    held = {i.name: i for i in graph.initializer}
-    held.update(
+    tensors = {i.name: i for i in graph.initializer}
+    tensors.update(
         {n.output[0]: a.t for n in graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"}
     )
-    flag = held.get(node.input[2])
-    return flag is None or bool(numpy_helper.to_array(flag).any())
+    training_mode = tensors.get(node.input[2])
+    return training_mode is None or bool(numpy_helper.to_array(training_mode).any())
 
 
-def _counted(counts: Counter[str]) -> str:
+def _counts_text(counts: Counter[str]) -> str:
     return ", ".join(f"{shown(name)} ({count})" for name, count in sorted(counts.items())[:20]) + (
         f" and {len(counts) - 20} more" if len(counts) > 20 else ""
     )

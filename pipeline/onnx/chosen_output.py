@@ -1,4 +1,4 @@
-"""Which output of a file is meant, and what of the graph it needs."""
+"""Which output of a file is imported, and the nodes that it depends on."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorPro
 
 
 def only(model: onnx.ModelProto) -> str | None:
-    """The one output of several that holds floats by sample and class, as exports of scikit-learn have one beside the label.
+    """The only one of several outputs with floats by sample and class: exports of scikit-learn have one beside the label.
 
-    None where the file has one output, or several such.
+    None where the file has one output, or several of that kind.
     """
-    found = [o.name for o in model.graph.output if _by_class(o)]
-    return found[0] if len(model.graph.output) > 1 and len(found) == 1 else None
+    candidates = [o.name for o in model.graph.output if _by_class(o)]
+    return candidates[0] if len(model.graph.output) > 1 and len(candidates) == 1 else None
 
 
 def _by_class(port: onnx.ValueInfoProto) -> bool:
@@ -24,11 +24,11 @@ def _by_class(port: onnx.ValueInfoProto) -> bool:
     return port.type.HasField("tensor_type") and kind.elem_type in _FLOATS and len(kind.shape.dim) == 2
 
 
-def needed(graph: onnx.GraphProto, outputs: Iterable[str]) -> Sequence[onnx.NodeProto]:
+def nodes_for(graph: onnx.GraphProto, outputs: Iterable[str]) -> Sequence[onnx.NodeProto]:
     """The nodes that the outputs depend on, in the file's order."""
-    wanted, kept = set(outputs), []
+    values, nodes = set(outputs), []
     for node in reversed(graph.node):
-        if not wanted.isdisjoint(node.output):
-            wanted.update(v for v in node.input if v)
-            kept.append(node)
-    return kept[::-1]
+        if not values.isdisjoint(node.output):
+            values.update(v for v in node.input if v)
+            nodes.append(node)
+    return nodes[::-1]

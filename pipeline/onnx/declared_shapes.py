@@ -1,4 +1,4 @@
-"""What the measured shapes of a file must be: not empty, and at its outputs those that it declares."""
+"""Checks of measured shapes: no value is empty, and outputs have the shapes that the file declares."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.onnx.probe import Probes
 def check_widths(
     neutral: onnx.ModelProto, kinds: Mapping[str, str], values: Mapping[str, np.ndarray], names: Names
 ) -> None:
-    """Refuses a value computed on data that holds no numbers. Raises InputRejected."""
+    """Raise InputRejected for a value computed on data that has no entries."""
     for node in neutral.graph.node:
         for value in node.output:
             if value in values and kinds.get(value) == "data" and 0 in np.shape(values[value]):
@@ -26,10 +26,9 @@ def check_widths(
 
 
 def check_shapes(neutral: onnx.ModelProto, kinds: Mapping[str, str], probes: Probes, names: Names) -> None:
-    """Refuses what ``check_widths`` does, and an output of another shape than it declares.
+    """Raise InputRejected as ``check_widths`` does, and for an output of another shape than it declares.
 
-    Only the first axis may be declared as another number where the batch is free: an exporter that traced one sample writes
-    that. Raises InputRejected.
+    Where the batch is free, the first axis may differ: exporters that traced one sample declare a batch of one.
     """
     first = probes.values[0]
     check_widths(neutral, kinds, first, names)
@@ -37,11 +36,11 @@ def check_shapes(neutral: onnx.ModelProto, kinds: Mapping[str, str], probes: Pro
         if not port.type.tensor_type.HasField("shape") or port.name not in first:
             continue
         declared = [d.dim_value if d.dim_value > 0 else None for d in port.type.tensor_type.shape.dim]
-        found = list(np.shape(first[port.name]))
-        pairs = list(zip(declared, found, strict=False))[1 if probes.free else 0 :]
-        if len(declared) != len(found) or any(d is not None and d != f for d, f in pairs):
-            said = ", ".join("?" if d is None else str(d) for d in declared)
+        measured = list(np.shape(first[port.name]))
+        pairs = list(zip(declared, measured, strict=False))[1 if probes.free else 0 :]
+        if len(declared) != len(measured) or any(d is not None and d != f for d, f in pairs):
+            declaration = ", ".join("?" if d is None else str(d) for d in declared)
             raise InputRejected(
-                f"An output has the shape that the file declares; '{shown(names.values[port.name])}' declares [{said}] and has"
-                f" {found}. Correct the declaration, or export the model again."
+                f"An output has the shape that the file declares; '{shown(names.values[port.name])}' declares [{declaration}] and"
+                f" has {measured}. Correct the declaration, or export the model again."
             )

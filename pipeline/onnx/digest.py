@@ -21,23 +21,23 @@ class Digests:
     """Hexadecimal SHA-256 each."""
 
     sha256: str
-    """Of the file's bytes, as sha256sum prints it; where it has external data, of ``HEAD``, and the number and the bytes of
-    each file after the other, so that no other split of the same bytes has the same."""
+    """Of the file's bytes, as sha256sum prints it; with external data, of ``HEAD`` and then, for each file, its length and its
+    bytes, so that the same bytes divided into other files have another digest."""
     structure_sha256: str
     """Of nodes, names, shapes, integer constants, inputs, outputs and opset; without weights, metadata and documentation."""
     weights_sha256: str
     """Of every floating-point tensor: name, type, shape and values, in the file's order."""
     joined_sha256: str
-    """What reports called ``sha256`` before ``HEAD`` was: of the bytes of all files, one behind the other."""
+    """What older reports call ``sha256``: of the bytes of all files, one after the other."""
 
 
 def sha256(content: bytes) -> str:
-    """As sha256sum prints it."""
+    """Hexadecimal, as sha256sum prints it."""
     return hashlib.sha256(content).hexdigest()
 
 
 def digests(content: bytes, beside: Iterable[bytes], model: onnx.ModelProto) -> Digests:
-    """The digests of a file, the files beside it, and the model in them, external data loaded."""
+    """The digests of a file, the external data files ``beside`` it, and ``model``, the parsed model with external data loaded."""
     parts = [content, *beside]
     joined, whole = hashlib.sha256(), hashlib.sha256(HEAD)
     for part in parts:

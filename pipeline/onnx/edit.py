@@ -1,6 +1,6 @@
-"""The file's own message, changed as little as possible: values of tensors, a bias gained, a BatchNorm inserted.
+"""Minimal edits of the file's protobuf message: values of tensors, an added bias, an inserted BatchNorm.
 
-Every change is a sentence; what is not listed is byte for byte as it was.
+Each change is recorded as a sentence; everything else stays byte for byte as it was.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.onnx.names import shown
 
 
 class ModelEdit:
-    """A model being changed; ``changes`` says how, ``external`` holds new bytes of tensors that lie beside the file."""
+    """A model that is edited; ``changes`` records how, ``external`` holds the new bytes of external tensors by name."""
 
     def __init__(self, model: onnx.ModelProto):
         self.model, self.graph = model, model.graph
@@ -32,7 +32,10 @@ class ModelEdit:
         )
 
     def set(self, name: str, before: np.ndarray, array: np.ndarray) -> None:
-        """New values for an initialiser or a Constant node, in the field and the layout that held the old ones."""
+        """Replace the values ``before`` of an initialiser or a Constant node by ``array``, in the same field and layout.
+
+        Raises PipelineError where the file has no such constant.
+        """
         if name in self._tensors:
             tensor, what = self._tensors[name], f"initializer '{shown(name)}'"
         elif name in self._constants:
@@ -66,50 +69,50 @@ class ModelEdit:
             tensor.raw_data = array.astype(array.dtype.newbyteorder("<")).tobytes()
 
     def _detach(self, name: str, array: np.ndarray) -> None:
-        """A copy that an Identity made of an initialiser becomes one of its own, under the name its readers know."""
+        """Replace an Identity of an initialiser by an initialiser of its own, under the name of its output."""
         node = self._copies.pop(name)
         self.graph.node.remove(node)
         self._initializer(name, array, fresh=False)
-        self.changes.append(f"{self._words(node)} became initializer '{shown(name)}' of {array.size:,} values")
+        self.changes.append(f"{self._describe(node)} became initializer '{shown(name)}' of {array.size:,} values")
 
     def add_bias(self, value: str, bias: np.ndarray) -> None:
-        """The layer that computes ``value`` gains a bias: as an input of Conv or Gemm, as a new Add after anything else."""
+        """Add a bias to the layer that computes ``value``: as an input of Conv or Gemm, as a new Add after any other."""
         node = self._producer(value)
         beta = next((a.f for a in node.attribute if a.name == "beta"), 1.0)
         name = self._initializer(f"{value}.bias", bias)
-        inside = node.op_type in ("Conv", "ConvTranspose") or (node.op_type == "Gemm" and beta == 1.0)
-        if inside and (len(node.input) == 2 or not node.input[2]):
+        takes_bias = node.op_type in ("Conv", "ConvTranspose") or (node.op_type == "Gemm" and beta == 1.0)
+        if takes_bias and (len(node.input) == 2 or not node.input[2]):
             del node.input[2:]
             node.input.append(name)
             self.changes.append(
-                f"node {self._words(node)} gained a bias, initializer '{shown(name)}' of {bias.size:,} values"
+                f"node {self._describe(node)} gained a bias, initializer '{shown(name)}' of {bias.size:,} values"
             )
             return
-        added = helper.make_node(
+        add_node = helper.make_node(
             "Add", [self._rename(node, value), name], [value], name=self._fresh(f"{node.name}/Add")
         )
-        self._insert_after(node, added)
-        self.changes.append(f"node {self._words(node)} gained a bias as node '{shown(added.name)}' after it")
+        self._insert_after(node, add_node)
+        self.changes.append(f"node {self._describe(node)} gained a bias as node '{shown(add_node.name)}' after it")
 
     def add_batchnorm(self, value: str, tensors: Mapping[str, np.ndarray], epsilon: float) -> None:
-        """A BatchNormalization takes over all readers of ``value``: it computes the name, its producer another one."""
+        """Insert a BatchNormalization behind ``value``, whose name becomes that of its output, so that all readers read it."""
         node = self._producer(value)
         names = [self._initializer(f"{value}.bn.{field}", array) for field, array in tensors.items()]
         name = self._fresh(f"{node.name}/BatchNormalization")
         inputs = [self._rename(node, value), *names]
-        added = helper.make_node("BatchNormalization", inputs, [value], name=name, epsilon=epsilon)
-        self._insert_after(node, added)
-        self.changes.append(f"node '{shown(name)}' inserted after {self._words(node)}, whose output was renamed")
+        bn_node = helper.make_node("BatchNormalization", inputs, [value], name=name, epsilon=epsilon)
+        self._insert_after(node, bn_node)
+        self.changes.append(f"node '{shown(name)}' inserted after {self._describe(node)}, whose output was renamed")
 
     def set_metadata(self, metadata: Mapping[str, str]) -> None:
-        """Entries under the ``pipeline.`` prefix, replacing those of the same name."""
+        """Set metadata entries under the prefix ``pipeline.``, replacing those of the same name."""
         for key, text in metadata.items():
             key = key if key.startswith("pipeline.") else f"pipeline.{key}"
-            held = next((p for p in self.model.metadata_props if p.key == key), None)
-            if held is None:
-                held = self.model.metadata_props.add(key=key)
-            if held.value != text:
-                held.value = text
+            entry = next((p for p in self.model.metadata_props if p.key == key), None)
+            if entry is None:
+                entry = self.model.metadata_props.add(key=key)
+            if entry.value != text:
+                entry.value = text
                 self.changes.append(f"metadata '{shown(key)}' set")
 
     def _producer(self, value: str) -> onnx.NodeProto:
@@ -123,8 +126,8 @@ class ModelEdit:
         node.output[list(node.output).index(value)] = name
         return name
 
-    def _initializer(self, wanted: str, array: np.ndarray, *, fresh: bool = True) -> str:
-        name = self._fresh(wanted) if fresh else wanted
+    def _initializer(self, base: str, array: np.ndarray, *, fresh: bool = True) -> str:
+        name = self._fresh(base) if fresh else base
         tensor = numpy_helper.from_array(np.ascontiguousarray(array), name)
         self.graph.initializer.append(tensor)
         if self.model.ir_version < 4:
@@ -132,18 +135,18 @@ class ModelEdit:
             self.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, array.shape))
         return name
 
-    def _insert_after(self, node: onnx.NodeProto, added: onnx.NodeProto) -> None:
+    def _insert_after(self, node: onnx.NodeProto, new_node: onnx.NodeProto) -> None:
         place = next(i for i, n in enumerate(self.graph.node) if n.output == node.output and n.name == node.name)
-        self.graph.node.insert(place + 1, added)
+        self.graph.node.insert(place + 1, new_node)
 
-    def _fresh(self, wanted: str) -> str:
-        name, count = wanted, 0
+    def _fresh(self, base: str) -> str:
+        name, count = base, 0
         while name in self._names:
             count += 1
-            name = f"{wanted}_{count}"
+            name = f"{base}_{count}"
         self._names.add(name)
         return name
 
     @staticmethod
-    def _words(node: onnx.NodeProto) -> str:
+    def _describe(node: onnx.NodeProto) -> str:
         return f"{node.op_type} '{shown(node.name or node.output[0])}'"

@@ -1,6 +1,6 @@
-"""Weights beside the file: where they may lie, and which bytes of which file are which tensor's.
+"""External data: in which files it may be, and which of their bytes belong to which tensor.
 
-The rules are those of onnx's own security notes (containment here; no symlink, one hard link in ``model_file``).
+The rules are those of onnx's security notes: paths within the model's folder here; no symlink, one hard link in ``model_file``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipeline.onnx.names import shown
 
 _KEYS = re.compile("location|offset|length|checksum|prepacked_[0-9]+", re.ASCII)
 _NEVER = "\\:\0*"
-"""In no name: what other systems read as a folder or a drive, and the mark of an address in memory that ONNX Runtime follows."""
+"""Characters that no name may have: other systems read them as a folder or drive, ONNX Runtime as the mark of an address."""
 
 
 def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
@@ -36,7 +36,7 @@ def is_external(tensor: onnx.TensorProto) -> bool:
 
 
 def item_size(data_type: int) -> int | float:
-    """Bytes an element takes in raw data; 0 where it has none (strings, unknown types)."""
+    """Bytes of an element in raw data; 0 for strings and unknown types, which have none."""
     if data_type in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4):
         return 0.5
     try:
@@ -46,12 +46,15 @@ def item_size(data_type: int) -> int | float:
 
 
 def size(tensor: onnx.TensorProto) -> int:
-    """Bytes that a tensor of its shape takes, whatever it holds."""
+    """Bytes of a tensor according to its shape and type, whatever it contains."""
     return math.ceil(math.prod(tensor.dims) * item_size(tensor.data_type))
 
 
 def load(model: onnx.ModelProto, beside: Mapping[str, bytes]) -> None:
-    """Brings every external tensor of a model into the message. Raises InputRejected for a file that is too short."""
+    """Copy every external tensor into the message, out of ``beside``: the content of each external data file by path.
+
+    Raises InputRejected for a file that is too short.
+    """
     for tensor in tensors(model):
         if is_external(tensor):
             data = of(tensor, beside)
@@ -61,32 +64,32 @@ def load(model: onnx.ModelProto, beside: Mapping[str, bytes]) -> None:
 
 
 def location(tensor: onnx.TensorProto) -> tuple[str, int, int]:
-    """Where a tensor's bytes lie: file name, offset, length. Raises InputRejected if the entry contradicts the shape."""
+    """File name, offset and length of a tensor's bytes. Raises InputRejected if the entry contradicts the shape."""
     entries = {e.key: e.value for e in tensor.external_data}
-    if odd := [e.key for e in tensor.external_data if not _KEYS.fullmatch(e.key)]:
+    if unknown_keys := [e.key for e in tensor.external_data if not _KEYS.fullmatch(e.key)]:
         raise InputRejected(
             f"External data are told by location, offset, length and checksum; '{shown(tensor.name)}' tells"
-            f" '{shown(odd[0])}'. Export the model again."
+            f" '{shown(unknown_keys[0])}'. Export the model again."
         )
     if len(entries) != len(tensor.external_data):
         raise InputRejected(
             f"External data are told once; of '{shown(tensor.name)}' a key stands there twice. Export the model again."
         )
     name = entries.get("location", "")
-    needed = size(tensor)
+    expected = size(tensor)
     offset, length = (
-        _whole(tensor, entries.get(key, str(usual))) for key, usual in (("offset", 0), ("length", needed))
+        _whole(tensor, entries.get(key, str(usual))) for key, usual in (("offset", 0), ("length", expected))
     )
-    if length != needed:
+    if length != expected:
         raise InputRejected(
             f"External data is as long as the tensor's shape says; '{shown(tensor.name)}' of shape {list(tensor.dims)} needs"
-            f" {needed} bytes, its entry says {length} at offset {offset}. Export the model again."
+            f" {expected} bytes, its entry says {length} at offset {offset}. Export the model again."
         )
     return name, offset, length
 
 
 def _whole(tensor: onnx.TensorProto, written: str) -> int:
-    # What int() takes besides, such as signs, spaces and digits of other scripts, ONNX Runtime reads otherwise or not at all.
+    # int() also accepts signs, spaces and digits of other scripts, which ONNX Runtime reads differently or not at all.
     if not re.fullmatch("[0-9]{1,18}", written, re.ASCII):
         raise InputRejected(
             f"Offsets and lengths are whole numbers in the digits 0 to 9; of external tensor '{shown(tensor.name)}' one is"
@@ -95,12 +98,12 @@ def _whole(tensor: onnx.TensorProto, written: str) -> int:
     return int(written)
 
 
-def places(model: onnx.ModelProto) -> dict[str, str]:
-    """The files that hold external data, in order of first use, each with the first tensor in it.
+def data_files(model: onnx.ModelProto) -> dict[str, str]:
+    """The external data files, in order of first use, each with the name of its first tensor.
 
     Raises InputRejected for a path that leaves the model's own folder.
     """
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
     for tensor in tensors(model):
         if is_external(tensor):
             name = location(tensor)[0]
@@ -111,19 +114,19 @@ def places(model: onnx.ModelProto) -> dict[str, str]:
                     f"External data lies in the model's own folder; tensor '{shown(tensor.name)}' points to '{shown(name)}'."
                     " Nothing was read. Save the model with its data beside it."
                 )
-            found.setdefault(place(name), tensor.name)
-    return found
+            files.setdefault(normal_path(name), tensor.name)
+    return files
 
 
-def place(name: str) -> str:
-    """One spelling of a file's place: ``./a//b`` is ``a/b``."""
+def normal_path(name: str) -> str:
+    """A path in its normal form: ``./a//b`` is ``a/b``."""
     return str(PurePosixPath(name))
 
 
 def of(tensor: onnx.TensorProto, beside: Mapping[str, bytes]) -> bytes:
-    """The bytes of one external tensor, out of the files beside the model. Raises InputRejected if they end before it."""
+    """The bytes of one external tensor; ``beside`` as for ``load``. Raises InputRejected for a file that is too short."""
     name, offset, length = location(tensor)
-    data = beside[place(name)]
+    data = beside[normal_path(name)]
     if offset + length > len(data):
         raise InputRejected(
             f"External data is complete; tensor '{shown(tensor.name)}' needs {length} bytes at {offset},"

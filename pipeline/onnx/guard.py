@@ -1,4 +1,4 @@
-"""Hostile and broken files stop here, before anything is allocated for what they claim to hold."""
+"""Refuses hostile and broken files before anything is allocated for what they declare."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pipeline.onnx import allowed, external
 from pipeline.onnx.names import listed, shown
 
 DEPTH = 32
-"""Graphs within graphs: protobuf reads 100 messages within each other, and a graph in a node's attribute is three."""
+"""The nesting of graphs that protobuf parses: 100 messages, three for each graph in a node's attribute."""
 NEWEST_IR = min(13, onnx.IR_VERSION)
 """ONNX Runtime 1.31 loads no newer one."""
 _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
 
 
 def parse(content: bytes, name: str) -> onnx.ModelProto:
-    """The protobuf message alone, of a file called ``name``: no check of its contents, no external data.
+    """Parse the protobuf message of a file called ``name``, without checking its contents or loading external data.
 
     Raises InputRejected for bytes that are empty, a Git LFS pointer, truncated or not ONNX.
     """
@@ -54,11 +54,11 @@ def parse(content: bytes, name: str) -> onnx.ModelProto:
 
 
 def check_by_onnx(model: onnx.ModelProto) -> None:
-    """What ONNX's own checker finds. Raises InputRejected."""
+    """Run ONNX's own checker. Raises InputRejected with what it reports."""
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError) as error:
-        if out_of_memory(error) and model.ByteSize() < 2**31:  # more than that no message may take
+        if out_of_memory(error) and model.ByteSize() < 2**31:  # larger messages always fail
             raise
         raise InputRejected(
             f"A model must pass the ONNX checker, which says: {shown(str(error), 500)}; export it again."
@@ -66,11 +66,13 @@ def check_by_onnx(model: onnx.ModelProto) -> None:
 
 
 def _check_text(message: Message) -> None:
-    """Names are text: of bytes that are no UTF-8 protobuf hands out bytes, which nothing behind here expects."""
-    # Of a tensor the values are not looked at: listing its fields would copy them.
-    known = message.DESCRIPTOR.fields_by_name
+    """Raise InputRejected for names that are not UTF-8, which protobuf returns as bytes."""
+    # Listing the fields of a tensor would copy its values.
+    by_name = message.DESCRIPTOR.fields_by_name
     tensor = isinstance(message, onnx.TensorProto)
-    fields = map(known.get, ("name", "doc_string", "external_data")) if tensor else (f for f, _ in message.ListFields())
+    fields = (
+        map(by_name.get, ("name", "doc_string", "external_data")) if tensor else (f for f, _ in message.ListFields())
+    )
     for field in fields:
         if field.type not in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_MESSAGE):
             continue
@@ -86,9 +88,9 @@ def _check_text(message: Message) -> None:
 
 
 def check_structure(model: onnx.ModelProto) -> None:
-    """What can be refused without touching a tensor: versions, operators, names, declared sizes. Raises InputRejected."""
+    """Check versions, operators, names and declared sizes, without reading a tensor. Raises InputRejected."""
     graph = model.graph
-    allowed.opset(model)  # what follows helps only where the opset is supported
+    allowed.opset(model)  # first: other errors matter only at a supported opset
     if model.ir_version > NEWEST_IR:
         raise InputRejected(
             f"A file's IR version is at most {NEWEST_IR}; this one says {model.ir_version}. No operator that is supported needs"
@@ -142,14 +144,14 @@ def check_structure(model: onnx.ModelProto) -> None:
 
 
 def check_values(model: onnx.ModelProto) -> None:
-    """Every tensor holds what it declares, and weights are finite. Raises InputRejected.
+    """Check that tensors match their declarations and that weights are finite. Raises InputRejected.
 
-    A single infinite number may stand for "no bound" (in a Clip, in a mask); a NaN never means anything.
+    A single infinite number is accepted, as in a Clip or a mask; NaN never is.
     """
     for tensor in external.tensors(model):
         try:
             array = numpy_helper.to_array(tensor)
-        except (ValueError, TypeError, KeyError) as error:  # KeyError: an element type that there is not
+        except (ValueError, TypeError, KeyError) as error:  # KeyError: an unknown element type
             raise InputRejected(
                 f"A tensor holds as many values as its shape says; '{shown(tensor.name)}' of shape {list(tensor.dims)}"
                 f" does not ({shown(str(error))}). Export the model again."
@@ -165,14 +167,16 @@ def check_values(model: onnx.ModelProto) -> None:
 
 
 def _check_attributes(graph: onnx.GraphProto) -> None:
-    """What ONNX's own checker lets through: values that stand elsewhere, and constants without any."""
+    """Check what ONNX's checker accepts: attributes that refer to a function's, and a Constant without exactly one value."""
     for node in graph.node:
-        referring = [a.name for a in node.attribute if a.ref_attr_name]
-        if referring or (node.op_type == "Constant" and node.domain in allowed.STANDARD and len(node.attribute) != 1):
-            held = f"'{shown(referring[0])}' of another function's" if referring else f"{len(node.attribute)} of them"
+        references = [a.name for a in node.attribute if a.ref_attr_name]
+        if references or (node.op_type == "Constant" and node.domain in allowed.STANDARD and len(node.attribute) != 1):
+            content = (
+                f"'{shown(references[0])}' of another function's" if references else f"{len(node.attribute)} of them"
+            )
             raise InputRejected(
                 f"A node holds the values of its attributes, and a Constant one; {shown(node.op_type)}"
-                f" '{shown(node.name or next(iter(node.output), ''))}' has {held}. Export the model again."
+                f" '{shown(node.name or next(iter(node.output), ''))}' has {content}. Export the model again."
             )
 
 
@@ -186,24 +190,26 @@ def _check_names(graph: onnx.GraphProto) -> None:
         raise InputRejected(
             f"A value is defined once; defined more than once: {listed(duplicates)}. Export the model again."
         )
-    if twice := [name for name, count in Counter(o.name for o in graph.output).items() if count > 1]:
-        raise InputRejected(f"An output is named once; named more than once: {listed(twice)}. Export the model again.")
+    if repeated := [name for name, count in Counter(o.name for o in graph.output).items() if count > 1]:
+        raise InputRejected(
+            f"An output is named once; named more than once: {listed(repeated)}. Export the model again."
+        )
     if "" in initialised:
         raise InputRejected("Every initialiser has a name; one has none. Export the model again.")
 
 
 def _check_order(graph: onnx.GraphProto) -> None:
-    known = {"", *(p.name for p in graph.input), *(t.name for t in graph.initializer)}
+    defined = {"", *(p.name for p in graph.input), *(t.name for t in graph.initializer)}
     for index, node in enumerate(graph.node):
-        if not known.issuperset(node.input):
-            value = next(v for v in node.input if v not in known)
+        if not defined.issuperset(node.input):
+            value = next(v for v in node.input if v not in defined)
             raise InputRejected(
                 f"A node reads what comes before it; node {index} ({shown(node.op_type)}) reads '{shown(value)}', which no"
                 " earlier node, initialiser or input gives: the graph has a cycle, is out of order or incomplete. Export the"
                 " model again."
             )
-        known.update(node.output)
-    missing = [o.name for o in graph.output if o.name not in known]
+        defined.update(node.output)
+    missing = [o.name for o in graph.output if o.name not in defined]
     if missing:
         raise InputRejected(f"Every output is computed; these are not: {listed(missing)}. Export the model again.")
 
@@ -215,9 +221,9 @@ def _check_dims(tensor: onnx.TensorProto) -> None:
             f"A tensor has dimensions >= 0 and at most {limits().tensor_elements} elements; '{shown(tensor.name)}' declares"
             f" {dims[:8]}: the file is damaged or hostile. Export the model again."
         )
-    raw, needed = tensor.HasField("raw_data") and not external.is_external(tensor), external.size(tensor)
-    if raw and external.item_size(tensor.data_type) and len(tensor.raw_data) != needed:
+    has_raw_data, expected = tensor.HasField("raw_data") and not external.is_external(tensor), external.size(tensor)
+    if has_raw_data and external.item_size(tensor.data_type) and len(tensor.raw_data) != expected:
         raise InputRejected(
             f"A tensor holds as many bytes as its shape says; '{shown(tensor.name)}' of shape {dims} needs"
-            f" {needed} and holds {len(tensor.raw_data)}. Export the model again."
+            f" {expected} and holds {len(tensor.raw_data)}. Export the model again."
         )

@@ -1,7 +1,7 @@
-"""ONNX -> Network: guard, normalise, convert through onnx2torch, lower into our vocabulary, and prove parity.
+"""ONNX -> Network: check, normalise, convert node by node through onnx2torch, lower, and compare with ONNX Runtime.
 
-onnx2torch is imported here alone. It is asked node by node, so that a node it cannot read is named, and so that no name of
-the file reaches the source that torch.fx generates.
+onnx2torch is imported here alone. It converts one node at a time, so that one that it cannot read is named, and so that no name
+of the file reaches the source that torch.fx generates.
 """
 
 from __future__ import annotations
@@ -50,16 +50,13 @@ from pipeline.onnx.running import incomparable
 from pipeline.system.clock import look
 
 DETECTION = ("onnx2torch.node_converters.nms", "onnx2torch.node_converters.roialign")
-_LOWERINGS = (
-    *(activations, blocks, layers, norms, pointwise, pools, reductions),
-    *(classical, resize),
-    shapes,
-)  # importing them enters what they lower
+# Importing them enters the operators that they lower.
+_LOWERINGS = (activations, blocks, layers, norms, pointwise, pools, reductions, classical, resize, shapes)
 
 
 @dataclass(frozen=True)
 class Imported:
-    """A file as a Network, with the evidence that they are the same function."""
+    """A file as a Network, with the comparison of the two."""
 
     file: ModelFile
     network: Network
@@ -67,15 +64,15 @@ class Imported:
     parity: MeasuredParity
     notes: tuple[str, ...]
     session: runtime.Session
-    """The file as parity was measured on it, on the CPU: a second one takes half a minute where a value has 20,000 readers."""
+    """The session on the CPU that parity was measured with; creating one takes half a minute where a value has 20,000 readers."""
 
     @property
     def model(self) -> onnx.ModelProto:
-        """As it stands in the file, external data loaded."""
+        """The file's own model, external data loaded."""
         return self.file.model
 
-    def running(self, provider: str, level: Optimization) -> runtime.Session:
-        """The file where it is deployed: the session that there is, or another."""
+    def session_on(self, provider: str, level: Optimization) -> runtime.Session:
+        """A session of the file at a provider and level: the one at hand, or a new one."""
         if (self.session.provider, self.session.level) == (provider, level):
             return self.session
         return runtime.session(self.file, provider=provider, level=level)
@@ -88,24 +85,25 @@ def load(
     real_inputs: np.ndarray | None = None,
     level: Optimization = "all",
 ) -> Imported:
-    """The Network of a file, or of one of its outputs, in eval mode, with any batch where the graph allows it.
+    """The Network of a file, or of one of its outputs, in eval mode, with a free batch where the graph allows it.
 
-    Raises InputRejected for a file that is unsafe, unsupported (all operators are named) or not the function that was
-    imported (the first node that differs is named), UsageError for an output that the file does not have.
+    ``real_inputs``: samples to compare at besides random points; ``level``: of ONNX Runtime's optimisation. Raises InputRejected
+    for a file that is unsafe or unsupported (all operators are named), or where the import computes something else (the first
+    node that differs is named), UsageError for an output that the file does not have.
     """
-    if output is None and (found := chosen_output.only(file.model)) is not None:
-        imported = load(file, output=found, real_inputs=real_inputs, level=level)
-        note = f"output '{shown(found)}' was taken, the only one with numbers for each class; --output names another"
+    if output is None and (name := chosen_output.only(file.model)) is not None:
+        imported = load(file, output=name, real_inputs=real_inputs, level=level)
+        note = f"output '{shown(name)}' was taken, the only one with numbers for each class; --output names another"
         return replace(imported, notes=(*imported.notes, note))
     model = file.model
     allowed.require(model, output, TABLE)
     check_bombs(model)
-    # Before ONNX Runtime loads the file itself, and folds its constants: here it runs under a limit of memory.
+    # First of all under a limit of memory: ONNX Runtime folds constants where it loads the file itself.
     normal = normalise(model, output=output)
     session = runtime.session(file, level=level)
-    freed = _attempt(file, session, normal, output, real_inputs)
-    if isinstance(freed, Imported) and freed.parity.holds:
-        return freed
+    free = _attempt(file, session, normal, output, real_inputs)
+    if isinstance(free, Imported) and free.parity.holds:
+        return free
     fixed = _attempt(file, session, normalise(model, output=output, free_batch=False), output, real_inputs)
     if isinstance(fixed, Exception):
         raise fixed
@@ -116,14 +114,14 @@ def load(
 def _attempt(
     file: ModelFile, session: runtime.Session, normal: NormalisedGraph, output: str | None, real: np.ndarray | None
 ) -> Imported | InputRejected:
-    """One import, with the batch made free or as the file has it; what fails for a free batch may hold without."""
-    # Modules draw initial weights before they get the file's: a seed set by the caller must mean the same afterwards.
+    """One import, with the batch made free or as the file has it. An error is returned: the other form may still succeed."""
+    # Modules draw initial weights before they get the file's: the caller's random state must not change.
     with torch.random.fork_rng(devices=[]):
         network = convert(normal, file.model, output)
     try:
         for trace in normal.traces:
             trace.require()
-        measured = parity.compare(session, file.model, network, parity.points(network, real))
+        measured_parity = parity.compare(session, file.model, network, parity.points(network, real))
     except InputRejected as error:
         return error
     except (RuntimeError, ValueError, IndexError) as error:
@@ -131,18 +129,18 @@ def _attempt(
             raise
         return incomparable(network, error)
     notes = list(normal.notes)
-    if shared := freeze.overridable(file.model):
+    if names := freeze.overridable(file.model):
         notes.append(
-            f"a caller may override weights that are inputs too: {listed(shared, 3)}; the file's own were imported"
+            f"a caller may override weights that are inputs too: {listed(names, 3)}; the file's own were imported"
         )
     if normal.free_batch and session.fixed_batch == 1:
         notes.append("the file fixes a batch of 1; the network takes any, and was compared one sample at a time")
     if not normal.free_batch and session.fixed_batch in (None, 1):
-        fixes = (
+        reason = (
             "fixes a batch of 1 that cannot be made free" if session.fixed_batch else "does not run with two samples"
         )
-        notes.append(f"the file {fixes}: it is run, and certified, one sample at a time")
-    return Imported(file, network, normal, measured, tuple(notes), session)
+        notes.append(f"the file {reason}: it is run, and certified, one sample at a time")
+    return Imported(file, network, normal, measured_parity, tuple(notes), session)
 
 
 def convert(normal: NormalisedGraph, model: onnx.ModelProto, output: str | None = None) -> Network:
@@ -153,39 +151,36 @@ def convert(normal: NormalisedGraph, model: onnx.ModelProto, output: str | None 
     for port in graph.input:
         build.input(port.name)
     onnx2torch = _Onnx2Torch(normal)
-    failed: Counter[tuple[str, str]] = Counter()
+    failures: Counter[tuple[str, str]] = Counter()
     for node in normal.nodes:
         look()
-        own = Origin(node.op_type, "", "")
-        build.origin = next((normal.origins[v] for v in node.outputs if v in normal.origins), own)
+        unnamed = Origin(node.op_type, "", "")
+        build.origin = next((normal.origins[v] for v in node.outputs if v in normal.origins), unnamed)
         try:
-            made = lower(Item(node, onnx2torch.module, build))
-            if len(node.outputs) > len(made):
+            fx_nodes = lower(Item(node, onnx2torch.module, build))
+            if len(node.outputs) > len(fx_nodes):
                 raise Unsupported("its further outputs are read")
-            for value, fx_node in zip(node.outputs, made, strict=False):
+            for value, fx_node in zip(node.outputs, fx_nodes, strict=False):
                 if value:
-                    build.bind(value, fx_node, normal.origins.get(value, own))
+                    build.bind(value, fx_node, normal.origins.get(value, unnamed))
         except Unsupported as error:
-            failed[node.op_type, str(error)] += 1
+            failures[node.op_type, str(error)] += 1
         except KeyError:
-            if not failed:  # else it reads what could not be imported, and the list goes on without it
+            if not failures:  # else it reads the output of an operator that failed
                 raise
-    if not failed:
-        failed.update((node.op_type, reason) for node in normal.file_nodes if (reason := unread(node, normal.opset)))
-    if failed:
-        raise rejection(failed, normal.opset)
+    if not failures:
+        failures.update((node.op_type, reason) for node in normal.file_nodes if (reason := unread(node, normal.opset)))
+    if failures:
+        raise rejection(failures, normal.opset)
     module, provenance = build.finish([o.name for o in graph.output])
-    names = [i.name for i in model.graph.input if i.name not in {t.name for t in model.graph.initializer}]
-    inputs = [_port(normal, v.name, name) for v, name in zip(graph.input, names, strict=True)]
-    wanted = [o.name for o in model.graph.output if output is None or o.name == output]
-    outputs = [_port(normal, v.name, name) for v, name in zip(graph.output, wanted, strict=True)]
-    declared = {i.name: i for i in model.graph.input}
-    return Network(
-        module,
-        tuple(_with_free_sizes(p, declared[p.name]) if normal.free_sizes else p for p in inputs),
-        tuple(outputs),
-        provenance,
-    )
+    initialisers = {t.name for t in model.graph.initializer}
+    file_inputs = [i for i in model.graph.input if i.name not in initialisers]
+    inputs = [_port(normal, v.name, i.name) for v, i in zip(graph.input, file_inputs, strict=True)]
+    if normal.free_sizes:
+        inputs = [_with_free_sizes(p, i) for p, i in zip(inputs, file_inputs, strict=True)]
+    output_names = [o.name for o in model.graph.output if output is None or o.name == output]
+    outputs = [_port(normal, v.name, name) for v, name in zip(graph.output, output_names, strict=True)]
+    return Network(module, tuple(inputs), tuple(outputs), provenance)
 
 
 class _Onnx2Torch:
@@ -200,31 +195,31 @@ class _Onnx2Torch:
         self._nodes = {id(n): o for n, o in zip(normal.nodes, self._graph.nodes.values(), strict=True)}
 
     def module(self, node: Node) -> nn.Module:
-        """The module it makes of a node. Raises Unsupported where it makes none."""
-        theirs = self._nodes[id(node)]
-        # It reads attributes through a memory of what was read, as a lowering does.
-        theirs._proto_attributes = Attributes(theirs._proto_attributes, node.attributes.read)
+        """The module into which onnx2torch converts a node. Raises Unsupported where it cannot."""
+        onnx_node = self._nodes[id(node)]
+        # Attributes that onnx2torch reads are recorded too.
+        onnx_node._proto_attributes = Attributes(onnx_node._proto_attributes, node.attributes.read)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 converter = self._get_converter(operation_type=node.op_type, version=OPSET, domain=node.domain)
-                made: Any = converter(theirs, self._graph)
-        except NotImplementedError as error:  # how onnx2torch says that it has no converter
+                converted: Any = converter(onnx_node, self._graph)
+        except NotImplementedError as error:  # onnx2torch has no converter
             raise Unsupported("" if "Converter is not implemented" in str(error) else shown(str(error))) from None
         except (KeyError, ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
             if out_of_memory(error):
                 raise
             raise Unsupported(f"onnx2torch cannot read it: {type(error).__name__}") from None
-        module: nn.Module = made.torch_module
+        module: nn.Module = converted.torch_module
         return module
 
 
 @contextmanager
 def _without_detection() -> Iterator[None]:
-    """Import onnx2torch without its converters of NonMaxSuppression and RoiAlign, operators that no lowering reads.
+    """Import onnx2torch without its converters of NonMaxSuppression and RoiAlign, which no lowering uses.
 
-    They alone import torchvision, which imports torch._dynamo: two seconds of CPU and 250 MB in every command. Where
-    onnx2torch has been imported whole, it stays whole.
+    They alone import torchvision, which imports torch._dynamo: two seconds of CPU and 250 MB in every command. An onnx2torch
+    that is already imported is left as it is.
     """
     empty = {name: ModuleType(name) for name in DETECTION if name not in sys.modules}
     sys.modules.update(empty)
@@ -238,7 +233,7 @@ def _without_detection() -> Iterator[None]:
 
 def _port(normal: NormalisedGraph, value: str, name: str) -> Port:
     shape: list[int | None] = list(normal.shapes[value])
-    # A value without a batch axis (an output reduced to a number) keeps its shape.
+    # An output without a batch axis, such as one reduced to a number, keeps its shape.
     if normal.free_batch and shape and shape[0] == normal.shapes[normal.model.graph.input[0].name][0]:
         shape[0] = None
     dtype = torch.from_numpy(np.zeros(0, normal.dtypes[value])).dtype

@@ -1,6 +1,6 @@
-"""A model file, opened once: every later step works on the bytes that were read, whatever becomes of the path.
+"""A model file, opened once: every later step works on the bytes that were read, whatever happens to the path.
 
-This is the only module that opens a model or its external data. A path is opened once, without waiting, and judged through
+This is the only module that opens a model or its external data. A path is opened once, without waiting, and checked through
 that descriptor: a directory, a FIFO, a device or a socket is refused.
 """
 
@@ -31,16 +31,16 @@ _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.E
 
 @dataclass(frozen=True, eq=False)
 class ModelFile:
-    """One model as it was read; the guard has let it through."""
+    """One model as it was read, which passed the guard."""
 
     path: Path
-    """Where it was read, for messages and for what is written beside it: it is never opened again."""
+    """Where it was read, for messages and for files that are written beside it; it is never opened again."""
     content: bytes
-    """Of the .onnx file."""
+    """The bytes of the .onnx file."""
     beside: Mapping[str, bytes]
-    """The external data files, whole, by their place in the model's folder, in order of first use."""
+    """The content of the external data files, by path within the model's folder, in order of first use."""
     model: onnx.ModelProto
-    """Parsed and checked, external data loaded. Not to be changed: ``message`` gives a copy for that."""
+    """Parsed and checked, external data loaded. Not to be changed: ``message`` returns a copy for that."""
 
     @cached_property
     def digests(self) -> Digests:
@@ -54,7 +54,7 @@ class ModelFile:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The places of the file and of its external data."""
+        """The paths of the file and of its external data."""
         return (self.path, *(self.path.parent / name for name in self.beside))
 
     @cached_property
@@ -66,7 +66,7 @@ class ModelFile:
         )
 
     def message(self) -> onnx.ModelProto:
-        """The protobuf message as the file holds it, external data where they are; a new one at each call."""
+        """A new copy of the protobuf message as it is in the file, with external data not loaded."""
         return guard.parse(self.content, self.path.name)
 
     def is_at(self, path: Path) -> bool:
@@ -78,30 +78,30 @@ class ModelFile:
         return os.path.realpath(path) in map(os.path.realpath, self.paths)
 
     def at(self, path: Path) -> ModelFile:
-        """The same bytes, moved to another place."""
+        """The same bytes, moved to another path."""
         return ModelFile(path, self.content, self.beside, self.model)
 
 
 def read(path: Path | str) -> ModelFile:
-    """Read a model and its external data, once, and check them by every rule of the guard that needs no computation.
+    """Read a model and its external data, once, and check them by every rule that needs no computation.
 
-    Raises InputRejected (3), naming the rule, what was found and what to do; EnvironmentFailure (74) for a file that the
-    system does not let this process read.
+    Raises InputRejected (3), naming the rule, what the file has and what to do; EnvironmentFailure (74) for a file that this
+    process may not read.
     """
-    return checked(Path(path), content(Path(path)))
+    return from_bytes(Path(path), content(Path(path)))
 
 
 def content(path: Path) -> bytes:
-    """The bytes of a model file, before any check of what they hold. Raises what ``read`` does."""
+    """The bytes of a model file, unchecked. Raises what ``read`` does."""
     try:
         handle = os.open(path, _READ)
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
-        raise _unopened(path, error) from None
-    return _whole(handle, "A model", f"'{shown(str(path))}'", limits().model_bytes, "model_bytes")
+        raise _open_error(path, error) from None
+    return _read_whole(handle, "A model", f"'{shown(str(path))}'", limits().model_bytes, "model_bytes")
 
 
-def checked(path: Path, content: bytes) -> ModelFile:
-    """The model in bytes that were read at ``path``, whose external data are read now. Raises what ``read`` does."""
+def from_bytes(path: Path, content: bytes) -> ModelFile:
+    """The model in the bytes that were read at ``path``; its external data are read now. Raises what ``read`` does."""
     model = guard.parse(content, path.name)
     guard.check_structure(model)
     beside = _beside(model, path.parent)
@@ -113,24 +113,24 @@ def checked(path: Path, content: bytes) -> ModelFile:
 
 
 def _beside(model: onnx.ModelProto, folder: Path) -> dict[str, bytes]:
-    """Every external data file, read whole; where each lies was checked before anything is opened."""
-    found: dict[str, bytes] = {}
+    """The content of every external data file, by path; all paths are checked before any file is opened."""
+    contents: dict[str, bytes] = {}
     room = limits().weights_bytes
-    for place, tensor in external.places(model).items():
-        said = f"'{shown(place)}' of tensor '{shown(tensor)}'"
-        handle = _opened_beside(folder, place, said)
-        found[place] = _whole(handle, "External data", said, room, "weights_bytes", links=1)
-        room -= len(found[place])
-    return found
+    for place, tensor in external.data_files(model).items():
+        description = f"'{shown(place)}' of tensor '{shown(tensor)}'"
+        handle = _open_beside(folder, place, description)
+        contents[place] = _read_whole(handle, "External data", description, room, "weights_bytes", links=1)
+        room -= len(contents[place])
+    return contents
 
 
-def _opened_beside(folder: Path, place: str, said: str) -> int:
-    """A descriptor of a file in a folder or below it; no link is followed on the way."""
+def _open_beside(folder: Path, place: str, description: str) -> int:
+    """A descriptor of a file in or below a folder, without following links. ``description`` is for messages."""
     parts = PurePosixPath(place).parts
-    linked = (os.path.islink(folder.joinpath(*parts[: i + 1])) for i in range(len(parts)))
+    is_link = (os.path.islink(folder.joinpath(*parts[: i + 1])) for i in range(len(parts)))
     try:
         if os.open not in os.supports_dir_fd:
-            if any(linked):
+            if any(is_link):
                 raise OSError(errno.ELOOP, "a symbolic link")
             return os.open(folder / place, _READ)
         at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -143,51 +143,62 @@ def _opened_beside(folder: Path, place: str, said: str) -> int:
         finally:
             os.close(at)
     except OSError as error:
-        if error.errno == errno.ELOOP or any(linked):
+        if error.errno == errno.ELOOP or any(is_link):
             raise InputRejected(
-                f"External data is a file, not a symbolic link; {said} is one. Copy the real file beside the model"
+                f"External data is a file, not a symbolic link; {description} is one. Copy the real file beside the model"
                 " (for Hugging Face: hf download ... --local-dir)."
             ) from None
         if error.errno not in _ABSENT:
-            raise EnvironmentFailure(f"External data must be readable; {said} is not: {error.strerror}.") from None
+            raise EnvironmentFailure(
+                f"External data must be readable; {description} is not: {error.strerror}."
+            ) from None
         raise InputRejected(
-            f"External data must be there, beside the model; {said} is not ({error.strerror})."
+            f"External data must be there, beside the model; {description} is not ({error.strerror})."
         ) from None
 
 
-def _unopened(path: Path, error: OSError | ValueError) -> InputRejected | EnvironmentFailure:
+def _open_error(path: Path, error: OSError | ValueError) -> InputRejected | EnvironmentFailure:
     if isinstance(error, OSError) and error.errno not in _ABSENT:
         return EnvironmentFailure(f"A model must be readable; '{shown(str(path))}' is not: {error.strerror}.")
     why = f" ({error.strerror})" if isinstance(error, OSError) and error.errno != errno.ENOENT else ""
     return InputRejected(f"A model is an ONNX file; there is none at '{shown(str(path))}'{why}.")
 
 
-def _whole(handle: int, what: str, said: str, most: int, limit: str, *, links: int | None = None) -> bytes:
-    """All bytes of an open descriptor, which must be a regular file of at most ``most`` bytes; closes it."""
+def _read_whole(
+    handle: int, kind: str, description: str, limit_bytes: int, limit: str, *, links: int | None = None
+) -> bytes:
+    """All bytes of an open descriptor, which must be a regular file of at most ``limit_bytes``; closes it.
+
+    ``links``: how many hard links the file must have; ``kind``, ``description`` and ``limit`` are for messages.
+    """
     try:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
-            raise InputRejected(f"{what} is a regular file; {said} is {_kind(found.st_mode)}. Name the file itself.")
-        if links is not None and found.st_nlink != links:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
             raise InputRejected(
-                f"{what} is a file of its own; {said} has {found.st_nlink} hard links. Copy the file, so that it has one."
+                f"{kind} is a regular file; {description} is {_kind(status.st_mode)}. Name the file itself."
             )
-        if found.st_size > most:
-            raise InputRejected(f"{what} takes at most {most} bytes; {said} has {found.st_size}. {raised(limit)}")
+        if links is not None and status.st_nlink != links:
+            raise InputRejected(
+                f"{kind} is a file of its own; {description} has {status.st_nlink} hard links. Copy the file, so that it has one."
+            )
+        if status.st_size > limit_bytes:
+            raise InputRejected(
+                f"{kind} takes at most {limit_bytes} bytes; {description} has {status.st_size}. {raised(limit)}"
+            )
         with os.fdopen(handle, "rb", closefd=False) as file:
-            data = file.read(found.st_size + 1)
+            data = file.read(status.st_size + 1)
     except OSError as error:
-        raise EnvironmentFailure(f"{what} must be readable; {said} is not: {error.strerror}.") from None
+        raise EnvironmentFailure(f"{kind} must be readable; {description} is not: {error.strerror}.") from None
     finally:
         os.close(handle)
-    if len(data) != found.st_size:
+    if len(data) != status.st_size:
         raise InputRejected(
-            f"{what} is complete before it is read; the size of {said} changes. Start again when it is."
+            f"{kind} is complete before it is read; the size of {description} changes. Start again when it is."
         )
     return data
 
 
 def _kind(mode: int) -> str:
-    """What a file is that is not a regular one."""
+    """The kind of a file that is not a regular one, in words."""
     kinds = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a FIFO", stat.S_ISSOCK: "a socket"}
     return next((name for test, name in kinds.items() if test(mode)), "a device")

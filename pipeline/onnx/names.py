@@ -1,4 +1,4 @@
-"""Names in a file are strangers' text: neutral ones inside, the file's own in a table, escaped wherever they are shown."""
+"""Names in a file are untrusted text: the import uses neutral names, and escapes the file's own wherever it shows them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import onnx
 
 from pipeline.core.network import Origin
-from pipeline.onnx.chosen_output import needed
+from pipeline.onnx.chosen_output import nodes_for
 
 
 def shown(name: str, limit: int = 200) -> str:
-    """A name from a file as it may stand in a message: control and non-ASCII characters escaped, truncated."""
+    """A name from a file, for a message: control and non-ASCII characters escaped, truncated."""
     return name.encode("unicode_escape").decode("ascii")[:limit]
 
 
 def listed(names: Iterable[str], limit: int = 10) -> str:
-    """Several names in a message, quoted and escaped; past ``limit`` only their number."""
+    """Several names from a file, for a message: quoted and escaped; of those beyond ``limit`` only the number."""
     all_names = list(names)
     head = ", ".join(f"'{shown(n)}'" for n in all_names[:limit])
     return head + (f" and {len(all_names) - limit} more" if len(all_names) > limit else "")
@@ -25,7 +25,7 @@ def listed(names: Iterable[str], limit: int = 10) -> str:
 
 @dataclass(frozen=True)
 class Names:
-    """The table between neutral names and the file's."""
+    """The table from neutral names to the file's."""
 
     values: dict[str, str]
     """Neutral value name -> the file's."""
@@ -36,9 +36,9 @@ class Names:
 def neutralise(model: onnx.ModelProto, output: str | None = None) -> tuple[onnx.ModelProto, Names]:
     """A copy whose nodes are ``n0, n1, ...`` and whose values are ``v0, v1, ...``, and the table back.
 
-    It holds what ``output`` needs alone where one is named.
-    onnx2torch makes module names of node names and torch.fx pastes those unescaped into source that it executes, so no name
-    of the file may get that far. Documentation, metadata and the file's own type annotations are left behind too.
+    It has only the nodes that ``output`` depends on, where one is named, and no documentation, metadata or declared types of
+    inner values. No name of the file may remain: onnx2torch makes module names of node names, and torch.fx puts those unescaped
+    into source that it executes.
     """
     neutral: dict[str, str] = {"": ""}
 
@@ -62,27 +62,27 @@ def neutralise(model: onnx.ModelProto, output: str | None = None) -> tuple[onnx.
             port = target.add(name=rename(value.name))
             port.type.CopyFrom(value.type)
             _name_dimensions(port)
-    nodes = needed(model.graph, [output]) if output is not None else model.graph.node
-    read = {v for n in nodes for v in n.input} | {o.name for o in model.graph.output}
+    nodes = nodes_for(model.graph, [output]) if output is not None else model.graph.node
+    needed_values = {v for n in nodes for v in n.input} | {o.name for o in model.graph.output}
     for tensor in model.graph.initializer:
-        if tensor.name not in read:
+        if tensor.name not in needed_values:
             continue
-        added = graph.initializer.add()
-        added.CopyFrom(tensor)
-        added.name, added.doc_string = rename(tensor.name), ""
+        entry = graph.initializer.add()
+        entry.CopyFrom(tensor)
+        entry.name, entry.doc_string = rename(tensor.name), ""
     origins = {}
     for index, node in enumerate(nodes):
-        added = graph.node.add(op_type=node.op_type, domain=domains.get(node.domain, ""), name=f"n{index}")
-        added.input.extend(rename(v) for v in node.input)
-        added.output.extend(rename(v) for v in node.output)
-        added.attribute.extend(node.attribute)
-        for file_name, name in zip(node.output, added.output, strict=True):
+        entry = graph.node.add(op_type=node.op_type, domain=domains.get(node.domain, ""), name=f"n{index}")
+        entry.input.extend(rename(v) for v in node.input)
+        entry.output.extend(rename(v) for v in node.output)
+        entry.attribute.extend(node.attribute)
+        for file_name, name in zip(node.output, entry.output, strict=True):
             origins[name] = Origin(node.op_type, node.name, file_name)
     return copy, Names({n: f for f, n in neutral.items() if f}, origins)
 
 
 def _name_dimensions(port: onnx.ValueInfoProto) -> None:
-    """Symbolic dimensions get neutral names as well; equal ones stay equal only within the batch axis."""
+    """Give symbolic dimensions neutral names; equal ones stay equal only along the batch axis."""
     for axis, dim in enumerate(port.type.tensor_type.shape.dim):
         free = dim.HasField("dim_param") or not dim.HasField("dim_value") or dim.dim_value <= 0
         if free:

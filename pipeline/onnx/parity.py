@@ -1,7 +1,7 @@
-"""Parity: ONNX Runtime on the file and the Network are one function, node by node, or the import is refused.
+"""Parity: the import is refused unless ONNX Runtime on the file and the Network agree, node by node.
 
-What decides is ``node_by_node.py``: every value of the file's own graph lies in the interval that bounds claim for it. What is
-measured beside it, for a reader, is how far the outputs of both are apart.
+``node_by_node.py`` decides: every value of the file's own graph lies in the interval that the bounds claim for it. The distance
+between the outputs of both is measured as well, for the report.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from pipeline.onnx.tolerance import TOLERANCE
 from pipeline.results import Parity
 
 CLEAR = 1e-4
-"""Relative to the largest output: two classes further apart have an order that both must give."""
+"""Relative to the largest output: both must order two classes that are further apart than this alike."""
 _STEPS = (ops.Sign, ops.Floor, ops.Ceil, ops.Round, ops.Greater, ops.Less, ops.GreaterOrEqual, ops.LessOrEqual)
 
 Outputs = list[np.ndarray]
-"""The outputs of one point, each with its batch of one where it has a batch."""
+"""The outputs at one point, each with a batch of one where it has a batch."""
 
 
 class MeasuredParity(Parity):
-    """What was compared, and the first ``difference``, in words: figures of one that fails may be infinite."""
+    """What was compared, and the first ``difference``, in words; where there is one, figures may be infinite."""
 
     model_config = ConfigDict(allow_inf_nan=True)
     difference: str | None = None
@@ -45,7 +45,7 @@ class MeasuredParity(Parity):
         return self.difference is None
 
     def with_boxes(self, boxes: int, points: int) -> Parity:
-        """As a result states it, once the file was run at ``points`` points of ``boxes`` certified boxes."""
+        """As a result states it, after the file was also run at ``points`` points of ``boxes`` certified boxes."""
         return Parity(**self.model_dump(exclude={"difference"}) | {"boxes": boxes, "box_points": points})
 
 
@@ -56,30 +56,30 @@ def compare(
     xs: Sequence[np.ndarray],
     more: Sequence[np.ndarray] = (),
 ) -> MeasuredParity:
-    """Compare all nodes at the given points and at ``more``, and measure all outputs at the given ones alone.
+    """Compare all nodes at the points ``xs`` and ``more``, and measure the distance of all outputs at ``xs``.
 
-    Whether it ``holds`` is for the caller to act on. Raises InputRejected where the network does not run.
+    The caller must check whether the result ``holds``. Raises InputRejected where the network does not run.
     """
-    seen = by_node(session, model, network, xs, *([more] if len(more) else []))
-    difference = None if seen.difference is None else seen.difference.told(network)
-    return _measured(session, network, xs, seen, difference)
+    agreement = by_node(session, model, network, xs, *([more] if len(more) else []))
+    difference = None if agreement.difference is None else agreement.difference.describe(network)
+    return measure_outputs(session, network, xs, agreement, difference)
 
 
 def by_node(
     session: runtime.Session, model: onnx.ModelProto, network: Network, *several: Sequence[np.ndarray]
 ) -> Agreement:
-    """All nodes compared at points, up to the first that has a difference."""
-    nodes, seen = NodeByNode(model, network), Agreement()
+    """Compare all nodes at several sets of points, up to the first point with a difference."""
+    nodes, agreement = NodeByNode(model, network), Agreement()
     together = free_batch(network) and session.fixed_batch in (None, 1)
     for xs in several:
-        seen = nodes.run(xs, batch=batch_axis(network), together=together, seen=seen)
-    return seen
+        agreement = nodes.run(xs, batch=batch_axis(network), together=together, agreement=agreement)
+    return agreement
 
 
 def points(network: Network, real: np.ndarray | None = None, *, seed: int = 0, size: int = 16) -> list[np.ndarray]:
-    """Random points, corners and the first of the given inputs, stacked along a new or the batch axis, one array an input.
+    """Random points, corners and the first 64 of the ``real`` inputs, stacked along the batch or a new axis: an array an input.
 
-    Raises InputRejected if the given inputs do not have the model's shape.
+    ``size``: of free dimensions other than the batch. Raises InputRejected if ``real`` does not have the model's shape.
     """
     rng = np.random.default_rng(seed)
     result = []
@@ -104,85 +104,86 @@ def points(network: Network, real: np.ndarray | None = None, *, seed: int = 0, s
         ]
         result.append(np.concatenate(kinds).astype(dtype))
     if real is not None:
-        given = np.asarray(real)[:64]
-        if len(result) != 1 or given.shape[1:] != result[0].shape[1:]:
-            wanted = ", ".join(str(list(r.shape[1:])) for r in result)
+        samples = np.asarray(real)[:64]
+        if len(result) != 1 or samples.shape[1:] != result[0].shape[1:]:
+            shapes = ", ".join(str(list(r.shape[1:])) for r in result)
             raise InputRejected(
-                f"Inputs have the model's shape; a sample has {list(given.shape[1:])}, the model wants {wanted}."
+                f"Inputs have the model's shape; a sample has {list(samples.shape[1:])}, the model wants {shapes}."
             )
-        result[0] = np.concatenate([given.astype(result[0].dtype), result[0]])
+        result[0] = np.concatenate([samples.astype(result[0].dtype), result[0]])
     return result
 
 
 def batch_axis(network: Network) -> bool:
-    """Whether the first axis of every input counts samples: it is free, or it is one and others stand beside it."""
+    """Whether the first axis of every input is the batch: it is free, or it is one and not the only axis."""
     return all(p.shape and (p.shape[0] is None or (p.shape[0] == 1 and len(p.shape) > 1)) for p in network.inputs)
 
 
 def free_batch(network: Network) -> bool:
+    """Whether every input takes any batch size."""
     return all(p.shape[:1] == (None,) for p in network.inputs)
 
 
 def require(measured: MeasuredParity) -> None:
-    """Raises InputRejected where parity does not hold, naming the first node of the file that differs."""
+    """Raise InputRejected where parity does not hold, naming the first node of the file that differs."""
     if measured.difference is not None:
         refuse(measured.difference)
 
 
 def refuse(difference: str) -> NoReturn:
-    """Raises InputRejected."""
+    """Raise InputRejected naming the difference."""
     raise InputRejected(
         f"The imported network must compute what ONNX Runtime computes, node by node; {difference}. Nothing can be certified of"
         " this file as it is: write that node in another form, or export the model at another opset."
     )
 
 
-def _measured(
-    session: runtime.Session, network: Network, xs: Sequence[np.ndarray], seen: Agreement, difference: str | None
+def measure_outputs(
+    session: runtime.Session, network: Network, xs: Sequence[np.ndarray], agreement: Agreement, difference: str | None
 ) -> MeasuredParity:
-    """How far outputs are apart, one point at a time and, where the batch is free, together."""
+    """The distance of the outputs, one point at a time and, where the batch is free, all together."""
     names, plan = [p.name for p in network.outputs], network.plan()
 
-    def theirs(*x: np.ndarray) -> Outputs:
+    def run_file(*x: np.ndarray) -> Outputs:
         return session(*x, outputs=names)
 
-    def ours(*x: np.ndarray) -> Outputs:
+    def run_network(*x: np.ndarray) -> Outputs:
         with torch.no_grad():
             return [y.numpy() for y in run(network, plan, [torch.from_numpy(np.ascontiguousarray(v)) for v in x])]
 
     count, axis = len(xs[0]), batch_axis(network)
-    truth = _singly(theirs, xs, axis)
+    truth = _singly(run_file, xs, axis)
     batches: tuple[int, ...] = (1,)
-    runs = [(truth, _singly(ours, xs, axis))]
+    runs = [(truth, _singly(run_network, xs, axis))]
     if free_batch(network):
-        runs.append((_together(theirs, xs) if session.fixed_batch is None else truth, _together(ours, xs)))
+        runs.append((_together(run_file, xs) if session.fixed_batch is None else truth, _together(run_network, xs)))
         batches = (1, count)
     finite = np.array([all(np.isfinite(y).all() for y in point) for point in truth])
     largest = np.array([max(float(np.abs(y).max(initial=0.0)) for y in point) for point in truth])
     limit = CLEAR * float(largest[finite].max(initial=0.0))
-    apart, flips, overflows = np.zeros(count), np.zeros(count, bool), np.zeros(count, bool)
+    distances, flips, overflows = np.zeros(count), np.zeros(count, bool), np.zeros(count, bool)
     for one, other in runs:
         for i, (a, b) in enumerate(zip(one, other, strict=True)):
-            apart[i] = max(apart[i], *(_difference(x, y) for x, y in zip(a, b, strict=True)))
+            distances[i] = max(distances[i], *(_difference(x, y) for x, y in zip(a, b, strict=True)))
             flips[i] |= any(_flips(x, y, limit) for x, y in zip(a, b, strict=True))
             # The runtime may fold a scale without which float32 overflows on the way.
             overflows[i] |= not all(np.isfinite(y).all() for y in b)
     steps = any(isinstance(step.op, _STEPS) for step in plan.steps)
-    kept = finite & ~overflows & ~(steps & ((apart > limit) | flips))
+    compared = finite & ~overflows & ~(steps & ((distances > limit) | flips))
     if not finite.any():
         difference = difference or f"its outputs are not finite at any of {count} points"
     return MeasuredParity(
         provider=session.provider,
-        n=int(kept.sum()),
-        tolerance=TOLERANCE if seen.tolerated else 0.0,
-        max_abs_difference=float(apart[kept].max(initial=0.0)),
-        scale=float(largest[kept].max(initial=0.0)),
-        argmax_disagreements=int(flips[kept].sum()),
-        left_out=int(count - kept.sum()),
+        n=int(compared.sum()),
+        tolerance=TOLERANCE if agreement.tolerated else 0.0,
+        max_abs_difference=float(distances[compared].max(initial=0.0)),
+        scale=float(largest[compared].max(initial=0.0)),
+        argmax_disagreements=int(flips[compared].sum()),
+        left_out=int(count - compared.sum()),
         batch_sizes=batches,
-        nodes=len(seen.nodes),
-        nodes_with_tolerance=len(seen.tolerated),
-        points=seen.points,
+        nodes=len(agreement.nodes),
+        nodes_with_tolerance=len(agreement.tolerated),
+        points=agreement.points,
         difference=difference,
     )
 

@@ -1,7 +1,7 @@
-"""What every value of a model is like, measured: ONNX Runtime runs it with all values exposed, at one or more batch sizes.
+"""Measures every value of a model: ONNX Runtime runs it with all values as outputs, at one or more batch sizes.
 
-Shape inference guesses and gives up; a run does not. Values that depend on the inputs' shapes alone show what they are by
-not changing, or by how they change, from probe to probe.
+Unlike shape inference, a run gives all shapes and types. Values that depend on the inputs' shapes alone are recognised by how
+they change from one probe to the next.
 """
 
 from __future__ import annotations
@@ -44,15 +44,14 @@ class Probes:
 
 
 def probe(model: onnx.ModelProto, check: Callable[[Mapping[str, np.ndarray]], None] = lambda values: None) -> Probes:
-    """Runs a model at batch 2 and 3 where its first dimension is free, at the one it fixes where not.
+    """Run a model at batch sizes 2 and 3 where its first dimension is free, else at the one it fixes.
 
-    Free dimensions other than the batch take a size at which the model runs, and a second one to see what depends on them.
-    ``check`` may refuse what was seen at batch 2, in words of its own, before ONNX Runtime refuses batch 3. Raises InputRejected
-    if no size works.
+    Other free dimensions get a size at which the model runs, and a second one to see what depends on them. ``check`` may refuse
+    the values at batch 2 with its own message, before ONNX Runtime refuses batch 3. Raises InputRejected if no size works.
     """
-    # Operator by operator: constants are then the file's own, whatever an optimiser makes of them. And the optimiser takes
-    # time that grows with the square of the readers of one value, where all values are outputs.
-    run = runtime.session(exposed(model).SerializeToString(), limited=True, level="off")
+    # Without optimisation, constants are the file's own. Besides, with all values as outputs the optimiser takes time that grows
+    # with the square of the readers of one value.
+    run = runtime.session(with_outputs(model).SerializeToString(), limited=True, level="off")
     free = all(_dims(p)[:1] == [None] for p in model.graph.input)
     others = any(d is None for p in model.graph.input for d in (_dims(p)[1:] if free else _dims(p)))
     reason: InputRejected | None = None
@@ -79,18 +78,18 @@ def probe(model: onnx.ModelProto, check: Callable[[Mapping[str, np.ndarray]], No
     raise reason
 
 
-def exposed(model: onnx.ModelProto, names: Iterable[str] | None = None) -> onnx.ModelProto:
-    """The model with every computed value, or those of some names, among its outputs."""
+def with_outputs(model: onnx.ModelProto, names: Iterable[str] | None = None) -> onnx.ModelProto:
+    """The model with every computed value, or those named, among its outputs."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    have = {o.name for o in copy.graph.output}
-    wanted = dict.fromkeys(v for n in copy.graph.node for v in n.output) if names is None else dict.fromkeys(names)
-    copy.graph.output.extend(onnx.ValueInfoProto(name=v) for v in wanted if v and v not in have)
+    outputs = {o.name for o in copy.graph.output}
+    values = dict.fromkeys(v for n in copy.graph.node for v in n.output) if names is None else dict.fromkeys(names)
+    copy.graph.output.extend(onnx.ValueInfoProto(name=v) for v in values if v and v not in outputs)
     return copy
 
 
 def check_bombs(model: onnx.ModelProto, batch: int = 1, size: int = 1) -> None:
-    """Refuses a graph with a value that needs absurd memory at this size, before it is run. Raises InputRejected."""
+    """Raise InputRejected for a graph with a value that is too large at this batch size and size, before it is run."""
     concrete = onnx.ModelProto()
     concrete.CopyFrom(model)
     for port in concrete.graph.input:
@@ -98,7 +97,7 @@ def check_bombs(model: onnx.ModelProto, batch: int = 1, size: int = 1) -> None:
             if dim.dim_value <= 0:
                 dim.dim_value = batch if axis == 0 else size
         _check_value(port, "an input")
-    # What the file says of its own shapes must not keep them from being computed.
+    # Declared shapes must not replace computed ones.
     del concrete.graph.value_info[:]
     for port in concrete.graph.output:
         port.type.tensor_type.ClearField("shape")
@@ -106,35 +105,35 @@ def check_bombs(model: onnx.ModelProto, batch: int = 1, size: int = 1) -> None:
     for propagate in (False, True):
         try:
             inferred = onnx.shape_inference.infer_shapes(concrete, data_prop=propagate).graph
-        except Exception as error:  # inference failing is no verdict: the run decides, and has a limit of its own
+        except Exception as error:  # where inference fails, the run decides, which has its own limit
             if isinstance(error, MemoryError):
                 raise
             return
-        known = (*inferred.value_info, *inferred.output)
-        for info in known:
+        values = (*inferred.value_info, *inferred.output)
+        for info in values:
             _check_value(info, producers.get(info.name, "an input"))
-        if not all(map(_short, known)) or len(known) < len(producers):
+        if not all(map(_short, values)) or len(values) < len(producers):
             return
 
 
 def _short(info: onnx.ValueInfoProto) -> bool:
-    """Whether onnx may compute it while it infers shapes: it writes vectors of whole numbers out, however long."""
+    """Whether onnx may compute a value during shape inference: it stores vectors of integers in full, however long."""
     kind = info.type.tensor_type
     if kind.elem_type not in (onnx.TensorProto.INT64, onnx.TensorProto.INT32) or len(kind.shape.dim) != 1:
         return kind.HasField("shape")
     return 0 <= kind.shape.dim[0].dim_value <= _WRITTEN_OUT and kind.shape.dim[0].HasField("dim_value")
 
 
-def _check_value(info: onnx.ValueInfoProto, made_by: str) -> None:
+def _check_value(info: onnx.ValueInfoProto, producer: str) -> None:
     size = 4 * math.prod(max(1, dim.dim_value) for dim in info.type.tensor_type.shape.dim)
     if size > limits().value_bytes:
         raise InputRejected(
-            f"A value takes at most {limits().value_bytes} bytes; '{shown(info.name)}', made by {made_by}, would take {size}."
+            f"A value takes at most {limits().value_bytes} bytes; '{shown(info.name)}', made by {producer}, would take {size}."
             f" The file is hostile or holds a wrong shape. {raised('value_bytes')}"
         )
-    if made_by in _GENERATORS and size > limits().generated_bytes:
+    if producer in _GENERATORS and size > limits().generated_bytes:
         raise InputRejected(
-            f"A node makes at most {limits().generated_bytes} bytes out of nothing; '{shown(info.name)}', made by {made_by},"
+            f"A node makes at most {limits().generated_bytes} bytes out of nothing; '{shown(info.name)}', made by {producer},"
             f" would take {size}. The file is hostile or holds a wrong shape. {raised('generated_bytes')}"
         )
 
@@ -159,9 +158,10 @@ def _run(run: runtime.Session, model: onnx.ModelProto, batch: int, size: int) ->
         xs.append(_example(rng, shape, np.dtype(dtype)))
     values = dict(zip(run.outputs, run(*xs), strict=True))
     if sequences := [name for name, value in values.items() if not isinstance(value, np.ndarray)]:
-        made = next((n for n in model.graph.node if sequences[0] in n.output), None)
+        producer = next((n for n in model.graph.node if sequences[0] in n.output), None)
         raise InputRejected(
-            f"Values are tensors; {shown(made.op_type) if made else 'an operator'} makes a sequence. Export the model without it."
+            f"Values are tensors; {shown(producer.op_type) if producer else 'an operator'} makes a sequence."
+            " Export the model without it."
         )
     values.update(zip(run.inputs, xs, strict=True))
     return values
@@ -180,11 +180,11 @@ _SIZED = {
     **dict.fromkeys(("CenterCropPad", "AffineGrid", "DFT"), (1,)),
     **dict.fromkeys(("BlackmanWindow", "HammingWindow", "HannWindow"), (0,)),
 }
-"""By operator the inputs that say how large its results are."""
+"""By operator: the inputs whose values determine the size of its results."""
 
 
 def _sizing(node: onnx.NodeProto) -> Iterator[str]:
-    """What an operator reads of whose values the size of its results depends on."""
+    """The inputs of an operator whose values determine the size of its results."""
     if node.op_type in _PICK or "Sequence" in node.op_type or "Optional" in node.op_type:
         yield from node.input
         return
@@ -195,22 +195,22 @@ def _sizing(node: onnx.NodeProto) -> Iterator[str]:
 def dependence(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
     """For each computed value, in order: ``constant``, ``shape`` (of input shapes alone), or ``data``.
 
-    The shape of a value whose size is computed from data, or what picks entries by data, is data too.
+    The shape of a value is data too where its size is computed from data, or its entries are selected by data.
     """
     data = {p.name for p in model.graph.input} - {t.name for t in model.graph.initializer}
     shape: set[str] = set()
-    loose: set[str] = set()
+    data_sized: set[str] = set()
     for node in model.graph.node:
-        read = [v for v in node.input if v]
-        if not loose.isdisjoint(read) or not data.isdisjoint(_sizing(node)):
-            loose.update(node.output)
+        inputs = [v for v in node.input if v]
+        if not data_sized.isdisjoint(inputs) or not data.isdisjoint(_sizing(node)):
+            data_sized.update(node.output)
         if node.op_type in ("Shape", "Size"):
-            kind = "shape" if any(v in data or v in shape for v in read) else "constant"
-            kind = "data" if not loose.isdisjoint(read) else kind
-        elif any(v in data for v in read):
+            kind = "shape" if any(v in data or v in shape for v in inputs) else "constant"
+            kind = "data" if not data_sized.isdisjoint(inputs) else kind
+        elif any(v in data for v in inputs):
             kind = "data"
         else:
-            kind = "shape" if any(v in shape for v in read) else "constant"
+            kind = "shape" if any(v in shape for v in inputs) else "constant"
         for value in node.output:
             if value:
                 {"data": data, "shape": shape}.get(kind, set()).add(value)

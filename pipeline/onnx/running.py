@@ -1,4 +1,4 @@
-"""A Network run operator by operator: one that does not run is refused by the name that the file has for it."""
+"""Runs a Network operator by operator; one that fails is refused by the name that the file has for it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pipeline.errors import InputRejected, out_of_memory
 
 @contextmanager
 def running(network: Network, step: Step, args: Sequence[Interval | Tensor]) -> Iterator[None]:
-    """What is computed of one operator. Raises InputRejected, by its name in the file, where that does not run."""
+    """Context in which one operator is computed on ``args``. Raises InputRejected, by its name in the file, where that fails."""
     try:
         yield
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         if out_of_memory(error):
             raise
-        # What torch says of it speaks of torch's own operators and of names that the file does not have.
+        # torch's own message speaks of its operators, and of names that the file does not have.
         values = [a.center if isinstance(a, Interval) else a for a in args]
         shapes = " and ".join(f"shape {list(v.shape)}" for v in values)
         raise InputRejected(
@@ -31,7 +31,7 @@ def running(network: Network, step: Step, args: Sequence[Interval | Tensor]) -> 
 
 
 def run(network: Network, plan: Plan, xs: Sequence[Tensor]) -> list[Tensor]:
-    """The outputs of a network, of which ``plan`` is the plan. Raises InputRejected where an operator does not run."""
+    """The outputs of a network, whose plan is ``plan``. Raises InputRejected where an operator fails."""
     values: dict[int, Tensor] = {index: getattr(owner, name) for index, owner, name in plan.constants}
     values |= zip(plan.inputs, xs, strict=True)
     for step in plan.steps:
@@ -44,7 +44,7 @@ def run(network: Network, plan: Plan, xs: Sequence[Tensor]) -> list[Tensor]:
 
 
 def incomparable(network: Network, error: Exception) -> InputRejected:
-    """The refusal of a file where comparing it with its import breaks off between operators, that run one by one."""
+    """The error for a file whose comparison with its import fails outside of any one operator."""
     plan = network.plan()
     computed = ", ".join(network.origin(plan.names[i]) for i in plan.outputs)
     return InputRejected(

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the bytes of a file: the only judge of what a delivered model computes."""
+"""ONNX Runtime on the bytes of a file: the reference for what a delivered model computes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OPTION: dict[Optimization, str] = {
     "extended": "ORT_ENABLE_EXTENDED",
     "all": "ORT_ENABLE_ALL",
 }
-"""What ONNX Runtime calls them; the last is its default."""
+"""ONNX Runtime's names of the levels; the last one is its default."""
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # TF32 is on by default on CUDA, and no certificate holds for it.
@@ -43,7 +43,7 @@ _DTYPES = {
 
 
 class Session:
-    """A loaded model: ``inputs`` and ``outputs`` by name, and the batch it insists on, if any."""
+    """A loaded model: names of ``inputs`` and ``outputs``, and ``fixed_batch``, the batch size that the file fixes, or None."""
 
     def __init__(self, inference: Any, provider: str, level: Optimization = "all", options: Any = None):
         self._inference, self._options = inference, options
@@ -58,8 +58,8 @@ class Session:
     def __call__(self, *xs: np.ndarray, outputs: Sequence[str] | None = None) -> list[np.ndarray]:
         """All outputs (or the named ones) for exactly these inputs, in one call.
 
-        Raises InputRejected if the model cannot be run on them, OutOfTime beyond a budget, and what ONNX Runtime raises of
-        a machine without memory.
+        Raises InputRejected if the model cannot be run on them, OutOfTime beyond a time budget, and ONNX Runtime's own error
+        where memory runs out.
         """
         look()
         feed = {
@@ -76,7 +76,7 @@ class Session:
             ) from None
 
     def batched(self, *xs: np.ndarray, output: str | None = None, chunk: int = 256) -> np.ndarray:
-        """One output for any number of samples: in chunks where the batch is free, in the file's own batch where not.
+        """One output for any number of samples: in chunks where the batch is free, else in the file's batch size.
 
         The last chunk of a fixed batch is filled up by repeating its last sample.
         """
@@ -85,10 +85,10 @@ class Session:
         parts = []
         for start in range(0, count, size):
             part = [x[start : start + size] for x in xs]
-            have = len(part[0])
-            if self.fixed_batch and have < size:
-                part = [np.concatenate([p, np.repeat(p[-1:], size - have, axis=0)]) for p in part]
-            parts.append(self(*part, outputs=names)[0][:have])
+            size_of_part = len(part[0])
+            if self.fixed_batch and size_of_part < size:
+                part = [np.concatenate([p, np.repeat(p[-1:], size - size_of_part, axis=0)]) for p in part]
+            parts.append(self(*part, outputs=names)[0][:size_of_part])
         return np.concatenate(parts)
 
     def flat(self, point: np.ndarray, outputs: Sequence[str] | None = None) -> np.ndarray:
@@ -124,8 +124,8 @@ def session(
     """
     import onnxruntime as ort
 
-    wanted = _PROVIDERS[provider]
-    if wanted not in ort.get_available_providers():
+    provider_name = _PROVIDERS[provider]
+    if provider_name not in ort.get_available_providers():
         raise EnvironmentFailure(
             f"Provider '{provider}' must be part of the installed ONNX Runtime, which has"
             f" {', '.join(ort.get_available_providers())}; install onnxruntime-gpu, or ask for provider 'cpu'."
@@ -143,15 +143,15 @@ def session(
     if isinstance(source, ModelFile):
         _add_external_data(options, source)
     try:
-        inference = ort.InferenceSession(content, options, providers=[(wanted, _OPTIONS[provider])])
+        inference = ort.InferenceSession(content, options, providers=[(provider_name, _OPTIONS[provider])])
     except Exception as error:  # ONNX Runtime raises its own kinds, without a common base
         if out_of_memory(error):
             raise
         if written_to is not None and "Failed to write" in str(error):
-            # ONNX Runtime does not say why; the disk does.
+            # ONNX Runtime does not say why; writing raises the OSError that does.
             written_to.write_bytes(bytes(content))
         raise InputRejected(f"ONNX Runtime must be able to load the model; it says: {shown(str(error), 500)}") from None
-    if inference.get_providers()[0] != wanted:
+    if inference.get_providers()[0] != provider_name:
         raise EnvironmentFailure(
             f"Provider '{provider}' was asked for, but ONNX Runtime fell back to {inference.get_providers()[0]};"
             " check the CUDA and cuDNN libraries, or ask for provider 'cpu'."
@@ -172,14 +172,14 @@ def _session_options(level: Optimization) -> Any:
 
 
 def _add_external_data(options: Any, file: ModelFile) -> None:
-    """External data from memory: with it, ONNX Runtime refuses a file that is not among it, and opens none itself."""
+    """Pass external data from memory: ONNX Runtime then opens no file, and refuses one that is not among them."""
     if file.beside:
         sizes = [len(data) for data in file.beside.values()]
         options.add_external_initializers_from_files_in_memory(list(file.beside), list(file.beside.values()), sizes)
 
 
 def _shrinking() -> Any:
-    """Options of a run after which a shared arena gives back what it holds."""
+    """Options of a run after which a shared arena releases its memory."""
     import onnxruntime as ort
 
     options = ort.RunOptions()
@@ -192,12 +192,12 @@ def _limit_memory() -> None:
     """Registers, once a process, the arena that limited sessions share."""
     import onnxruntime as ort
 
-    most = limits().runtime_bytes
+    limit = limits().runtime_bytes
     info = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-    ort.create_and_register_allocator(info, ort.OrtArenaCfg({"max_mem": most, "arena_extend_strategy": 1}))
+    ort.create_and_register_allocator(info, ort.OrtArenaCfg({"max_mem": limit, "arena_extend_strategy": 1}))
 
 
 def threads() -> int:
-    """The cores this process may run on, its share where several were started: ONNX Runtime would count the machine's."""
+    """The cores that this process may use, divided by the processes on this machine: ONNX Runtime would use all cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -1,4 +1,4 @@
-"""What nodes are allowed whose float32 kernel no standard bounds: a tolerance of each entry's own scale."""
+"""Tolerances of nodes whose float32 kernel no standard bounds, relative to each entry."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from pipeline.core.rounding import U32, gamma
 from pipeline.onnx.kernels import OPERATORS
 
 TOLERANCE = 2.0**-18
-LOOSE = 2.0**-13
-"""Where an operator has no rule, so that nothing is certified through it."""
+TOLERANCE_WITHOUT_RULE = 2.0**-13
+"""For an operator without a rule, through which nothing is certified."""
 Value = Interval | Tensor
-"""A box of what varies continuously; whole numbers, truth values and constants as they are."""
+"""A box of values that vary continuously; integers, booleans and constants as tensors."""
 
 
 class Tolerated(Mapping[str, tuple[float, float]]):
-    """A table of kernel errors in which every kernel has one; ``asked`` once a rule looked one up."""
+    """A table of kernel errors with an entry for every kernel; ``used`` is set once a rule looked one up."""
 
     def __init__(self, op: nn.Module, args: Sequence[Value]):
-        self.asked, self._op, self._args = False, op, args
+        self.used, self._op, self._args = False, op, args
 
     def __getitem__(self, operator: str) -> tuple[float, float]:
         if operator == "QuantizeLinear":
-            # The runtime, as the file has it, rounds a quotient, and a box over a point knows both sides of a tie.
+            # The runtime rounds a quotient as the file says, and a box around a point contains both sides of a tie.
             return 0.0, 0.0
-        self.asked = True
-        # ONNX Runtime keeps a running sum over the channels of an LRN, which forgets small numbers behind large ones.
+        self.used = True
+        # ONNX Runtime keeps a running sum over the channels of an LRN, which loses small numbers behind large ones.
         relative = 2.0**-8 if operator == "LRN" else max(TOLERANCE, gamma(self._terms() + 64, U32))
         pivot = OPERATORS[operator].pivot if operator in OPERATORS else 1.0 if operator == "LogSoftmax" else 0.0
         return relative * min(pivot, 1.0), relative
@@ -52,8 +52,8 @@ class Tolerated(Mapping[str, tuple[float, float]]):
 _GROUPS = (nn.LayerNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
-def loosened(op: nn.Module, args: Sequence[Value]) -> Sequence[Value]:
-    """Inputs of a normalisation moved by a few units in the last place of the largest of their group.
+def widen_inputs(op: nn.Module, args: Sequence[Value]) -> Sequence[Value]:
+    """Inputs of a normalisation, widened by a few units in the last place of the largest of their group.
 
     Deviations from a mean lose what cancels, and so does a variance taken as ``E[x^2] - E[x]^2``, as ONNX Runtime did up to
     1.26: relative to the deviations by ``max|x| / sd`` more.
@@ -69,8 +69,10 @@ def loosened(op: nn.Module, args: Sequence[Value]) -> Sequence[Value]:
     return [Interval(x.center, x.radius + 16 * U32 * peak * (1 + peak / spread))]
 
 
-def positive(op: nn.Module, points: Sequence[Tensor]) -> Tensor:
-    """The operator with everything in it, and all that it reads, by magnitude: of a sum of products what its terms amount to."""
-    held = {n: v.abs() for n, v in (*op.named_parameters(), *op.named_buffers()) if v.is_floating_point()}
-    made: Tensor = torch.func.functional_call(op, held, tuple(p.abs() if p.is_floating_point() else p for p in points))
-    return made.abs()
+def sum_of_magnitudes(op: nn.Module, points: Sequence[Tensor]) -> Tensor:
+    """The operator on magnitudes, of parameters, buffers and inputs: for a sum of products, the sum of the terms' magnitudes."""
+    magnitudes = {n: v.abs() for n, v in (*op.named_parameters(), *op.named_buffers()) if v.is_floating_point()}
+    output: Tensor = torch.func.functional_call(
+        op, magnitudes, tuple(p.abs() if p.is_floating_point() else p for p in points)
+    )
+    return output.abs()

@@ -1,4 +1,4 @@
-"""Trained weights -> the file they came from: the same nodes under the same names, with other values in the initialisers."""
+"""Writes trained weights into the file they came from: the same nodes and names, with new values in the initialisers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.core import ops
 from pipeline.core.network import Network, Weight
 from pipeline.errors import Contradiction, PipelineError, UsageError
 from pipeline.onnx import importer
-from pipeline.onnx.commit import deliver
+from pipeline.onnx.commit import commit
 from pipeline.onnx.edit import ModelEdit
 from pipeline.onnx.ir import all_equal
 from pipeline.onnx.model_file import ModelFile
@@ -26,7 +26,7 @@ from pipeline.results import Parity
 
 @dataclass(frozen=True)
 class WriteBack:
-    """The new file as it was judged, what differs from the old one, a sentence each, and how close it is to the network."""
+    """The new file, its changes from the old one, a sentence each, and its parity with the network."""
 
     file: ModelFile
     changes: tuple[str, ...]
@@ -34,7 +34,7 @@ class WriteBack:
 
 
 def write_back(source: ModelFile, network: Network, out: Path, *, metadata: Mapping[str, str]) -> WriteBack:
-    """Writes ``source`` with the weights of ``network`` to ``out``; ``network`` is the import of ``source``, trained.
+    """Write ``source`` with the weights of ``network`` to ``out``; ``network`` is the trained import of ``source``.
 
     It may differ from the import in biases that layers gained, and in BatchNorm nodes listed in ``provenance.inserted``.
     Raises UsageError if ``out`` is the source, Contradiction if the network is not this file's or the written file does not
@@ -45,77 +45,79 @@ def write_back(source: ModelFile, network: Network, out: Path, *, metadata: Mapp
             f"The file that was given is never written over; '{shown(str(out))}' is part of it. Name another output."
         )
     network = copy.deepcopy(network).cpu().eval()
-    whole = {p.name for p in network.outputs}
+    output_names = {p.name for p in network.outputs}
     model = source.message()
-    single = len(whole) == 1 and len(model.graph.output) > 1
+    single = len(output_names) == 1 and len(model.graph.output) > 1
     reference = importer.load(source, output=network.outputs[0].name if single else None)
-    patch = ModelEdit(model)
-    _values(patch, network, reference.network, reference.model)
-    _biases(patch, network, reference.network)
+    edit = ModelEdit(model)
+    _values(edit, network, reference.network, reference.model)
+    _biases(edit, network, reference.network)
     for name, producer in network.provenance.inserted.items():
         bn = network.graph.get_submodule(name)
         tensors = {f: getattr(bn, f) for f in ("weight", "bias", "running_mean", "running_var")}
         assert isinstance(bn.eps, float)
-        patch.add_batchnorm(
+        edit.add_batchnorm(
             network.provenance.nodes[producer].output, {f: t.detach().numpy() for f, t in tensors.items()}, bn.eps
         )
-    patch.set_metadata(metadata)
-    file, measured = deliver(source, out, patch, network)
-    return WriteBack(file, tuple(patch.changes), measured)
+    edit.set_metadata(metadata)
+    file, measured_parity = commit(source, out, edit, network)
+    return WriteBack(file, tuple(edit.changes), measured_parity)
 
 
-def _values(patch: ModelEdit, network: Network, reference: Network, model: onnx.ModelProto) -> None:
-    """Values of parameters and BN statistics that are not what the file gives."""
-    held = _file_arrays(model)
-    written: dict[str, np.ndarray] = {}
+def _values(edit: ModelEdit, network: Network, reference: Network, model: onnx.ModelProto) -> None:
+    """Write the parameters and BN statistics that differ from the file's."""
+    file_arrays = _file_arrays(model)
+    new_arrays: dict[str, np.ndarray] = {}
     for name, weight in reference.provenance.weights.items():
         if network.provenance.weights.get(name) != weight:
             raise Contradiction(
                 f"A network is written to the file it was imported from; '{name}' is not from this one. Give the file it came"
                 " from."
             )
-        ours, theirs = _tensor(network, name), _tensor(reference, name)
-        if ours.shape == theirs.shape and torch.equal(ours, theirs):
+        after, before = _tensor(network, name), _tensor(reference, name)
+        if after.shape == before.shape and torch.equal(after, before):
             continue
         reason = reference.provenance.frozen.get(name)
         if reason is not None:
             raise Contradiction(
                 f"A frozen parameter keeps its value; '{name}' ({reason}) was changed and cannot be written."
             )
-        array = undone(ours.numpy(), weight, held[weight.initializer].dtype)
-        if weight.initializer in written:
-            if not np.array_equal(written[weight.initializer], array):
+        array = undo_steps(after.numpy(), weight, file_arrays[weight.initializer].dtype)
+        if weight.initializer in new_arrays:
+            if not np.array_equal(new_arrays[weight.initializer], array):
                 raise Contradiction(f"Tied parameters stay equal; those of '{shown(weight.initializer)}' are not.")
             continue
-        written[weight.initializer] = array
-        patch.set(weight.initializer, held[weight.initializer], array)
-    _keep_copies(patch, model, held, set(written))
+        new_arrays[weight.initializer] = array
+        edit.set(weight.initializer, file_arrays[weight.initializer], array)
+    _keep_copies(edit, model, file_arrays, set(new_arrays))
 
 
-def _keep_copies(patch: ModelEdit, model: onnx.ModelProto, held: dict[str, np.ndarray], written: set[str]) -> None:
-    """What an Identity copies of a merged tensor that was trained keeps its own value, as the import read it."""
+def _keep_copies(
+    edit: ModelEdit, model: onnx.ModelProto, file_arrays: dict[str, np.ndarray], changed: set[str]
+) -> None:
+    """Keep the values of Identity copies of a tensor that an exporter merged, where training changed the tensor."""
     roots: dict[str, str] = {}
     for node in model.graph.node:
-        if node.op_type == "Identity" and node.output[0] in held:
+        if node.op_type == "Identity" and node.output[0] in file_arrays:
             copy_of = roots.setdefault(node.output[0], roots.get(node.input[0], node.input[0]))
-            if copy_of in written and node.output[0] not in written and all_equal(held[copy_of]):
-                patch.set(node.output[0], held[node.output[0]], held[node.output[0]])
+            if copy_of in changed and node.output[0] not in changed and all_equal(file_arrays[copy_of]):
+                edit.set(node.output[0], file_arrays[node.output[0]], file_arrays[node.output[0]])
 
 
-def _biases(patch: ModelEdit, network: Network, reference: Network) -> None:
-    """Biases of layers that had none."""
-    known = dict(reference.graph.named_parameters(remove_duplicate=False))
+def _biases(edit: ModelEdit, network: Network, reference: Network) -> None:
+    """Write the biases of layers that had none."""
+    reference_names = dict(reference.graph.named_parameters(remove_duplicate=False))
     for name, parameter in network.graph.named_parameters(remove_duplicate=False):
         node, _, field = name.rpartition(".")
-        if field == "bias" and name not in known and node not in network.provenance.inserted:
+        if field == "bias" and name not in reference_names and node not in network.provenance.inserted:
             if f"{node}.weight" not in reference.provenance.weights:
                 raise Contradiction(f"A gained bias belongs to a layer of the file; '{name}' does not.")
             value, factor = _in_file(reference, node)
-            patch.add_bias(value, parameter.detach().numpy() * factor)
+            edit.add_bias(value, parameter.detach().numpy() * factor)
 
 
 def _in_file(reference: Network, node: str) -> tuple[str, np.float32]:
-    """The file's value that a layer computes, and the number behind the layer where that is a part of one node.
+    """The file's value that a layer computes, and the factor behind the layer where both are one node of the file.
 
     A Gemm with ``alpha`` is a layer and a product in the Network: ``alpha (A B + b)`` is ``alpha A B + alpha b`` in the file.
     """
@@ -132,8 +134,8 @@ def _in_file(reference: Network, node: str) -> tuple[str, np.float32]:
     return reference.provenance.nodes[here.name].output, factor
 
 
-def undone(array: np.ndarray, weight: Weight, dtype: np.dtype) -> np.ndarray:
-    """A parameter's value as its initialiser holds it: the steps of its provenance, in order. Raises PipelineError."""
+def undo_steps(array: np.ndarray, weight: Weight, dtype: np.dtype) -> np.ndarray:
+    """A parameter's value in the form of its initialiser: applies the steps of its provenance. Raises PipelineError."""
     for step, setting in weight.steps:
         if step == "transpose":
             array = array.transpose(setting)

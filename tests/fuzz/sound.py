@@ -30,7 +30,7 @@ from pipeline.methods import METHODS
 from pipeline.onnx import runtime
 from pipeline.onnx.importer import Imported
 from pipeline.onnx.kernels import OPERATORS
-from pipeline.onnx.probe import exposed
+from pipeline.onnx.probe import with_outputs
 from pipeline.rules import rule_for, unsupported
 from tests.fuzz.graphs import Graph
 from tests.laws import inside
@@ -270,7 +270,7 @@ def _case(graph: Graph, imported: Imported) -> Case:
 
 def _deployed(graph: Graph, imported: Imported, plan: Plan, points: Tensor) -> dict[int, Tensor]:
     """ONNX Runtime's values by node: of all of the file's values at once, and of the outputs of the file as it is."""
-    everything, plain = (runtime.session(m.SerializeToString()) for m in (exposed(graph.model), graph.model))
+    everything, plain = (runtime.session(m.SerializeToString()) for m in (with_outputs(graph.model), graph.model))
     index = {imported.network.provenance.nodes[n].output: i for i, n in enumerate(plan.names) if n in _named(imported)}
     names = [n for n in everything.outputs if n in index]
     parts: list[list[np.ndarray]] = []

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from pipeline.errors import InputRejected, UsageError
 from pipeline.onnx import parity
-from pipeline.onnx.write_back import undone
+from pipeline.onnx.write_back import undo_steps
 from tests.onnx.files import FIXTURES, IMPORTABLE, load, mlp, model, node, saved, weights
 from tests.onnx.files import session as file_session
 from tests.onnx.test_operators import assert_vocabulary
@@ -35,7 +35,7 @@ def test_an_export_imports_and_every_parameter_leads_back_to_its_initialiser(pat
     for name, weight in network.provenance.weights.items():
         value = network.graph.get_parameter(name) if "running" not in name else network.graph.get_buffer(name)
         np.testing.assert_array_equal(
-            undone(value.detach().numpy(), weight, np.dtype(np.float32)), held[weight.initializer]
+            undo_steps(value.detach().numpy(), weight, np.dtype(np.float32)), held[weight.initializer]
         )
     named = {o.output for o in network.provenance.nodes.values()}
     assert named <= {"", *(v for n in imported.model.graph.node for v in n.output)}

@@ -151,11 +151,11 @@ def test_an_operator_that_does_not_run_is_named_as_the_file_names_it(
         monkeypatch.setattr("pipeline.onnx.node_by_node.rule_for", lambda op: None)
     with pytest.raises(InputRejected) as refused:
         load(saved(tmp_path, made))
-    told = str(refused.value)
-    assert r"runs it; MatMul 'stacked\x1b' does not, on values of shape [" in told
-    assert ", 2, 3, 4] and shape [2, 4, 5]. Write that node in another form" in told
-    assert "mat1" not in told
-    assert "\x1b" not in told
+    message = str(refused.value)
+    assert r"runs it; MatMul 'stacked\x1b' does not, on values of shape [" in message
+    assert ", 2, 3, 4] and shape [2, 4, 5]. Write that node in another form" in message
+    assert "mat1" not in message
+    assert "\x1b" not in message
 
 
 def test_a_comparison_that_breaks_off_names_what_it_was_to_reach(
@@ -196,6 +196,6 @@ def test_no_honest_model_is_refused(case: str, scale: float, tmp_path: Path) -> 
     xs += [np.zeros((1, *shape)), np.full((1, *shape), 3.0), np.full((1, *shape), 0.125)]
     points = np.concatenate(xs).astype(np.float32)
     seen = NodeByNode(imported.model, imported.network).run([points], batch=True, together=True)
-    assert seen.difference is None, seen.difference.told(imported.network)
+    assert seen.difference is None, seen.difference.describe(imported.network)
     assert seen.points == len(points)
     assert seen.nodes

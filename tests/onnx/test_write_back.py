@@ -16,7 +16,7 @@ from torch import nn
 
 from pipeline.core.network import Network, Weight
 from pipeline.errors import Contradiction, EnvironmentFailure, UsageError
-from pipeline.onnx.write_back import undone
+from pipeline.onnx.write_back import undo_steps
 from tests.onnx.files import FIXTURES, IMPORTABLE, digests, load, mlp, model, node, saved, weights, write_back
 from tests.onnx.files import session as file_session
 
@@ -356,4 +356,4 @@ def test_the_way_back_of_a_scaled_and_turned_weight() -> None:
     """Transposed, halved, flattened: the steps are taken in order."""
     weight = Weight("w", (("transpose", (1, 0)), ("scale", 0.5), ("reshape", (6,))))
     ours = np.arange(6, dtype=np.float32).reshape(2, 3)
-    np.testing.assert_array_equal(undone(ours, weight, np.dtype(np.float64)), [0, 1.5, 0.5, 2, 1, 2.5])
+    np.testing.assert_array_equal(undo_steps(ours, weight, np.dtype(np.float64)), [0, 1.5, 0.5, 2, 1, 2.5])
