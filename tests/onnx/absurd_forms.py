@@ -38,7 +38,7 @@ def one(
 ) -> Absurd:
     """The node over ``x``, constants and left-out operands, and the mean of what it makes as the only output."""
     names = ["x" if o is X else "" if o is None else f"c{i}" for i, o in enumerate(operands)]
-    held = {f"c{i}": np.asarray(o) for i, o in enumerate(operands) if o is not None and o is not X}
+    tensors = {f"c{i}": np.asarray(o) for i, o in enumerate(operands) if o is not None and o is not X}
     nodes = [
         helper.make_node(operator, names, ["v", *(f"o{i}" for i in range(1, outputs))], **attributes),
         helper.make_node("Cast", ["v"], ["number"], to=TensorProto.FLOAT),
@@ -49,11 +49,11 @@ def one(
         "absurd",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(shape))],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [])],
-        [numpy_helper.from_array(a, n) for n, a in held.items()],
+        [numpy_helper.from_array(a, n) for n, a in tensors.items()],
     )
-    told = ", ".join(str(o.tolist() if isinstance(o, np.ndarray) and o.size < 9 else o) for o in operands)
-    said = f"{operator}-{opset} {list(shape)} {told[:80]} {attributes}"
-    return Absurd(said, helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8))
+    text = ", ".join(str(o.tolist() if isinstance(o, np.ndarray) and o.size < 9 else o) for o in operands)
+    label = f"{operator}-{opset} {list(shape)} {text[:80]} {attributes}"
+    return Absurd(label, helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8))
 
 
 def whole(*numbers: int) -> np.ndarray:

@@ -44,9 +44,9 @@ class Game:
         return self.constant(values, np.int64)
 
     def node(self, op_type: str, *inputs: str, outputs: int = 1, **attributes: Any) -> str:
-        made = [f"v{len(self.nodes)}_{i}" for i in range(outputs)]
-        self.nodes.append(helper.make_node(op_type, list(inputs), made, **attributes))
-        return made[0]
+        output = [f"v{len(self.nodes)}_{i}" for i in range(outputs)]
+        self.nodes.append(helper.make_node(op_type, list(inputs), output, **attributes))
+        return output[0]
 
     def step(self, op_type: str, *others: str, outputs: int = 1, **attributes: Any) -> None:
         """The latest value through an operator."""
@@ -71,8 +71,8 @@ class Game:
             return size
         if kind == "clipped":
             return self.node("Clip", size, self.constant(0, np.int64), self.constant(3, np.int64))
-        made = self.node(kind, size, other)
-        return self.node("Cast", made, to=TensorProto.INT64) if kind in ("Equal", "Greater") else made
+        output = self.node(kind, size, other)
+        return self.node("Cast", output, to=TensorProto.INT64) if kind in ("Equal", "Greater") else output
 
     def _measure(self) -> None:
         """The shape at two samples, where it can be inferred; else that of before, and the runtime refuses what does not fit."""

@@ -45,17 +45,17 @@ def model(
         [onnx.ValueInfoProto(name=o) for o in outputs],
         [numpy_helper.from_array(a, n) for n, a in (constants or {}).items()],
     )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir)
     # Types of outputs are inferred: the checker wants them.
-    inferred = onnx.shape_inference.infer_shapes(made)
-    del made.graph.output[:]
-    made.graph.output.extend(inferred.graph.output)
-    return made
+    inferred = onnx.shape_inference.infer_shapes(proto)
+    del proto.graph.output[:]
+    proto.graph.output.extend(inferred.graph.output)
+    return proto
 
 
-def saved(folder: Path, made: onnx.ModelProto, name: str = "model.onnx") -> Path:
+def saved(folder: Path, proto: onnx.ModelProto, name: str = "model.onnx") -> Path:
     path = folder / name
-    onnx.save(made, path)
+    onnx.save(proto, path)
     return path
 
 

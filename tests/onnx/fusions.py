@@ -44,9 +44,9 @@ class Sketch:
         return values
 
     def put(self, op_type: str, *inputs: str, outputs: int = 1, **attributes: object) -> str:
-        made = [f"v{len(self.nodes)}_{i}" for i in range(outputs)]
-        self.nodes.append(helper.make_node(op_type, list(inputs), made, name=f"n{len(self.nodes)}", **attributes))
-        self.value = made[0]
+        output = [f"v{len(self.nodes)}_{i}" for i in range(outputs)]
+        self.nodes.append(helper.make_node(op_type, list(inputs), output, name=f"n{len(self.nodes)}", **attributes))
+        self.value = output[0]
         return self.value
 
     def model(self) -> onnx.ModelProto:

@@ -96,8 +96,10 @@ SEVERAL: dict[str, tuple[list[onnx.NodeProto], list[int | str], Callable[[float]
 
 def _several(case: str, scale: float) -> onnx.ModelProto:
     nodes, shape, constants = SEVERAL[case]
-    held = {name: a if isinstance(a, np.generic) else np.asarray(a, np.float32) for name, a in constants(scale).items()}
-    return model(nodes, shape, held)
+    tensors = {
+        name: a if isinstance(a, np.generic) else np.asarray(a, np.float32) for name, a in constants(scale).items()
+    }
+    return model(nodes, shape, tensors)
 
 
 def _roots(scale: float) -> onnx.ModelProto:

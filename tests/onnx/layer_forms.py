@@ -21,31 +21,31 @@ class LayerForm:
 
     name: str
     nodes: tuple[onnx.NodeProto, ...]
-    held: dict[str, np.ndarray]
+    tensors: dict[str, np.ndarray]
     shape: tuple[int | str, ...] = ROWS
 
     def classifier(self) -> onnx.ModelProto:
         """The layer, a ReLU and a last layer of two classes."""
         nodes = [*self.nodes, node("Relu", ["h"], ["positive"]), node("Flatten", ["positive"], ["flat"])]
-        bare = model(nodes, [1, *self.shape[1:]], self.held, outputs=["flat"])
+        bare = model(nodes, [1, *self.shape[1:]], self.tensors, outputs=["flat"])
         (output,) = shape_inference.infer_shapes(bare, data_prop=True).graph.output
         count = output.type.tensor_type.shape.dim[1].dim_value
         last = node("Gemm", ["flat", "last"], ["y"], name="last")
-        return model([*nodes, last], self.shape, self.held | {"last": weights(count, 2, seed=9)})
+        return model([*nodes, last], self.shape, self.tensors | {"last": weights(count, 2, seed=9)})
 
 
 def gemm(alpha: float, beta: float, turned: tuple[int, int], bias: tuple[int, ...] | None) -> LayerForm:
     """``alpha op(x) op(w) + beta c``; ``turned``: transA and transB."""
     attributes = {"alpha": alpha, "beta": beta, "transA": turned[0], "transB": turned[1]}
     given = {k: v for k, v in attributes.items() if v != (1.0 if k in ("alpha", "beta") else 0)}
-    held = {"w": weights(3, 4) if turned[1] else weights(4, 3)}
+    tensors = {"w": weights(3, 4) if turned[1] else weights(4, 3)}
     if bias is not None:
-        held["c"] = np.asarray(weights(*bias, seed=1), np.float32)
+        tensors["c"] = np.asarray(weights(*bias, seed=1), np.float32)
     x = "across" if turned[0] else "x"
-    nodes = [node("Gemm", [x, *held], ["h"], name="layer", **given)]
+    nodes = [node("Gemm", [x, *tensors], ["h"], name="layer", **given)]
     if turned[0]:
         nodes.insert(0, node("Transpose", ["x"], [x], perm=[1, 0]))
-    return LayerForm("Gemm", tuple(nodes), held)
+    return LayerForm("Gemm", tuple(nodes), tensors)
 
 
 def layer_forms() -> Iterator[LayerForm]:
@@ -64,15 +64,15 @@ def _products() -> Iterator[LayerForm]:
     yield LayerForm("MatMul", (node("MatMul", ["x", "w"], ["h"]),), {"w": w})
     for shape in ((3,), (1, 3), (1,), ()):
         for order in (["p", "b"], ["b", "p"]):
-            held = {"w": w, "b": np.asarray(weights(*shape, seed=1), np.float32)}
-            yield LayerForm(f"MatMul Add {shape} {order[0]}", (product, node("Add", order, ["h"])), held)
+            tensors = {"w": w, "b": np.asarray(weights(*shape, seed=1), np.float32)}
+            yield LayerForm(f"MatMul Add {shape} {order[0]}", (product, node("Add", order, ["h"])), tensors)
     twice = (product, node("Add", ["p", "b"], ["q"]), node("Add", ["q", "b"], ["h"]))
     yield LayerForm("MatMul, the same bias twice", twice, {"w": w, "b": b})
     yield LayerForm("MatMul Sub", (product, node("Sub", ["p", "b"], ["h"])), {"w": w, "b": b})
-    held = {"w": w, "s": np.array(2.5, np.float32), "b": b}
-    yield LayerForm("MatMul Mul", (product, node("Mul", ["p", "s"], ["h"])), {"w": w, "s": held["s"]})
+    tensors = {"w": w, "s": np.array(2.5, np.float32), "b": b}
+    yield LayerForm("MatMul Mul", (product, node("Mul", ["p", "s"], ["h"])), {"w": w, "s": tensors["s"]})
     scaled = (product, node("Mul", ["p", "s"], ["q"]), node("Add", ["q", "b"], ["h"]))
-    yield LayerForm("MatMul Mul Add", scaled, held)
+    yield LayerForm("MatMul Mul Add", scaled, tensors)
     across, back = node("Transpose", ["x"], ["t"], perm=[1, 0]), node("Transpose", ["u"], ["h"], perm=[1, 0])
     left = node("MatMul", ["w", "t"], ["u"])
     yield LayerForm("weight on the left", (across, left, back), {"w": weights(3, 4)})
@@ -100,7 +100,7 @@ def _behind() -> Iterator[LayerForm]:
     yield LayerForm("Constant Identity", (given, node("Identity", ["v"], ["w"]), product), {})
     twice = (node("Identity", ["u"], ["v"]), node("Identity", ["v"], ["w"]), product)
     yield LayerForm("Identity Identity", twice, {"u": w})
-    for operator, held, attributes in (
+    for operator, tensors, attributes in (
         ("Identity", [w], {}),
         ("Transpose", [w.T], {"perm": [1, 0]}),
         ("Transpose", [w.T], {}),
@@ -112,11 +112,11 @@ def _behind() -> Iterator[LayerForm]:
         ("Mul", [w, np.array(0.5, np.float32)], {}),
         ("DequantizeLinear", [np.arange(-6, 6, dtype=np.int8).reshape(4, 3), np.array(0.5, np.float32)], {}),
     ):
-        names = {f"v{i}": np.ascontiguousarray(a) for i, a in enumerate(held)}
-        made = node(operator, list(names), ["w"], **attributes)
-        yield LayerForm(f"behind {operator} {held[0].dtype} {len(attributes)}", (made, product), names)
+        names = {f"v{i}": np.ascontiguousarray(a) for i, a in enumerate(tensors)}
+        producer = node(operator, list(names), ["w"], **attributes)
+        yield LayerForm(f"behind {operator} {tensors[0].dtype} {len(attributes)}", (producer, product), names)
         scaled = node("Gemm", ["x", "w", "b"], ["h"], alpha=1.5, beta=0.3)
-        yield LayerForm(f"Gemm behind {operator}", (made, scaled), names | {"b": weights(3, seed=1)})
+        yield LayerForm(f"Gemm behind {operator}", (producer, scaled), names | {"b": weights(3, seed=1)})
     bias = (node("Unsqueeze", ["v", "axis"], ["b"]), node("Gemm", ["x", "w", "b"], ["h"]))
     yield LayerForm("bias behind Unsqueeze", bias, {"w": w, "v": weights(3), "axis": np.array([0])})
 
@@ -146,16 +146,16 @@ def _gemms() -> Iterator[LayerForm]:
     """What stands around a Gemm."""
     w, b = weights(4, 4), weights(4, seed=1)
     for alpha, beta in ((1.0, 1.0), (0.5, 1.0), (0.5, 1.7), (1.0, 2.0), (0.0, 1.0)):
-        told, how = f"alpha {alpha}, beta {beta}", {"alpha": alpha, "beta": beta}
-        yield LayerForm(f"computed C, {told}", (node("Gemm", ["x", "w", "x"], ["h"], **how),), {"w": w})
-        layer, held = node("Gemm", ["x", "w", "b"], ["p"], **how), {"w": w, "b": b}
+        label, how = f"alpha {alpha}, beta {beta}", {"alpha": alpha, "beta": beta}
+        yield LayerForm(f"computed C, {label}", (node("Gemm", ["x", "w", "x"], ["h"], **how),), {"w": w})
+        layer, tensors = node("Gemm", ["x", "w", "b"], ["p"], **how), {"w": w, "b": b}
         readers = (layer, node("Relu", ["p"], ["q"]), node("Neg", ["p"], ["m"]), node("Add", ["q", "m"], ["h"]))
-        yield LayerForm(f"two readers, {told}", readers, held)
-        yield LayerForm(f"an Add behind, {told}", (layer, node("Add", ["p", "b"], ["h"])), held)
+        yield LayerForm(f"two readers, {label}", readers, tensors)
+        yield LayerForm(f"an Add behind, {label}", (layer, node("Add", ["p", "b"], ["h"])), tensors)
         unbiased = node("Gemm", ["x", "w"], ["p"], alpha=alpha)
-        yield LayerForm(f"an Add behind, no C, {told}", (unbiased, node("Add", ["p", "b"], ["h"])), held)
+        yield LayerForm(f"an Add behind, no C, {label}", (unbiased, node("Add", ["p", "b"], ["h"])), tensors)
         covered = (layer, node("BatchNormalization", ["p", "g", "b2", "m", "v"], ["h"]))
-        yield LayerForm(f"BatchNormalization behind, {told}", covered, held | _statistics(4))
+        yield LayerForm(f"BatchNormalization behind, {label}", covered, tensors | _statistics(4))
 
 
 def _statistics(channels: int) -> dict[str, np.ndarray]:
@@ -169,11 +169,11 @@ def _convolutions(rank: int) -> Iterator[LayerForm]:
     ways: list[dict[str, Any]] = [{}, {"group": 2}, {"pads": [1] * 2 * rank}, {"pads": [0] * rank + [1] * rank}]
     ways += [{"auto_pad": "SAME_UPPER"}, {"dilations": [2] * rank}, {"strides": [2] * rank}]
     for how in ways:
-        held = {"w": w[:, :1] if "group" in how else w}
-        told = " ".join(f"{k}={v}" for k, v in how.items())
-        yield LayerForm(f"Conv {rank}d {told}", (node("Conv", ["x", "w"], ["h"], **how),), held, shape)
+        tensors = {"w": w[:, :1] if "group" in how else w}
+        label = " ".join(f"{k}={v}" for k, v in how.items())
+        yield LayerForm(f"Conv {rank}d {label}", (node("Conv", ["x", "w"], ["h"], **how),), tensors, shape)
         biased = node("Conv", ["x", "w", "b"], ["h"], **how)
-        yield LayerForm(f"Conv {rank}d bias {told}", (biased,), held | {"b": b}, shape)
+        yield LayerForm(f"Conv {rank}d bias {label}", (biased,), tensors | {"b": b}, shape)
     layer = node("Conv", ["x", "w"], ["p"])
     for operator, after in (("Add", (4, *ones)), ("Add", (1, 4, *ones)), ("Add", (1,)), ("Mul", (4, *ones))):
         nodes = (layer, node(operator, ["p", "b"], ["h"]))
@@ -185,11 +185,11 @@ def _convolutions(rank: int) -> Iterator[LayerForm]:
     turned = node("Transpose", ["v"], ["w"], perm=[1, 0, *range(2, 2 + rank)])
     behind = node("Conv", ["x", "w"], ["h"])
     yield LayerForm(f"Conv {rank}d behind Transpose", (turned, behind), {"v": weights(2, 4, *kernel)}, shape)
-    held = {"v": w.reshape(-1), "s": np.array(w.shape)}
-    yield LayerForm(f"Conv {rank}d behind Reshape", (node("Reshape", ["v", "s"], ["w"]), behind), held, shape)
-    held = {"v": w.astype(np.float16)}
-    yield LayerForm(f"Conv {rank}d behind Cast", (node("Cast", ["v"], ["w"], to=1), behind), held, shape)
+    tensors = {"v": w.reshape(-1), "s": np.array(w.shape)}
+    yield LayerForm(f"Conv {rank}d behind Reshape", (node("Reshape", ["v", "s"], ["w"]), behind), tensors, shape)
+    tensors = {"v": w.astype(np.float16)}
+    yield LayerForm(f"Conv {rank}d behind Cast", (node("Cast", ["v"], ["w"], to=1), behind), tensors, shape)
     for inputs in (["x", "w"], ["x", "w", "b"]):
-        held = {"w": weights(2, 4, *kernel), "b": b}
+        tensors = {"w": weights(2, 4, *kernel), "b": b}
         nodes = (node("ConvTranspose", inputs, ["h"]),)
-        yield LayerForm(f"ConvTranspose {rank}d {len(inputs)}", nodes, {n: held[n] for n in inputs[1:]}, shape)
+        yield LayerForm(f"ConvTranspose {rank}d {len(inputs)}", nodes, {n: tensors[n] for n in inputs[1:]}, shape)

@@ -37,13 +37,13 @@ class Form:
     read: tuple[int, ...] = (0,)
 
     def __str__(self) -> str:
-        told = [
+        label = [
             (f"{o.tolist()}" if o.size <= 8 and o.dtype.kind == "i" else f"{list(o.shape)}")
             if isinstance(o, np.ndarray)
             else str(o)
             for o in self.operands
         ]
-        return f"{self.operator}-{self.opset} {list(self.shape)} {told} {dict(self.attributes)} outputs {self.read}"
+        return f"{self.operator}-{self.opset} {list(self.shape)} {label} {dict(self.attributes)} outputs {self.read}"
 
     def model(self) -> onnx.ModelProto:
         """The node in a file; each output that is read becomes an output of floats."""
@@ -61,13 +61,13 @@ class Form:
         outputs = [f"o{i}" for i in range(max(self.read) + 1)]
         nodes.append(helper.make_node(self.operator, names, outputs, name="node", **self.attributes))
         nodes += [helper.make_node("Cast", [f"o{i}"], [f"y{i}"], to=TensorProto.FLOAT) for i in self.read]
-        held = {c.name: c for c in constants}
+        tensors = {c.name: c for c in constants}
         graph = helper.make_graph(
             nodes,
             "form",
             [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(self.shape))],
             [helper.make_tensor_value_info(f"y{i}", TensorProto.FLOAT, None) for i in self.read],
-            list(held.values()),
+            list(tensors.values()),
         )
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
 
@@ -77,12 +77,12 @@ def opsets(operator: str) -> list[int]:
     since = sorted(
         {s.since_version for s in defs.get_all_schemas_with_history() if s.name == operator and not s.domain}
     )
-    found = set()
+    versions = set()
     for first, following in itertools.pairwise([*since, OPSETS.stop]):
-        found |= (
+        versions |= (
             {max(first, OPSETS.start), following - 1} if following > OPSETS.start and first < OPSETS.stop else set()
         )
-    return sorted(o for o in found if o in OPSETS and since and o >= since[0])
+    return sorted(o for o in versions if o in OPSETS and since and o >= since[0])
 
 
 def values(name: str, schema: defs.OpSchema, rank: int) -> Sequence[Any]:
@@ -96,7 +96,7 @@ def values(name: str, schema: defs.OpSchema, rank: int) -> Sequence[Any]:
             "bias": [1.0, 0.3, 2.0],
         }
         return own[name]
-    known: dict[str, Sequence[Any]] = {
+    supported: dict[str, Sequence[Any]] = {
         "axis": range(-rank, rank + 1),
         "axes": [[a] for a in range(-rank, rank)] + [list(range(1, rank)), [rank - 1, 0], [-1, 1]],
         "perm": [np.random.default_rng(i).permutation(rank).tolist() for i in range(4)]
@@ -150,7 +150,7 @@ def values(name: str, schema: defs.OpSchema, rank: int) -> Sequence[Any]:
         defs.OpSchema.AttrType.FLOATS: [[0.5], [1.0, 1.0]],
         defs.OpSchema.AttrType.STRING: ["", "none", "other"],
     }
-    found = known[name] if name in known else generic.get(schema.attributes[name].type, ())
+    found = supported[name] if name in supported else generic.get(schema.attributes[name].type, ())
     return [value for value in found if value != []]
 
 

@@ -101,12 +101,12 @@ def judge(form: Form, figures: Figures) -> None:
         return
     try:
         session = truth(model)
-        wanted = [session.run(None, {"x": x}) for x in runs]
+        expected = [session.run(None, {"x": x}) for x in runs]
     except Exception:  # ONNX Runtime raises its own kinds: such a node is no model
         figures.invalid[form.operator] += 1
         return
     figures.opsets.add(form.opset)
-    for port, value in zip(model.graph.output, wanted[0], strict=True):
+    for port, value in zip(model.graph.output, expected[0], strict=True):
         for axis in range(value.ndim):  # the checker wants a rank
             port.type.tensor_type.shape.dim.add(dim_param=f"{port.name}_{axis}")
         port.type.tensor_type.shape.SetInParent()
@@ -116,17 +116,19 @@ def judge(form: Form, figures: Figures) -> None:
             # The file fixes a batch of one, which was made free: sample by sample.
             runs = [points(replace(form, shape=(3, *form.shape[1:])), 3)]
             singly = [session.run(None, {"x": one[None]}) for one in runs[0]]
-            wanted = [[joined(form, values) for values in zip(*singly, strict=True)]]
+            expected = [[joined(form, values) for values in zip(*singly, strict=True)]]
         with torch.no_grad():
-            made = [network(torch.from_numpy(x)) for x in runs]
+            outputs = [network(torch.from_numpy(x)) for x in runs]
     except InputRejected as refusal:
         refused(form, figures, refusal)
         return
     except Exception as error:
         figures.wrong.append(f"{form}: {type(error).__name__}: {str(error)[:200]}")
         return
-    ours = [[y.numpy() for y in (y if isinstance(y, tuple) else (y,))] for y in made]
-    gaps = [gap(a, b) for run, those in zip(wanted, ours, strict=True) for a, b in zip(run, those, strict=True)]
+    network_outputs = [[y.numpy() for y in (y if isinstance(y, tuple) else (y,))] for y in outputs]
+    gaps = [
+        gap(a, b) for run, those in zip(expected, network_outputs, strict=True) for a, b in zip(run, those, strict=True)
+    ]
     if max(gaps) > TOLERANCE:
         figures.wrong.append(f"{form}: differs by {max(gaps):.3g}")
     else:
@@ -193,16 +195,16 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--reasons", action="store_true", help="show what was refused, and why")
     parser.add_argument("--shown", type=int, default=40)
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    names = tuple(n for n in given.operators.split(",") if n)
-    chosen = all_forms(names) if given.each is None else sample(given.each, operators=names, seed=given.seed)
-    figures = walk(chosen, seconds=given.seconds)
-    for operator in sorted(figures.reasons) if given.reasons else ():
+    names = tuple(n for n in options.operators.split(",") if n)
+    chosen = all_forms(names) if options.each is None else sample(options.each, operators=names, seed=options.seed)
+    figures = walk(chosen, seconds=options.seconds)
+    for operator in sorted(figures.reasons) if options.reasons else ():
         for reason, count in figures.reasons[operator].most_common():
             print(f"{count:5} {reason[:300]}")
     rng = random.Random(0)
-    for line in sorted(rng.sample(figures.wrong, min(given.shown, len(figures.wrong)))):
+    for line in sorted(rng.sample(figures.wrong, min(options.shown, len(figures.wrong)))):
         print(line)
     print(figures)
     return 1 if figures.wrong else 0

@@ -78,8 +78,8 @@ class File:
             helper.make_tensor_value_info(n, TensorProto.FLOAT, s)
             for n, s in (("x", [1 if self.alone else "N", *self.shape]), ("y", None))
         )
-        held = [numpy_helper.from_array(a, n) for n, a in g.constants.items() if n in used]
-        graph = helper.make_graph(g.nodes, "adversarial", [x], [y], held)
+        tensors = [numpy_helper.from_array(a, n) for n, a in g.constants.items() if n in used]
+        graph = helper.make_graph(g.nodes, "adversarial", [x], [y], tensors)
         made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
         (logits,) = session(made.SerializeToString(), "DISABLE_ALL").run(None, {"x": np.zeros((1, *self.shape), S)})
         y.type.CopyFrom(helper.make_tensor_type_proto(TensorProto.FLOAT, [1 if self.alone else "N", *logits.shape[1:]]))
@@ -481,15 +481,15 @@ def _(g: Draft) -> str:
 
 @file("executed", "weights in whole numbers", (3,), "executes MatMulNBits")
 def _(g: Draft) -> str:
-    held = g.const(g.rng.integers(-99, 99, (3, 2)), np.int8)
-    return g("MatMul", "x", g("DequantizeLinear", held, k(g, 0.01), g.const(0, np.int8)))
+    quantized = g.const(g.rng.integers(-99, 99, (3, 2)), np.int8)
+    return g("MatMul", "x", g("DequantizeLinear", quantized, k(g, 0.01), g.const(0, np.int8)))
 
 
 @file("executed", "a matrix times itself", (2, 2), samples=[[0.5] * 4])
 def _(g: Draft) -> str:
     """Near the sample ``s_00^2 + s_01 s_10 + 1/128``, with deviations ``s`` of up to an eighth."""
-    held = g.const(np.reshape([-1, -0.5, -0.5, 0], (4, 1)))
-    linear = g("Gemm", g("Flatten", "x"), held, g.const([0.5 + 1 / 128]))
+    matrix = g.const(np.reshape([-1, -0.5, -0.5, 0], (4, 1)))
+    linear = g("Gemm", g("Flatten", "x"), matrix, g.const([0.5 + 1 / 128]))
     return signed(g, g("Add", column(g, 0, g("Flatten", g("MatMul", "x", "x"))), linear))
 
 
@@ -586,8 +586,8 @@ def _(g: Draft) -> str:
 
 @file("range", "a variance that epsilon nearly takes away", (2,), opset=15)
 def _(g: Draft) -> str:
-    held = [g.const(v) for v in ([1, 1], [0, 0], [0, 0], [-1, 1])]
-    return g("Mul", g("BatchNormalization", "x", *held, epsilon=1.0000001), g.const([2.0**-12, 0.5]))
+    parameters = [g.const(v) for v in ([1, 1], [0, 0], [0, 0], [-1, 1])]
+    return g("Mul", g("BatchNormalization", "x", *parameters, epsilon=1.0000001), g.const([2.0**-12, 0.5]))
 
 
 # Samples of a batch.
@@ -795,19 +795,19 @@ class Run:
         return np.array(self.this.samples, S).reshape(-1, *self.this.shape)
 
     @cached_property
-    def said(self) -> np.ndarray:
+    def labels(self) -> np.ndarray:
         return np.array([labels(self.runs["ENABLE_ALL"], self.x[i : i + 1])[0] for i in range(len(self.x))])
 
     def broken(self, i: int, eps: float, count: int = 120) -> list[str]:
         """How a point of a sample's box was run that got another label."""
         points = drawn(self.this, self.x[i], eps, count, np.random.default_rng(i))
         return [
-            f"sample {i}, label {self.said[i]}, eps {eps:g}: {how}"
-            for how, got in self.told(points)
-            if (got != self.said[i]).any()
+            f"sample {i}, label {self.labels[i]}, eps {eps:g}: {how}"
+            for how, got in self.runs_of(points)
+            if (got != self.labels[i]).any()
         ]
 
-    def told(self, points: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    def runs_of(self, points: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         whole = self.runs["ENABLE_ALL"]
         for level, run in self.runs.items():
             yield (
@@ -830,11 +830,11 @@ class Run:
 def judged(this: File, folder: Any, flushing: Flushing) -> list[str]:
     """What of a file's certificates is false. Raises InputRejected where the file is refused."""
     run = Run(this, flushing)
-    radii = certified(this, run.content, folder, run.x, run.said)
-    return [said for i, eps in enumerate(radii) if eps for said in run.broken(i, float(eps))]
+    radii = certified(this, run.content, folder, run.x, run.labels)
+    return [failure for i, eps in enumerate(radii) if eps for failure in run.broken(i, float(eps))]
 
 
-def certified(this: File, content: bytes, folder: Any, x: np.ndarray, said: np.ndarray) -> list[Fraction]:
+def certified(this: File, content: bytes, folder: Any, x: np.ndarray, own_labels: np.ndarray) -> list[Fraction]:
     """By sample the largest radius of ``EPS`` at which it is certified, 0 for none."""
     path = folder / "adversarial.onnx"
     path.write_bytes(content)
@@ -842,7 +842,7 @@ def certified(this: File, content: bytes, folder: Any, x: np.ndarray, said: np.n
         subject = open_model(model_file.read(path), Settings(data="none"))
         refuse_unpromised(subject, Settings(data="none"))
     require(subject.network)
-    prover = Prover(subject.network, x, said, Strategy(attack=None, method="crown", kernels=KERNELS))
+    prover = Prover(subject.network, x, own_labels, Strategy(attack=None, method="crown", kernels=KERNELS))
     rows = np.repeat(np.arange(len(x)), len(EPS))
     balls = [LinfBall(eps) for _ in x for eps in EPS]
     methods = ("ibp", "crown") if prover.has_relaxations() else ("ibp",)

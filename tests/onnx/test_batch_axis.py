@@ -21,17 +21,17 @@ from tests.onnx.files import load, model, node, saved
 BATCHES = (1, 2, 3, 7, 8)
 
 
-def accepted(made: onnx.ModelProto) -> bool:
+def accepted(proto: onnx.ModelProto) -> bool:
     """Whether the type accepts a graph; parity and the lowering are left out."""
-    for trace in normalise(made).traces:
+    for trace in normalise(proto).traces:
         trace.require()
     return True
 
 
-def apart(made: onnx.ModelProto) -> str | None:
+def apart(proto: onnx.ModelProto) -> str | None:
     """What ONNX Runtime does that a batch of independent samples would not, None where it does nothing of the kind."""
-    run = runtime.session(made.SerializeToString())
-    shape = [d.dim_value for d in made.graph.input[0].type.tensor_type.shape.dim][1:]
+    run = runtime.session(proto.SerializeToString())
+    shape = [d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim][1:]
     x = np.random.default_rng(5).standard_normal((8, *shape)).astype(np.float32)
     try:
         alone = [run(x[i : i + 1])[0] for i in range(8)]
@@ -57,21 +57,21 @@ def played(seeds) -> Counter[str]:
     counts: Counter[str] = Counter()
     for seed in seeds:
         try:
-            made = Game(seed).model()
-            run = runtime.session(made.SerializeToString())
-            run(np.zeros((2, *[d.dim_value for d in made.graph.input[0].type.tensor_type.shape.dim][1:]), np.float32))
+            proto = Game(seed).model()
+            run = runtime.session(proto.SerializeToString())
+            run(np.zeros((2, *[d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim][1:]), np.float32))
         except (PipelineError, onnx.shape_inference.InferenceError):
             counts["no graph"] += 1
             continue
         try:
-            accepted(made)
+            accepted(proto)
         except PipelineError:
             counts["refused"] += 1
             continue
         counts["accepted"] += 1
-        if (found := apart(made)) is not None:
+        if (difference := apart(proto)) is not None:
             counts["mixed"] += 1
-            counts[f"seed {seed}: {found}"] += 1
+            counts[f"seed {seed}: {difference}"] += 1
     return counts
 
 

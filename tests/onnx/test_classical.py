@@ -32,13 +32,13 @@ def exported(
             node("Reshape", ["l", "flat"], ["label"]),
         ]
         outputs.insert(0, helper.make_tensor_value_info("label", TensorProto.INT64, [None]))
-    held = {"w": weights(4, 3), "b": weights(3, seed=1), "classes": np.array([[7, 8, 9]]), "flat": np.array([-1])}
+    tensors = {"w": weights(4, 3), "b": weights(3, seed=1), "classes": np.array([[7, 8, 9]]), "flat": np.array([-1])}
     graph = helper.make_graph(
         nodes,
         "exported",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 4])],
         outputs,
-        [numpy_helper.from_array(a, n) for n, a in held.items()],
+        [numpy_helper.from_array(a, n) for n, a in tensors.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid(*i) for i in imports], ir_version=8)
 
@@ -56,21 +56,23 @@ BEFORE = {
 
 @pytest.mark.parametrize("name", BEFORE)
 def test_the_one_output_of_scores_is_found_and_computed(name: str, tmp_path: Path) -> None:
-    made = exported(BEFORE[name])
+    proto = exported(BEFORE[name])
     x = np.abs(weights(5, 4)) + np.float32(0.5)
-    found = load(saved(tmp_path, made))
-    assert [p.name for p in found.network.outputs] == ["y"]
-    assert any("'y' was taken" in note for note in found.notes)
-    assert unsupported(found.network) == ()
-    assert np.allclose(found.network(torch.from_numpy(x)).detach().numpy(), truth(made, x), rtol=1e-5, atol=1e-6)
+    imported_file = load(saved(tmp_path, proto))
+    assert [p.name for p in imported_file.network.outputs] == ["y"]
+    assert any("'y' was taken" in note for note in imported_file.notes)
+    assert unsupported(imported_file.network) == ()
+    assert np.allclose(
+        imported_file.network(torch.from_numpy(x)).detach().numpy(), truth(proto, x), rtol=1e-5, atol=1e-6
+    )
     bounded(exported(BEFORE[name], label=False), x, 0.02, refused="Normalizer" if "Norm" in name else "")
 
 
 @pytest.mark.parametrize("transform", ["NONE", "SOFTMAX", "LOGISTIC"])
 def test_a_linear_classifier_is_its_scores(transform: str) -> None:
-    made = exported([SCALER], label=False)
-    del made.graph.node[1:]
-    made.graph.node.append(
+    proto = exported([SCALER], label=False)
+    del proto.graph.node[1:]
+    proto.graph.node.append(
         node(
             "LinearClassifier",
             ["h"],
@@ -83,18 +85,18 @@ def test_a_linear_classifier_is_its_scores(transform: str) -> None:
         )
     )
     x = weights(5, 4)
-    assert np.allclose(imported(made)(torch.from_numpy(x)).numpy(), truth(made, x), rtol=1e-5, atol=1e-6)
-    made.graph.output.insert(0, helper.make_tensor_value_info("label", TensorProto.INT64, [None]))
+    assert np.allclose(imported(proto)(torch.from_numpy(x)).numpy(), truth(proto, x), rtol=1e-5, atol=1e-6)
+    proto.graph.output.insert(0, helper.make_tensor_value_info("label", TensorProto.INT64, [None]))
     from pipeline.onnx.importer import convert
     from pipeline.onnx.passes.normalise import normalise
 
     with pytest.raises(InputRejected, match=r"LinearClassifier .*labels are read"):
-        convert(normalise(made, output="label"), made, "label")
+        convert(normalise(proto, output="label"), proto, "label")
 
 
 def test_one_row_of_coefficients_for_two_classes_is_refused_by_name() -> None:
-    made = exported([SCALER], label=False)
-    del made.graph.node[1:]
+    proto = exported([SCALER], label=False)
+    del proto.graph.node[1:]
     classifier = node(
         "LinearClassifier",
         ["h"],
@@ -104,24 +106,24 @@ def test_one_row_of_coefficients_for_two_classes_is_refused_by_name() -> None:
         intercepts=[0.5],
         classlabels_ints=[0, 1],
     )
-    made.graph.node.append(classifier)
-    made.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 2
+    proto.graph.node.append(classifier)
+    proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 2
     with pytest.raises(InputRejected, match=r"LinearClassifier .*one row of coefficients"):
-        imported(made)
+        imported(proto)
 
 
 @pytest.mark.parametrize(
-    ("operator", "said"),
+    ("operator", "message"),
     [("TreeEnsembleClassifier", "Decision trees"), ("ZipMap", "without ZipMap"), ("SVMClassifier", "custom operators")],
 )
 def test_other_operators_are_refused_by_name_where_the_output_needs_them(
-    operator: str, said: str, tmp_path: Path
+    operator: str, message: str, tmp_path: Path
 ) -> None:
     settings = {"coefficients": [1.0], "kernel_type": "LINEAR"} if operator == "SVMClassifier" else {}
     outputs = ["h"] if operator == "ZipMap" else ["l", "h"]
-    made = exported([node(operator, ["x"], outputs, domain=ML, **settings)], label=False)
-    with pytest.raises(InputRejected, match=rf"(?s){operator} of ai.onnx.ml.*{said}"):
-        load(saved(tmp_path, made))
+    proto = exported([node(operator, ["x"], outputs, domain=ML, **settings)], label=False)
+    with pytest.raises(InputRejected, match=rf"(?s){operator} of ai.onnx.ml.*{message}"):
+        load(saved(tmp_path, proto))
 
 
 def test_the_other_output_is_refused_with_the_advice_that_helps(tmp_path: Path) -> None:
@@ -133,25 +135,25 @@ def test_the_other_output_is_refused_with_the_advice_that_helps(tmp_path: Path) 
 
 @pytest.mark.parametrize("again", [("", 17), ("ai.onnx", 17)])
 def test_the_same_opset_stated_twice_is_one(again: tuple, tmp_path: Path) -> None:
-    made = exported(BEFORE["nothing"], imports=(("", 17), again, (ML, 3)))
+    proto = exported(BEFORE["nothing"], imports=(("", 17), again, (ML, 3)))
     try:
-        onnxruntime.InferenceSession(made.SerializeToString())
+        onnxruntime.InferenceSession(proto.SerializeToString())
     except Exception as error:
         pytest.skip(f"this runtime does not load it: {error}")
-    assert load(saved(tmp_path, made)).parity.holds
+    assert load(saved(tmp_path, proto)).parity.holds
 
 
 def test_two_opsets_are_refused(tmp_path: Path) -> None:
-    made = exported(BEFORE["nothing"], imports=(("", 17), ("", 13), (ML, 3)))
+    proto = exported(BEFORE["nothing"], imports=(("", 17), ("", 13), (ML, 3)))
     with pytest.raises(InputRejected, match=r"\[13, 17\]"):
-        load(saved(tmp_path, made))
+        load(saved(tmp_path, proto))
 
 
 def test_control_flow_is_refused_wherever_it_stands(tmp_path: Path) -> None:
-    made = exported(BEFORE["nothing"])
+    proto = exported(BEFORE["nothing"])
     branch = helper.make_graph([node("Identity", ["i"], ["z"])], "branch", [], [onnx.ValueInfoProto(name="z")])
-    made.graph.node.append(node("If", ["c"], ["j"], then_branch=branch, else_branch=branch))
-    made.graph.initializer.append(numpy_helper.from_array(np.array(True), "c"))
-    made.graph.output[0].name = "j"
+    proto.graph.node.append(node("If", ["c"], ["j"], then_branch=branch, else_branch=branch))
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(True), "c"))
+    proto.graph.output[0].name = "j"
     with pytest.raises(InputRejected, match="Control flow"):
-        load(saved(tmp_path, made), output="y")
+        load(saved(tmp_path, proto), output="y")

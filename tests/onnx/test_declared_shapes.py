@@ -38,18 +38,18 @@ EMPTY = {
 
 @pytest.mark.parametrize("case", EMPTY)
 def test_values_that_hold_no_number_are_named(case: str, tmp_path: Path) -> None:
-    nodes, shape, held, said = EMPTY[case]
-    with pytest.raises(InputRejected, match=re.escape(said)):
-        load(saved(tmp_path, model(nodes, shape, held)))
+    nodes, shape, tensors, message = EMPTY[case]
+    with pytest.raises(InputRejected, match=re.escape(message)):
+        load(saved(tmp_path, model(nodes, shape, tensors)))
 
 
 def declaring(dims: list, batch: int | str = "batch") -> onnx.ModelProto:
-    made = model([node("MatMul", ["x", "w"], ["y"])], [batch, 4], {"w": weights(4, 3)})
-    shape = made.graph.output[0].type.tensor_type.shape
+    proto = model([node("MatMul", ["x", "w"], ["y"])], [batch, 4], {"w": weights(4, 3)})
+    shape = proto.graph.output[0].type.tensor_type.shape
     del shape.dim[:]
     for d in dims:
         shape.dim.add(**({"dim_value": d} if isinstance(d, int) else {"dim_param": d}))
-    return made
+    return proto
 
 
 @pytest.mark.parametrize("dims", [["N", 3], ["a", "b"], [1, 3]])
@@ -68,24 +68,24 @@ def test_an_output_that_declares_another_shape_than_it_has_is_refused(
 
 
 def test_a_graph_without_inputs_is_refused(tmp_path: Path) -> None:
-    made = model([node("Relu", ["c"], ["y"])], [1, 2], {"c": weights(1, 2)})
-    del made.graph.input[:]
+    proto = model([node("Relu", ["c"], ["y"])], [1, 2], {"c": weights(1, 2)})
+    del proto.graph.input[:]
     with pytest.raises(InputRejected, match="has an input; this graph has none"):
-        load(saved(tmp_path, made))
+        load(saved(tmp_path, proto))
 
 
 @pytest.mark.parametrize("opset", [17, 21])
 def test_a_newer_version_of_the_format_is_told_how_to_be_set_back(opset: int, tmp_path: Path) -> None:
-    made = model([node("Relu", ["x"], ["y"])], ["batch", 2], opset=opset)
-    made.ir_version = 14
+    proto = model([node("Relu", ["x"], ["y"])], ["batch", 2], opset=opset)
+    proto.ir_version = 14
     with pytest.raises(InputRejected, match=r"says 14\..*model\.ir_version = 10"):
-        load(saved(tmp_path, made))
-    made.ir_version = 10
-    assert load(saved(tmp_path, made)).parity.holds
+        load(saved(tmp_path, proto))
+    proto.ir_version = 10
+    assert load(saved(tmp_path, proto)).parity.holds
 
 
 def test_advice_to_set_the_version_back_is_given_only_where_it_helps(tmp_path: Path) -> None:
-    made = model([node("Relu", ["x"], ["y"])], ["batch", 2])
-    made.ir_version, made.opset_import[0].version = 14, 25
+    proto = model([node("Relu", ["x"], ["y"])], ["batch", 2])
+    proto.ir_version, proto.opset_import[0].version = 14, 25
     with pytest.raises(InputRejected, match="One opset between 7 and 23"):
-        load(saved(tmp_path, made))
+        load(saved(tmp_path, proto))

@@ -16,9 +16,9 @@ SMALL = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 FORBIDDEN = re.compile("dtype, but got|mat1|please report|onnxruntimeerror", re.IGNORECASE)
 
 
-def refusal(folder: Path, made: object) -> str:
+def refusal(folder: Path, proto: object) -> str:
     with pytest.raises(InputRejected) as caught:
-        load(saved(folder, made))  # type: ignore[arg-type]
+        load(saved(folder, proto))  # type: ignore[arg-type]
     return str(caught.value)
 
 
@@ -35,8 +35,8 @@ def test_a_cast_to_half_precision_names_value_operator_and_type(kind: str, place
             node("Cast", ["h"], ["y"], to=TensorProto.FLOAT),
         ],
     }[place]
-    held = {"w": weights(4, 3)} if place == "behind a layer" else {}
-    text = refusal(tmp_path, model(nodes, ["batch", 4], held))
+    tensors = {"w": weights(4, 3)} if place == "behind a layer" else {}
+    text = refusal(tmp_path, model(nodes, ["batch", 4], tensors))
     assert f"an output of Cast, is {kind}" in text
     assert ("'y'" if place == "at the end" else "'h'") in text
     assert "float32" in text
@@ -44,8 +44,8 @@ def test_a_cast_to_half_precision_names_value_operator_and_type(kind: str, place
 
 
 def test_an_input_in_half_precision_is_named(tmp_path: Path) -> None:
-    made = model([node("Relu", ["x"], ["y"])], ["batch", 4], dtype=TensorProto.FLOAT16)
-    assert "'x', an input of the model, is float16" in refusal(tmp_path, made)
+    proto = model([node("Relu", ["x"], ["y"])], ["batch", 4], dtype=TensorProto.FLOAT16)
+    assert "'x', an input of the model, is float16" in refusal(tmp_path, proto)
 
 
 def test_a_layer_inside_in_half_precision_is_named(tmp_path: Path) -> None:

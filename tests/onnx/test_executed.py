@@ -32,9 +32,9 @@ node = files.node
 conv = node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1])
 
 
-def explained(made: onnx.ModelProto, level: runtime.Level = "all") -> str | None:
+def explained(proto: onnx.ModelProto, level: runtime.Level = "all") -> str | None:
     return unaccounted(
-        made, optimised(made.SerializeToString(), provider="cpu", level=level), [o.name for o in made.graph.output]
+        proto, optimised(proto.SerializeToString(), provider="cpu", level=level), [o.name for o in proto.graph.output]
     )
 
 
@@ -92,9 +92,9 @@ ACCOUNTED = {
 @pytest.mark.parametrize("name", ACCOUNTED)
 def test_what_is_ordinary_is_accounted_for_at_every_level(name):
     nodes, constants = ACCOUNTED[name]
-    made = files.model(nodes, image, constants)
+    proto = files.model(nodes, image, constants)
     for level in runtime.LEVELS:
-        assert explained(made, level) is None, level
+        assert explained(proto, level) is None, level
 
 
 @pytest.mark.parametrize("path", files.IMPORTABLE, ids=lambda p: p.stem)
@@ -161,9 +161,9 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_another_function_or_kernel_is_refused_by_name(name, tmp_path):
-    nodes, constants, said, remedy = REFUSED[name]
+    nodes, constants, message, remedy = REFUSED[name]
     file = model_file.read(files.saved(tmp_path, files.model(nodes, image, constants)))
-    with pytest.raises(InputRejected, match=said) as refusal:
+    with pytest.raises(InputRejected, match=message) as refusal:
         require(file, optimised(file, provider="cpu", level="all"), ["y"])
     assert f"--runtime-optimization {remedy}`" in str(refusal.value)
     require(file, optimised(file, provider="cpu", level=remedy), ["y"])
@@ -218,21 +218,21 @@ NEUTRAL = ("momentum", "channels", "alpha", "beta", "kernel_shape", "storage_ord
 def test_whatever_is_changed_in_an_executed_graph_is_found():
     tried = 0
     for seed in range(6):
-        made = fusions.drawn(seed)
+        proto = fusions.drawn(seed)
         for level in ("basic", "all"):
             try:
-                ran = optimised(made.SerializeToString(), provider="cpu", level=level)
+                ran = optimised(proto.SerializeToString(), provider="cpu", level=level)
             except InputRejected:
                 continue
-            outputs = [o.name for o in made.graph.output]
-            if unaccounted(made, ran, outputs) is not None:
+            outputs = [o.name for o in proto.graph.output]
+            if unaccounted(proto, ran, outputs) is not None:
                 continue
             for what, other in tampered(ran.model):
                 if what.split(".")[-1].split(" ")[0] in NEUTRAL and "Pool" not in what and "Leaky" not in what:
                     continue
                 tried += 1
                 changed = executed.Executed(other, "", "cpu", level)
-                assert unaccounted(made, changed, outputs) is not None, f"seed {seed}, {level}: {what}"
+                assert unaccounted(proto, changed, outputs) is not None, f"seed {seed}, {level}: {what}"
     assert tried > 60
 
 
@@ -240,21 +240,21 @@ def test_a_transpose_that_is_left_out_is_found():
     def of(*nodes: onnx.NodeProto) -> onnx.ModelProto:
         return files.model(nodes, ["n", 4, 4, 4])
 
-    made = of(node("Transpose", ["x"], ["t"], perm=[0, 2, 1, 3]), node("Relu", ["t"], ["y"]))
+    proto = of(node("Transpose", ["x"], ["t"], perm=[0, 2, 1, 3]), node("Relu", ["t"], ["y"]))
     without = of(node("Relu", ["x"], ["y"]))
-    for other, accounted_for in ((made, True), (without, False)):
+    for other, accounted_for in ((proto, True), (without, False)):
         ran = executed.Executed(other, "", "cpu", "all")
-        assert (unaccounted(made, ran, ["y"]) is None) == accounted_for
+        assert (unaccounted(proto, ran, ["y"]) is None) == accounted_for
 
 
 def judged(
     seed: int, points: int = 400, pictures: Sequence[Callable[[fusions.Sketch], None]] = fusions.PICTURES
 ) -> tuple[int, int]:
     """How many levels of a random graph were compared, and how many refused; asserts that nothing leaves the bounds."""
-    made = fusions.drawn(seed, pictures=pictures)
+    proto = fusions.drawn(seed, pictures=pictures)
     compared = refused = 0
     try:
-        network = importer.convert(importer.normalise(made), made).in_float64()
+        network = importer.convert(importer.normalise(proto), proto).in_float64()
     except InputRejected:
         return 0, 0
     rng = np.random.default_rng(seed)
@@ -273,10 +273,10 @@ def judged(
         (out,) = IntervalWalk(network, FLOAT32).boxes([box])[-1:]
     except InputRejected:
         return 0, 4
-    content, outputs = made.SerializeToString(), [o.name for o in made.graph.output]
+    content, outputs = proto.SerializeToString(), [o.name for o in proto.graph.output]
     for level in runtime.LEVELS:
         try:
-            problem = unaccounted(made, optimised(content, provider="cpu", level=level), outputs)
+            problem = unaccounted(proto, optimised(content, provider="cpu", level=level), outputs)
         except InputRejected:  # ONNX Runtime joins padding until it refuses the pooling that it made itself
             problem = "cannot be loaded"
         if problem is not None:
@@ -312,12 +312,12 @@ def test_a_table_without_the_condition_on_padding_is_found_out(monkeypatch):
 
 
 def test_the_digest_is_of_what_is_computed():
-    made = files.model(*(ACCOUNTED["Conv+BN+Relu"][0], image, ACCOUNTED["Conv+BN+Relu"][1]))
-    content = made.SerializeToString()
+    proto = files.model(*(ACCOUNTED["Conv+BN+Relu"][0], image, ACCOUNTED["Conv+BN+Relu"][1]))
+    content = proto.SerializeToString()
     first = optimised(content, provider="cpu", level="all").execution.graph_sha256
     assert first == optimised(content, provider="cpu", level="all").execution.graph_sha256
     renamed = onnx.ModelProto()
-    renamed.CopyFrom(made)
+    renamed.CopyFrom(proto)
     for own in renamed.graph.node:
         own.input[:] = ["inner" if v == "c" else v for v in own.input]
         own.output[:] = ["inner" if v == "c" else v for v in own.output]

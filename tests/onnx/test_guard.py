@@ -41,10 +41,10 @@ def test_a_file_that_is_not_a_model(content: bytes, message: str, tmp_path: Path
 
 
 def test_an_element_type_that_there_is_not(tmp_path: Path) -> None:
-    made = mlp()
-    made.graph.initializer[0].data_type = 256
+    proto = mlp()
+    proto.graph.initializer[0].data_type = 256
     path = tmp_path / "m.onnx"
-    path.write_bytes(made.SerializeToString())
+    path.write_bytes(proto.SerializeToString())
     refused(path, "as its shape says")
 
 
@@ -53,44 +53,44 @@ def test_no_file(tmp_path: Path) -> None:
 
 
 def changed(change: Callable[[onnx.ModelProto], object]) -> onnx.ModelProto:
-    made = mlp()
-    change(made)
-    return made
+    proto = mlp()
+    change(proto)
+    return proto
 
 
-def _nan(made: onnx.ModelProto) -> None:
-    made.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.full((6, 5), np.nan, np.float32), "w1"))
+def _nan(proto: onnx.ModelProto) -> None:
+    proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.full((6, 5), np.nan, np.float32), "w1"))
 
 
-def _infinite(made: onnx.ModelProto) -> None:
-    made.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.array([1, np.inf, 2, 3, 4], np.float32), "b1"))
+def _infinite(proto: onnx.ModelProto) -> None:
+    proto.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.array([1, np.inf, 2, 3, 4], np.float32), "b1"))
 
 
-def _short(made: onnx.ModelProto) -> None:
-    made.graph.initializer[0].raw_data = made.graph.initializer[0].raw_data[:8]
+def _short(proto: onnx.ModelProto) -> None:
+    proto.graph.initializer[0].raw_data = proto.graph.initializer[0].raw_data[:8]
 
 
-def _huge(made: onnx.ModelProto) -> None:
-    made.graph.initializer[0].dims[:] = [2**40, 2**30]
+def _huge(proto: onnx.ModelProto) -> None:
+    proto.graph.initializer[0].dims[:] = [2**40, 2**30]
 
 
-def _negative(made: onnx.ModelProto) -> None:
-    made.graph.initializer[0].dims[:] = [-6, 5]
+def _negative(proto: onnx.ModelProto) -> None:
+    proto.graph.initializer[0].dims[:] = [-6, 5]
 
 
-def _branch(made: onnx.ModelProto) -> None:
-    made.graph.node.append(helper.make_node("If", ["x"], ["z"], then_branch=made.graph, else_branch=made.graph))
+def _branch(proto: onnx.ModelProto) -> None:
+    proto.graph.node.append(helper.make_node("If", ["x"], ["z"], then_branch=proto.graph, else_branch=proto.graph))
 
 
-def _foreign(made: onnx.ModelProto) -> None:
-    made.graph.node.append(helper.make_node("Quant\x1b[31m", ["x"], ["z"], domain="custom"))
-    made.graph.node.append(helper.make_node("Fused", ["x"], ["u"], domain="com.microsoft"))
-    made.graph.node.append(helper.make_node("Fused", ["x"], ["v"], domain="com.microsoft"))
-    made.opset_import.extend([helper.make_opsetid("custom", 1), helper.make_opsetid("com.microsoft", 1)])
+def _foreign(proto: onnx.ModelProto) -> None:
+    proto.graph.node.append(helper.make_node("Quant\x1b[31m", ["x"], ["z"], domain="custom"))
+    proto.graph.node.append(helper.make_node("Fused", ["x"], ["u"], domain="com.microsoft"))
+    proto.graph.node.append(helper.make_node("Fused", ["x"], ["v"], domain="com.microsoft"))
+    proto.opset_import.extend([helper.make_opsetid("custom", 1), helper.make_opsetid("com.microsoft", 1)])
 
 
-def _opset(made: onnx.ModelProto, version: int) -> None:
-    made.opset_import[0].version = version
+def _opset(proto: onnx.ModelProto, version: int) -> None:
+    proto.opset_import[0].version = version
 
 
 BAD = {
@@ -129,12 +129,12 @@ def test_training_mode_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_infinite_single_number_is_a_bound(tmp_path: Path) -> None:
-    made = model(
+    proto = model(
         [node("Clip", ["x", "low", "high"], ["y"])],
         ["batch", 3],
         {"low": np.array(0.0, np.float32), "high": np.array(np.inf, np.float32)},
     )
-    assert load(saved(tmp_path, made)).parity.holds
+    assert load(saved(tmp_path, proto)).parity.holds
 
 
 def test_a_node_that_makes_terabytes_is_refused_before_it_runs(tmp_path: Path) -> None:
@@ -154,9 +154,9 @@ def test_all_unsupported_operators_are_named_with_counts(tmp_path: Path) -> None
         node("Trilu", ["c"], ["y"]),
         node("Unsqueeze", ["a", "axis"], ["z"]),
     ]
-    made = model(nodes, ["batch", 3, 3], {"axis": np.array(1)}, outputs=("y",))
-    made.graph.output.append(helper.make_tensor_value_info("a", TensorProto.FLOAT, ["batch"]))
-    refused(saved(tmp_path, made), r"CumSum \(1\), Det \(1\), Trilu \(2?1?\)")
+    proto = model(nodes, ["batch", 3, 3], {"axis": np.array(1)}, outputs=("y",))
+    proto.graph.output.append(helper.make_tensor_value_info("a", TensorProto.FLOAT, ["batch"]))
+    refused(saved(tmp_path, proto), r"CumSum \(1\), Det \(1\), Trilu \(2?1?\)")
 
 
 def test_a_normalisation_that_leaves_nothing_is_named(tmp_path: Path) -> None:
@@ -165,11 +165,11 @@ def test_a_normalisation_that_leaves_nothing_is_named(tmp_path: Path) -> None:
 
 
 def test_hostile_names_in_messages_are_escaped_and_cut(tmp_path: Path) -> None:
-    made = mlp()
-    made.graph.initializer[0].name = "\x1b[2J<script>" + "a" * 1_000_000
-    made.graph.initializer[0].raw_data = b""
+    proto = mlp()
+    proto.graph.initializer[0].name = "\x1b[2J<script>" + "a" * 1_000_000
+    proto.graph.initializer[0].raw_data = b""
     path = tmp_path / "m.onnx"
-    path.write_bytes(made.SerializeToString())
+    path.write_bytes(proto.SerializeToString())
     refused(path, r"\\x1b\[2J<script>aaa")
 
 
@@ -181,12 +181,12 @@ def external(tmp_path: Path) -> Path:
 
 
 def _point(path: Path, **entries: str) -> None:
-    made = onnx.load(path, load_external_data=False)
-    tensor = made.graph.initializer[0]
+    proto = onnx.load(path, load_external_data=False)
+    tensor = proto.graph.initializer[0]
     for key, value in entries.items():
-        held = next((e for e in tensor.external_data if e.key == key), None) or tensor.external_data.add(key=key)
-        held.value = value
-    path.write_bytes(made.SerializeToString())
+        tensors = next((e for e in tensor.external_data if e.key == key), None) or tensor.external_data.add(key=key)
+        tensors.value = value
+    path.write_bytes(proto.SerializeToString())
 
 
 def test_external_data_beside_the_file_is_read(external: Path) -> None:

@@ -30,12 +30,12 @@ def test_an_export_imports_and_every_parameter_leads_back_to_its_initialiser(pat
     assert network.outputs[0].name == "logits"
     assert not network.training
     assert_vocabulary(network.graph)
-    held = {t.name: numpy_helper.to_array(t) for t in imported.model.graph.initializer}
-    held.update({n.output[0]: held[n.input[0]] for n in imported.model.graph.node if n.op_type == "Identity"})
+    tensors = {t.name: numpy_helper.to_array(t) for t in imported.model.graph.initializer}
+    tensors.update({n.output[0]: tensors[n.input[0]] for n in imported.model.graph.node if n.op_type == "Identity"})
     for name, weight in network.provenance.weights.items():
         value = network.graph.get_parameter(name) if "running" not in name else network.graph.get_buffer(name)
         np.testing.assert_array_equal(
-            undo_steps(value.detach().numpy(), weight, np.dtype(np.float32)), held[weight.initializer]
+            undo_steps(value.detach().numpy(), weight, np.dtype(np.float32)), tensors[weight.initializer]
         )
     named = {o.output for o in network.provenance.nodes.values()}
     assert named <= {"", *(v for n in imported.model.graph.node for v in n.output)}
@@ -91,21 +91,21 @@ HOSTILE = [
 
 
 def test_no_name_of_a_file_reaches_generated_source(tmp_path: Path) -> None:
-    made = mlp()
-    clean = load(saved(tmp_path, made, "clean.onnx")).network.graph.code
+    proto = mlp()
+    clean = load(saved(tmp_path, proto, "clean.onnx")).network.graph.code
     taken = {"": ""}
-    for part in made.graph.node:
+    for part in proto.graph.node:
         part.name = HOSTILE[len(taken) % len(HOSTILE)] + part.name
         for names in (part.input, part.output):
             names[:] = [
                 taken.setdefault(v, HOSTILE[len(taken) % len(HOSTILE)] + "!" * (len(taken) // 13)) for v in names
             ]
-    for values in (made.graph.input, made.graph.output, made.graph.initializer):
+    for values in (proto.graph.input, proto.graph.output, proto.graph.initializer):
         for value in values:
             value.name = taken[value.name]
-    made.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "x); import os #"
-    made.graph.name, made.producer_name = HOSTILE[4], HOSTILE[5]
-    imported = load(saved(tmp_path, made))
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "x); import os #"
+    proto.graph.name, proto.producer_name = HOSTILE[4], HOSTILE[5]
+    imported = load(saved(tmp_path, proto))
     assert imported.network.graph.code == clean
     assert imported.parity.holds
     assert not Path("/tmp/owned").exists()
@@ -172,12 +172,12 @@ def test_one_of_several_outputs_can_be_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_graph_may_return_its_input_and_the_same_value_twice(tmp_path: Path) -> None:
-    made = model(
+    proto = model(
         [node("Relu", ["x"], ["h"]), node("Identity", ["h"], ["y"]), node("Identity", ["x"], ["z"])],
         ["batch", 4],
         outputs=("h", "y", "z"),
     )
-    assert len(load(saved(tmp_path, made)).network(torch.zeros(1, 4))) == 3
+    assert len(load(saved(tmp_path, proto)).network(torch.zeros(1, 4))) == 3
 
 
 def test_what_cannot_be_written_back_is_frozen_and_named(tmp_path: Path) -> None:
@@ -246,12 +246,12 @@ def test_the_first_node_that_differs_is_named(tmp_path: Path) -> None:
 
 def test_points_that_rounding_decides_are_left_out_of_the_figures(tmp_path: Path) -> None:
     """The sum of 40 numbers is about zero, and its sign depends on their order; node by node both are right."""
-    made = model([node("MatMul", ["x", "w"], ["h"]), node("Sign", ["h"], ["y"])], ["batch", 40], {"w": weights(40, 8)})
-    imported = load(saved(tmp_path, made))
+    proto = model([node("MatMul", ["x", "w"], ["h"]), node("Sign", ["h"], ["y"])], ["batch", 40], {"w": weights(40, 8)})
+    imported = load(saved(tmp_path, proto))
     x = weights(50, 40, seed=1)
     basis = np.linalg.svd(weights(40, 8))[0][:, 8:]
     x[1::2] = (weights(25, 32, seed=2) @ basis.T).astype(np.float32)  # orthogonal to every column, up to rounding
-    measured = parity.compare(file_session(saved(tmp_path, made)), imported.model, imported.network, [x])
+    measured = parity.compare(file_session(saved(tmp_path, proto)), imported.model, imported.network, [x])
     assert measured.holds
     assert measured.left_out + measured.n == 50
     assert 0 < measured.left_out <= 25
@@ -268,9 +268,9 @@ def test_an_import_leaves_random_numbers_alone(tmp_path: Path) -> None:
 
 
 def test_weights_that_are_inputs_too_are_noted(tmp_path: Path) -> None:
-    made = mlp()
-    made.graph.input.append(onnx.helper.make_tensor_value_info("w1", 1, [6, 5]))
-    imported = load(saved(tmp_path, made))
+    proto = mlp()
+    proto.graph.input.append(onnx.helper.make_tensor_value_info("w1", 1, [6, 5]))
+    imported = load(saved(tmp_path, proto))
     assert [p.name for p in imported.network.inputs] == ["x"]
     assert any("override weights that are inputs too: 'w1'" in n for n in imported.notes)
 

@@ -38,10 +38,10 @@ def classifier(sign: float, *, constant: bool = False) -> onnx.ModelProto:
     return model([node("MatMul", ["x", "w"], ["y"])], [1, 4], {"w": w})
 
 
-def beside(folder: Path, made: onnx.ModelProto, location: str = "w.data") -> Path:
+def beside(folder: Path, proto: onnx.ModelProto, location: str = "w.data") -> Path:
     """The model with every tensor in one file beside it."""
     data = bytearray()
-    for tensor in (*made.graph.initializer, *(a.t for n in made.graph.node for a in n.attribute if a.HasField("t"))):
+    for tensor in (*proto.graph.initializer, *(a.t for n in proto.graph.node for a in n.attribute if a.HasField("t"))):
         entries = {"location": location, "offset": str(len(data)), "length": str(len(tensor.raw_data))}
         data += tensor.raw_data
         tensor.ClearField("raw_data")
@@ -51,7 +51,7 @@ def beside(folder: Path, made: onnx.ModelProto, location: str = "w.data") -> Pat
     folder.mkdir(parents=True, exist_ok=True)
     (folder / location).parent.mkdir(exist_ok=True)
     (folder / location).write_bytes(data)
-    (folder / "m.onnx").write_bytes(made.SerializeToString())
+    (folder / "m.onnx").write_bytes(proto.SerializeToString())
     return folder / "m.onnx"
 
 
@@ -256,18 +256,18 @@ def test_sparse_constants_are_refused_by_name(tmp_path: Path) -> None:
         numpy_helper.from_array(np.ones(1, np.float32), "v"),
         numpy_helper.from_array(np.zeros(1, np.int64)),
     )
-    made = classifier(1.0)
+    proto = classifier(1.0)
     sparse = onnx.SparseTensorProto(values=values, indices=indices, dims=[4, 3])
-    made.graph.node.insert(0, node("Constant", [], ["s"], sparse_value=sparse))
+    proto.graph.node.insert(0, node("Constant", [], ["s"], sparse_value=sparse))
     with pytest.raises(
         InputRejected, match="Sparse tensors are not supported; 1 nodes hold one, the first is a Constant"
     ):
-        guard.check_structure(made)
+        guard.check_structure(proto)
 
 
 def test_one_file_under_two_spellings_is_read_once(tmp_path: Path) -> None:
-    made = model([node("Gemm", ["x", "w", "b"], ["y"])], [1, 4], {"w": weights(4, 3, seed=1), "b": weights(3, seed=2)})
-    path = beside(tmp_path, made)
+    proto = model([node("Gemm", ["x", "w", "b"], ["y"])], [1, 4], {"w": weights(4, 3, seed=1), "b": weights(3, seed=2)})
+    path = beside(tmp_path, proto)
     entries = onnx.load(path, load_external_data=False)
     entries.graph.initializer[1].external_data[0].value = ".//w.data"
     path.write_bytes(entries.SerializeToString())

@@ -27,22 +27,22 @@ def architecture(file: str, name: str) -> type[nn.Module]:
     [("cnn7", "CNN7", 17.2, 5), ("wide_resnet8", "WideResNet8", 21.4, 10), ("resnext", "ResNeXt", 17.6, 13)],
 )
 def test_the_papers_networks(file: str, name: str, millions: float, convolutions: int) -> None:
-    made = architecture(file, name)()
-    layers = list(made.modules())
+    module = architecture(file, name)()
+    layers = list(module.modules())
     assert sum(isinstance(m, nn.Conv2d) for m in layers) == convolutions
     assert sum(isinstance(m, nn.Linear) for m in layers) == 2
     norms = sum(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in layers)
     assert norms == convolutions + 1
-    assert sum(p.numel() for p in made.parameters()) / 1e6 == pytest.approx(millions, rel=0.02)
-    assert made.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    assert sum(p.numel() for p in module.parameters()) / 1e6 == pytest.approx(millions, rel=0.02)
+    assert module.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
 
 
 @pytest.mark.parametrize("name", ["cnn7:CNN7", "wide_resnet8:WideResNet8", "resnext:ResNeXt", "small_cnn:SmallCNN"])
 @pytest.mark.parametrize("bn", [False, True])
 def test_input_shape_and_classes_are_arguments(name: str, bn: bool) -> None:
-    made = architecture(*name.split(":"))((1, 12, 20), 7, bn=bn).eval()
-    assert made(torch.zeros(2, 1, 12, 20)).shape == (2, 7)
-    assert any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in made.modules()) == bn
+    module = architecture(*name.split(":"))((1, 12, 20), 7, bn=bn).eval()
+    assert module(torch.zeros(2, 1, 12, 20)).shape == (2, 7)
+    assert any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules()) == bn
 
 
 def test_the_digits_file_is_small_accurate_and_in_the_package() -> None:

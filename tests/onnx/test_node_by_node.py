@@ -116,8 +116,10 @@ def test_what_is_read_wrongly_is_named_however_loud_another_logit_is(case: str, 
 
 @pytest.mark.parametrize("batch", ["n", 1])
 def test_a_network_that_mixes_samples_is_found_beside_a_file_run_one_by_one(batch: str | int, tmp_path: Path) -> None:
-    made = model([node("Sub", ["x", "c"], ["h"], name="it"), node("Relu", ["h"], ["y"])], [batch, 4], {"c": weights(4)})
-    imported = load(saved(tmp_path, made))
+    proto = model(
+        [node("Sub", ["x", "c"], ["h"], name="it"), node("Relu", ["h"], ["y"])], [batch, 4], {"c": weights(4)}
+    )
+    imported = load(saved(tmp_path, proto))
 
     class Mixing(nn.Module):
         def forward(self, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
@@ -141,7 +143,7 @@ def test_an_operator_that_does_not_run_is_named_as_the_file_names_it(
             raise RuntimeError("mat1 and mat2 shapes cannot be multiplied \x1b[2J")
         return x @ w
 
-    made = model(
+    proto = model(
         [node("MatMul", ["x", "w"], ["h"], name="stacked\x1b"), node("Relu", ["h"], ["y"])],
         ["n", 2, 3, 4],
         {"w": weights(2, 4, 5)},
@@ -150,7 +152,7 @@ def test_an_operator_that_does_not_run_is_named_as_the_file_names_it(
     if broken == torch.float64:  # without a bound, so that it is computed
         monkeypatch.setattr("pipeline.onnx.node_by_node.rule_for", lambda op: None)
     with pytest.raises(InputRejected) as refused:
-        load(saved(tmp_path, made))
+        load(saved(tmp_path, proto))
     message = str(refused.value)
     assert r"runs it; MatMul 'stacked\x1b' does not, on values of shape [" in message
     assert ", 2, 3, 4] and shape [2, 4, 5]. Write that node in another form" in message
@@ -176,13 +178,13 @@ def test_a_batch_laid_aside_is_compared_too() -> None:
     steps = len(imported.network.plan().steps)
     assert imported.parity.nodes > 0.8 * steps
     nth(imported.network, nn.Softmax).dim = 1
-    found = parity.compare(
+    difference = parity.compare(
         session(FIXTURES / "transformer_dynamo_20_dynamic.onnx"),
         imported.model,
         imported.network,
         parity.points(imported.network),
     )
-    assert "Softmax" in (found.difference or "")
+    assert "Softmax" in (difference.difference or "")
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
@@ -195,7 +197,7 @@ def test_no_honest_model_is_refused(case: str, scale: float, tmp_path: Path) -> 
     xs = [weights(12, *shape, seed=i) * size for i, size in enumerate(sizes)]
     xs += [np.zeros((1, *shape)), np.full((1, *shape), 3.0), np.full((1, *shape), 0.125)]
     points = np.concatenate(xs).astype(np.float32)
-    seen = NodeByNode(imported.model, imported.network).run([points], batch=True, together=True)
-    assert seen.difference is None, seen.difference.describe(imported.network)
-    assert seen.points == len(points)
-    assert seen.nodes
+    agreement = NodeByNode(imported.model, imported.network).run([points], batch=True, together=True)
+    assert agreement.difference is None, agreement.difference.describe(imported.network)
+    assert agreement.points == len(points)
+    assert agreement.nodes

@@ -59,8 +59,8 @@ def i64(*values: int) -> np.ndarray:
 
 
 def bn(shape: list, opset: int = 17) -> onnx.ModelProto:
-    held = {"s": weights(4), "b": weights(4, seed=1), "m": weights(4, seed=2), "v": np.abs(weights(4, seed=3)) + 0.1}
-    return model([node("BatchNormalization", ["x", *held], ["y"], epsilon=1e-3)], shape, held, opset=opset)
+    tensors = {"s": weights(4), "b": weights(4, seed=1), "m": weights(4, seed=2), "v": np.abs(weights(4, seed=3)) + 0.1}
+    return model([node("BatchNormalization", ["x", *tensors], ["y"], epsilon=1e-3)], shape, tensors, opset=opset)
 
 
 def quantized(scale: np.ndarray, zero: np.ndarray, opset: int = 17, **attributes: int) -> onnx.ModelProto:
@@ -75,7 +75,7 @@ def quantized(scale: np.ndarray, zero: np.ndarray, opset: int = 17, **attributes
         node("MaxPool", ["r"], ["m"], kernel_shape=[2, 2]),
         node("DequantizeLinear", ["m", "cs"], ["y"]),
     ]
-    held = {
+    tensors = {
         "much": np.float32(4.0)[None],
         "s": scale,
         "z": zero,
@@ -84,7 +84,7 @@ def quantized(scale: np.ndarray, zero: np.ndarray, opset: int = 17, **attributes
         "wz": np.zeros(6, np.int8),
         "cs": np.float32(0.11),
     }
-    return model(nodes, IMAGE, held, opset=opset)
+    return model(nodes, IMAGE, tensors, opset=opset)
 
 
 PER_TENSOR = (np.array(0.037, np.float32), np.array(7, np.uint8))

@@ -32,9 +32,9 @@ def reduction(op: str, axes: list[int], keep: int, opset: int) -> onnx.ModelProt
     """Behind an Abs where the operator takes a logarithm."""
     first = [node("Abs", ["x"], ["h"])] if op == "ReduceLogSum" else [node("Identity", ["x"], ["h"])]
     as_input = opset >= 18 or (op == "ReduceSum" and opset >= 13)
-    held = {"a": np.array(axes, np.int64)} if as_input else {}
+    tensors = {"a": np.array(axes, np.int64)} if as_input else {}
     attributes = {"keepdims": keep} if as_input else {"keepdims": keep, "axes": axes}
-    return model([*first, node(op, ["h", *held], ["y"], **attributes)], IMAGE, held, opset=opset)
+    return model([*first, node(op, ["h", *tensors], ["y"], **attributes)], IMAGE, tensors, opset=opset)
 
 
 @pytest.mark.parametrize("op", NORMS)
@@ -64,9 +64,9 @@ def test_a_reduction_over_the_batch_is_refused_by_name(op: str, axes: list[int])
 @pytest.mark.parametrize("mode", ["DCR", "CRD", ""])
 def test_depth_to_space(opset: int, mode: str) -> None:
     shape = ["batch", 18, 2, 3]
-    made = one("DepthToSpace", shape, opset=opset, blocksize=3, **({"mode": mode} if mode else {}))
-    same(made, samples(shape))
-    bounded(made, samples(shape), 0.1)
+    proto = one("DepthToSpace", shape, opset=opset, blocksize=3, **({"mode": mode} if mode else {}))
+    same(proto, samples(shape))
+    bounded(proto, samples(shape), 0.1)
 
 
 @pytest.mark.parametrize("block", [1, 2, 3])
@@ -83,11 +83,11 @@ SIDES = {"strides": ([1, 1], [2, 3], [3, 2]), "dilations": ([1, 1], [2, 1]), "ke
 def test_transposed_convolutions(auto: str, group: int) -> None:
     x = samples(IMAGE)
     for strides, dilations, kernel in itertools.product(*SIDES.values()):
-        held = (weights(4, 3, *kernel), weights(3 * group, seed=1))
+        tensors = (weights(4, 3, *kernel), weights(3 * group, seed=1))
         attributes: dict = {"strides": strides, "dilations": dilations, "group": group, "auto_pad": auto}
-        same(one("ConvTranspose", IMAGE, *held, **attributes), x)
+        same(one("ConvTranspose", IMAGE, *tensors, **attributes), x)
         attributes["output_padding"] = [s - 1 for s in strides]
-        same(one("ConvTranspose", IMAGE, *held[:1], **attributes), x)
+        same(one("ConvTranspose", IMAGE, *tensors[:1], **attributes), x)
 
 
 @pytest.mark.parametrize("auto", ["SAME_UPPER", "SAME_LOWER", "NOTSET"])
@@ -95,16 +95,16 @@ def test_output_shapes_of_transposed_convolutions(auto: str) -> None:
     x = samples(IMAGE)
     for height, width in itertools.product((9, 10, 11, 12), (5, 6, 7, 8)):
         attributes: dict = {"strides": [2, 2], "output_shape": [height, width], "auto_pad": auto}
-        made = one("ConvTranspose", IMAGE, weights(4, 3, 3, 3), weights(3, seed=1), **attributes)
-        same(made, x)
-    bounded(made, x, 0.05)
+        proto = one("ConvTranspose", IMAGE, weights(4, 3, 3, 3), weights(3, seed=1), **attributes)
+        same(proto, x)
+    bounded(proto, x, 0.05)
 
 
 @pytest.mark.parametrize("rank", [1, 3])
 def test_transposed_convolutions_along_one_and_three_axes(rank: int) -> None:
     shape = ["batch", 2, *[3, 4, 2][:rank]]
-    made = one("ConvTranspose", shape, weights(2, 3, *[2, 3, 2][:rank]), strides=[2] * rank, auto_pad="SAME_LOWER")
-    same(made, samples(shape))
+    proto = one("ConvTranspose", shape, weights(2, 3, *[2, 3, 2][:rank]), strides=[2] * rank, auto_pad="SAME_LOWER")
+    same(proto, samples(shape))
 
 
 def test_a_transposed_convolution_that_is_only_bias_at_its_end_is_refused_by_name() -> None:
@@ -117,20 +117,20 @@ def test_a_transposed_convolution_that_is_only_bias_at_its_end_is_refused_by_nam
 def test_group_normalisation(opset: int, per: str, groups: int) -> None:
     shape = ["batch", 4, 3, 5]
     count = groups if per == "group" else 4
-    held = (weights(count), weights(count, seed=1))
-    made = one("GroupNormalization", shape, *held, opset=opset, num_groups=groups, epsilon=1e-3)
-    network = same(made, samples(shape))
+    tensors = (weights(count), weights(count, seed=1))
+    proto = one("GroupNormalization", shape, *tensors, opset=opset, num_groups=groups, epsilon=1e-3)
+    network = same(proto, samples(shape))
     assert any(isinstance(m, nn.GroupNorm) for m in network.modules())
-    bounded(made, samples(shape), 0.05, refused="GroupNormalization")
+    bounded(proto, samples(shape), 0.05, refused="GroupNormalization")
 
 
 @pytest.mark.parametrize("axis", [-1, 2, 1, -2])
 def test_root_mean_square_normalisation(axis: int) -> None:
     shape = ["batch", 3, 4, 5]
     for scale in (weights(*shape[axis:]), weights(1, seed=1), weights(5, seed=2)):
-        made = one("RMSNormalization", shape, scale, opset=23, axis=axis, epsilon=1e-4)
-        same(made, samples(shape))
-    bounded(made, samples(shape), 0.05, refused="RMSNormalization")
+        proto = one("RMSNormalization", shape, scale, opset=23, axis=axis, epsilon=1e-4)
+        same(proto, samples(shape))
+    bounded(proto, samples(shape), 0.05, refused="RMSNormalization")
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])
@@ -156,13 +156,13 @@ def test_local_response_normalisation(size: int, settings: dict) -> None:
     ],
 )
 def test_activations(op: str, opset: int, attributes: dict, kernel: str) -> None:
-    made = one(op, IMAGE, opset=opset, **attributes)
-    same(made, 3 * samples(IMAGE))
-    bounded(made, 3 * samples(IMAGE), 0.3, refused=kernel)
+    proto = one(op, IMAGE, opset=opset, **attributes)
+    same(proto, 3 * samples(IMAGE))
+    bounded(proto, 3 * samples(IMAGE), 0.3, refused=kernel)
 
 
 @pytest.mark.parametrize(
-    ("op", "attributes", "said"),
+    ("op", "attributes", "message"),
     [
         ("ThresholdedRelu", {}, "jumps at alpha = 1"),
         ("ThresholdedRelu", {"alpha": -0.5}, "jumps at alpha = -0.5"),
@@ -170,8 +170,8 @@ def test_activations(op: str, opset: int, attributes: dict, kernel: str) -> None
         ("Shrink", {"bias": 0.5, "lambd": -0.5}, "jumps"),
     ],
 )
-def test_functions_that_jump_are_refused_by_name(op: str, attributes: dict, said: str) -> None:
-    with pytest.raises(InputRejected, match=rf"{op} \(1: .*{said}"):
+def test_functions_that_jump_are_refused_by_name(op: str, attributes: dict, message: str) -> None:
+    with pytest.raises(InputRejected, match=rf"{op} \(1: .*{message}"):
         imported(one(op, IMAGE, **attributes))
 
 
@@ -185,9 +185,9 @@ def test_functions_that_jump_are_refused_by_name(op: str, attributes: dict, said
     ],
 )
 def test_padding_that_wraps(shape: list, pads: list) -> None:
-    made = one("Pad", shape, np.array(pads), opset=19, mode="wrap")
-    same(made, samples(shape))
-    bounded(made, samples(shape), 0.1)
+    proto = one("Pad", shape, np.array(pads), opset=19, mode="wrap")
+    same(proto, samples(shape))
+    bounded(proto, samples(shape), 0.1)
 
 
 @pytest.mark.parametrize("pads", [[0, 0, 5, 0, 0, 0], [0, 3, 0, 0, 0, 0], [0, 0, 1, 0, 0, 9]])
@@ -208,8 +208,8 @@ def test_a_token_tiled_for_every_sample() -> None:
         node("Tile", ["token", "r"], ["t"]),
         node("Concat", ["t", "x"], ["y"], axis=1),
     ]
-    held = {"rest": np.array([1, 2]), "token": weights(1, 1, 3)}
-    same(model(nodes, ["batch", 2, 6], held, opset=18), samples(["batch", 2, 6]))
+    tensors = {"rest": np.array([1, 2]), "token": weights(1, 1, 3)}
+    same(model(nodes, ["batch", 2, 6], tensors, opset=18), samples(["batch", 2, 6]))
 
 
 def test_a_comparison_with_another_form_fails() -> None:

@@ -27,29 +27,29 @@ CHAINS = ("Add", "Mul", "Max")
 def readers(kind: str, count: int) -> onnx.ModelProto:
     """``count`` nodes that read one value, side by side or, in a chain, each the one before it too."""
     operator, chain = kind.split()[0], "chain" in kind
-    nodes, held, last = [node("Relu", ["x"], ["shared"])], {}, "shared"
+    nodes, tensors, last = [node("Relu", ["x"], ["shared"])], {}, "shared"
     for i in range(count):
         more = {"axis": 1} if operator == "Gather" else {}
         inputs = ["shared"]
         if chain:
             inputs = ["shared", last] if i % 2 else [last, "shared"]
         elif operator not in POINTWISE:
-            held[f"c{i}"] = HELD[operator]
+            tensors[f"c{i}"] = HELD[operator]
             inputs.append(f"c{i}")
         nodes.append(node(operator, inputs, [last := f"v{i}"], **more))
     if not chain:
         nodes.append(node("Concat", [f"v{i}" for i in range(count)], [last := "all"], axis=1))
     nodes.append(node("Gemm", [last, "w"], ["y"]))
-    return model(nodes, ["batch", 4], held | {"w": weights(4 if chain else 4 * count, 3)})
+    return model(nodes, ["batch", 4], tensors | {"w": weights(4 if chain else 4 * count, 3)})
 
 
 def calls(path: Path) -> int:
     """Calls of functions, in Python and out of it, that an import makes."""
-    file, made = model_file.read(path), 0
+    file, count_of_calls = model_file.read(path), 0
 
     def count(frame: FrameType, event: str, argument: object) -> None:
-        nonlocal made
-        made += event in ("call", "c_call")
+        nonlocal count_of_calls
+        count_of_calls += event in ("call", "c_call")
 
     before = sys.getprofile()
     sys.setprofile(count)
@@ -57,7 +57,7 @@ def calls(path: Path) -> int:
         importer.load(file)
     finally:
         sys.setprofile(before)
-    return made
+    return count_of_calls
 
 
 @pytest.mark.parametrize("kind", [*POINTWISE, *HELD, *(f"{operator} chain" for operator in CHAINS)])

@@ -28,11 +28,11 @@ SCALES = (0.3, 0.5, 0.6, 0.75, 1.1, 1.25, 1.5, 5 / 3, 2.0, 2.5, 3.0, 4.0)
 def resize(
     shape: list, *, opset: int = 19, scales: list | None = None, sizes: list | None = None, **attributes: object
 ) -> onnx.ModelProto:
-    held = {"s": np.array(scales, np.float32)} if scales is not None else {"s": np.array(sizes, np.int64)}
+    tensors = {"s": np.array(scales, np.float32)} if scales is not None else {"s": np.array(sizes, np.int64)}
     inputs = ["x", "s"] if opset < 11 else ["x", "", "s"] if scales is not None else ["x", "", "", "s"]
     if opset in (11, 12):
-        held, inputs[1] = held | {"roi": np.zeros(0, np.float32)}, "roi"
-    return model([node("Resize", inputs, ["y"], **attributes)], shape, held, opset=opset, ir=8 if opset < 19 else 9)
+        tensors, inputs[1] = tensors | {"roi": np.zeros(0, np.float32)}, "roi"
+    return model([node("Resize", inputs, ["y"], **attributes)], shape, tensors, opset=opset, ir=8 if opset < 19 else 9)
 
 
 def drawn(seed: int) -> Iterator[dict]:
@@ -60,15 +60,15 @@ def test_every_mode_reads_what_onnx_runtime_reads(mode: str, where: str) -> None
     if mode == "cubic inside":
         attributes.update(exclude_outside=1, cubic_coeff_a=-0.5)
     for case in drawn(seed=len(mode) + len(where)):
-        made = resize(**case, **attributes)
+        proto = resize(**case, **attributes)
         x = weights(2, *case["shape"][1:])
-        wanted, network = truth(made, x), imported(made)
+        expected, network = truth(proto, x), imported(proto)
         got = network(torch.from_numpy(x)).numpy()
-        assert got.shape == wanted.shape, case
+        assert got.shape == expected.shape, case
         if kind in NEAREST:
-            assert np.array_equal(got, wanted), case
+            assert np.array_equal(got, expected), case
         else:
-            assert np.allclose(got, wanted, rtol=1e-5, atol=1e-5), (case, np.abs(got - wanted).max())
+            assert np.allclose(got, expected, rtol=1e-5, atol=1e-5), (case, np.abs(got - expected).max())
         assert unsupported(network) == ()
 
 
@@ -81,20 +81,20 @@ def test_every_rank_and_axis(shape: list, mode: str) -> None:
             scales[axis] = (1.5, 2.0, 0.5)[axis % 3]
         if len(shape) > 3:
             scales[1] = 1.0
-        made = resize(shape, scales=scales, mode=mode, opset=opset)
+        proto = resize(shape, scales=scales, mode=mode, opset=opset)
         x = weights(2, *shape[1:])
-        assert np.allclose(imported(made)(torch.from_numpy(x)).numpy(), truth(made, x), atol=1e-6)
+        assert np.allclose(imported(proto)(torch.from_numpy(x)).numpy(), truth(proto, x), atol=1e-6)
 
 
 @pytest.mark.parametrize("axes", [[2, 3], [3, 2], [3], [-1], [-2, -1]])
 def test_axes(axes: list) -> None:
-    made = resize(["batch", 2, 5, 4], sizes=[7, 3][: len(axes)], axes=axes, mode="linear")
+    proto = resize(["batch", 2, 5, 4], sizes=[7, 3][: len(axes)], axes=axes, mode="linear")
     x = weights(2, 2, 5, 4)
     try:
-        wanted = truth(made, x)
+        expected = truth(proto, x)
     except Exception:  # this runtime takes no negative axes
         return
-    assert np.allclose(imported(made)(torch.from_numpy(x)).numpy(), wanted, atol=1e-6)
+    assert np.allclose(imported(proto)(torch.from_numpy(x)).numpy(), expected, atol=1e-6)
 
 
 @pytest.mark.pairwise
@@ -106,12 +106,12 @@ def test_what_older_opsets_meant(opset: int, operator: str, mode: str, scale: tu
         pytest.skip("an Upsample never shrinks")
     scales = [1.0, 1.0, *scale]
     if opset < 9:
-        made = model([node(operator, ["x"], ["y"], mode=mode, scales=scales)], ["batch", 2, 5, 4], opset=opset)
+        proto = model([node(operator, ["x"], ["y"], mode=mode, scales=scales)], ["batch", 2, 5, 4], opset=opset)
     else:
-        held = {"s": np.array(scales, np.float32)}
-        made = model([node(operator, ["x", "s"], ["y"], mode=mode)], ["batch", 2, 5, 4], held, opset=opset)
+        tensors = {"s": np.array(scales, np.float32)}
+        proto = model([node(operator, ["x", "s"], ["y"], mode=mode)], ["batch", 2, 5, 4], tensors, opset=opset)
     x = weights(2, 2, 5, 4)
-    assert np.allclose(imported(made)(torch.from_numpy(x)).numpy(), truth(made, x), atol=1e-6)
+    assert np.allclose(imported(proto)(torch.from_numpy(x)).numpy(), truth(proto, x), atol=1e-6)
 
 
 def test_a_resize_of_old_that_grows_and_shrinks_is_refused_by_name() -> None:
@@ -120,24 +120,24 @@ def test_a_resize_of_old_that_grows_and_shrinks_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attributes", "said"),
+    ("attributes", "message"),
     [
         ({"coordinate_transformation_mode": "tf_crop_and_resize"}, "tf_crop_and_resize"),
         ({"keep_aspect_ratio_policy": "not_larger"}, "keep_aspect_ratio_policy"),
     ],
 )
-def test_what_is_not_supported_is_refused_by_name(attributes: dict, said: str) -> None:
+def test_what_is_not_supported_is_refused_by_name(attributes: dict, message: str) -> None:
     nodes = [node("Resize", ["x", "r", "", "s"], ["y"], **attributes)]
-    held = {"r": np.array([0, 0, 0.1, 0.1, 1, 1, 0.9, 0.9], np.float32), "s": np.array([2, 2, 8, 9], np.int64)}
-    with pytest.raises(InputRejected, match=said):
-        imported(model(nodes, [2, 2, 5, 4], held, opset=19, ir=9))
+    tensors = {"r": np.array([0, 0, 0.1, 0.1, 1, 1, 0.9, 0.9], np.float32), "s": np.array([2, 2, 8, 9], np.int64)}
+    with pytest.raises(InputRejected, match=message):
+        imported(model(nodes, [2, 2, 5, 4], tensors, opset=19, ir=9))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_a_size_for_the_batch_that_does_not_follow_it_is_refused(size: int) -> None:
-    made = resize(["batch", 2, 5, 4], sizes=[size, 2, 7, 9], mode="nearest")
+    proto = resize(["batch", 2, 5, 4], sizes=[size, 2, 7, 9], mode="nearest")
     with pytest.raises(InputRejected, match="it resizes the batch"):
-        imported(made)
+        imported(proto)
     assert imported(resize([1, 2, 5, 4], sizes=[1, 2, 7, 9], mode="nearest")).inputs[0].shape[0] is None
 
 
@@ -152,15 +152,15 @@ def computed_sizes(first: str, opset: int = 17) -> onnx.ModelProto:
         ),
         node("Resize", ["x", "", "", "s"], ["y"], mode="linear"),
     ]
-    held = {n: np.array([v], np.int64) for n, v in (("zero", 0), ("two", 2), ("five", 5), ("seven", 7), ("nine", 9))}
-    return model(nodes, ["batch", 2, 5, 4], held, opset=opset)
+    tensors = {n: np.array([v], np.int64) for n, v in (("zero", 0), ("two", 2), ("five", 5), ("seven", 7), ("nine", 9))}
+    return model(nodes, ["batch", 2, 5, 4], tensors, opset=opset)
 
 
 def test_sizes_computed_from_the_shape_are_constants() -> None:
-    made = computed_sizes("n")
+    proto = computed_sizes("n")
     for count in (1, 2, 3):
         x = weights(count, 2, 5, 4)
-        assert np.allclose(imported(made)(torch.from_numpy(x)).numpy(), truth(made, x), atol=1e-6)
+        assert np.allclose(imported(proto)(torch.from_numpy(x)).numpy(), truth(proto, x), atol=1e-6)
 
 
 def test_a_size_that_follows_the_batch_is_never_folded() -> None:
@@ -169,8 +169,8 @@ def test_a_size_that_follows_the_batch_is_never_folded() -> None:
 
 
 def test_the_nearest_entry_is_gathered_and_exact_in_every_mode_of_arithmetic(tmp_path: Path) -> None:
-    made = resize(["batch", 2, 5, 4], scales=[1.0, 1.0, 2.0, 1.5], mode="nearest")
-    network = load(saved(tmp_path, made)).network
+    proto = resize(["batch", 2, 5, 4], scales=[1.0, 1.0, 2.0, 1.5], mode="nearest")
+    network = load(saved(tmp_path, proto)).network
     assert {type(s.op) for s in network.plan().steps} == {ops.Gather}
     x = torch.randn(2, 2, 5, 4, dtype=torch.float64)
     (*_, box) = IntervalWalk(network.in_float64(), Outward(deployed=True)).boxes([Interval(x, torch.full_like(x, 0.1))])
@@ -181,8 +181,8 @@ def test_the_nearest_entry_is_gathered_and_exact_in_every_mode_of_arithmetic(tmp
 def test_float32_is_promised_of_a_linear_resize_only_where_no_rounding_made_its_weights(
     scale: float, exact: bool
 ) -> None:
-    made = resize(["batch", 2, 6, 4], scales=[1.0, 1.0, scale, scale], mode="linear")
-    network, x = imported(made), weights(3, 2, 6, 4)
+    proto = resize(["batch", 2, 6, 4], scales=[1.0, 1.0, scale, scale], mode="linear")
+    network, x = imported(proto), weights(3, 2, 6, 4)
     walk = IntervalWalk(network.in_float64(), Outward(deployed=True))
     center = torch.from_numpy(x).double()
     point = [Interval(center, torch.zeros_like(center))]
@@ -191,23 +191,23 @@ def test_float32_is_promised_of_a_linear_resize_only_where_no_rounding_made_its_
             walk.boxes(point)
         return
     (*_, box) = walk.boxes(point)
-    y = torch.from_numpy(truth(made, x)).double()
+    y = torch.from_numpy(truth(proto, x)).double()
     assert bool(((y - box.center).abs() <= box.radius).all())
 
 
 def test_a_table_of_another_mode_would_be_found_out() -> None:
     """The comparison can fail: the nearest entry by another rounding is another table."""
-    made = resize(["batch", 1, 5, 4], scales=[1.0, 1.0, 2.0, 2.0], mode="nearest", nearest_mode="ceil")
+    proto = resize(["batch", 1, 5, 4], scales=[1.0, 1.0, 2.0, 2.0], mode="nearest", nearest_mode="ceil")
     other = resize(["batch", 1, 5, 4], scales=[1.0, 1.0, 2.0, 2.0], mode="nearest", nearest_mode="floor")
     x = weights(1, 1, 5, 4)
-    assert not np.array_equal(imported(other)(torch.from_numpy(x)).numpy(), truth(made, x))
+    assert not np.array_equal(imported(other)(torch.from_numpy(x)).numpy(), truth(proto, x))
 
 
 def test_weights_of_an_exact_table_are_those_of_real_arithmetic() -> None:
-    made = resize(["batch", 1, 4, 1], scales=[1.0, 1.0, 2.0, 1.0], mode="linear")
-    (op,) = [s.op for s in imported(made).plan().steps]
+    proto = resize(["batch", 1, 4, 1], scales=[1.0, 1.0, 2.0, 1.0], mode="linear")
+    (op,) = [s.op for s in imported(proto).plan().steps]
     assert isinstance(op, ops.Resize)
     assert op.exact
-    wanted = [min(max((i + Fraction(1, 2)) / 2 - Fraction(1, 2), Fraction(0)), Fraction(3)) for i in range(8)]
+    expected = [min(max((i + Fraction(1, 2)) / 2 - Fraction(1, 2), Fraction(0)), Fraction(3)) for i in range(8)]
     found = op(torch.arange(4, dtype=torch.float64).reshape(1, 1, 4, 1)).flatten().tolist()
-    assert [Fraction(v) for v in found] == wanted
+    assert [Fraction(v) for v in found] == expected

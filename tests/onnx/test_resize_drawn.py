@@ -98,35 +98,35 @@ class Drawn:
         how = self.pick("scales", "sizes", "computed")
         if how == "scales":
             return self.emit("Resize", x, roi, self.const([scales[a] for a in picked], np.float32), **attributes)
-        wanted = self.const(sizes)
+        target = self.const(sizes)
         if how == "computed":
             count = self.emit("Slice", self.emit("Shape", x), self.const([0]), self.const([1]))
-            wanted = self.emit("Concat", count, self.const(sizes[1:]), axis=0)
+            target = self.emit("Concat", count, self.const(sizes[1:]), axis=0)
         if len(picked) < rank or "axes" in attributes:
-            wanted = self.emit("Gather", wanted, self.const(picked))
-        return self.emit("Resize", x, roi, none, wanted, **attributes)
+            target = self.emit("Gather", target, self.const(picked))
+        return self.emit("Resize", x, roi, none, target, **attributes)
 
 
 @pytest.mark.parametrize("part", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 4))])
 def test_a_resize_is_read_rightly_or_refused(part: int) -> None:
     """With no parity in between, at several batch sizes and, where they are free, sizes."""
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for seed in range(250 * part, 250 * (part + 1)):
         drawn = Drawn(seed)
         try:
             network = imported(drawn.model)
         except InputRejected:
-            seen["refused"] += 1
+            counts["refused"] += 1
             continue
         for batch, size in ((1, 32), (2, 33), (3, 64), (5, 9)):
             shape = [drawn.shape[0], *[size] * (len(drawn.shape) - 1)] if drawn.free else drawn.shape
             x = np.random.default_rng(seed).standard_normal([batch, *shape]).astype(np.float32)
             try:
-                wanted = truth(drawn.model, x)
+                expected = truth(drawn.model, x)
             except (pybind.Fail, pybind.RuntimeException):
                 continue  # it runs at one batch or one size alone
             got = network(torch.from_numpy(x)).numpy()
-            assert got.shape == wanted.shape, drawn.model
-            assert np.allclose(got, wanted, atol=1e-5), drawn.model
-            seen["equal"] += 1
-    assert seen["equal"] > 60
+            assert got.shape == expected.shape, drawn.model
+            assert np.allclose(got, expected, atol=1e-5), drawn.model
+            counts["equal"] += 1
+    assert counts["equal"] > 60

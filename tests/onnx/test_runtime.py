@@ -28,8 +28,8 @@ def test_any_number_of_samples_whatever_batch_the_file_fixes(batch: str | int, t
 
 def test_a_provider_that_is_not_there_is_an_error_not_a_fallback(tmp_path: Path) -> None:
     path = saved(tmp_path, mlp())
-    found = onnxruntime.InferenceSession(str(path), providers=["CUDAExecutionProvider"]).get_providers()
-    if "CUDAExecutionProvider" in found:
+    error = onnxruntime.InferenceSession(str(path), providers=["CUDAExecutionProvider"]).get_providers()
+    if "CUDAExecutionProvider" in error:
         assert file_session(path, provider="cuda").provider == "cuda"
         return
     with pytest.raises(EnvironmentFailure, match=r"fell back|must be part of"):
@@ -65,6 +65,6 @@ def test_no_two_splits_of_the_same_bytes_have_one_digest() -> None:
     whole = b"0123456789"
     splits = [(whole[:i], whole[i:j], whole[j:]) for i in range(11) for j in range(i, 11)]
     splits += [(whole[:i], whole[i:]) for i in range(11)] + [(whole,)]
-    found = [of(first, rest, mlp()).sha256 for first, *rest in splits]
-    assert len({*found}) == len(found)
-    assert found[-1] == hashlib.sha256(whole).hexdigest()
+    digests = [of(first, rest, mlp()).sha256 for first, *rest in splits]
+    assert len({*digests}) == len(digests)
+    assert digests[-1] == hashlib.sha256(whole).hexdigest()

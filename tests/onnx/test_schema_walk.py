@@ -147,14 +147,14 @@ NAMED = {
 
 @pytest.mark.parametrize("case", NAMED)
 def test_what_is_not_read_is_named(case: str) -> None:
-    proto, opset, said = NAMED[case]
+    proto, opset, message = NAMED[case]
     attributes = Attributes({a.name: onnx.helper.get_attribute_value(a) for a in proto.attribute})
     made = Node(proto.op_type, list(proto.input), list(proto.output), attributes)
-    assert said in str(refusal(made, opset, {"y", "read"}))
+    assert message in str(refusal(made, opset, {"y", "read"}))
 
 
 @pytest.mark.parametrize(
-    ("op", "shape", "opset", "settings", "said"),
+    ("op", "shape", "opset", "settings", "message"),
     [
         ("Selu", (2, 3), 17, {"alpha": 1.5}, r"Selu \(1: its attribute alpha = 1.5 is not supported, only 1.67"),
         ("ReduceMax", (2, 3), 17, {"axes": [1], "keepdims": 2}, "keepdims = 2 is neither"),
@@ -170,9 +170,9 @@ def test_what_is_not_read_is_named(case: str) -> None:
     ],
 )
 def test_a_form_that_runtimes_read_differently_is_refused(
-    op: str, shape: tuple, opset: int, settings: dict, said: str
+    op: str, shape: tuple, opset: int, settings: dict, message: str
 ) -> None:
-    with pytest.raises(InputRejected, match=said):
+    with pytest.raises(InputRejected, match=message):
         imported(Form(op, opset, shape, ("x",), settings).model())
 
 

@@ -56,15 +56,15 @@ def test_everything_but_trained_values_is_as_it_was(path: Path, tmp_path: Path) 
         assert bare(before) == bare(after)
         assert digests(path).structure_sha256 == digests(out).structure_sha256
     else:  # the legacy exporter's Identity copies of equal tensors that are no longer equal
-        kept = [n.SerializeToString() for n in before.graph.node if n.op_type != "Identity"]
-        assert kept == [n.SerializeToString() for n in after.graph.node if n.op_type != "Identity"]
+        unchanged = [n.SerializeToString() for n in before.graph.node if n.op_type != "Identity"]
+        assert unchanged == [n.SerializeToString() for n in after.graph.node if n.op_type != "Identity"]
         assert {t.name for t in after.graph.initializer} - {t.name for t in before.graph.initializer} <= copies
     assert {p.key: p.value for p in after.metadata_props} == {"pipeline.eps": "8/255"}
     assert digests(path).weights_sha256 != digests(out).weights_sha256
     assert written.parity.holds
     x = parity_inputs(network)
-    ours = network(torch.from_numpy(x)).detach().numpy()
-    np.testing.assert_allclose(file_session(out).batched(x), ours, atol=1e-5)
+    metadata = network(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(file_session(out).batched(x), metadata, atol=1e-5)
 
 
 def parity_inputs(network: Network) -> np.ndarray:
@@ -99,9 +99,9 @@ def gain_bias(network: Network, name: str) -> nn.Module:
 
 @pytest.mark.parametrize("opset", [9, 13, 17, 20])
 def test_a_matmul_that_gains_a_bias_stays_a_matmul(opset: int, tmp_path: Path) -> None:
-    made = mlp()
-    made.opset_import[0].version = opset
-    path = saved(tmp_path, made)
+    proto = mlp()
+    proto.opset_import[0].version = opset
+    path = saved(tmp_path, proto)
     network = load(path).network
     gain_bias(network, "n2")
     out = tmp_path / "out.onnx"
@@ -203,11 +203,11 @@ def test_a_gained_bias_and_a_batch_norm_on_the_same_matmul(tmp_path: Path) -> No
 
 
 def test_before_ir_4_new_initialisers_are_inputs_too(tmp_path: Path) -> None:
-    made = mlp()
-    made.ir_version, made.opset_import[0].version = 3, 8
-    for tensor in made.graph.initializer:
-        made.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    path = saved(tmp_path, made)
+    proto = mlp()
+    proto.ir_version, proto.opset_import[0].version = 3, 8
+    for tensor in proto.graph.initializer:
+        proto.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    path = saved(tmp_path, proto)
     network = load(path).network
     gain_bias(network, "n2")
     assert write_back(path, network, tmp_path / "out.onnx", metadata={}).parity.holds
@@ -286,13 +286,13 @@ def test_copies_of_a_merged_tensor_keep_their_value_when_it_is_trained(tmp_path:
 
 
 def test_old_metadata_is_kept_and_ours_replaced(tmp_path: Path) -> None:
-    made = mlp()
-    made.metadata_props.add(key="author", value="someone")
-    made.metadata_props.add(key="pipeline.eps", value="old")
-    path = saved(tmp_path, made)
+    proto = mlp()
+    proto.metadata_props.add(key="author", value="someone")
+    proto.metadata_props.add(key="pipeline.eps", value="old")
+    path = saved(tmp_path, proto)
     write_back(path, load(path).network, tmp_path / "out.onnx", metadata={"eps": "new", "pipeline.method": "m"})
-    found = {p.key: p.value for p in onnx.load(tmp_path / "out.onnx").metadata_props}
-    assert found == {"author": "someone", "pipeline.eps": "new", "pipeline.method": "m"}
+    metadata = {p.key: p.value for p in onnx.load(tmp_path / "out.onnx").metadata_props}
+    assert metadata == {"author": "someone", "pipeline.eps": "new", "pipeline.method": "m"}
 
 
 def test_the_source_is_never_written_over(tmp_path: Path) -> None:
@@ -355,5 +355,5 @@ def test_a_folder_that_is_not_there_is_the_environments_fault(tmp_path: Path) ->
 def test_the_way_back_of_a_scaled_and_turned_weight() -> None:
     """Transposed, halved, flattened: the steps are taken in order."""
     weight = Weight("w", (("transpose", (1, 0)), ("scale", 0.5), ("reshape", (6,))))
-    ours = np.arange(6, dtype=np.float32).reshape(2, 3)
-    np.testing.assert_array_equal(undo_steps(ours, weight, np.dtype(np.float64)), [0, 1.5, 0.5, 2, 1, 2.5])
+    trained = np.arange(6, dtype=np.float32).reshape(2, 3)
+    np.testing.assert_array_equal(undo_steps(trained, weight, np.dtype(np.float64)), [0, 1.5, 0.5, 2, 1, 2.5])
