@@ -392,8 +392,8 @@ def assert_vocabulary(graph: torch.fx.GraphModule) -> None:
             assert isinstance(getattr(graph, n.target), torch.Tensor)
         if n.op == "call_module":
             module = graph.get_submodule(n.target)
-            known = type(module).__module__.startswith("torch.nn.modules.") or type(module).__module__ == ops.__name__
-            assert known, type(module)
+            in_vocabulary = type(module).__module__.startswith(("torch.nn.modules.", f"{ops.__name__}."))
+            assert in_vocabulary, type(module)
             assert n.target == n.name
             assert not n.kwargs
             assert all(isinstance(a, torch.fx.Node) for a in n.args)
