@@ -59,10 +59,10 @@ def check(model: onnx.ModelProto) -> None:
         )
 
 
-def require(model: onnx.ModelProto, output: str | None, known: Container[str]) -> None:
+def require(model: onnx.ModelProto, output: str | None, supported: Container[str]) -> None:
     """Raise InputRejected for operators of other domains that ``output`` depends on, or that no output depends on.
 
-    ``known``: the operators of ai.onnx.ml that are supported.
+    ``supported``: the operators of ai.onnx.ml that are supported.
     """
     names = [o.name for o in model.graph.output]
     output_names = [output] if output is not None else names
@@ -73,7 +73,7 @@ def require(model: onnx.ModelProto, output: str | None, known: Container[str]) -
         for n in model.graph.node
         if n.domain not in STANDARD
         and not other_values.intersection(n.output)
-        and not (n.domain == CLASSICAL and n.op_type in known)
+        and not (n.domain == CLASSICAL and n.op_type in supported)
     ]
     if not foreign:
         return

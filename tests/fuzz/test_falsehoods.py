@@ -64,7 +64,7 @@ def _open_ended(item):
 FAULTS = {
     "itself": lambda m: m.setattr(bilinear._BilinearRule, "squares", True),
     "open_ended": lambda m: m.setitem(TABLE, "Clip", replace(TABLE["Clip"], lowering=_open_ended)),
-    "padded": lambda m: m.setattr(pools, "_clipped", lambda *a: True),
+    "padded": lambda m: m.setattr(pools, "_is_nonnegative_clip", lambda *a: True),
     "tiny": lambda m: m.setattr(subnormal, "require", lambda graph: None),
     "tiny_parts": lambda m: m.setattr(subnormal, "require", lambda graph: None),
     "reckoned": lambda m: m.setattr(Symbolic, "require_exact", lambda self: None),

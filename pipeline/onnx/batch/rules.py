@@ -157,9 +157,7 @@ def _matmul(trace: BatchTrace, node: Node) -> BatchAxis:
         operand = p or q
         assert operand is not None
         return operand.with_axis(rank - 1 - (right > 1) if rows else rank - 1)
-    stack = max(left, right) - 2
-    found = _broadcast(trace, [a, b], [left - 2, right - 2], stack)
-    return found
+    return _broadcast(trace, [a, b], [left - 2, right - 2], max(left, right) - 2)
 
 
 @batch_rule("Linear")
