@@ -909,7 +909,10 @@ FAULTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
         lambda m: m.setitem(TABLE, "Clip", replace(TABLE["Clip"], lowering=_open_ended)),
     ),
     "parity": ("a hat of Abs", lambda m: m.setattr(AbsRule, "curve", _straight)),
-    "executed": ("a Clip of crossed ends, padded and pooled", lambda m: m.setattr(pools, "_is_nonnegative_clip", lambda *a: True)),
+    "executed": (
+        "a Clip of crossed ends, padded and pooled",
+        lambda m: m.setattr(pools, "_is_nonnegative_clip", lambda *a: True),
+    ),
     "range": ("the Sign of a subnormal constant", lambda m: m.setattr(subnormal, "require", lambda graph: None)),
     "batch": (
         "a product that turns negative at four",

@@ -23,8 +23,8 @@ BATCHES = (1, 2, 3, 7, 8)
 
 def accepted(proto: onnx.ModelProto) -> bool:
     """Whether the type accepts a graph; parity and the lowering are left out."""
-    for trace in normalise(proto).traces:
-        trace.require()
+    for batch_trace in normalise(proto).traces:
+        batch_trace.require()
     return True
 
 
