@@ -50,6 +50,7 @@ LOSSES = "tests/train/test_losses.py"
 LOOP, WRITTEN, IMPORT = "tests/train/test_loop.py", "tests/onnx/test_write_back.py", "tests/onnx/test_importer.py"
 
 RAN, RANGE = "tests/onnx/test_executed.py", "tests/bounds/test_range.py"
+MEASURED, PROGRAMS = "tests/onnx/test_kernels.py", "tests/onnx/test_programs.py"
 SPLITS, COMPLETE = "tests/bounds/test_splits.py", "tests/certify/test_complete.py"
 ASKED = "tests/bounds/test_specification.py"
 TRAPS = "tests/onnx/test_adversarial_files.py"
@@ -390,8 +391,10 @@ EXECUTED: list[Fault] = [
      "return True", f"{RAN} -k left_out"),
     ("onnx/executed/folding.py", "error * np.abs(size) + TINY",
      "1e-2 * np.abs(size) + TINY", f"{RAN} -k changed"),
-    ("onnx/executed/products.py", "if not any(v in matching.file.constants for v in layer.inputs):",
-     "if False:", f"{RAN} -k another_function"),
+    ("rules/bilinear.py", "size * scale < FLOAT32_MAX / 2",
+     "size < FLOAT32_MAX / 2", f"{RAN} -k moved_through"),
+    ("onnx/executed/arrangements.py", 'if pair.view.perm[op.attributes["axis"] % rank] != file_op.attributes["axis"] % rank:',
+     "if rank == 0:", f"{RAN} -k another_axis"),
     ("onnx/executed/activations.py", "return file_op.inputs[0] if _close(op_settings, file_settings) else None",
      "return file_op.inputs[0]", f"{RAN} -k changed"),
     ("core/rounding.py", "return flushed * (1 + self.moved[1])",
@@ -400,6 +403,35 @@ EXECUTED: list[Fault] = [
      "torch.zeros_like(spread)", f"{RANGE} -k may_be_zero"),
     ("rules/arithmetic.py", "torch.where(divisor.abs() < TINY32, torch.inf, 0.0)",
      "torch.where(divisor.abs() < 0, torch.inf, 0.0)", RANGE),
+]
+
+KERNELS: list[Fault] = [
+    ("onnx/kernel_table.py", 'replace(self, libm="") == replace(other, libm="") and self.libm in ("", other.libm)',
+     "self.onnxruntime == other.onnxruntime", f"{MEASURED} -k another_build"),
+    ("onnx/kernel_table.py", "if table.build != build or unfit:",
+     "if unfit:", f"{MEASURED} -k another_build"),
+    ("onnx/kernel_table.py", "if (said := contradicted(name, table.operators[name])) is None:",
+     "if name in table.operators:", f"{MEASURED} -k promises_too_much"),
+    ("onnx/kernel_table.py", "content = seal.read(path)",
+     "content = path.read_bytes().split(b'\\nhmac')[0]", f"{MEASURED} -k another_wrote"),
+    ("onnx/kernel_sweep.py", "absolute=absolute.error,",
+     "absolute=absolute.error / 2,", f"{MEASURED} -k worse_kernel"),
+    ("onnx/kernel_sweep.py", "None if _digest(found) == kept.spots else",
+     "None if kept.spots else", f"{MEASURED} -k bit_by_bit"),
+    ("onnx/kernel_sweep.py", "if new.any() and not strange and not kernel.rows:",
+     "if False:", f"{MEASURED} -k short_tensors_of_another"),
+    ("commands/promises.py", "    kernel_table.spot_check(table, needed)\n",
+     "", "tests/cli/test_doctor.py -k never_rests"),
+    ("commands/promises.py", 'if there.model_copy(update={"errors": here.errors}) == here:',
+     "if False:", "tests/cli/test_doctor.py -k are_a_contradiction"),
+    ("core/rounding.py", "error = (value.abs() * relative + absolute) * (1 + 8 * U64)",
+     "error = (value.abs() * relative + absolute) * 0.5", f"{PARTS} -k may_exceed_one"),
+    ("rules/programs.py", "error = size * (f * (1 + eta) - 1)",
+     "error = size * (f - 1)", f"{PROGRAMS} -k exponential_reaches"),
+    ("rules/programs.py", "lost, summed = absolute + 2.0**-120, gamma(n + _STEPS, U32)",
+     "lost, summed = absolute + 2.0**-120, 4 * U32", f"{PROGRAMS} -k bad_order"),
+    ("rules/programs.py", "off = gamma(2 * n + _STEPS, U32) * (square + mean * mean)",
+     "off = 4 * U32 * spread", f"{PROGRAMS} -k variance_that_cancels"),
 ]
 
 # fmt: on
@@ -462,7 +494,7 @@ IMPORTS: list[Fault] = [
     ),
 ]
 
-FAULTS = [*RULES, *ACCOUNT, *VERDICTS, *REPORTS, *TRAINING, *PROMISE, *IMPORTS, *EXECUTED]
+FAULTS = [*RULES, *ACCOUNT, *VERDICTS, *REPORTS, *TRAINING, *PROMISE, *IMPORTS, *EXECUTED, *KERNELS]
 
 
 def passes(copy: Path, tests: str) -> bool | None:

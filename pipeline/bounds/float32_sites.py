@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -34,6 +34,7 @@ def sites(plan: Plan, rounding: Outward) -> dict[int, Outward]:
     constants = {index: getattr(owner, name) for index, owner, name in plan.constants}
     chains: dict[int, _Chain] = {}
     numbers: dict[int, tuple[float, ...]] = {}
+    products = _products(plan, constants)
     for step in plan.steps:
         rule = rule_for(step.op)
         varying = [a for a in step.args if a not in constants]
@@ -56,7 +57,41 @@ def sites(plan: Plan, rounding: Outward) -> dict[int, Outward]:
             elif moves or isinstance(step.op, ops.Add | ops.Sub):
                 chains[step.index] = replace(before, aligned=before.aligned and not moves)
     # The last link of a chain knows all of it, and comes last.
-    return {c.layer: c.site(rounding) for c in chains.values() if c.roundings or c.moved != (1.0, 1.0)}
+    layers = {c.layer: c.site(rounding) for c in chains.values() if c.roundings or c.moved != (1.0, 1.0)}
+    return layers | {index: replace(rounding, moved=moved) for index, moved in products.items()}
+
+
+def _products(plan: Plan, constants: Mapping[int, Tensor]) -> dict[int, tuple[float, float]]:
+    """Of each product of two computed matrices, how small and how large a product of numbers beside it may be.
+
+    Before and behind it, up to ``JOINED`` on each way: any of them may be multiplied in elsewhere, at once or one by one.
+    """
+    before: dict[int, tuple[float, ...]] = {}
+    behind: dict[int, tuple[int, int]] = {}
+    """What is a product but for numbers: its place, and how many numbers there were."""
+    moved: dict[int, tuple[float, float]] = {}
+    for step in plan.steps:
+        if isinstance(step.op, ops.MatrixProduct):
+            at = [n for a in step.args for n in before.get(a, ())]
+            moved[step.index], behind[step.index] = _reach(at), (step.index, 0)
+            continue
+        varying = [a for a in step.args if a not in constants]
+        number = _number(step, tuple(constants.get(a) for a in step.args))
+        if len(varying) != 1 or (number is None and not isinstance(rule_for(step.op), Rearrange)):
+            continue
+        (source,), own = varying, () if number is None else (number,)
+        before[step.index] = (*before.get(source, ()), *own)[-JOINED:]
+        product, count = behind.get(source, (0, JOINED))
+        if count < JOINED or (number is None and source in behind):
+            behind[step.index] = product, count + len(own)
+            least, most = _reach(own)
+            moved[product] = moved[product][0] * least, moved[product][1] * most
+    return {index: reach for index, reach in moved.items() if reach != (1.0, 1.0)}
+
+
+def _reach(numbers: Sequence[float]) -> tuple[float, float]:
+    """The least and the greatest product of some of them."""
+    return math.prod(min(n, 1.0) for n in numbers), math.prod(max(n, 1.0) for n in numbers)
 
 
 JOINED = 4

@@ -14,10 +14,11 @@ from pipeline.cli.numbers import WHOLE
 @click.option("--sample", type=WHOLE, metavar="N", help="Try N inputs only, for a look; nothing is stored.")
 @click.argument("operators", nargs=-1, metavar="[OP]...")
 def command(measuring: bool, sample: int | None, operators: tuple[str, ...]) -> int:
-    """Show what this machine can promise, or measure the kernels of activations OP (Sigmoid, Tanh, Exp, Erf if none).
+    """Show what this machine can promise, or measure the kernels OP (if none: Sigmoid, Tanh, Exp, Erf, Softmax).
 
-    A float32 Sigmoid errs by what its ONNX Runtime build makes it err: its kernel is tried at all 2^32 inputs, some ten
-    minutes an operator, and the errors are kept for this build and processor. Exit 74 where a self-test fails.
+    A float32 Sigmoid errs by what its ONNX Runtime build makes it err. For some builds that is known; for another, each kernel
+    is tried at all 2^32 inputs, two to five minutes of CPU an operator, and the errors are kept in your folder for state, for
+    this library on these instructions alone. Exit 74 where a self-test fails, or a kernel is not what its table says.
     """
     from pipeline.cli.progress import Watch, consoles
     from pipeline.commands.doctor import KernelMeasurement, diagnose, measure_kernels
@@ -32,7 +33,7 @@ def command(measuring: bool, sample: int | None, operators: tuple[str, ...]) -> 
         return 0 if found.fault is None else 74
     watch = Watch(errors)
     with watch.bars:
-        for event in measure_kernels(operators or ("Sigmoid", "Tanh", "Exp", "Erf"), sample=sample):
+        for event in measure_kernels(operators or ("Sigmoid", "Tanh", "Exp", "Erf", "Softmax"), sample=sample):
             if isinstance(event, KernelMeasurement):
                 out.print(_line(event.operator, event.measured), markup=False, highlight=False)
                 kept = f"stored in {event.file}" if event.file else "a sample: not stored"
@@ -44,36 +45,40 @@ def command(measuring: bool, sample: int | None, operators: tuple[str, ...]) -> 
 
 def _line(name: str, m: Any) -> str:
     relative = f" + {m.relative:.3g} |f|" if m.relative else ""
-    tails = f"; {m.tail_mismatches} other bits in vector tails" if m.tail_mismatches else ""
-    return f"{name}: error <= {m.absolute:.3g}{relative} at {m.points} inputs, largest output {m.largest!r}{tails}"
+    tails = (
+        f"; {m.rest_mismatches} other bits in the rest of vectors" if m.rest_mismatches and name != "Softmax" else ""
+    )
+    return f"{name}: error <= {m.absolute:.3g}{relative} at {m.points} inputs, largest output {m.largest:.9g}{tails}"
 
 
 def _show(found: Any, out: Any) -> None:
     from pipeline.results import clean
 
-    machine = found.table.machine
-    measured = [_line(name, m) for name, m in found.table.operators.items()]
+    build, operators = found.table.build, found.table.operators
+    measured = [
+        f"{_line(name, m)}{'' if name in found.table.shipped else ' (measured here)'}" for name, m in operators.items()
+    ]
     cuda = found.cuda or "no device: --device cuda and --provider cuda are refused"
     rows = [
         ("versions", ", ".join(f"{k} {v}" for k, v in found.versions.items())),
-        ("runtime", f"{machine.wheel.split()[0]}, {machine.build}"),
-        ("processor", f"{machine.processor}: {' '.join(machine.instructions) or 'instructions unknown'}"),
+        ("runtime", f"ONNX Runtime {build.onnxruntime}, library SHA-256 {build.library}"),
+        ("processor", build.instructions),
         ("providers", ", ".join(found.providers)),
         ("CUDA", cuda),
         ("TF32", "off wherever this program runs a model; a deployment on CUDA must switch it off too (use_tf32=0)"),
         ("threads", f"{found.threads[1]} of {found.threads[0]} cores"),
         *(("telemetry", f"{package}: {said}") for package, said in found.telemetry.items()),
         ("self-test", found.fault or "float64 is IEEE arithmetic, as far as a test can see"),
-        ("kernels", measured[0] if measured else "none measured for this ONNX Runtime build and processor"),
+        ("kernels", measured[0] if measured else "none known for this library on these instructions"),
         *(("", line) for line in measured[1:]),
     ]
     if found.ignored:
         rows.append(("warning", found.ignored))
-    if measured:
-        rows.append(("table", f"{found.table.digest[:12]} in {found.file}"))
+    if set(operators) - found.table.shipped:
+        rows.append(("measured", f"in {found.file}"))
     if found.unmeasured:
         rows.append(("missing", f"{', '.join(found.unmeasured)}: float32-any-order refuses them until"))
-        rows.append(("", f"pipeline doctor --measure-kernels {found.unmeasured[0]}   (about 10 min each)"))
+        rows.append(("", f"pipeline doctor --measure-kernels {found.unmeasured[0]}   (minutes of CPU each)"))
     rows += [("fix", sentence) for sentence in found.remedies]
     for label, text in rows:
         out.print(f"{label:<10} {clean(text, 2000)}", markup=False, highlight=False, soft_wrap=True)

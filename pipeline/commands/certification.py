@@ -18,7 +18,7 @@ from pipeline.commands import facts
 from pipeline.commands.conclusion import conclude
 from pipeline.commands.events import Done, Event, Note
 from pipeline.commands.examination import examine
-from pipeline.commands.facts import measured
+from pipeline.commands.promises import measured
 from pipeline.commands.subject import Subject, device_of, need_data, open_model, opened, test_part
 from pipeline.data import Dataset
 from pipeline.distributed.group import Crew, gathered

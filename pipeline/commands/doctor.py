@@ -18,7 +18,8 @@ from pipeline.commands.events import Note
 from pipeline.commands.facts import version_of
 from pipeline.errors import EnvironmentFailure, PipelineError, UsageError
 from pipeline.onnx import kernel_table, runtime
-from pipeline.onnx.kernels import OPERATORS, PATTERNS, Measured, measure
+from pipeline.onnx.kernel_sweep import PATTERNS, Measured, measure
+from pipeline.onnx.kernels import OPERATORS
 from pipeline.onnx.runtime import threads
 from pipeline.system import telemetry
 
@@ -70,16 +71,15 @@ def diagnose() -> Diagnosis:
         fault = None
     except EnvironmentFailure as error:
         fault = str(error)
-    machine = table.machine
     return Diagnosis(
         versions={"python": platform.python_version(), **{p: version_of(p) for p in PACKAGES}}
-        | {"onnxruntime": machine.onnxruntime},
+        | {"onnxruntime": table.build.onnxruntime},
         providers=kernel_table.providers(),
         cuda=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         threads=(threads(), torch.get_num_threads()),
         fault=fault,
         table=table,
-        file=kernel_table.folder() / f"{machine.key}.json",
+        file=kernel_table.file(),
         ignored=ignored,
         telemetry={package: telemetry.told(package) for package in telemetry.OPT_OUT},
         remedies=remedies(),
@@ -92,7 +92,7 @@ def measure_kernels(
     """Measure kernels at every float32 and store each as it is done; a ``sample`` is shown and not stored.
 
     Raises UsageError (2) for an operator that is no function of one number, EnvironmentFailure (74) for a kernel that is not
-    finite where its function is.
+    finite where its function is, and where there is no key to keep a measurement under.
     """
     unknown = [name for name in operators if name not in OPERATORS]
     if unknown:

@@ -18,7 +18,7 @@ from pipeline.certify.together import LOOKED_AT, require_independent, require_la
 from pipeline.commands import facts
 from pipeline.commands.conclusion import share_of
 from pipeline.commands.events import Event, Note
-from pipeline.commands.facts import Kernels, measured, refuse_unpromised
+from pipeline.commands.promises import Kernels, measured, refuse_unpromised
 from pipeline.commands.subject import Subject, chosen, device_of, to_inputs
 from pipeline.core.threat import BALLS, Ball
 from pipeline.data import Dataset, Fitted
@@ -108,7 +108,7 @@ def examine(
         "preprocessing": facts.preprocessing(subject, fitted, source),
         "data": facts.data(dataset, len(own), limit, settings.seed, fitted.notes),
         "threat": reports.Threat(norm=settings.norm, range=fitted.value_range),
-        "method": facts.method(subject, settings, how, (*kernels.assumptions, *subject.assumptions)),
+        "method": facts.method(subject, settings, how, kernels),
     }
     doubts = (*_comparable(gates, told, indices, fitted.labels), *note_on_metadata(gates, source))
     for note in doubts:

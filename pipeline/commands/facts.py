@@ -1,25 +1,19 @@
-"""From what was done to what a report says of it; the errors of kernels that it rests on, and what cannot be promised at all."""
+"""From what was done to what a report says of it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 
-from pipeline.bounds.ibp import IntervalWalk
 from pipeline.certify import PGD, Strategy
+from pipeline.commands.promises import Kernels
 from pipeline.commands.subject import Subject
-from pipeline.core.interval import Interval
-from pipeline.core.rounding import Outward, unbounded, unmeasured
 from pipeline.data import Dataset, Fitted, without_folders
-from pipeline.errors import InputRejected
-from pipeline.onnx import executed, kernel_table, kernels, subnormal
-from pipeline.onnx.executed.graphs import Graph
 from pipeline.results import facts as report
 from pipeline.results.result import Run
 from pipeline.results.statements import ASSUMPTIONS, SAMPLES
@@ -103,15 +97,15 @@ def data(dataset: Dataset, evaluated: int, limit: int | None, seed: int, notes: 
     )
 
 
-def method(subject: Subject, settings: Settings, how: Strategy, kernels: tuple[str, ...] = ()) -> report.Method:
+def method(subject: Subject, settings: Settings, how: Strategy, kernels: Kernels) -> report.Method:
     """How samples were certified, and what certified means."""
-    region, ran = "box" if settings.norm == "linf" else "Euclidean ball", subject.executed.execution
+    region, ran = "box" if settings.norm == "linf" else "Euclidean ball", kernels.on(subject.executed.execution)
     return report.Method(
         bounds=how.methods,
         requested=settings.method,
         dtype="float64",
         arithmetic=settings.arithmetic,
-        assumptions=(*ASSUMPTIONS[settings.arithmetic], *kernels),
+        assumptions=(*ASSUMPTIONS[settings.arithmetic], *kernels.assumptions, *subject.assumptions),
         statement=SAMPLES[settings.arithmetic].format(region=region, execution=ran),
         attack=_attack(how.attack),
         long_attack=_attack(how.long_attack),
@@ -164,76 +158,3 @@ def run(
 def _onnxruntime() -> str:
     found = version_of("onnxruntime-gpu")
     return f"{found} (gpu build)" if found != "unknown" else version_of("onnxruntime")
-
-
-@dataclass(frozen=True)
-class Kernels:
-    """Errors by operator, as ``rounding_of`` takes them; the assumptions they are, in words; why a table was ignored."""
-
-    errors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    assumptions: tuple[str, ...] = ()
-    note: str | None = None
-
-
-def measured(subject: Subject, settings: Settings) -> Kernels:
-    """The errors of the activation kernels that a file runs, each compared with its kernel at some thousand inputs.
-
-    Raises InputRejected (3) naming every kernel that was not measured here, EnvironmentFailure (74) where one errs by more
-    than its table says.
-    """
-    needed = _needed(subject) if settings.arithmetic == "float32-any-order" else ()
-    if not needed:
-        return Kernels()
-    if beyond := [name for name in needed if name not in kernels.OPERATORS]:
-        raise unbounded(*beyond)
-    # What was measured is the CPU provider.
-    table, note = kernel_table.load() if settings.provider == "cpu" else (None, None)
-    missing = [name for name in needed if table is None or name not in table.operators]
-    if table is None or missing:
-        raise unmeasured(*missing)
-    kernel_table.spot_check(table, needed)
-    machine = table.machine
-    errors = {name: table.errors[name] for name in needed}
-    said = ", ".join(f"{n} {a:.3g}" + (f" + {r:.3g} |f|" if r else "") for n, (a, r) in errors.items())
-    return Kernels(
-        errors,
-        (
-            f"Activation kernels err by at most what was measured at every float32 input: {said} (ONNX Runtime "
-            f"{machine.onnxruntime} on CPU, {machine.processor}, error table {table.digest[:12]}); deployed, they are "
-            "those of the same build on the same instruction set, alone or fused.",
-        ),
-        note,
-    )
-
-
-class _Asked(dict[str, tuple[float, float]]):
-    """A table that has everything, and remembers what it was asked for."""
-
-    def __contains__(self, name: object) -> bool:
-        self.setdefault(str(name), (0.0, 0.0))
-        return True
-
-
-@torch.no_grad()
-def _needed(subject: Subject) -> tuple[str, ...]:
-    """The kernels that rules ask for on the way from a point to the logits."""
-    asked: Any = _Asked()
-    network = subject.network.in_float64()
-    points = [torch.zeros(*(d or 1 for d in port.shape), dtype=torch.float64) for port in network.inputs]
-    plan, _ = network.plan().before_softmax()
-    walk = IntervalWalk(network, Outward(deployed=True, kernels=asked), plan)
-    walk.boxes([Interval(point, torch.zeros_like(point)) for point in points])
-    return tuple(sorted(asked))
-
-
-def refuse_unpromised(subject: Subject, settings: Settings) -> None:
-    """Raise InputRejected where nothing makes the promise of the mode true of this file on the provider asked for."""
-    convolutions = sum(node.op_type == "Conv" for node in subject.file.model.graph.node)
-    if settings.arithmetic == "float32-any-order" and settings.provider == "cuda" and convolutions:
-        raise InputRejected(
-            "on CUDA, no option of ONNX Runtime 1.20 or newer rules out transform convolutions, and this model has "
-            f"{convolutions} Conv nodes: float32-any-order cannot be promised there. Use `--arithmetic real` or `--provider cpu`."
-        )
-    if settings.arithmetic == "float32-any-order":
-        subnormal.require(Graph(subject.file.model))
-        executed.require(subject.file, subject.executed, [port.name for port in subject.network.outputs])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pipeline.bounds.cost import Cost, cost_of
 from pipeline.certify.engine import CHUNK_BYTES
 from pipeline.certify.prover import IBP_BATCH
-from pipeline.commands.facts import measured, refuse_unpromised
+from pipeline.commands.promises import measured, refuse_unpromised
 from pipeline.commands.subject import opened, subject_of
 from pipeline.core import ops
 from pipeline.core.network import Network, Port

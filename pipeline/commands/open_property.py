@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from pipeline.certify.subdomain import inputs_of, outputs_of
-from pipeline.commands.facts import refuse_unpromised
+from pipeline.commands.promises import refuse_unpromised
 from pipeline.commands.subject import Subject
 from pipeline.core.network import Network
 from pipeline.errors import InputRejected

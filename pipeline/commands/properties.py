@@ -21,8 +21,8 @@ from pipeline.certify.witness import Witness
 from pipeline.commands import facts
 from pipeline.commands.events import Decided, Note
 from pipeline.commands.examination import seed_of
-from pipeline.commands.facts import Kernels, measured
 from pipeline.commands.open_property import open_for, require_rules
+from pipeline.commands.promises import Kernels, measured
 from pipeline.commands.subject import Subject, device_of, opened
 from pipeline.distributed.group import ALONE
 from pipeline.errors import UsageError
@@ -100,7 +100,7 @@ def decide_read(
     judge = Judge(question, asked.text, lambda point: subject.session.flat(point, names))
     falsifier = _falsifier(subject, question, judge, settings, source) if settings.attack else None
     outcome, witness, kernels = yield from _decided(subject, question, falsifier, settings, clock)
-    ran = subject.executed.execution
+    ran = kernels.on(subject.executed.execution)
     result = PropertyResult(
         tool=facts.tool(),
         model=PropertyModel(file=file.path.name, sha256=file.digests.sha256, bytes=len(file.content)),

@@ -15,6 +15,7 @@ from pipeline.audit.findings import Findings
 from pipeline.certify import Progress
 from pipeline.certify.witness import check
 from pipeline.commands.events import Decided, Note
+from pipeline.commands.promises import rests_on_another_build
 from pipeline.commands.properties import decide_read
 from pipeline.commands.subject import opened
 from pipeline.errors import InputRejected
@@ -96,6 +97,8 @@ def _decided_again(
             yield event
             continue
         now = event.report.result
+        if (said := rests_on_another_build(result.execution, now.execution)) is not None:
+            yield Note(said, warning=True)
         if now.verdict == "timeout":
             found.skip("the proof: the time budget of pipeline.toml ended it")
         else:

@@ -13,7 +13,7 @@ from pipeline.certify import PGD, Certification, Progress, certified_at
 from pipeline.certify.prover import Prover
 from pipeline.commands import reopen
 from pipeline.commands.events import Note
-from pipeline.commands.facts import measured
+from pipeline.commands.promises import Kernels, measured, rests_on_another_build
 from pipeline.commands.subject import Subject, device_of
 from pipeline.core.threat import BALLS, Ball
 from pipeline.errors import Contradiction, InputRejected
@@ -89,7 +89,11 @@ def recheck(
         return
     rows = np.sort(np.random.default_rng(seed).permutation(len(samples))[:count])
     yield Note(f"{len(rows)} of {len(samples)} samples are proved again, drawn by chance; --seed {seed} draws the same")
-    how, balls = _how(result, samples, rows, subject), [_ball(result, level.exact) for level in result.levels]
+    kernels = measured(subject, reopen.settings(result))
+    if (said := rests_on_another_build(result.method.execution, kernels.on(subject.executed.execution))) is not None:
+        yield Note(said, warning=True)
+    how = _how(result, samples, rows, subject, kernels)
+    balls = [_ball(result, level.exact) for level in result.levels]
     events = verdicts.certify(
         subject.network, subject.predict, pixels[rows], samples.label[rows], balls, how, indices=samples.index[rows]
     )
@@ -107,7 +111,7 @@ def recheck(
         found.faults.append(f"certifying again: {error}")
 
 
-def _how(result: Result, samples: Samples, rows: np.ndarray, subject: Subject) -> verdicts.Strategy:
+def _how(result: Result, samples: Samples, rows: np.ndarray, subject: Subject, kernels: Kernels) -> verdicts.Strategy:
     settings, about = reopen.settings(result), result.method.attack
     most = limits().attack_steps
     if about is not None and about.steps * about.restarts > most:
@@ -124,7 +128,7 @@ def _how(result: Result, samples: Samples, rows: np.ndarray, subject: Subject) -
         1 if subject.network.inputs[0].shape[0] is not None else None,
         method=_method(result, samples, rows),
         domains=limits().domains,
-        kernels=measured(subject, settings).errors,
+        kernels=kernels.errors,
     )
 
 

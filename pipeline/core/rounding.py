@@ -146,11 +146,15 @@ class Outward:
         """
         if not self.deployed:
             return 0.0
-        if operator not in self.kernels:
-            raise unmeasured(operator)
-        absolute, relative = self.kernels[operator]
+        absolute, relative = self.measured(operator)
         error = (value.abs() * relative + absolute) * (1 + 8 * U64) + 4 * TINY32
         return torch.where(value.abs() <= LARGEST_KERNEL, error, torch.inf)
+
+    def measured(self, operator: str) -> tuple[float, float]:
+        """The error of a kernel, absolute and relative. Raises InputRejected if it was not measured on this build."""
+        if operator not in self.kernels:
+            raise unmeasured(operator)
+        return self.kernels[operator]
 
     def affine(
         self,
@@ -325,13 +329,12 @@ def rounding_of(mode: Mode, kernels: Mapping[str, tuple[float, float]] | None = 
     return EXACT if mode == "none" else Outward(deployed=mode == "float32-any-order", kernels=kernels or {})
 
 
-def unmeasured(*operators: str) -> InputRejected:
-    """The refusal of activation kernels whose float32 error nobody knows."""
+def unmeasured(*operators: str, on: str = "this build of ONNX Runtime and these instructions") -> InputRejected:
+    """The refusal of kernels whose float32 error nobody knows ``on`` the build that runs."""
     return InputRejected(
-        f"the float32 error of {', '.join(operators)} is not bounded by any standard, and was not measured on this build of "
-        "ONNX Runtime and processor, so `--arithmetic float32-any-order` cannot certify it; run `pipeline doctor "
-        f"--measure-kernels {' '.join(operators)}` once (about 10 minutes each, for the CPU provider), or use "
-        "`--arithmetic real`."
+        f"the float32 error of {', '.join(operators)} is bounded by no standard, and not known for {on}, so `--arithmetic "
+        f"float32-any-order` cannot certify it; measure it once by `pipeline doctor --measure-kernels {' '.join(operators)}` "
+        "(minutes of CPU each), or use `--arithmetic real`."
     )
 
 

@@ -1,85 +1,94 @@
-"""Measured kernel errors, kept for each user: a table belongs to one ONNX Runtime build on one kind of processor."""
+"""Which kernel errors are known here: those shipped for builds of ONNX Runtime, and those that the user has measured.
+
+A kernel is its code: the native library that Python loaded, the instructions that it chooses its code by, and, where it calls the
+C library's mathematics, that library too. Figures of another build are never used.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import re
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.resources import files
 from pathlib import Path
 
+from platformdirs import user_state_path
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.errors import EnvironmentFailure
-from pipeline.onnx.kernels import OPERATORS, PATTERNS, Measured, measure, on_runtime
+from pipeline.onnx.kernel_sweep import PATTERNS, Measured, contradicted
+from pipeline.onnx.kernels import OPERATORS
+from pipeline.system.seal import Foreign, Seal
+from pipeline.system.user_key import user_key
 
-SCHEMA = 1
-SPOTS = 1 << 14
-"""Inputs of a spot check, some milliseconds a kernel."""
-CPUINFO = Path("/proc/cpuinfo")
-# What kernels are chosen by: vector and fused instructions, on x86, ARM and POWER.
-_INSTRUCTIONS = re.compile(r"(sse|ssse|avx|fma|f16c|amx|neon|asimd|sve|sme(2|_|$)|bf16|fphp|altivec|vsx)")
+SCHEMA = 2
+SHIPPED = "kernel_tables.json"
+CPUINFO, MAPS = Path("/proc/cpuinfo"), Path("/proc/self/maps")
+# What float32 code is chosen by: on x86 these alone, of which others (VNNI, AMX, BF16) only add integers and halves; elsewhere
+# every vector extension there is.
+_X86 = ("avx", "avx2", "f16c", "fma", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx10_1", "avx10_2")
+_OTHER = re.compile(r"(neon|asimd|sve|sme(2|_|$)|fphp|altivec|vsx)")
 
 
 @dataclass(frozen=True)
-class Machine:
+class Build:
     """What a kernel's result may depend on besides its input."""
 
     onnxruntime: str
-    build: str
-    wheel: str
-    """The distribution, and the digest of its native library."""
-    processor: str
-    instructions: tuple[str, ...]
+    library: str
+    """SHA-256 of the native library that Python loads."""
+    instructions: str
+    """The architecture, and the vector instructions that kernels are chosen by."""
+    libm: str = ""
+    """SHA-256 of the C library's mathematics; in a table empty where no kernel of it calls them."""
 
     @property
     def key(self) -> str:
         """A file name for it."""
-        return _digest({"schema": SCHEMA, **asdict(self)})[:16]
+        return hashlib.sha256(json.dumps({"schema": SCHEMA, **asdict(self)}, sort_keys=True).encode()).hexdigest()[:16]
+
+    def __str__(self) -> str:
+        return f"ONNX Runtime {self.onnxruntime} on CPU, library SHA-256 {self.library}, {self.instructions}"
+
+    def runs_as(self, other: Build) -> bool:
+        """Whether a table of this build holds for the other."""
+        return replace(self, libm="") == replace(other, libm="") and self.libm in ("", other.libm)
 
 
 @dataclass(frozen=True)
 class KernelTable:
-    """The measured operators of one machine."""
+    """The operators whose kernels were measured on one build."""
 
-    machine: Machine
+    build: Build
     operators: Mapping[str, Measured] = field(default_factory=dict)
+    shipped: frozenset[str] = frozenset()
+    """Those that came with this program."""
+    alone: frozenset[str] = frozenset()
+    """Those known to call nothing of the C library's mathematics."""
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 over machine and figures: reports name it."""
-        return _digest(asdict(self))
+    def libm(self, operators: Iterable[str]) -> str | None:
+        """The C library's mathematics, where some of these operators may call them."""
+        return None if self.alone.issuperset(operators) else self.build.libm
 
-    @property
-    def errors(self) -> dict[str, tuple[float, float]]:
+    def errors(self, operators: Iterable[str]) -> dict[str, tuple[float, float]]:
         """(absolute, relative) by operator, as ``Outward.kernels`` takes them."""
-        return {name: (m.absolute, m.relative) for name, m in self.operators.items()}
+        return {name: (self.operators[name].absolute, self.operators[name].relative) for name in operators}
 
 
-_TABLE = TypeAdapter(KernelTable)
+_TABLES = TypeAdapter(list[KernelTable])
 
 
 @cache
-def here() -> Machine:
-    """The ONNX Runtime and the processor of this process."""
+def here() -> Build:
+    """The ONNX Runtime and the instructions of this process."""
     import onnxruntime as ort
+    from onnxruntime.capi import onnxruntime_pybind11_state as native
 
-    fields = _cpuinfo()
-    flags = (fields.get("flags") or fields.get("Features") or "").split()
-    name = fields.get("model name") or platform.processor() or platform.machine()
-    return Machine(
-        onnxruntime=ort.__version__,
-        build=ort.get_build_info(),
-        wheel=_wheel(),
-        processor=f"{name} ({platform.machine()})",
-        instructions=tuple(sorted({f for f in flags if _INSTRUCTIONS.match(f)})),
-    )
+    return Build(ort.__version__, _sha256(Path(native.__file__)), _instructions(), _libm())
 
 
 def providers() -> tuple[str, ...]:
@@ -90,69 +99,110 @@ def providers() -> tuple[str, ...]:
 
 
 def folder() -> Path:
-    """``PIPELINE_CACHE``, else ``XDG_CACHE_HOME/pipeline``, else ``~/.cache/pipeline``; tables lie in ``kernels``."""
-    own = os.environ.get("PIPELINE_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(own) if own else (Path(base) if base else Path.home() / ".cache") / "pipeline") / "kernels"
+    """Where the user's own measurements lie: ``kernels`` in the user's folder for state."""
+    return user_state_path("pipeline", appauthor=False) / "kernels"
 
 
-def load(machine: Machine | None = None) -> tuple[KernelTable, str | None]:
-    """The table of this machine, empty where there is none, and why a file that is there was ignored."""
-    machine = machine or here()
-    path = folder() / f"{machine.key}.json"
-    if not path.exists():
-        return KernelTable(machine), None
-    try:
-        written = json.loads(path.read_text("utf-8"))
-        claimed, schema = written.pop("sha256"), written.pop("schema")
-        table = _TABLE.validate_python(written)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
-        return KernelTable(machine), f"the kernel table {path} was ignored: it cannot be read ({type(error).__name__})"
-    reason = _fault(table, machine, schema, claimed)
-    return (table, None) if reason is None else (KernelTable(machine), f"the kernel table {path} was ignored: {reason}")
+def file() -> Path:
+    """Where those of this build lie."""
+    return folder() / f"{here().key}.json"
+
+
+@cache
+def shipped() -> tuple[KernelTable, ...]:
+    """The tables that came with this program, of whatever builds."""
+    written = json.loads(files("pipeline.onnx").joinpath(SHIPPED).read_text("utf-8"))
+    return tuple(_TABLES.validate_python(written["tables"]))
+
+
+def load() -> tuple[KernelTable, str | None]:
+    """What is known of this build's kernels, and why a file of the user's that is there was ignored."""
+    build = here()
+    tables = [table for table in shipped() if table.build.runs_as(build)]
+    known = {name: m for table in tables for name, m in table.operators.items()}
+    alone = frozenset(name for table in tables if not table.build.libm for name in table.operators)
+    own, ignored = _measured(build)
+    return KernelTable(build, {**own, **known}, frozenset(known), alone), ignored
 
 
 def store(operator: str, measured: Measured) -> Path:
-    """Add one exhaustive measurement to this machine's table, atomically; a partial one is refused."""
+    """Add one exhaustive measurement to the user's of this build, authenticated by the user's key.
+
+    Raises ValueError for a partial one, EnvironmentFailure where there is no key or no disk.
+    """
     if measured.patterns != PATTERNS:
         raise ValueError(f"only all {PATTERNS} patterns make a table; {measured.patterns} were tried")
-    table, _ = load()
-    table = replace(table, operators={**table.operators, operator: measured})
-    path = folder() / f"{table.machine.key}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8") as file:
-        json.dump({"schema": SCHEMA, **asdict(table), "sha256": table.digest}, file, indent=2)
-    Path(file.name).replace(path)
+    seal, path = _seal(), file()
+    if isinstance(seal, str):
+        raise EnvironmentFailure(f"A measurement is kept under the user's key, and there is none: {seal}.")
+    own, _ = _measured(here())
+    table = KernelTable(here(), {**own, operator: measured})
+    content = {"schema": SCHEMA, "tables": [{"build": asdict(table.build), "operators": _plain(table)}]}
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        seal.write(path, json.dumps(content, indent=2).encode())
+    except OSError as error:
+        raise EnvironmentFailure(f"{path} cannot be written: {error.strerror or error}.") from None
     return path
 
 
 def spot_check(table: KernelTable, operators: Iterable[str]) -> None:
-    """Run each kernel at a few thousand inputs against its stored error; EnvironmentFailure (74) where it errs by more."""
+    """Compare each kernel at some thousand inputs with its table, bit by bit; EnvironmentFailure (74) names one that differs."""
     for name in (o for o in operators if o in table.operators):
-        kept, run = table.operators[name], on_runtime(name)
-        *_, seen = measure(name, count=SPOTS, full=run, rest=run)
-        assert isinstance(seen, Measured)
-        if seen.absolute > kept.absolute or seen.relative > kept.relative:
+        if (said := contradicted(name, table.operators[name])) is None:
+            continue
+        if name in table.shipped:
             raise EnvironmentFailure(
-                f"{name} errs by {max(seen.absolute, seen.relative):.3g} here, and the kernel table says at most "
-                f"{kept.absolute:.3g} + {kept.relative:.3g} |f|; run `pipeline doctor --measure-kernels {name}` again."
+                f"{name} {said}, though this is {table.build}: something changes what it computes here. Use `--arithmetic real`."
             )
+        raise EnvironmentFailure(
+            f"{name} {said}; measure it again: `pipeline doctor --measure-kernels {name}`, or use `--arithmetic real`."
+        )
 
 
-def _fault(table: KernelTable, machine: Machine, schema: object, claimed: object) -> str | None:
-    """Why a table that was read must not be used."""
-    if schema != SCHEMA or table.machine != machine:
-        return "it was made for another ONNX Runtime, processor or schema"
-    if table.digest != claimed:
-        return "its digest does not match what it says"
-    for name, m in table.operators.items():
-        if name not in OPERATORS or m.patterns != PATTERNS or not (0 <= m.absolute < 1 and 0 <= m.relative < 1):
-            return f"its entry for {name!r} is no exhaustive measurement"
-    return None
+def _plain(table: KernelTable) -> dict[str, object]:
+    return {name: asdict(m) for name, m in table.operators.items()}
 
 
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+def _measured(build: Build) -> tuple[Mapping[str, Measured], str | None]:
+    """The user's own measurements of a build; none where a file is not the user's, and why."""
+    path, seal = folder() / f"{build.key}.json", _seal()
+    if isinstance(seal, str):
+        return {}, f"{path} was ignored: {seal}" if path.exists() else None
+    try:
+        content = seal.read(path)
+        if content is None:
+            return {}, None
+        written = json.loads(content)
+        (table,) = _TABLES.validate_python(written["tables"]) if written["schema"] == SCHEMA else []
+    except Foreign as error:
+        return {}, f"a kernel table was ignored: {error}"
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        return {}, f"the kernel table {path} was ignored: it cannot be read ({type(error).__name__})"
+    unfit = [n for n, m in table.operators.items() if n not in OPERATORS or not _whole(m)]
+    if table.build != build or unfit:
+        said = f"its entry for {unfit[0]!r} is no exhaustive measurement" if unfit else "it is of another build"
+        return {}, f"the kernel table {path} was ignored: {said}"
+    return table.operators, None
+
+
+def _whole(m: Measured) -> bool:
+    return m.patterns == PATTERNS and 0 <= m.absolute < 1 and 0 <= m.relative < 1
+
+
+def _seal() -> Seal | str:
+    """What authenticates the user's own files, or why nothing does."""
+    key = user_key()
+    return key.why if key.secret is None else Seal(key.secret, "kernel tables")
+
+
+def _instructions() -> str:
+    """The architecture and its vector instructions, as the system tells them."""
+    fields, machine = _cpuinfo(), platform.machine()
+    flags = (fields.get("flags") or fields.get("Features") or "").split()
+    x86 = machine.lower() in ("x86_64", "amd64")
+    known = [f for f in _X86 if f in flags] if x86 else sorted({f for f in flags if _OTHER.match(f)})
+    return " ".join([machine, *(f.upper() for f in known)]) if flags else f"{machine}, {platform.processor()}"
 
 
 def _cpuinfo() -> dict[str, str]:
@@ -164,12 +214,19 @@ def _cpuinfo() -> dict[str, str]:
     return {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in first.splitlines())}
 
 
-def _wheel() -> str:
-    for name in ("onnxruntime-gpu", "onnxruntime"):
-        try:
-            files = distribution(name).files or ()
-        except PackageNotFoundError:
-            continue
-        native = next((f for f in files if "onnxruntime_pybind11_state" in f.name and f.hash), None)
-        return f"{name} {native.hash.value if native and native.hash else ''}".strip()
-    return "not installed as a wheel"
+def _libm() -> str:
+    """The C library's mathematics that this process has mapped; where that cannot be seen, the name of the system."""
+    try:
+        lines = MAPS.read_text("utf-8", "replace").splitlines()
+        found = next(p for p in (line.split()[-1] for line in lines) if re.search(r"/libm[.-][^/]*so[^/]*$", p))
+        return _sha256(Path(found))
+    except (OSError, StopIteration):
+        return platform.platform()
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as library:
+            return hashlib.file_digest(library, "sha256").hexdigest()
+    except OSError as error:
+        raise EnvironmentFailure(f"the library {path} cannot be read: {error.strerror or error}.") from None

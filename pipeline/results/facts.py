@@ -124,6 +124,20 @@ class Attack(Frozen):
     seed: int = Field(ge=0)
 
 
+class KernelErrors(Frozen):
+    """By how much float32 kernels err, absolutely and relatively, and the build that this was measured on: its native
+    library, the instructions that it chooses its code by, and the C library's mathematics where a kernel may call them."""
+
+    library_sha256: Sha256
+    instructions: Name
+    libm: Name | None = None
+    errors: dict[str, tuple[float, float]]
+
+    def __str__(self) -> str:
+        libm = "" if self.libm is None else f" and the C library's mathematics {self.libm}"
+        return f"{', '.join(self.errors)} as in the library with SHA-256 {self.library_sha256} on {self.instructions}{libm}"
+
+
 class RuntimeExecution(Frozen):
     """What runs the file, and the digest of the graph that it executes: operators, attributes and constants, without names."""
 
@@ -132,11 +146,13 @@ class RuntimeExecution(Frozen):
     provider: str
     optimization: Literal["off", "basic", "extended", "all"]
     graph_sha256: Sha256
+    kernels: KernelErrors | None = None
+    """Of the operators whose error was measured on one build; the verdict speaks of that build."""
 
     def __str__(self) -> str:
         return (
             f"{self.runtime} {self.version} ({self.provider.upper()}, graph optimization {self.optimization}, executed graph "
-            f"{self.graph_sha256[:12]})"
+            f"{self.graph_sha256[:12]}{'' if self.kernels is None else f'; {self.kernels}'})"
         )
 
 

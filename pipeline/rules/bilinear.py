@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.core import ops
 from pipeline.core.interval import Interval
 from pipeline.core.linear_form import LinearForm
-from pipeline.core.rounding import EXACT, FLOAT32_MAX, SLACK, TINY32, Rounding, dot
+from pipeline.core.rounding import EXACT, FLOAT32_MAX, SLACK, TINY32, Outward, Rounding, dot
 from pipeline.rules.multi_input import as_box, broadcast, of_constants, shared_out
 from pipeline.rules.relax import Line, Lines, Relaxation
 from pipeline.rules.rule import Example, Rule, Value, rule
@@ -108,14 +109,21 @@ class _BilinearRule(Rule[nn.Module]):
         )
 
     def evaluation(self, x: Interval, y: Interval, size: Tensor, rounding: Rounding) -> Tensor | float:
-        """What evaluating the product in float32 may err by, operands flushed to zero included; infinite where it overflows."""
-        if not rounding.deployed:
+        """What evaluating the product in float32 may err by, operands flushed to zero included; infinite where it overflows.
+
+        Numbers beside it that a runtime may multiply in elsewhere (``moved``, from ``p`` to ``P``) scale its operands, its sums
+        and what these lose where they are subnormal, each by ``P/p`` at most; what is lost behind a number is ``1/p`` here.
+        """
+        if not isinstance(rounding, Outward) or not rounding.deployed:
             return 0.0
         terms = self.terms(x, y)
         m, n = x.magnitude, y.magnitude
         flushed = self.times(m, torch.ones_like(n)) + self.times(torch.ones_like(m), n) + 4 * (terms + 1)
+        least, most = rounding.moved
+        scale = most / least if least > 0 else math.inf
+        flushed = flushed * (1 if scale == 1 else scale**2 / least)
         error = rounding.kernel_error(size, 2 if terms == 1 else terms + 1 + SLACK) + 2 * TINY32 * flushed
-        return torch.where(size < FLOAT32_MAX / 2, error, torch.inf)
+        return torch.where(size * scale < FLOAT32_MAX / 2, error, torch.inf)
 
 
 @rule(ops.Product)

@@ -15,8 +15,6 @@ from pipeline.rules.rule import Example, rule
 class GroupNormRule(NormRule[nn.GroupNorm]):
     """Over the channels of each group and their places (Wu and He, arXiv 1803.08494, eq. 1 and 7)."""
 
-    kernel = "GroupNormalization"
-
     def grouped(self, op: nn.GroupNorm, x: Tensor) -> Tensor:
         return x.reshape(len(x), op.num_groups, -1)
 
@@ -40,7 +38,6 @@ class GroupNormRule(NormRule[nn.GroupNorm]):
 class RMSNormRule(NormRule[nn.RMSNorm]):
     """``w x / sqrt(mean x^2 + eps)`` over the last axes (Zhang and Sennrich, arXiv 1910.07467, eq. 4)."""
 
-    kernel = "RMSNormalization"
     centred = False
 
     def eps(self, op: nn.RMSNorm) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pipeline.core.interval import Interval
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.rounding import EXACT, Rounding, dot
-from pipeline.rules.multi_input import own_kernel
+from pipeline.rules.programs import NORMALISATION, normalisation_error
 from pipeline.rules.relax import Line, Relaxation
 from pipeline.rules.rule import Example, Op, Rule, Value, rule
 
@@ -95,7 +95,7 @@ class NormalisationRelaxation(Relaxation):
 class NormRule(Rule[Op]):
     """``w (x - mean) / sqrt(var + eps) + b`` over groups of entries; a subclass says which."""
 
-    kernel: str
+    assumes = NORMALISATION
     centred = True
 
     def refuses(self, op: Op, abstract: tuple[bool, ...]) -> str | None:
@@ -118,12 +118,20 @@ class NormRule(Rule[Op]):
         (x,) = xs
         assert isinstance(x, Interval)
         box = Interval(self.grouped(op, x.center), self.grouped(op, x.radius))
-        lower, upper = Groups.of(box, self.eps(op), rounding, centred=self.centred).hull(rounding)
+        groups = Groups.of(box, self.eps(op), rounding, centred=self.centred)
+        lower, upper = groups.hull(rounding)
         weight, bias = self.affine(op, box.center)
-        size = weight.abs() * torch.maximum(lower.abs(), upper.abs()) + bias.abs()
-        error = rounding.own_error(size, lower.shape[-1] + 16) + own_kernel(rounding, self.kernel, size)
+        q = torch.maximum(lower.abs(), upper.abs())
+        size = weight.abs() * q + bias.abs()
+        error = rounding.own_error(size, lower.shape[-1] + 16) + self.evaluation(op, box, groups, q, rounding)
         center, radius = weight * (lower + upper) / 2 + bias, weight.abs() * (upper - lower) / 2
         return Interval(center.reshape(x.center.shape), rounding.up(radius + error, 4).reshape(x.center.shape))
+
+    def evaluation(self, op: Op, x: Interval, groups: Groups, q: Tensor, rounding: Rounding) -> Tensor | float:
+        """What the deployed kernel may err by, where deviations by their standard deviation are at most ``q``."""
+        weight, bias = self.affine(op, x.center)
+        spread = groups.least.mean(-1, keepdim=True) + groups.eps
+        return normalisation_error(x, spread, q, weight, bias, eps=groups.eps, centred=self.centred, rounding=rounding)
 
     def relax(self, op: Op, *xs: Value, rounding: Rounding = EXACT) -> Relaxation:
         """The tangent of the center, or lines of each deviation alone: whichever leaves less between them in the middle.
@@ -164,7 +172,7 @@ class NormRule(Rule[Op]):
             Interval(torch.zeros_like(moved), moved), 2.0 * (n + 8), weight.abs() * (size + lost) * 4 + bias.abs()
         )
         if slack is not None:
-            slack = slack + own_kernel(rounding, self.kernel, weight.abs() * high * (c.abs() + r) + bias.abs())
+            slack = slack + self.evaluation(op, box, groups, high * (c.abs() + r), rounding)
         return NormalisationRelaxation(groups, g, curved, under, over, weight, bias, slack, rounding)
 
 
@@ -196,8 +204,6 @@ def or_plain(value: Tensor | None, plain: float, like: Tensor, *shape: int) -> T
 class LayerNormRule(NormRule[nn.LayerNorm]):
     """Over the last axes (Ba, Kiros, Hinton, arXiv 1607.06450, eq. 3)."""
 
-    kernel = "LayerNormalization"
-
     def grouped(self, op: nn.LayerNorm, x: Tensor) -> Tensor:
         return x.reshape(len(x), -1, torch.Size(op.normalized_shape).numel())
 
@@ -213,8 +219,6 @@ class LayerNormRule(NormRule[nn.LayerNorm]):
 @rule(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 class InstanceNormRule(NormRule[InstanceNorm]):
     """Over the places of each channel (Ulyanov et al., arXiv 1607.08022, eq. 5)."""
-
-    kernel = "InstanceNormalization"
 
     def refuses(self, op: InstanceNorm, abstract: tuple[bool, ...]) -> str | None:
         return "it normalises by running statistics" if op.track_running_stats else super().refuses(op, abstract)

@@ -39,6 +39,9 @@ class Example:
 class Rule(ABC, Generic[Op]):
     """What one operator means. Values are positional and abstract or constant; ``rounding`` says what evaluation may add."""
 
+    assumes: str | None = None
+    """What the account of its float32 evaluation assumes of a kernel's steps, a sentence for reports; None for nothing."""
+
     def refuses(self, op: Op, abstract: tuple[bool, ...]) -> str | None:
         """Why this application has no sound rule, in words, or None; ``abstract`` marks the inputs that vary."""
         return None

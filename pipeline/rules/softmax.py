@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pipeline.core.interval import Interval
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.rounding import EXACT, Rounding, dot
-from pipeline.rules.multi_input import own_kernel
+from pipeline.rules.programs import SOFTMAX, log_softmax_error, softmax_error
 from pipeline.rules.relax import Relaxation
 from pipeline.rules.rule import Example, Rule, Value, rule
 
@@ -54,7 +54,7 @@ class Dense(Relaxation):
 class _ExponentialRule(Rule[Op]):
     """What Softmax and LogSoftmax share: both grow in their own entry and fall in every other."""
 
-    kernel: str
+    assumes = SOFTMAX
 
     def refuses(self, op: Op, abstract: tuple[bool, ...]) -> str | None:
         return "it sums over the batch" if op.dim in (None, 0) else None
@@ -62,6 +62,10 @@ class _ExponentialRule(Rule[Op]):
     @abstractmethod
     def ends(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """The values where every other entry is ``upper`` and its own is ``lower``, and the reverse, along the last axis."""
+
+    @abstractmethod
+    def evaluation(self, x: Interval, size: Tensor, rounding: Rounding) -> Tensor | float:
+        """What the deployed kernel may err by, where values are at most ``size``."""
 
     @abstractmethod
     def planes(self, x: Interval, ends: tuple[Tensor, Tensor], rounding: Rounding) -> tuple[Planes, Planes]:
@@ -75,7 +79,7 @@ class _ExponentialRule(Rule[Op]):
         x = _last(op, xs)
         lower, upper = self.ends(*rounding.ends(x))
         size = torch.maximum(lower.abs(), upper.abs())
-        error = self.own(x.center.shape[-1], lower, upper, rounding) + own_kernel(rounding, self.kernel, size)
+        error = self.own(x.center.shape[-1], lower, upper, rounding) + self.evaluation(x, size, rounding)
         box = rounding.enclose(lower, upper, error)
         return Interval(*(v.movedim(-1, _dim(op)) for v in (box.center, box.radius)))
 
@@ -83,7 +87,7 @@ class _ExponentialRule(Rule[Op]):
         x = _last(op, xs)
         n = x.center.shape[-1]
         lower, upper = self.ends(*rounding.ends(x))
-        kernel = own_kernel(rounding, self.kernel, torch.maximum(lower.abs(), upper.abs()))
+        kernel = self.evaluation(x, torch.maximum(lower.abs(), upper.abs()), rounding)
         error = self.own(n, lower, upper, rounding)
         low, high = lower - error, upper + error
         below, above = self.planes(x, (low, high), rounding)
@@ -106,7 +110,8 @@ class SoftmaxRule(_ExponentialRule):
     chord and ``exp`` over its tangent. Both have the Jacobian of the center as their slope, up to first order in the box.
     """
 
-    kernel = "Softmax"
+    def evaluation(self, x: Interval, size: Tensor, rounding: Rounding) -> Tensor | float:
+        return softmax_error(x, size, rounding)
 
     def ends(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         peak = upper.amax(-1, keepdim=True)
@@ -149,7 +154,8 @@ class LogSoftmaxRule(_ExponentialRule):
     ``q`` (Gibbs' inequality), here the Softmax of the center.
     """
 
-    kernel = "LogSoftmax"
+    def evaluation(self, x: Interval, size: Tensor, rounding: Rounding) -> Tensor | float:
+        return log_softmax_error(x, size, rounding)
 
     def ends(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         peak = upper.amax(-1, keepdim=True)

@@ -18,7 +18,7 @@ from pipeline.core.interval import Interval
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.rounding import Outward, gamma
 from pipeline.errors import InputRejected
-from pipeline.onnx.kernels import on_runtime
+from pipeline.onnx.kernels import full
 from pipeline.rules import rule_for
 from pipeline.rules.affine import LinearRule
 from tests import nets
@@ -188,7 +188,7 @@ def test_a_sigmoid_may_exceed_one():
     """ONNX Runtime's does on some builds: a box clipped to [0, 1] would not contain it."""
     x = np.arange(2**25, dtype=np.uint32) + np.array([4.0], F).view(np.uint32)
     x = x.astype(np.uint32).view(F)
-    y = on_runtime("Sigmoid")(x)
+    y = np.concatenate([full("Sigmoid")(part) for part in np.split(x, 512)])
     if not (y > 1).any():
         pytest.skip("this build's Sigmoid stays below one")
     at, value = float(x[y.argmax()]), float(y.max())

@@ -11,12 +11,21 @@ from onnx import helper
 
 from pipeline.onnx import kernel_table
 from tests.onnx import files
-from tests.onnx.test_kernels import WHOLE
+from tests.onnx.test_kernels import whole
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("PIPELINE_CACHE", str(tmp_path / "cache"))
+def state(tmp_path, monkeypatch):
+    """A user's folder for state of their own, and nothing shipped."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv("PIPELINE_STATE_KEY", raising=False)
+    monkeypatch.setattr(kernel_table, "shipped", tuple)
+
+
+@pytest.fixture(scope="module")
+def entry():
+    """A table's entry that the kernel here bears out."""
+    return replace(whole("Sigmoid"), absolute=2e-7)
 
 
 def test_doctor_says_what_is_here_and_what_is_missing(pipeline):
@@ -28,23 +37,32 @@ def test_doctor_says_what_is_here_and_what_is_missing(pipeline):
         "TF32",
         "threads",
         "self-test",
-        "none measured",
+        "none known",
         "doctor --measure-kernels Sigmoid",
     ):
         assert word in out
 
 
-def test_doctor_shows_a_stored_table(pipeline):
-    kernel_table.store("Sigmoid", WHOLE)
+def test_doctor_shows_a_stored_table(pipeline, entry):
+    kernel_table.store("Sigmoid", entry)
     code, out, _ = pipeline("doctor")
     assert code == 0
     assert "Sigmoid: error <= 2e-07" in out
-    assert kernel_table.load()[0].digest[:12] in out
+    assert "(measured here)" in out
+    assert kernel_table.here().library in out
     assert "measure-kernels Tanh" in out
 
 
-def test_doctor_distrusts_a_table_that_the_kernel_contradicts(pipeline):
-    kernel_table.store("Sigmoid", replace(WHOLE, absolute=1e-10))
+def test_doctor_says_what_is_shipped_for_its_build(pipeline, entry, monkeypatch):
+    table = kernel_table.KernelTable(replace(kernel_table.here(), libm=""), {"Sigmoid": entry})
+    monkeypatch.setattr(kernel_table, "shipped", lambda: (table,))
+    out = pipeline("doctor")[1]
+    assert "Sigmoid: error <= 2e-07" in out
+    assert "measured here" not in out
+
+
+def test_doctor_distrusts_a_table_that_the_kernel_contradicts(pipeline, entry):
+    kernel_table.store("Sigmoid", replace(entry, absolute=1e-10))
     code, out, _ = pipeline("doctor")
     assert code == 74
     assert "Sigmoid errs by" in out
@@ -62,7 +80,7 @@ def test_a_sample_is_shown_and_not_stored(pipeline):
 @pytest.mark.parametrize(
     "argv",
     [
-        ("--measure-kernels", "Softmax"),
+        ("--measure-kernels", "LayerNormalization"),
         ("--measure-kernels", "--sample", "0", "Sigmoid"),
         ("Sigmoid",),
         ("--sample", "5"),
@@ -97,23 +115,66 @@ def test_an_unmeasured_kernel_is_refused_with_the_command_that_measures_it(pipel
     assert pipeline("certify", sigmoid, *CERTIFY, "--arithmetic", "real")[0] == 0
 
 
-def test_a_report_names_the_table_that_it_rests_on(pipeline, sigmoid):
-    kernel_table.store("Sigmoid", WHOLE)
+def test_a_report_names_the_build_that_it_rests_on(pipeline, sigmoid, entry):
+    """In its statement, in full, and field by field; without it a verdict would speak of builds that it knows nothing of."""
+    kernel_table.store("Sigmoid", entry)
     code, out, err = pipeline("certify", sigmoid, *CERTIFY, "--format", "json")
     assert code == 0, err
-    said = " ".join(json.loads(out)["result"]["method"]["assumptions"])
-    assert f"Sigmoid 2e-07 (ONNX Runtime {kernel_table.here().onnxruntime} on CPU" in said
-    assert kernel_table.load()[0].digest[:12] in said
+    method, build = json.loads(out)["result"]["method"], kernel_table.here()
+    said = " ".join(method["assumptions"])
+    assert f"Sigmoid 2e-07 (ONNX Runtime {build.onnxruntime} on CPU, library SHA-256 {build.library}" in said
+    assert f"Sigmoid as in the library with SHA-256 {build.library} on {build.instructions}" in method["statement"]
+    assert method["execution"]["kernels"] == {
+        "library_sha256": build.library,
+        "instructions": build.instructions,
+        "libm": build.libm,
+        "errors": {"Sigmoid": [2e-07, 0.0]},
+    }
 
 
-def test_a_proof_never_rests_on_a_table_that_its_kernel_contradicts(pipeline, sigmoid):
-    kernel_table.store("Sigmoid", replace(WHOLE, absolute=1e-10))
+@pytest.mark.parametrize("said", ["errs by", "other bits"])
+def test_a_proof_never_rests_on_a_table_that_its_kernel_contradicts(pipeline, sigmoid, entry, said):
+    kernel_table.store("Sigmoid", replace(entry, **({"absolute": 1e-10} if said == "errs by" else {"spots": "0" * 64})))
     code, _, err = pipeline("certify", sigmoid, *CERTIFY)
     assert code == 74
-    assert "Sigmoid errs by" in err
+    assert f"Sigmoid {said}" in err or f"Sigmoid gives {said}" in err
 
 
-def test_a_measured_kernel_serves_a_property_of_two_inputs(pipeline, here):
+def test_another_build_is_refused_by_name(pipeline, sigmoid, entry, monkeypatch):
+    kernel_table.store("Sigmoid", entry)
+    build = replace(kernel_table.here(), instructions="x86_64 AVX512F")
+    monkeypatch.setattr(kernel_table, "here", lambda: build)
+    code, _, err = pipeline("certify", sigmoid, *CERTIFY)
+    assert code == 3
+    assert f"Sigmoid is bounded by no standard, and not known for {build}" in " ".join(err.split())
+
+
+def test_a_report_of_one_build_is_proved_again_and_told_from_one_of_another(
+    pipeline, sigmoid, entry, here, monkeypatch
+):
+    kernel_table.store("Sigmoid", entry)
+    assert pipeline("certify", sigmoid, *CERTIFY)[0] == 0
+    again = ("verify", "sigmoid.report", "--model", sigmoid, "--data", "digits", "--recheck", "5")
+    assert pipeline(*again)[0] == 0
+    build = replace(kernel_table.here(), library="0" * 64)
+    monkeypatch.setattr(kernel_table, "here", lambda: build)
+    assert pipeline(*again)[0] == 3  # nothing is known of that build
+    kernel_table.store("Sigmoid", entry)
+    code, _, err = pipeline(*again)
+    assert code == 0
+    assert "with the kernels of another build" in " ".join(err.split())
+
+
+def test_other_errors_than_those_of_the_build_are_a_contradiction(pipeline, sigmoid, entry, here):
+    kernel_table.store("Sigmoid", entry)
+    assert pipeline("certify", sigmoid, *CERTIFY)[0] == 0
+    kernel_table.store("Sigmoid", replace(entry, absolute=3e-7))
+    code, _, err = pipeline("verify", "sigmoid.report", "--model", sigmoid, "--data", "digits", "--recheck", "5")
+    assert code == 5
+    assert "Sigmoid 2e-07" in " ".join(err.split())
+
+
+def test_a_measured_kernel_serves_a_property_of_two_inputs(pipeline, here, entry):
     inputs, outputs = ([helper.make_tensor_value_info(n, 1, [1, 2]) for n in names] for names in (("a", "b"), ("y",)))
     nodes = [files.node("Add", ["a", "b"], ["s"]), files.node("Sigmoid", ["s"], ["y"])]
     graph = helper.make_graph(nodes, "two", inputs, outputs)
@@ -122,7 +183,7 @@ def test_a_measured_kernel_serves_a_property_of_two_inputs(pipeline, here):
     text += "".join(f"(assert (>= X_{i} 0))(assert (<= X_{i} 1))" for i in range(4)) + "(assert (>= Y_1 0.9))"
     (here / "p.vnnlib").write_text(text)
     assert pipeline("certify", "two.onnx", "--property", "p.vnnlib")[0] == 3
-    kernel_table.store("Sigmoid", WHOLE)
+    kernel_table.store("Sigmoid", entry)
     code, out, err = pipeline("certify", "two.onnx", "--property", "p.vnnlib", "--format", "json")
     assert code == 0, err
     assert "Sigmoid 2e-07" in " ".join(json.loads(out)["result"]["assumptions"])

@@ -25,7 +25,7 @@ import onnxruntime as ort
 
 from pipeline.certify import Strategy
 from pipeline.certify.prover import Prover
-from pipeline.commands.facts import refuse_unpromised
+from pipeline.commands.promises import refuse_unpromised
 from pipeline.commands.subject import open_model
 from pipeline.core.threat import LinfBall
 from pipeline.errors import PipelineError

@@ -26,7 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.certify import PGD, Certification, Deployed, Strategy, Work, certify, sampled
 from pipeline.certify.prover import Prover
-from pipeline.commands.facts import refuse_unpromised
+from pipeline.commands.promises import refuse_unpromised
 from pipeline.commands.subject import open_model
 from pipeline.core import ops
 from pipeline.core.threat import LinfBall

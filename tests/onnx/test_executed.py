@@ -15,7 +15,7 @@ from pipeline.core.interval import Interval
 from pipeline.core.rounding import Outward
 from pipeline.errors import InputRejected
 from pipeline.onnx import executed, importer, model_file, runtime
-from pipeline.onnx.executed import optimised, pools, require, unaccounted
+from pipeline.onnx.executed import optimised, pools, products, require, unaccounted
 from tests.onnx import files, fusions
 
 FLOAT32 = Outward(deployed=True)
@@ -86,6 +86,33 @@ ACCOUNTED = {
         ],
         {"k": np.asarray([0, 24, 6], np.int64), "w": files.weights(6, 5), "b": files.weights(5)},
     ),
+    "scale before a product of two computed factors": (
+        [
+            node("Mul", ["x", "k"], ["a"]),
+            node("Transpose", ["x"], ["t"], perm=[0, 1, 3, 2]),
+            node("MatMul", ["a", "t"], ["y"]),
+        ],
+        {"k": np.float32(0.125)},
+    ),
+    "scale behind a product of two computed factors": (
+        [
+            node("Transpose", ["x"], ["t"], perm=[0, 1, 3, 2]),
+            node("MatMul", ["x", "t"], ["a"]),
+            node("Div", ["a", "k"], ["y"]),
+        ],
+        {"k": np.float32(3)},
+    ),
+    "Concat of what is turned": (
+        [
+            node("Transpose", ["x"], ["t"], perm=[0, 2, 3, 1]),
+            node("Relu", ["x"], ["r"]),
+            node("Transpose", ["r"], ["u"], perm=[0, 2, 3, 1]),
+            node("Concat", ["t", "u"], ["z"], axis=2),
+            node("Relu", ["z"], ["v"]),
+            node("Transpose", ["v"], ["y"], perm=[0, 3, 1, 2]),
+        ],
+        {},
+    ),
 }
 
 
@@ -144,16 +171,6 @@ REFUSED = {
         ],
         {"r": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)},
         "Gelu",
-        "basic",
-    ),
-    "scale of two computed factors": (
-        [
-            node("Mul", ["x", "k"], ["a"]),
-            node("Transpose", ["x"], ["t"], perm=[0, 1, 3, 2]),
-            node("MatMul", ["a", "t"], ["y"]),
-        ],
-        {"k": np.float32(0.125)},
-        "a scale is moved through a product of two computed values",
         "basic",
     ),
 }
@@ -247,6 +264,22 @@ def test_a_transpose_that_is_left_out_is_found():
         assert (unaccounted(proto, ran, ["y"]) is None) == accounted_for
 
 
+def test_a_concat_along_another_axis_is_found():
+    """Turned arrays are joined along the axis that the turned one is; of equal sizes, any other gives the same shape."""
+
+    def of(*nodes: onnx.NodeProto) -> onnx.ModelProto:
+        return files.model(nodes, ["n", 4, 4, 4])
+
+    turn = {"perm": [0, 2, 1, 3]}
+    made = of(
+        node("Transpose", ["x"], ["t"], **turn), node("Concat", ["t", "t"], ["c"], axis=1), node("Relu", ["c"], ["y"])
+    )
+    for axis in (1, 2, 3, -2):
+        joined = node("Concat", ["x", "x"], ["j"], axis=axis)
+        other = of(joined, node("Transpose", ["j"], ["c"], **turn), node("Relu", ["c"], ["y"]))
+        assert (unaccounted(made, executed.Executed(other, "", "cpu", "all"), ["y"]) is None) == (axis in (2, -2))
+
+
 def judged(
     seed: int, points: int = 400, pictures: Sequence[Callable[[fusions.Sketch], None]] = fusions.PICTURES
 ) -> tuple[int, int]:
@@ -290,6 +323,30 @@ def judged(
         )
         compared += 1
     return compared, refused
+
+
+@pytest.mark.parametrize("before", [2.0**-120, 2.0**-60, 0.7, 2.0**60])
+@pytest.mark.parametrize("size", [2.0**-70, 1.0, 2.0**30, 2.0**68])
+@pytest.mark.parametrize("undone", [True, False])
+def test_a_number_moved_through_a_product_of_two_computed_values_stays_inside(before, undone, size):
+    """Where it is multiplied in behind the sums, these and their operands are larger by it, or lost where they are smaller."""
+    nodes = [
+        node("Mul", ["x", "k"], ["a"]),
+        node("Transpose", ["x"], ["t"], perm=[0, 1, 3, 2]),
+        node("MatMul", ["a", "t"], ["m"]),
+        node("Mul", ["m", "l"], ["y"]),
+    ]
+    made = files.model(nodes, image, {"k": np.float32(before), "l": np.float32(1 / before if undone else 1)})
+    network, content = importer.convert(importer.normalise(made), made).in_float64(), made.SerializeToString()
+    x = (np.random.default_rng(0).standard_normal((200, 4, 6, 6)) * size).astype(np.float32)
+    point = torch.from_numpy(x).double()
+    out = IntervalWalk(network, FLOAT32).boxes([Interval(point, torch.zeros_like(point))])[-1]
+    for level in runtime.LEVELS:
+        if explained(made, level) is not None:
+            assert abs(np.log2(before)) * 2 > products.RANGE
+            continue
+        y = torch.from_numpy(runtime.session(content, level=level)(x)[0]).double()
+        assert not bool(((y - out.center).abs() > out.radius).any()), level
 
 
 def test_random_fusions_stay_inside_or_are_refused():

@@ -11,12 +11,11 @@ from torch import nn
 from pipeline.core.interval import Interval
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.rounding import EXACT, Outward
-from pipeline.errors import InputRejected
 from pipeline.rules import rule_for
 from tests import laws
 
 REAL = Outward(deployed=False)
-KERNELS = Outward(deployed=True, kernels={"LayerNormalization": (1e-6, 1e-6), "InstanceNormalization": (1e-6, 1e-6)})
+DEPLOYED = Outward(deployed=True)
 CASES = {
     "layer": (lambda: nn.LayerNorm(5), (1, 5)),
     "layer of groups": (lambda: nn.LayerNorm(3), (1, 2, 3)),
@@ -50,16 +49,21 @@ def samples(x: Interval, n: int = 20000) -> torch.Tensor:
 
 
 @pytest.mark.pairwise
-@pytest.mark.parametrize("rounding", [EXACT, REAL, KERNELS], ids=["none", "real", "float32"])
+@pytest.mark.parametrize("rounding", [EXACT, REAL, DEPLOYED], ids=["none", "real", "float32"])
 @pytest.mark.parametrize("radius", [10.0, 1.0, 1e-2, 1e-7])
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
 def test_boxes_and_planes_hold_dense_samples(case, radius, rounding):
     op, x = draw(case, radius)
     form, points = rows(x.center.shape), samples(x)
+    box, y = rule_for(op).interval(op, x, rounding=rounding), op(points.flatten(0, 1))
+    if rounding is DEPLOYED and not box.radius.isfinite().all():
+        # All entries of a group may be equal, and what the variance then loses is not bounded.
+        assert case == "instance"
+        assert radius >= 1
+        return
     (pulled,) = rule_for(op).relax(op, x, rounding=rounding).pull_back(form)
     assert float(excess(op, x, form, pulled, points).min()) >= -1e-12
-    box, y = rule_for(op).interval(op, x, rounding=rounding), op(points.flatten(0, 1))
     assert float(torch.maximum(box.lower - y, y - box.upper).max()) <= 1e-12
 
 
@@ -110,20 +114,22 @@ def test_what_is_undefined_is_never_decided():
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_float32_is_refused_by_name(case):
-    op, x = draw(case, 1.0)
-    for ask in (rule_for(op).interval, rule_for(op).relax):
-        with pytest.raises(InputRejected, match="Normalization"):
-            ask(op, x, rounding=Outward(deployed=True))
+def test_a_mean_far_beyond_the_deviations_is_not_decided(case):
+    """The difference of two squares may have lost every digit of the variance."""
+    op, x = draw(case, 1e-6)
+    far = Interval(x.center * 1e-3 + 4096.0, x.radius)
+    assert rule_for(op).interval(op, x, rounding=DEPLOYED).radius.isfinite().all()
+    assert not rule_for(op).interval(op, far, rounding=DEPLOYED).radius.isfinite().any()
+    assert rule_for(op).interval(op, far, rounding=REAL).radius.isfinite().all()
 
 
-@pytest.mark.parametrize("rounding", [REAL, KERNELS], ids=["real", "float32"])
+@pytest.mark.parametrize("rounding", [REAL, DEPLOYED], ids=["real", "float32"])
 @torch.no_grad()
 def test_one_entry_alone_becomes_the_bias(rounding):
     op, x = laws.randomise(nn.LayerNorm(1), seed=1), laws.box((1, 3, 1), "wide", torch.Generator().manual_seed(2))
     box, form = rule_for(op).interval(op, x, rounding=rounding), rows(x.center.shape)
     (pulled,) = rule_for(op).relax(op, x, rounding=rounding).pull_back(form)
-    least, slack = rounding.minimum(pulled, x).reshape(2, 3), 1e-9 if rounding is REAL else 1e-4
+    least, slack = rounding.minimum(pulled, x).reshape(2, 3), 1e-9 if rounding is REAL else 4e-3
     assert bool((box.lower <= op.bias).all() & (op.bias <= box.upper).all() & (box.radius < slack).all())
     assert bool((least[0] <= op.bias).all() & (-least[1] >= op.bias).all() & (least.sum(0) > -slack).all())
 

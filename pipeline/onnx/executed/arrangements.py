@@ -69,6 +69,21 @@ def same_operator(matching: Matching, op: GraphOperator, index: int, pair: Pair)
     return False
 
 
+@rewriting("Concat")
+def turned_concat(matching: Matching, op: GraphOperator, index: int, pair: Pair) -> Steps:
+    """Arrays joined along another axis, because each of them is permuted as the result is."""
+    file_op = matching.file.producer(pair.file)
+    if file_op is None or file_op.type != "Concat" or pair.view.perm is None or len(op.inputs) != len(file_op.inputs):
+        return False
+    rank = len(pair.view.perm)
+    if pair.view.perm[op.attributes["axis"] % rank] != file_op.attributes["axis"] % rank:
+        return False
+    for value, file_value in zip(op.inputs, file_op.inputs, strict=True):
+        if not (yield Pair(value, file_value, pair.view)):
+            return False
+    return True
+
+
 def _name(op: GraphOperator) -> str:
     return "Add" if op.type == "Sum" and len(op.inputs) == 2 else op.type
 

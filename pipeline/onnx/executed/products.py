@@ -1,7 +1,7 @@
 """Matrix products with what ONNX Runtime computes in the same kernel: constants, a residual, an activation, transposes, scales.
 
 A scale that stands before a product is executed behind it (FusedMatMul's alpha). That is charged in
-``bounds/float32_sites.py``, for products with a constant matrix.
+``bounds/float32_sites.py``.
 """
 
 from __future__ import annotations
@@ -143,10 +143,6 @@ def scaled_product(matching: Matching, op: GraphOperator, index: int, pair: Pair
 
 def _scales_are_charged(matching: Matching, op: GraphOperator, layer: GraphOperator, scales: list[float]) -> bool:
     """Whether the rounding of scales that are moved to the other side of a product is charged."""
-    if not any(v in matching.file.constants for v in layer.inputs):
-        return matching.refuse(
-            op, "a scale is moved through a product of two computed values, whose range is not bounded"
-        )
     if len(scales) > JOINED:
         return matching.refuse(op, f"more than {JOINED} scales are moved through a product")
     if sum(abs(float(np.log2(abs(s)))) if s else np.inf for s in scales) > RANGE:

@@ -1,0 +1,136 @@
+"""What the promise of float32 rests on beside IEEE operations: kernels measured, steps assumed; and what cannot be promised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from pipeline.bounds.ibp import IntervalWalk
+from pipeline.commands.subject import Subject
+from pipeline.core.interval import Interval
+from pipeline.core.rounding import Outward, unbounded, unmeasured
+from pipeline.errors import Contradiction, InputRejected
+from pipeline.onnx import executed, kernel_table, kernels, subnormal
+from pipeline.onnx.executed.graphs import Graph
+from pipeline.results import facts as report
+from pipeline.rules import rule_for
+from pipeline.settings import Settings
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Errors by operator, as ``rounding_of`` takes them, and their build; assumptions in words; why a table was ignored."""
+
+    errors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    build: report.KernelErrors | None = None
+    assumptions: tuple[str, ...] = ()
+    note: str | None = None
+
+    def on(self, execution: report.RuntimeExecution | None) -> report.RuntimeExecution | None:
+        """What a report says of the execution: the build is named where the verdict rests on it."""
+        return execution if execution is None else execution.model_copy(update={"kernels": self.build})
+
+
+def measured(subject: Subject, settings: Settings) -> Kernels:
+    """The errors of the kernels that a file runs, each compared bit by bit with its kernel at some thousand inputs.
+
+    Raises InputRejected (3) naming every kernel that is not known for this build, EnvironmentFailure (74) where one is another
+    than its table was made from.
+    """
+    if settings.arithmetic != "float32-any-order":
+        return Kernels()
+    needed, assumed = _needed(subject)
+    if settings.provider != "cpu" and (needed or assumed):
+        said = (
+            f"the float32 kernels of {', '.join(needed)} are" if needed else "the float32 steps of a normalisation are"
+        )
+        raise InputRejected(
+            f"{said} known of the CPU provider alone, and `--arithmetic float32-any-order` cannot promise them on CUDA; use "
+            "`--provider cpu`, or `--arithmetic real`."
+        )
+    if not needed:
+        return Kernels(assumptions=assumed)
+    if beyond := [name for name in needed if name not in kernels.OPERATORS]:
+        raise unbounded(*beyond)
+    table, note = kernel_table.load()
+    if missing := [name for name in needed if name not in table.operators]:
+        raise unmeasured(*missing, on=str(table.build))
+    kernel_table.spot_check(table, needed)
+    errors = table.errors(needed)
+    rows = " (Softmax: the exponential inside it)" if "Softmax" in errors else ""
+    return Kernels(
+        errors,
+        report.KernelErrors(
+            library_sha256=table.build.library,
+            instructions=table.build.instructions,
+            libm=table.libm(needed),
+            errors=errors,
+        ),
+        (
+            "Kernels err by at most what was measured at every float32 input, by vectors and as the rest of vectors: "
+            f"{_listed(errors)}{rows} ({table.build}). Deployed, they are those of this library on these instructions, alone or "
+            "fused, wherever a number lies in its tensor. Of another library or processor nothing is promised.",
+            *assumed,
+        ),
+        note,
+    )
+
+
+def _listed(errors: Mapping[str, tuple[float, float]]) -> str:
+    return ", ".join(f"{n} {a:.3g}" + (f" + {r:.3g} |f|" if r else "") for n, (a, r) in errors.items())
+
+
+class _Asked(dict[str, tuple[float, float]]):
+    """A table that has everything, and remembers what it was asked for."""
+
+    def __contains__(self, name: object) -> bool:
+        self.setdefault(str(name), (0.0, 0.0))
+        return True
+
+
+@torch.no_grad()
+def _needed(subject: Subject) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The kernels that rules ask for on the way from a point to the logits, and what they assume of other kernels' steps."""
+    asked: Any = _Asked()
+    network = subject.network.in_float64()
+    points = [torch.zeros(*(d or 1 for d in port.shape), dtype=torch.float64) for port in network.inputs]
+    plan, _ = network.plan().before_softmax()
+    walk = IntervalWalk(network, Outward(deployed=True, kernels=asked), plan)
+    walk.boxes([Interval(point, torch.zeros_like(point)) for point in points])
+    rules = [rule for step in plan.steps if (rule := rule_for(step.op)) is not None]
+    return tuple(sorted(asked)), tuple(dict.fromkeys(rule.assumes for rule in rules if rule.assumes))
+
+
+def rests_on_another_build(stated: report.RuntimeExecution | None, now: report.RuntimeExecution | None) -> str | None:
+    """What is to be said where a report rests on kernels of another build than a proof made again; None where nothing.
+
+    Raises Contradiction (5) where it is the same build and other errors are stated.
+    """
+    there, here = (None if execution is None else execution.kernels for execution in (stated, now))
+    if there is None or here is None or there == here:
+        return None
+    if there.model_copy(update={"errors": here.errors}) == here:
+        raise Contradiction(
+            "The errors of kernels that a report states are those measured on its build; this one states "
+            f"{_listed(there.errors)}, and on the same build they are {_listed(here.errors)}. Certify again."
+        )
+    return (
+        f"it is proved again with the kernels of another build ({here.library_sha256[:12]} on {here.instructions}), and the "
+        f"report speaks of {there.library_sha256[:12]} on {there.instructions}: of that, nothing is proved again"
+    )
+
+
+def refuse_unpromised(subject: Subject, settings: Settings) -> None:
+    """Raise InputRejected where nothing makes the promise of the mode true of this file on the provider asked for."""
+    convolutions = sum(node.op_type == "Conv" for node in subject.file.model.graph.node)
+    if settings.arithmetic == "float32-any-order" and settings.provider == "cuda" and convolutions:
+        raise InputRejected(
+            "on CUDA, no option of ONNX Runtime 1.20 or newer rules out transform convolutions, and this model has "
+            f"{convolutions} Conv nodes: float32-any-order cannot be promised there. Use `--arithmetic real` or `--provider cpu`."
+        )
+    if settings.arithmetic == "float32-any-order":
+        subnormal.require(Graph(subject.file.model))
+        executed.require(subject.file, subject.executed, [port.name for port in subject.network.outputs])
