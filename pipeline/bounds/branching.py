@@ -7,21 +7,17 @@ there. The other score is the offset of the upper line, which a split takes away
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.bounds import walk
-from pipeline.bounds.splits import Domains, SplitBounds, Trace
-from pipeline.core.network import Step
-from pipeline.core.threat import Box, EuclideanBall
-from pipeline.rules.relax import Lines
+from pipeline.bounds.ascent import SearchBounds
+from pipeline.bounds.splits import Domains
 
 CANDIDATES = 2
 """Neurons that are tried by each of two scores before one is split."""
 
 
 @torch.no_grad()
-def halves_of(split: SplitBounds, domains: Domains, enough: Tensor) -> tuple[Domains, Tensor, Tensor]:
+def halves_of(search: SearchBounds, domains: Domains, enough: Tensor) -> tuple[Domains, Tensor, Tensor]:
     """Both halves of each domain that can be split, first those of sign 1; which were split; and a point of each domain.
 
     The point minimises the domain's bound over the region. What the bound lacks of the value there is, neuron by
@@ -29,60 +25,36 @@ def halves_of(split: SplitBounds, domains: Domains, enough: Tensor) -> tuple[Dom
     ``CANDIDATES`` first of each are tried, and that one taken whose worse half has the best bound.
     """
     picked, points = [], []
-    for part in split.parts(domains):
-        gap, intercept, point = _scores(split, part)
+    for part in search.parts(domains):
+        gap, intercept, point = _scores(search, part)
         points.append(point)
-        picked.append(_chosen(split, part, gap, intercept, enough))
+        picked.append(_chosen(search, part, gap, intercept, enough))
     neuron = torch.cat(picked)
     divided = neuron >= 0
     both = [_assumed(domains[divided], neuron[divided], sign) for sign in (1.0, -1.0)]
     return Domains.joined(both), divided, torch.cat(points)
 
 
-def _scores(split: SplitBounds, domains: Domains) -> tuple[Tensor, Tensor, Tensor]:
+def _scores(search: SearchBounds, domains: Domains) -> tuple[Tensor, Tensor, Tensor]:
     """By neuron, what its line loses at the point that minimises the bound, and what its upper line is off by at zero."""
-    trace, rows = Trace(), len(domains)
-    split.lower(domains, domains.alpha, domains.beta, exact=True, trace=trace)
-    coeff = split.gathered(trace.outputs, rows)
-    ((index, region),) = split.bounds.regions.items()
-    assert isinstance(region, Box | EuclideanBall)
-    form = trace.ends.get(index)  # none where every walk ends before, such as at a step function
-    point = (
-        region.box.center.expand(rows, *region.box.center.shape[1:]) if form is None else region.minimiser(form)[:, 0]
-    )
-    inside = torch.cat([_inside(split, points) for points in point.split(rows if split.together else 1)])
-    lines = {step.index: split.bounds.relaxed(step, exact=True) for step, _, _ in split.layers}
-    above = {i: line.above for i, line in lines.items() if isinstance(line, Lines)}
-    slope = split.gathered({i: line.slope.expand(rows, *line.slope.shape[1:]) for i, line in above.items()}, rows)
-    offset = split.gathered(
-        {i: line.offset.expand(rows, *line.offset.shape[1:]) for i, line in above.items() if line.offset is not None},
-        rows,
-    )
-    true = inside.clamp_min(0)
-    gap = torch.where(coeff >= 0, coeff * (true - domains.alpha * inside), -coeff * (slope * inside + offset - true))
-    taken = domains.sign != 0
-    return (
-        gap.masked_fill(taken, -torch.inf),
-        (-coeff).clamp_min(0).mul(offset).masked_fill(taken, -torch.inf),
-        point,
-    )
+    found = search.bound(domains, domains.alpha, domains.beta)
+    coeff, inside = found.outputs, search.at(found.point)
+    true, taken = inside.clamp_min(0), domains.sign != 0
+    above = search.slope * inside + search.offset
+    gap = torch.where(coeff >= 0, coeff * (true - domains.alpha * inside), -coeff * (above - true))
+    intercept = (-coeff).clamp_min(0) * search.offset
+    return gap.masked_fill(taken, -torch.inf), intercept.masked_fill(taken, -torch.inf), found.point
 
 
-def _inside(split: SplitBounds, points: Tensor) -> Float[Tensor, "n neurons"]:
-    """What each neuron's ReLU reads at points."""
-    values = walk.forward(split.bounds.plan, [points], _unreached, keep=set(split.nodes.values()))
-    return split.gathered({i: values[node] for i, node in split.nodes.items()}, len(points))
-
-
-def _chosen(split: SplitBounds, domains: Domains, gap: Tensor, intercept: Tensor, enough: Tensor) -> Tensor:
+def _chosen(search: SearchBounds, domains: Domains, gap: Tensor, intercept: Tensor, enough: Tensor) -> Tensor:
     """The neuron that each domain is split at, -1 where every sign is assumed."""
-    count = min(CANDIDATES, split.neurons)
+    count = min(CANDIDATES, gap.shape[1])
     if count == 0:
         return torch.full((len(domains),), -1)
     tried = torch.cat([score.topk(count, 1).indices for score in (gap, intercept)], 1)
     usable = gap.gather(1, tried) > -torch.inf
     options = [_assumed(domains, neuron, sign) for neuron in tried.unbind(1) for sign in (1.0, -1.0)]
-    bounds = [split.lower(part, part.alpha, part.beta, exact=True) for part in split.parts(Domains.joined(options))]
+    bounds = [search.bound(part, part.alpha, part.beta).lower for part in search.parts(Domains.joined(options))]
     both = torch.minimum(torch.cat(bounds).reshape(tried.shape[1], 2, len(domains)), enough[domains.of])
     # The sum decides between neurons whose worse halves are alike.
     worst = both.amin(1) + 1e-3 * both.sum(1)
@@ -95,7 +67,3 @@ def _assumed(domains: Domains, neuron: Tensor, sign: float) -> Domains:
     at = neuron[:, None]
     signs = domains.sign.scatter(1, at, sign)
     return Domains(domains.of, signs, domains.alpha, domains.beta.scatter(1, at, 0.0), domains.lower)
-
-
-def _unreached(step: Step, *values: object) -> object:
-    raise AssertionError(f"{step.name}: every value is a point here")

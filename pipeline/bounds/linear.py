@@ -134,6 +134,18 @@ class Bounds:
             self.values[step.index] = box = self._tightened(step.index, box)
         return box
 
+    def narrow(self, index: int, at: Tensor, lower: Tensor, upper: Tensor) -> None:
+        """Meet the box of a node, a batch of one, with bounds that are true of its flat entries ``at``."""
+        box = self.box(index)
+        ends = [end.flatten().clone() for end in self.linear.rounding.ends(box)]
+        ends = [
+            end.scatter(0, at, bound).reshape(box.center.shape) for end, bound in zip(ends, (lower, upper), strict=True)
+        ]
+        self.values[index] = self._met(box, *ends)
+        for reader in self.linear.readers.get(index, ()):
+            for exact in (False, True):
+                self._relaxed.pop((reader.index, exact), None)
+
     def relaxed(self, step: Step, *, exact: bool = False) -> Relaxation | None:
         """The operator between linear functions over the boxes as they are; ``exact`` leaves rounding out."""
         key = (step.index, exact)

@@ -19,8 +19,11 @@ from torch import Tensor
 
 from pipeline.bounds.duals import multipliers
 from pipeline.bounds.linear import Bounds
+from pipeline.core.interval import Interval
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.network import Step
+from pipeline.core.threat import Box, EuclideanBall
+from pipeline.rules import Affine, rule_for
 from pipeline.rules.relax import Lines
 
 LARGEST_PROGRAM = 10_000_000
@@ -48,20 +51,17 @@ class Domains:
     def __getitem__(self, rows: slice | Tensor) -> Domains:
         return Domains(*(getattr(self, f.name)[rows] for f in fields(self)))
 
+    def split(self, rows: int) -> Iterator[Domains]:
+        """So many at once."""
+        return (self[slice(start, start + rows)] for start in range(0, len(self), rows))
+
+    def to(self, like: Tensor) -> Domains:
+        """The same in the number format of a tensor."""
+        return Domains(self.of, *(getattr(self, f.name).to(like) for f in fields(self)[1:]))
+
     @classmethod
     def joined(cls, parts: Sequence[Domains]) -> Domains:
         return cls(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)))
-
-
-@dataclass(frozen=True)
-class Ascent:
-    """How slopes and multipliers are searched for: Adam on the sum of the lower bounds."""
-
-    steps: int
-    slope_rate: float = 0.1
-    multiplier_rate: float = 0.5
-    """In units of the mean absolute coefficient of the neuron's layer."""
-    decay: float = 0.95
 
 
 class Trace:
@@ -89,7 +89,7 @@ class SplitBounds:
         self.bounds, self.forms, self.index, self.rows, self.together = bounds, forms, index, max(4, rows), together
         self.layers: list[tuple[Step, Tensor, slice]] = []
         """Each ReLU with an open sign, the flat positions of these, and where their neurons are among all."""
-        start, slopes = 0, []
+        start = 0
         for step in bounds.plan.steps:
             relaxation = bounds.relaxed(step, exact=True) if step.index in bounds.values else None
             if not isinstance(relaxation, Lines) or relaxation.pieces is None:
@@ -98,28 +98,72 @@ class SplitBounds:
             open_ = ((lower < 0) & (upper > 0))[0].flatten().nonzero().flatten()
             if len(open_) and relaxation.start is not None:
                 self.layers.append((step, open_, slice(start, start + len(open_))))
-                slopes.append(relaxation.start[0, 0].flatten()[open_])
                 start += len(open_)
         self.neurons = start
         """How many signs are open."""
-        self._slopes = torch.cat(slopes) if slopes else forms.const.new_zeros(0)
 
-    def whole(self, of: Tensor, lower: Tensor) -> Domains:
-        """Nothing assumed: the region itself, for some of the forms."""
+    def unassumed(self, of: Tensor) -> Domains:
+        """The region itself, for some of the forms; slopes and multipliers are zero."""
         zeros = self.forms.const.new_zeros(len(of), self.neurons)
-        return Domains(of, zeros, self._slopes.expand_as(zeros).clone(), zeros.clone(), lower)
+        return Domains(of.to(zeros.device), zeros, zeros.clone(), zeros.clone(), zeros.new_full((len(of),), -torch.inf))
+
+    def lines(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each neuron, the lower slope that it starts from, and slope and offset of the upper line, rounding left out."""
+        found: tuple[dict[int, Tensor], dict[int, Tensor], dict[int, Tensor]] = ({}, {}, {})
+        for step, _, _ in self.layers:
+            relaxation = self.bounds.relaxed(step, exact=True)
+            assert isinstance(relaxation, Lines)
+            assert relaxation.start is not None
+            assert relaxation.above.offset is not None
+            values = relaxation.start[0], relaxation.above.slope, relaxation.above.offset
+            for known, value in zip(found, values, strict=True):
+                known[step.index] = value
+        first, slope, offset = (self.gathered(known, 1)[0] for known in found)
+        return first, slope, offset
+
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """The box of each neuron."""
+        both = {
+            step.index: self.bounds.linear.rounding.ends(self.bounds.box(step.args[0])) for step, _, _ in self.layers
+        }
+        lower, upper = (self.gathered({i: ends[side] for i, ends in both.items()}, 1)[0] for side in (0, 1))
+        return lower, upper
+
+    def affine_between(self, step: Step) -> bool:
+        """Whether an operator is affine over the region but for its neurons."""
+        if not isinstance(self.bounds.values.get(step.index), Interval):
+            return True  # a constant
+        relaxation = self.bounds.relaxed(step, exact=True)
+        return isinstance(rule_for(step.op), Affine) or (
+            isinstance(relaxation, Lines) and relaxation.pieces is not None
+        )
+
+    def neuron_forms(self) -> Iterator[tuple[slice, dict[int, LinearForm]]]:
+        """What each neuron reads, as a form over the node that it reads from: some at once, in their order."""
+        for step, at, mine in self.layers:
+            node, shape = step.args[0], self.bounds.box(step.args[0]).center.shape[1:]
+            for start in range(0, len(at), self.rows):
+                some = at[start : start + self.rows, None]
+                unit = self.forms.const.new_zeros(len(some), shape.numel()).scatter(1, some, 1.0)
+                form = LinearForm(unit.reshape(len(some), 1, *shape), unit.new_zeros(len(some), 1))
+                yield slice(mine.start + start, mine.start + start + len(some)), {node: form}
+
+    def minimiser(self, trace: Trace, rows: int) -> Tensor:
+        """About where the form that a walk ended with is least over the region: the center where it came nowhere near."""
+        ((index, region),) = self.bounds.regions.items()
+        assert isinstance(region, Box | EuclideanBall)
+        form = trace.ends.get(index)
+        return (
+            region.box.center.expand(rows, *region.box.center.shape[1:])
+            if form is None
+            else region.minimiser(form)[:, 0]
+        )
 
     @torch.no_grad()
-    def proved(self, domains: Domains) -> Float[Tensor, " n"]:
-        """Lower bounds that are true in the arithmetic of ``bounds``."""
-        parts = [self.lower(part, part.alpha.clamp(0, 1), part.beta) for part in self.parts(domains)]
-        return torch.cat([domains.lower[:0], *parts])
-
-    def improved(self, domains: Domains, ascent: Ascent, enough: Tensor) -> Domains:
-        """The same domains by better slopes and multipliers; a row whose bound reaches ``enough`` moves no further."""
-        return Domains.joined(
-            [self._ascended(part, ascent, enough[part.of]) for part in self.parts(domains)] or [domains]
-        )
+    def proved(self, domains: Domains, *, exact: bool = False) -> Float[Tensor, " n"]:
+        """Lower bounds that are true in the arithmetic of ``bounds``; ``exact`` leaves rounding out."""
+        parts = [self.lower(part, part.alpha.clamp(0, 1), part.beta, exact=exact) for part in self.parts(domains)]
+        return torch.cat([self.forms.const[:0, 0], *parts])
 
     @torch.no_grad()
     def solved(self, domains: Domains) -> Domains:
@@ -127,6 +171,7 @@ class SplitBounds:
 
         In such a part the network is linear, and so is every assumption: see ``multipliers``.
         """
+        domains = domains.to(self.forms.const)
         beta = [self._duals(domains[i : i + 1]) for i in range(len(domains))]
         found = replace(domains, beta=torch.stack(beta)) if beta else domains
         parts = [self.lower(part, part.alpha, part.beta, exact=True) for part in self.parts(found)]
@@ -148,11 +193,8 @@ class SplitBounds:
 
         (c,), (d,) = pulled(domain, None)
         a, b = np.zeros((self.neurons, len(c))), np.zeros(self.neurons)
-        for step, at, mine in self.layers:
-            node, shape = step.args[0], self.bounds.box(step.args[0]).center.shape[1:]
-            unit = zeros.new_zeros(len(at), shape.numel()).scatter(1, at[:, None], 1.0).reshape(len(at), 1, *shape)
-            rows = Domains.joined([domain] * len(at))
-            a[mine], b[mine] = pulled(rows, {node: LinearForm(unit, unit.new_zeros(len(at), 1))})
+        for mine, start in self.neuron_forms():
+            a[mine], b[mine] = pulled(Domains.joined([domain] * (mine.stop - mine.start)), start)
         sign = domain.sign[0].cpu().numpy()
         ends = [end[0].flatten().cpu().numpy() for end in (box.lower, box.upper)]
         found = multipliers(c, float(d), sign[:, None] * a, sign * b, *ends)
@@ -160,8 +202,7 @@ class SplitBounds:
 
     def parts(self, domains: Domains) -> Iterator[Domains]:
         """As many at once as may be walked together."""
-        for start in range(0, len(domains), self.rows):
-            yield domains[slice(start, start + self.rows)]
+        return domains.to(self.forms.const).split(self.rows)
 
     def lower(
         self,
@@ -212,39 +253,3 @@ class SplitBounds:
                 else value.reshape(rows, -1)[:, at]
             )
         return torch.cat(parts, 1) if parts else self.forms.const.new_zeros(rows, 0)
-
-    def _ascended(self, domains: Domains, ascent: Ascent, enough: Tensor) -> Domains:
-        trace = Trace()
-        with torch.no_grad():
-            self.lower(domains, domains.alpha, domains.beta, exact=True, trace=trace)
-            size = self.gathered(trace.outputs, len(domains)).abs()
-            unit = self._layer_means(size).clamp_min(1e-12)
-        alpha, share = domains.alpha.clone().requires_grad_(), (domains.beta / unit).requires_grad_()
-        rates = [(alpha, ascent.slope_rate), (share, ascent.multiplier_rate)]
-        optimiser = torch.optim.Adam([{"params": [p], "lr": rate} for p, rate in rates])
-        schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, ascent.decay)
-        best = [domains.alpha, domains.beta, torch.full_like(domains.lower, -torch.inf)]
-        for step in range(ascent.steps + 1):
-            with torch.enable_grad():
-                beta = share * unit
-                found = self.lower(domains, alpha, beta, exact=True)
-                raised = found.detach() > best[2]
-                best = [
-                    torch.where(raised[:, None], alpha.detach(), best[0]),
-                    torch.where(raised[:, None], beta.detach(), best[1]),
-                    torch.where(raised, found.detach(), best[2]),
-                ]
-                open_ = best[2] <= enough
-                if step == ascent.steps or not found.requires_grad or not bool(open_.any()):
-                    break
-                optimiser.zero_grad(set_to_none=True)
-                (-torch.where(open_, found, 0).sum()).backward(inputs=[alpha, share])
-            optimiser.step()
-            schedule.step()
-            alpha.data.clamp_(0, 1)
-            share.data.clamp_(min=0)
-        return Domains(domains.of, domains.sign, best[0], best[1], torch.maximum(best[2], domains.lower))
-
-    def _layer_means(self, values: Float[Tensor, "n neurons"]) -> Float[Tensor, "n neurons"]:
-        parts = [values[:, mine].mean(1, keepdim=True).expand(-1, mine.stop - mine.start) for _, _, mine in self.layers]
-        return torch.cat(parts, 1) if parts else values

@@ -17,10 +17,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from pipeline.bounds.ascent import Ascent, SearchBounds
 from pipeline.bounds.branching import halves_of
+from pipeline.bounds.intermediate import optimised
 from pipeline.bounds.linear import Bounds
 from pipeline.bounds.margins import MarginBounds, margin_form
-from pipeline.bounds.splits import Ascent, Domains, SplitBounds
+from pipeline.bounds.splits import Domains, SplitBounds
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.threat import Region
 
@@ -30,6 +32,8 @@ DOMAINS = 1_000
 """Parts that a sample is divided into at most, unless a run says otherwise."""
 ABREAST = 32
 """Parts that are split at once at most."""
+EARLY = 64
+"""After so many parts the boxes of neurons are bounded again, which costs about as much."""
 BESIDES = 1.5
 """A search goes on until its bound exceeds what rounding took from the first one by this factor."""
 
@@ -83,42 +87,86 @@ def decide(
     ``rows`` parts are walked at once; the network takes as many points ``together``, or one. ``check`` is called at every split,
     and may raise to end the search.
     """
-    split, count = SplitBounds(known, forms, index, rows, together), len(forms.const)
-    root = split.whole(torch.arange(count, device=forms.const.device), torch.full_like(forms.const[:, 0], -torch.inf))
-    first = split.improved(root, AS_IT_IS, root.lower)
-    charge = (first.lower - split.proved(first)).nan_to_num(torch.inf, torch.inf, torch.inf).clamp_min(0)
-    enough = needed + BESIDES * charge
-    least, done, deepest = torch.inf, count, 0
+    return _Search(known, forms, index, judge, needed, domains, rows, together, check).run()
 
-    def left_open(found: Domains) -> Domains:
-        """What is not proved, by the walk that accounts for rounding."""
-        nonlocal least
-        proof = torch.full_like(found.lower, -torch.inf)
-        promising = found.lower > needed
-        proof[promising] = split.proved(found[promising])
-        closed = torch.isfinite(proof) & (proof > needed)  # a sum that overflows proves nothing
-        least = min(least, float(proof[closed].min()) if bool(closed.any()) else torch.inf)
+
+@dataclass(eq=False)
+class _Search:
+    """One search under way."""
+
+    known: Bounds
+    forms: LinearForm
+    index: int
+    judge: Judge
+    needed: float
+    domains: int
+    rows: int
+    together: bool
+    check: Callable[[], None]
+    done: int = 0
+    deepest: int = 0
+    least: float = torch.inf
+    hopeless: bool = False
+    """Whether a point was found whose value leaves less than rounding takes, so that no number of parts is enough."""
+
+    def run(self) -> Decision:
+        """First over the boxes that are known, then, where few parts are not enough, over boxes by optimised slopes."""
+        every = torch.arange(len(self.forms.const), device=self.forms.const.device)
+        found = self._divided(every, min(EARLY, self.domains))
+        if isinstance(found, Decision):
+            return found
+        if self.domains > EARLY:
+            self.known = optimised(self.search, self.search.weight(found))
+            found = self._divided(found.of.unique(), self.domains)
+        return found if isinstance(found, Decision) else self._undecided("domains", found)
+
+    def _divided(self, of: Tensor, most: int) -> Decision | Domains:
+        """Some of the forms over the whole region, and over its parts; what is open where there would be more than ``most``."""
+        self.split = SplitBounds(self.known, self.forms, self.index, self.rows, self.together)
+        self.search = search = SearchBounds(self.split)
+        root = search.whole(of, torch.full_like(self.forms.const[of, 0], -torch.inf))
+        first = search.improved(root, AS_IT_IS, torch.full_like(self.forms.const[:, 0], torch.inf))
+        charge = (first.lower - self.split.proved(first)).nan_to_num(torch.inf, torch.inf, torch.inf).clamp_min(0)
+        self.charge = torch.zeros_like(self.forms.const[:, 0]).index_copy(0, of, charge)
+        """By form, the least that rounding took from any bound."""
+        enough = (self.needed + BESIDES * self.charge).to(first.lower)
+        (box,) = (region.box for region in self.known.regions.values())
+        self.done += len(root)
+        open_ = self._left_open(search.improved(first, ROOT, enough))
+        while len(open_):
+            self.check()
+            order = open_.lower.nan_to_num(-torch.inf).argsort(stable=True)
+            taken, rest = open_[order[:ABREAST]], open_[order[ABREAST:]]
+            halves, divided, points = halves_of(search, taken, enough)
+            tried, fooled = self.judge(torch.minimum(torch.maximum(points.to(box.lower), box.lower), box.upper))
+            if fooled.any():
+                lowest = float(open_.lower.min())
+                return Decision("falsified", self.done, self.deepest, lowest, tried[int(fooled.argmax())])
+            room = search.value(taken.of, points) - self.needed
+            if not self.hopeless and bool((room <= self.charge[taken.of]).any()):
+                self.hopeless, open_ = True, self._left_open(open_)
+                continue
+            if len(self._left_open(self.split.solved(taken[~divided]))):
+                return self._undecided("stuck", open_)
+            if self.done + len(halves) > most:
+                return open_
+            self.done += len(halves)
+            self.deepest = max(self.deepest, int((halves.sign != 0).sum(1).amax()) if len(halves) else 0)
+            open_ = Domains.joined([rest, self._left_open(search.improved(halves, CHILD, enough))])
+        return Decision("charge" if self.hopeless else "proved", self.done, self.deepest, self.least - self.needed)
+
+    def _left_open(self, found: Domains) -> Domains:
+        """What is not proved, by the walk that accounts for rounding; where that is hopeless, by one that leaves it out."""
+        proof = torch.full_like(self.forms.const[found.of, 0], -torch.inf)
+        promising = found.lower > self.needed
+        proof[promising] = self.split.proved(found[promising], exact=self.hopeless)
+        if not self.hopeless:
+            self.charge.scatter_reduce_(0, found.of, (found.lower - proof).clamp_min(0), "amin")
+        closed = torch.isfinite(proof) & (proof > self.needed)  # a sum that overflows proves nothing
+        self.least = min(self.least, float(proof[closed].min()) if bool(closed.any()) else torch.inf)
         return found[~closed]
 
-    open_ = left_open(split.improved(first, ROOT, enough))
-    while len(open_):
-        check()
-        order = open_.lower.nan_to_num(-torch.inf).argsort(stable=True)
-        taken, rest = open_[order[:ABREAST]], open_[order[ABREAST:]]
-        halves, divided, points = halves_of(split, taken, enough)
-        tried, fooled = judge(points)
-        if fooled.any():
-            return Decision("falsified", done, deepest, float(open_.lower.min()), tried[int(fooled.argmax())])
-        if len(left_open(split.solved(taken[~divided]))):
-            return _undecided("stuck", open_, needed, done, deepest)
-        if done + len(halves) > domains:
-            return _undecided("domains", open_, needed, done, deepest)
-        done += len(halves)
-        deepest = max(deepest, int((halves.sign != 0).sum(1).amax()) if len(halves) else 0)
-        open_ = Domains.joined([rest, left_open(split.improved(halves, CHILD, enough))])
-    return Decision("proved", done, deepest, least - needed)
-
-
-def _undecided(end: End, open_: Domains, needed: float, done: int, deepest: int) -> Decision:
-    lowest = float(open_.lower.nan_to_num(-torch.inf).min())
-    return Decision("charge" if lowest > needed else end, done, deepest, lowest - needed)
+    def _undecided(self, end: End, open_: Domains) -> Decision:
+        lowest = float(open_.lower.nan_to_num(-torch.inf).min())
+        real = lowest > self.needed and bool((self.split.proved(open_, exact=True) > self.needed).all())
+        return Decision("charge" if real else end, self.done, self.deepest, lowest - self.needed)

@@ -38,7 +38,8 @@ class Rungs:
     """The margin of each sample itself: a bound further below zero than this above it is none to go on from."""
     impatient: bool
     """Whether a rung is left, in one block and at one eps, with a wave of samples in which it proves none."""
-    divided: dict[str, int] = field(default_factory=dict)
+    divided: dict[str, list[float]] = field(default_factory=dict)
+    """By how branch and bound ended, the least bound of each sample."""
 
     @property
     def balls(self) -> tuple[Ball, ...]:
@@ -109,7 +110,7 @@ class Rungs:
                     point = found.point[None].cpu().numpy()
                     label = self.predict(point).argmax(1)
                 margin = np.array([found.margin if found.end == "proved" else np.nan])
-                how = {"end": np.array([found.end], np.str_), "margins": margin}
+                how = {"end": np.array([found.end], np.str_), "margins": margin, "least": np.array([found.margin])}
                 return how | {"broken": np.array([broken]), "points": point, "labels": label}
 
             cuts = chunks(np.array([*sorted(guards), *rows], np.int64), 1)
@@ -121,8 +122,7 @@ class Rungs:
                     table.skipped[level, pick] = True
                     continue
                 if alive := bool(table.alive[level, pick].all()):
-                    end = str(found["end"][0])
-                    self.divided[end] = self.divided.get(end, 0) + 1
+                    self.divided.setdefault(str(found["end"][0]), []).append(float(found["least"][0]))
                 table.bound(method, level, pick, found["margins"])
                 if found["broken"].any():
                     table.attacked(method, level, pick, Attacked(found["broken"], found["points"], found["labels"]))

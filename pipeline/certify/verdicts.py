@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -73,5 +73,5 @@ class Certification:
     """Whether a budget left something out."""
     blind: int = 0
     """On how many samples that survived the attack it never saw a gradient."""
-    divided: Mapping[str, int] = field(default_factory=dict)
-    """How branch and bound ended, and on how many samples (see ``complete.End``)."""
+    divided: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """By how branch and bound ended (see ``complete.End``), the least bound of each sample."""

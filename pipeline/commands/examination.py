@@ -176,15 +176,20 @@ def _how(subject: Subject, settings: Settings, pgd: PGD | None, kernels: Kernels
 DIVIDED = {
     "proved": "proved",
     "falsified": "falsified",
-    "domains": "left at --max-domains",
-    "stuck": "left with nothing to split",
-    "charge": "proved in real arithmetic alone",
+    "domains": "open after --max-domains parts",
+    "stuck": "open where every sign is decided",
+    "charge": "certified by --arithmetic real alone, as float32 may lose more than their margin",
 }
 
 
-def divided(ends: Mapping[str, int]) -> str:
+def divided(ends: Mapping[str, Sequence[float]]) -> str:
     """How branch and bound ended, in words; nothing where it was not asked."""
-    return "branch and bound: " + ", ".join(f"{ends[e]} {DIVIDED[e]}" for e in DIVIDED if e in ends) if ends else ""
+
+    def said(end: str) -> str:
+        near = f" (least bounds {min(ends[end]):.2g} to {max(ends[end]):.2g})" if end in ("domains", "stuck") else ""
+        return f"{len(ends[end])} {DIVIDED[end]}{near}"
+
+    return "branch and bound: " + ", ".join(said(end) for end in DIVIDED if end in ends) if ends else ""
 
 
 def seed_of(settings: Settings, crew: Crew) -> int:

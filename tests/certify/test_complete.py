@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.bounds import branching
+from pipeline.bounds import branching, condensed
+from pipeline.bounds.ascent import SearchBounds
 from pipeline.bounds.margins import MarginBounds
 from pipeline.bounds.splits import Domains, SplitBounds
 from pipeline.certify import complete
@@ -72,14 +73,22 @@ class Question:
         with torch.no_grad():
             last[self.label] += by
 
-    def asked(self, mode: Mode = "real", judge: complete.Judge = nobody, **limits: int) -> Decision:
+    def asked(
+        self, mode: Mode = "real", judge: complete.Judge = nobody, *, looks: bool = False, **limits: int
+    ) -> Decision:
+        """``looks``: whether the search knows the values at its points, and so when it is of no use to go on."""
         bounds = MarginBounds(self.network, rounding_of(mode), method="alpha-crown")
-        return margins_decided(bounds, BALL.region(self.x), self.label, judge, **limits)
+        with pytest.MonkeyPatch.context() as patched:
+            if not looks:
+                patched.setattr(SearchBounds, "value", lambda self, of, points: torch.full(of.shape, torch.inf))
+            return margins_decided(bounds, BALL.region(self.x), self.label, judge, **limits)
 
 
 @pytest.mark.parametrize("seed", [*range(4), *(pytest.param(s, marks=pytest.mark.slow) for s in range(4, 104))])
 def test_a_true_question_is_proved_and_a_false_one_is_not(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(complete, "ABREAST", 32 if seed % 2 else 1)
+    if seed % 3 == 2:
+        monkeypatch.setattr(condensed, "LARGEST", -1)
     asked = Question(seed)
     asked.move(-1e-7)
     assert asked.asked().end in ("stuck", "charge")
@@ -90,6 +99,31 @@ def test_a_true_question_is_proved_and_a_false_one_is_not(seed: int, monkeypatch
     asked = Question(seed)
     asked.move(2e-3)
     assert asked.asked("float32-any-order").end == "proved"
+
+
+def test_a_margin_below_what_rounding_takes_is_left_to_real_arithmetic() -> None:
+    """A point with so small a margin ends the search for a proof in float32, and the rest is decided without rounding."""
+    asked = Question(0)
+    asked.move(1e-6)
+    found = asked.asked("float32-any-order", looks=True)
+    assert found.end == "charge"
+    assert 0 < found.margin < 2e-6
+    assert found.domains < asked.asked("float32-any-order").domains
+    asked.move(-2e-6)
+    assert asked.asked("float32-any-order", looks=True).end != "charge"
+    asked.move(1e-3)
+    assert asked.asked("float32-any-order", looks=True).end == "proved"
+
+
+def test_the_boxes_are_bounded_again_where_few_parts_are_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left open goes on over the new boxes, and nothing else is taken for proved."""
+    monkeypatch.setattr(complete, "EARLY", 4)
+    asked = Question(1)
+    asked.move(2e-3)
+    assert asked.asked().end == "proved"
+    asked.move(-2e-3 - 1e-7)
+    assert asked.asked().end in ("stuck", "charge")
+    assert asked.asked(domains=4).end == "domains"
 
 
 FAULTS = {
@@ -193,7 +227,7 @@ def test_a_network_that_is_no_chain_of_relus_ends(kind: str) -> None:
 def test_the_ladder_decides_more_and_nothing_otherwise() -> None:
     eps = ("1/20", "1/10")
     before, after = (climb(lively(), eps, method=method, n=24) for method in ("alpha-crown", "complete"))
-    assert sum(after.divided.values()) > 0
+    assert sum(map(len, after.divided.values())) > 0
     left, decided = (c.samples.verdict == 3 for c in (before, after))
     assert int(decided.sum()) < int(left.sum())
     assert (after.samples.verdict[~left] == before.samples.verdict[~left]).all()

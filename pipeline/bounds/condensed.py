@@ -1,0 +1,197 @@
+"""The network between the unstable ReLUs of one region, as dense matrices: what the search of branch and bound runs on.
+
+Over a region all else is affine, stable ReLUs too. So what the unstable ones read is ``z = N x + b + M relu(z)``, ``M`` strictly
+lower triangular in the order of the layers, and a form over the outputs is ``<n, x> + d + <m, relu(z)>``. A walk over these few
+numbers costs a fraction of one through all neurons; in float32, since no proof rests on it: slopes and multipliers that it
+finds are put through a walk of the network itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pipeline.bounds.splits import Domains, SplitBounds, Trace
+from pipeline.core.interval import Interval
+from pipeline.core.linear_form import LinearForm
+from pipeline.core.rounding import EXACT
+from pipeline.core.threat import Box, EuclideanBall
+
+LARGEST = 1 << 25
+"""The numbers in the largest matrices that a network is condensed to."""
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """Forms as they are when every unstable ReLU is a variable: ``<inputs, x> + const + <outputs, relu(z)>``, a row each."""
+
+    inputs: Float[Tensor, "rows pixels"]
+    outputs: Float[Tensor, "rows neurons"]
+    const: Float[Tensor, " rows"]
+
+    def __getitem__(self, rows: slice | Tensor) -> Affine:
+        return Affine(self.inputs[rows], self.outputs[rows], self.const[rows])
+
+    def with_negated(self) -> Affine:
+        """The same rows, and behind them minus each."""
+        return Affine(*(torch.cat([value, -value]) for value in (self.inputs, self.outputs, self.const)))
+
+    def first(self, neurons: int) -> Affine:
+        """The same where no other neuron matters."""
+        return Affine(self.inputs, self.outputs[:, :neurons], self.const)
+
+
+@dataclass(frozen=True, eq=False)
+class Triangles:
+    """``a x <= relu(x) <= slope x + offset`` where a neuron's box is ``[lower, upper]``, any ``a`` in [0, 1]."""
+
+    slope: Float[Tensor, " neurons"]
+    offset: Float[Tensor, " neurons"]
+    sign: Float[Tensor, " neurons"]
+    """What the box says of the sign: 1, -1, or 0 where it is open. Both lines of a stable neuron are the function itself."""
+
+    @classmethod
+    def over(cls, lower: Tensor, upper: Tensor) -> Triangles:
+        open_ = (lower < 0) & (upper > 0)
+        sign = torch.where(open_, 0.0, torch.where(lower >= 0, 1.0, -1.0)).to(upper)
+        slope = torch.where(open_, upper / (upper - lower), (sign > 0).to(upper))
+        return cls(slope, torch.where(open_, -slope * lower, 0.0), sign)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Lower bounds, one a row, and what the walk saw: nothing that a proof rests on."""
+
+    lower: Float[Tensor, " rows"]
+    outputs: Float[Tensor, "rows neurons"]
+    """The coefficient over each neuron's output."""
+    point: Float[Tensor, " rows *features"]
+    """Where the form that the walk ended with is least over the region."""
+    slopes: Tensor | None = None
+    """The derivative of the bound by each lower slope."""
+    multipliers: Tensor | None = None
+    """The derivative of the bound by each multiplier."""
+
+
+class Condensed:
+    """``z = N x + b + M relu(z)`` for the neurons of some layers, slices in their order, over one region.
+
+    ``neurons`` holds the rows ``N``, ``M`` and ``b``, and ``triangles`` what stands for each ReLU.
+    """
+
+    def __init__(self, neurons: Affine, layers: Sequence[slice], region: Box | EuclideanBall, triangles: Triangles):
+        self.neurons, self.layers, self.triangles = neurons, layers, triangles
+        self.region = in_precision_of(neurons.const, region)
+        self.center, self.shape = self.region.box.center.flatten(), region.box.center.shape[1:]
+        self.middle = neurons.inputs @ self.center + neurons.const
+        """What neurons read at the center of the region where no ReLU puts anything out."""
+
+    def before(self, layer: int, lower: Tensor, upper: Tensor) -> Condensed:
+        """The layers before one, over these boxes of their neurons."""
+        end = self.layers[layer].start
+        triangles = Triangles.over(lower[:end].to(self.center), upper[:end].to(self.center))
+        return Condensed(self.neurons[:end].first(end), self.layers[:layer], self.region, triangles)
+
+    def bound(self, forms: Affine, sign: Tensor, alpha: Tensor, beta: Tensor, *, ascend: bool = False) -> Found:
+        """Lower bounds of forms, where ``sign`` (rows, neurons) is assumed; ``ascend`` asks for the derivatives too.
+
+        The derivative by a multiplier is minus what it multiplies at the point where the bound is taken, and that by a slope the
+        coefficient times what the neuron reads there (both by the theorem of the envelope): one walk forwards.
+        """
+        triangles = self.triangles
+        known = torch.where(sign == 0, triangles.sign, sign)
+        open_, active = known == 0, (known > 0).to(alpha)
+        below = torch.where(open_, alpha, active)
+        above = torch.where(open_, triangles.slope, active)
+        offset = triangles.offset * open_
+        over, read = forms.outputs.clone(), torch.empty_like(alpha)
+        for at in reversed(self.layers):
+            out = over[:, at]
+            read[:, at] = out.clamp_min(0) * below[:, at] + out.clamp_max(0) * above[:, at] - beta[:, at] * sign[:, at]
+            over[:, : at.start].addmm_(read[:, at], self.neurons.outputs[at, : at.start])
+        const = forms.const + read @ self.neurons.const + (over.clamp_max(0) * offset).sum(1)
+        inputs = torch.addmm(forms.inputs, read, self.neurons.inputs)
+        least, taken, point = self._least(inputs, const)
+        if not ascend:
+            return Found(least, over, point)
+
+        def line(reads: Tensor, at: slice) -> Tensor:
+            return torch.where(over[:, at] >= 0, below[:, at] * reads, above[:, at] * reads + offset[:, at])
+
+        reads = self._forwards(taken, line)
+        return Found(least, over, point, over.clamp_min(0) * reads * open_, -sign * reads)
+
+    def at(self, points: Float[Tensor, " rows *features"]) -> Float[Tensor, "rows neurons"]:
+        """What each neuron reads at points of the region."""
+        return self._forwards(points.to(self.center), lambda reads, at: reads.clamp_min(0))
+
+    def _forwards(self, points: Tensor, puts_out: Callable[[Tensor, slice], Tensor]) -> Tensor:
+        """What neurons read at points, ``puts_out(reads, layer)`` being their outputs; from the center, as float32 loses less."""
+        reads = torch.addmm(self.middle, points.flatten(1) - self.center, self.neurons.inputs.T)
+        outs = torch.empty_like(reads)
+        for at in self.layers:
+            reads[:, at].addmm_(outs[:, : at.start], self.neurons.outputs[at, : at.start].T)
+            outs[:, at] = puts_out(reads[:, at], at)
+        return reads
+
+    def _least(self, inputs: Tensor, const: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What ``<inputs, x> + const`` is bounded by over the region, where it has that value, and about where it is least.
+
+        Over a ball that the range of the data cuts, the bound is the larger of two, and its point may lie outside of either.
+        """
+        form, region = LinearForm(inputs.reshape(len(inputs), 1, *self.shape), const[:, None]), self.region
+        least, inside = region.minimise(form, EXACT)[:, 0], region.minimiser(form)[:, 0]
+        if isinstance(region, Box):
+            return least, inside, inside
+        corner = Box(region.box).minimise(form, EXACT)[:, 0] >= least
+        length = inputs.norm(dim=1, keepdim=True).clamp_min(1e-30)
+        touching = (region.center.flatten() - region.radius * inputs / length).reshape(inside.shape)
+        at = torch.where(corner.reshape(-1, *[1] * len(self.shape)), Box(region.box).minimiser(form)[:, 0], touching)
+        return least, at, inside
+
+
+def in_precision_of(value: Tensor, region: Box | EuclideanBall) -> Box | EuclideanBall:
+    """About the same region in the number format of ``value``."""
+    box = Interval(region.box.center.to(value), region.box.radius.to(value))
+    return Box(box) if isinstance(region, Box) else EuclideanBall(region.center.to(value), region.radius, box)
+
+
+@torch.no_grad()
+def condensed(split: SplitBounds) -> tuple[Condensed, Affine] | None:
+    """The network of ``split`` between its unstable ReLUs, and its forms, in float32.
+
+    None where something else than ReLUs is not affine, or where the matrices would be large: ``LARGEST``. Found by walks
+    from every neuron in which all of them are silent; what these saw on the way are the coefficients over their outputs.
+    """
+    bounds, count = split.bounds, split.neurons
+    ((index, region),) = bounds.regions.items()
+    assert isinstance(region, Box | EuclideanBall)
+    size = region.box.center.numel()
+    if count * (count + size) > LARGEST or not all(map(split.affine_between, bounds.plan.steps)):
+        return None
+
+    def found(rows: Domains, start: Mapping[int, LinearForm] | None) -> Affine | None:
+        trace, silent = Trace(), replace(rows, sign=torch.full_like(rows.sign, -1.0))
+        split.lower(silent, silent.alpha, silent.beta, exact=True, trace=trace, start=start)
+        if not trace.ends.keys() <= {index}:
+            return None
+        end = trace.ends.get(index)  # none of a constant
+        inputs = rows.sign.new_zeros(len(rows), size) if end is None else end.coeff.flatten(1)
+        const = rows.sign.new_zeros(len(rows)) if end is None else end.const[:, 0]
+        return Affine(inputs.float(), split.gathered(trace.outputs, len(rows)).float(), const.float())
+
+    parts = []
+    for mine, start in split.neuron_forms():
+        parts.append(found(split.unassumed(torch.zeros(mine.stop - mine.start, dtype=torch.int64)), start))
+    forms = found(split.unassumed(torch.arange(len(split.forms.const))), None)
+    if forms is None or None in parts:
+        return None
+    neurons = Affine(
+        *(torch.cat([getattr(forms, f.name)[:0], *(getattr(p, f.name) for p in parts)]) for f in fields(Affine))
+    )
+    lower, upper = (end.float() for end in split.ends())
+    return Condensed(neurons, [at for _, _, at in split.layers], region, Triangles.over(lower, upper)), forms
