@@ -91,8 +91,8 @@ class SearchBounds:
     def value(self, of: Int[Tensor, " rows"], points: Float[Tensor, " rows *features"]) -> Float[Tensor, " rows"]:
         """The forms themselves at points, one at each."""
         if self.condensed is not None and self.forms is not None:
-            forms, outs = self.forms[of], self.condensed.at(points).clamp_min(0)
-            return (forms.inputs * points.flatten(1)).sum(1) + (forms.outputs * outs).sum(1) + forms.const
+            rows, outs = self.forms[of], self.condensed.at(points).clamp_min(0)
+            return (rows.inputs * points.flatten(1)).sum(1) + (rows.outputs * outs).sum(1) + rows.const
         forms, index = self.split.forms, self.split.index
         outs = torch.cat([values[index] for _, values in self._run(points)]).flatten(1)
         return (forms.coeff[of, 0].flatten(1) * outs).sum(1) + forms.const[of, 0]

@@ -114,7 +114,7 @@ def test_boxes_are_narrowed_within_what_the_searches_may_take(monkeypatch: pytes
     split, _ = begun(conv_net, "real")
     last = split.layers[-1][2]
     weight = torch.zeros(split.neurons, dtype=torch.float64).index_fill(0, torch.tensor([last.stop - 1]), 1.0)
-    monkeypatch.setattr(intermediate, "WORK", 1e7)
+    monkeypatch.setattr(intermediate, "WORK", 1e9)
     narrower = optimised(SearchBounds(split), weight)
     changed = sum(
         int((narrower.box(node).radius < split.bounds.box(node).radius).sum()) for node in split.nodes.values()
