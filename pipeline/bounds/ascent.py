@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.bounds import walk
-from pipeline.bounds.condensed import Affine, Condensed, Found, condensed
+from pipeline.bounds.condensed import Condensed, CondensedForms, Found, condensed
 from pipeline.bounds.splits import Domains, SplitBounds, Trace
 from pipeline.core.network import Step
 
@@ -40,7 +40,7 @@ class SearchBounds:
     def __init__(self, split: SplitBounds):
         self.split = split
         self.condensed: Condensed | None = None
-        self.forms: Affine | None = None
+        self.forms: CondensedForms | None = None
         if found := condensed(split):
             self.condensed, self.forms = found
         self.layers = [at for _, _, at in split.layers]
@@ -54,7 +54,7 @@ class SearchBounds:
         zeros = self.start.new_zeros(len(of), len(self.start))
         return Domains(of, zeros, self.start.expand_as(zeros).clone(), zeros.clone(), lower.to(zeros))
 
-    def before(self, layer: int, forms: Affine, lower: Tensor, upper: Tensor) -> SearchBounds:
+    def before(self, layer: int, forms: CondensedForms, lower: Tensor, upper: Tensor) -> SearchBounds:
         """The same of other forms, over the outputs of the layers before one and over other boxes of their neurons."""
         assert self.condensed is not None
         part, end = copy.copy(self), self.layers[layer].start

@@ -26,23 +26,23 @@ LARGEST = 1 << 25
 
 
 @dataclass(frozen=True, eq=False)
-class Affine:
+class CondensedForms:
     """Forms as they are when every unstable ReLU is a variable: ``<inputs, x> + const + <outputs, relu(z)>``, a row each."""
 
     inputs: Float[Tensor, "rows pixels"]
     outputs: Float[Tensor, "rows neurons"]
     const: Float[Tensor, " rows"]
 
-    def __getitem__(self, rows: slice | Tensor) -> Affine:
-        return Affine(self.inputs[rows], self.outputs[rows], self.const[rows])
+    def __getitem__(self, rows: slice | Tensor) -> CondensedForms:
+        return CondensedForms(self.inputs[rows], self.outputs[rows], self.const[rows])
 
-    def with_negated(self) -> Affine:
+    def with_negated(self) -> CondensedForms:
         """The same rows, and behind them minus each."""
-        return Affine(*(torch.cat([value, -value]) for value in (self.inputs, self.outputs, self.const)))
+        return CondensedForms(*(torch.cat([value, -value]) for value in (self.inputs, self.outputs, self.const)))
 
-    def first(self, neurons: int) -> Affine:
+    def first(self, neurons: int) -> CondensedForms:
         """The same where no other neuron matters."""
-        return Affine(self.inputs, self.outputs[:, :neurons], self.const)
+        return CondensedForms(self.inputs, self.outputs[:, :neurons], self.const)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,9 @@ class Condensed:
     ``neurons`` holds the rows ``N``, ``M`` and ``b``, and ``triangles`` what stands for each ReLU.
     """
 
-    def __init__(self, neurons: Affine, layers: Sequence[slice], region: Box | EuclideanBall, triangles: Triangles):
+    def __init__(
+        self, neurons: CondensedForms, layers: Sequence[slice], region: Box | EuclideanBall, triangles: Triangles
+    ):
         self.neurons, self.layers, self.triangles = neurons, layers, triangles
         self.region = in_precision_of(neurons.const, region)
         self.center, self.shape = self.region.box.center.flatten(), region.box.center.shape[1:]
@@ -96,7 +98,7 @@ class Condensed:
         triangles = Triangles.over(lower[:end].to(self.center), upper[:end].to(self.center))
         return Condensed(self.neurons[:end].first(end), self.layers[:layer], self.region, triangles)
 
-    def bound(self, forms: Affine, sign: Tensor, alpha: Tensor, beta: Tensor, *, ascend: bool = False) -> Found:
+    def bound(self, forms: CondensedForms, sign: Tensor, alpha: Tensor, beta: Tensor, *, ascend: bool = False) -> Found:
         """Lower bounds of forms, where ``sign`` (rows, neurons) is assumed; ``ascend`` asks for the derivatives too.
 
         The derivative by a multiplier is minus what it multiplies at the point where the bound is taken, and that by a slope the
@@ -161,7 +163,7 @@ def in_precision_of(value: Tensor, region: Box | EuclideanBall) -> Box | Euclide
 
 
 @torch.no_grad()
-def condensed(split: SplitBounds) -> tuple[Condensed, Affine] | None:
+def condensed(split: SplitBounds) -> tuple[Condensed, CondensedForms] | None:
     """The network of ``split`` between its unstable ReLUs, and its forms, in float32.
 
     None where something else than ReLUs is not affine, or where the matrices would be large: ``LARGEST``. Found by walks
@@ -174,7 +176,7 @@ def condensed(split: SplitBounds) -> tuple[Condensed, Affine] | None:
     if count * (count + size) > LARGEST or not all(map(split.affine_between, bounds.plan.steps)):
         return None
 
-    def found(rows: Domains, start: Mapping[int, LinearForm] | None) -> Affine | None:
+    def found(rows: Domains, start: Mapping[int, LinearForm] | None) -> CondensedForms | None:
         trace, silent = Trace(), replace(rows, sign=torch.full_like(rows.sign, -1.0))
         split.lower(silent, silent.alpha, silent.beta, exact=True, trace=trace, start=start)
         if not trace.ends.keys() <= {index}:
@@ -182,7 +184,7 @@ def condensed(split: SplitBounds) -> tuple[Condensed, Affine] | None:
         end = trace.ends.get(index)  # none of a constant
         inputs = rows.sign.new_zeros(len(rows), size) if end is None else end.coeff.flatten(1)
         const = rows.sign.new_zeros(len(rows)) if end is None else end.const[:, 0]
-        return Affine(inputs.float(), split.gathered(trace.outputs, len(rows)).float(), const.float())
+        return CondensedForms(inputs.float(), split.gathered(trace.outputs, len(rows)).float(), const.float())
 
     parts = []
     for mine, start in split.neuron_forms():
@@ -190,8 +192,8 @@ def condensed(split: SplitBounds) -> tuple[Condensed, Affine] | None:
     forms = found(split.unassumed(torch.arange(len(split.forms.const))), None)
     if forms is None or None in parts:
         return None
-    neurons = Affine(
-        *(torch.cat([getattr(forms, f.name)[:0], *(getattr(p, f.name) for p in parts)]) for f in fields(Affine))
+    neurons = CondensedForms(
+        *(torch.cat([getattr(forms, f.name)[:0], *(getattr(p, f.name) for p in parts)]) for f in fields(CondensedForms))
     )
     lower, upper = (end.float() for end in split.ends())
     return Condensed(neurons, [at for _, _, at in split.layers], region, Triangles.over(lower, upper)), forms
