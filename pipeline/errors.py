@@ -5,6 +5,26 @@ A message states the rule that was broken, what was received, and what to do nex
 
 from __future__ import annotations
 
+import re
+from typing import NamedTuple
+
+SENTENCE = re.compile(r"(?<=[.?!])\s+(?=[A-Z`])")
+
+
+class Parts(NamedTuple):
+    """A message in its parts, for who reads it by machine; what it lacks is None."""
+
+    rule: str
+    received: str | None
+    advice: str | None
+
+
+def parts_of(message: str) -> Parts:
+    """The parts of a message: the rule up to a semicolon, what was received up to the end of the sentence, then what to do."""
+    sentence, *rest = SENTENCE.split(message, maxsplit=1)
+    rule, _, received = sentence.partition("; ")
+    return Parts(rule, received or None, rest[0] if rest else None)
+
 
 class PipelineError(Exception):
     """The base of every error that is meant to be read by a user; by itself, a fault of ours."""
@@ -28,6 +48,10 @@ class InputRejected(PipelineError):
     """A model or data file is malformed, unsafe, unsupported, or not the function that was imported."""
 
     exit_code = 3
+
+
+class NoClassifier(InputRejected):
+    """A model that is sound, and does not give each sample one number a class."""
 
 
 class Incomplete(PipelineError):

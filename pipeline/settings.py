@@ -26,8 +26,8 @@ __all__ = ["Settings", "limits_beside", "metadata_of", "settle", "settled"]
 CURVE = tuple(Fraction(k) / 255 for k in (Fraction(1, 2), 1, 2, 4, 8, 16))
 CURVE_SAMPLES = 200
 TOML, METADATA = "pipeline.toml", "the file's metadata"
-FITTING = ("range", "mean", "std", "layout")
-"""How data become inputs."""
+FITTING = ("range", "mean", "std", "layout", "threshold")
+"""How data become inputs, and one number a label."""
 SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 BYTES = {"": 2.0**20, "mb": 2.0**20, "gb": 2.0**30}
 LARGEST = 2**53 - 1
@@ -73,6 +73,8 @@ class Settings(BaseModel):
     layout: Literal["NCHW", "NHWC"] | None = None
     label_offset: Whole = Field(0, ge=-MANY, le=MANY)
     output: str | None = None
+    threshold: Real | None = None
+    """Above which the one number that a file gives a sample means label 1."""
     max_samples: Whole | None = Field(None, ge=1)
     before_samples: Whole | None = Field(None, ge=1)
     """On how many samples ``retrain`` certifies the given file, to compare with; None takes those of the new one."""
@@ -99,6 +101,7 @@ class Settings(BaseModel):
     max_regression: tuple[str, ...] = ()
     significance: str | None = None
     require_parity: str | None = None
+    require_improvement: bool = False
     parity_seed: int | None = Field(None, ge=0)
     """Of the points at which import, runtime and certificates are compared; None draws them by chance."""
     download: bool = False
@@ -229,7 +232,37 @@ def settle(model: Path, flags: Mapping[str, Any], metadata: Mapping[str, str]) -
         source |= dict.fromkeys(values, name)
         if retrain:
             said["retrain"] = retrain
-    return settled(said, source), source
+    settings = settled(said, source)
+    _require_normalisation(settings, source)
+    return settings, source
+
+
+def _require_normalisation(settings: Settings, source: Mapping[str, str]) -> None:
+    """Mean and deviation are stated together, and the mean in units of the pixel range. Raises UsageError."""
+    mean, std = settings.mean, settings.std
+    if (mean is None) != (std is None):
+        name, value, other, none = ("mean", mean, "std", 1) if std is None else ("std", std, "mean", 0)
+        raise UsageError(
+            f"--mean and --std belong together, (x - mean) / std; {source[name]} says {name} {_listed(value)} alone. "
+            f"Say --{other} too, as the deployment has it: --{other} {none} if it has none."
+        )
+    low, high = settings.range or (0.0, 1.0)
+    if mean is None or all(low <= m <= high for m in mean):
+        return
+    rule = f"--mean is one of pixels, and lies in their range, {low:g} to {high:g}; received {_listed(mean)}"
+    if (low, high) == (0, 1) and all(0 <= m <= 255 for m in mean):
+        scaled = " ".join(
+            f"--{n} {_listed(tuple(v / 255 for v in vs or ()))}" for n, vs in (("mean", mean), ("std", std))
+        )
+        raise UsageError(
+            f"{rule}: that of values from 0 to 255. For pixels divided by 255 say {scaled}; if the deployment takes them as they "
+            "are stored, say --range 0,255 too."
+        )
+    raise UsageError(f"{rule}. State mean and std in the units of --range, or the --range that they are of.")
+
+
+def _listed(values: tuple[float, ...] | None) -> str:
+    return ",".join(f"{v:.4g}" for v in values or ())
 
 
 def settled(said: Mapping[str, Any], source: Mapping[str, str]) -> Settings:
@@ -275,7 +308,7 @@ def _from_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
     if not isinstance(preprocessing, dict) or not preprocessing.keys() <= set(FITTING):
         raise UsageError(
             "the file's metadata `pipeline.preprocessing` is not what `retrain` writes; "
-            "state --mean, --std, --range and --layout yourself, or remove the entry."
+            "state --mean, --std, --range, --layout and --threshold yourself, or remove the entry."
         )
     return found | preprocessing
 

@@ -49,6 +49,7 @@ MIXED = "tests/train/test_losses.py"
 LOSSES = "tests/train/test_losses.py"
 LOOP, WRITTEN, IMPORT = "tests/train/test_loop.py", "tests/onnx/test_write_back.py", "tests/onnx/test_importer.py"
 
+BINARY, CHANCE = "tests/certify/test_binary.py", "tests/results/test_chance.py"
 RAN, RANGE = "tests/onnx/test_executed.py", "tests/bounds/test_range.py"
 MEASURED, PROGRAMS = "tests/onnx/test_kernels.py", "tests/onnx/test_programs.py"
 SPLITS, COMPLETE = "tests/bounds/test_splits.py", "tests/certify/test_complete.py"
@@ -201,6 +202,11 @@ ACCOUNT: list[Fault] = [
 ]
 
 VERDICTS: list[Fault] = [
+    ("core/binary.py", "scale = 4 * self.value * (1 - self.value)", "scale = 1.0", f"{BINARY} -k near_its_threshold"),
+    ("core/binary.py", 'z = put("binary_softmax", nn.Softmax(-1), z)', "pass", f"{BINARY} -k near_its_threshold"),
+    ("core/binary.py", "ops.Pad((1, 0), value=at)", "ops.Pad((0, 1), value=at)", f"{BINARY} -k certified_box"),
+    ("results/chance.py", "float(betainc(k, n - k + 1, float(rate))) > ALPHA", "Fraction(k, n) <= rate", CHANCE),
+    ("gates/improvement.py", "after.exact > before.exact if", "after.exact >= before.exact if", "tests/render/test_worse.py"),
     ("certify/verdict_table.py", "return (margins > 0) & (self.arithmetic",
      "return (margins >= 0) & (self.arithmetic", TABLE),
     ("certify/verdict_table.py", "return self.proved & self.alive & (self.met",

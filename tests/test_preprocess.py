@@ -10,9 +10,10 @@ import torch
 
 from pipeline.bounds.margins import MarginBounds
 from pipeline.core.interval import Interval
-from pipeline.core.preprocess import Normalise, channel_axis, without_normalisation
+from pipeline.core.preprocess import Normalise, without_normalisation
 from pipeline.core.rounding import Outward
 from pipeline.core.threat import LinfBall, clipped_box
+from pipeline.data import channel_axis
 from pipeline.errors import UsageError
 from tests import nets
 
@@ -81,6 +82,10 @@ def test_another_number_of_channels_is_refused():
         ((3, 8, 3), 3, "NCHW", 0),
         ((8, 8, 3), 1, None, 0),
         ((64,), 1, None, 0),
+        ((3, 8, 4), 4, "NHWC", 2),
+        ((3, 8, 5), 5, "NHWC", 2),  # three rows
+        ((3, 8, 4), 3, "NHWC", 2),  # as said: three means for four channels are refused where they are used
+        ((5, 8, 2), 5, None, 0),
     ],
 )
 def test_means_stand_along_the_axis_that_has_as_many_entries(shape, count, layout, axis):
@@ -88,5 +93,6 @@ def test_means_stand_along_the_axis_that_has_as_many_entries(shape, count, layou
 
 
 def test_where_two_axes_have_as_many_entries_the_layout_is_asked_for():
-    with pytest.raises(UsageError, match=r"--layout NCHW if .* --layout NHWC"):
-        channel_axis((3, 8, 3), 3, None)
+    for shape in ((3, 8, 3), (3, 8, 4)):
+        with pytest.raises(UsageError, match=r"--layout NCHW if .* --layout NHWC"):
+            channel_axis(shape, 3, None)

@@ -9,6 +9,7 @@ from pipeline.errors import PipelineError
 from pipeline.gates.demands import parity_gate
 from pipeline.gates.exact import sign_test, three_digits
 from pipeline.gates.gate import evaluate, parse_gate
+from pipeline.gates.improvement import improvement
 from pipeline.gates.regression import outcome
 from pipeline.results.outcome import GateOutcome
 from pipeline.results.result import Result
@@ -33,6 +34,8 @@ def _again(gate: GateOutcome, result: Result) -> GateOutcome:
         if result.parity is None:
             raise ValueError("the result states no parity")
         return parity_gate(gate.threshold, result.parity)
+    if gate.kind == "require-improvement":
+        return _improved(gate, result)
     parsed, stated = parse_gate(gate.id, kind=gate.kind), gate.baseline
     if stated is None:
         raise ValueError("it names no baseline")
@@ -49,3 +52,13 @@ def _again(gate: GateOutcome, result: Result) -> GateOutcome:
         )
     baseline = stated.model_copy(update={"p_value": three_digits(sign_test(stated.lost, stated.gained))})
     return outcome(parsed, None if parsed.metric == "natural" else level.eps, baseline, rate.n)
+
+
+def _improved(gate: GateOutcome, result: Result) -> GateOutcome:
+    training = result.training
+    if training is None or training.before is None or training.after is None:
+        raise ValueError("the result compares no files")
+    level = next((x for x in result.levels if x.eps == training.after.eps), None)
+    if level is None or (training.after.attacked, training.after.certified) != (level.attacked, level.certified):
+        raise ValueError("what it says of the new file is not what the result counts")
+    return next(again for again in improvement(training.before, training.after) if again.metric == gate.metric)

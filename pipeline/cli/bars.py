@@ -72,7 +72,7 @@ class Bars:
         """One event: a note is a line, progress moves a bar; of others nothing is shown."""
         if isinstance(event, Note) and (event.warning or self.loudness >= 0):
             self.errors.print(
-                f"{'warning' if event.warning else 'note'}: {clean(event.text)}", markup=False, highlight=False
+                f"{'warning' if event.warning else 'note'}: {clean(event.text, 1000)}", markup=False, highlight=False
             )
         elif isinstance(event, progress.Progress) and self.loudness >= 0:
             self._advance(event)

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from pipeline.cli.options import flags_of, model_argument
+from pipeline.errors import InputRejected
 
 
 @click.command("inspect")
@@ -27,8 +28,8 @@ from pipeline.cli.options import flags_of, model_argument
 def command(model: Path, style: str, freeze: Path | None, **given: Any) -> int:
     """Show a MODEL's nodes, which of them bounds support, where weights come from, and where BatchNorm would go.
 
-    Exit 0 for every file that can be imported, whatever bounds support. A certificate is of one file's bytes: certify
-    the copy that --freeze writes, not the original.
+    Exit 0 for every classifier that can be imported, whatever bounds support, and 3 for a file that is none. A certificate is
+    of one file's bytes: certify the copy that --freeze writes, not the original.
     """
     from pipeline.cli.progress import consoles
     from pipeline.commands import inspect
@@ -43,10 +44,18 @@ def command(model: Path, style: str, freeze: Path | None, **given: Any) -> int:
 
         whole = dataclasses.asdict(found) | {"supported": found.supported}
         click.echo(quoted(json.dumps(whole, indent=2, default=str)))
-        return 0
-    out, _ = consoles()
-    _show(found, out)
-    return 0
+    else:
+        _show(found, consoles()[0])
+    return 0 if found.classifier else InputRejected.exit_code
+
+
+def _verdict(found: Any) -> tuple[str, str]:
+    """What ``certify`` says of the file, and its colour: the first thing to know and the last."""
+    from pipeline.results import clean
+
+    if found.refused is None:
+        return f"certify takes this file, in {found.mode}.", "bold green"
+    return f"certify refuses this file, in {found.mode}: {clean(found.refused, 1000)}", "bold red"
 
 
 def _show(found: Any, out: Any) -> None:
@@ -61,6 +70,8 @@ def _show(found: Any, out: Any) -> None:
         for port in ports:
             shape = " x ".join("n" if d is None else str(d) for d in port.shape)
             out.print(Text(f"  {label:<7} {clean(port.name)}   {str(port.dtype).removeprefix('torch.')}   {shape}"))
+    verdict, style = _verdict(found)
+    out.print(Text(f"  {verdict}", style=style))
     p = found.parity
     out.print(Text(f"  parity  {p.max_abs_difference:.2g} on outputs up to {p.scale:.3g}, {p.n} points, {p.provider}"))
     for step in found.preprocessing or ("none in the file; if the deployment normalises, say --mean and --std",):
@@ -69,14 +80,12 @@ def _show(found: Any, out: Any) -> None:
         _show_cost(found.cost, out)
     for note in found.notes:
         out.print(Text(f"  note    {clean(note)}"))
-    verdict = f"refuses it: {clean(found.refused, 1000)}" if found.refused else "certifies this file"
-    out.print(Text(f"  mode    {found.mode} {verdict}", style="red" if found.refused else "green"))
     nodes = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), title="Nodes", title_justify="left")
     for column in ("ONNX", "name", "becomes", "bounds", "BatchNorm"):
         nodes.add_column(column, overflow="fold")
     for row in found.nodes:
         bounds = Text("yes", style="green") if row.problem is None else Text(row.problem, style="red")
-        nodes.add_row(clean(row.operator), clean(row.name)[:40], clean(row.became)[:60], bounds, _bn(row.bn))
+        nodes.add_row(clean(row.operator), clean(row.name, 80), clean(row.became, 120), bounds, _bn(row.bn))
     out.print(nodes)
     weights = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), title="Weights", title_justify="left")
     for column in ("initialiser", "shape", "trains"):
@@ -86,14 +95,15 @@ def _show(found: Any, out: Any) -> None:
         trains = (
             Text("yes", style="green") if weight.frozen is None else Text(f"no: {clean(weight.frozen)}", style="yellow")
         )
-        weights.add_row(clean(weight.initializer)[:60], shape, trains)
+        weights.add_row(clean(weight.initializer, 80), shape, trains)
     out.print(weights)
     missing = sum(row.problem is not None for row in found.nodes)
-    verdict = "all supported" if not missing else f"{missing} without a rule: certify and retrain refuse this file"
-    out.print(Text(f"{len(found.nodes)} nodes, {verdict}.", style="bold"))
+    supported = "all supported" if not missing else f"{missing} without a rule: certify and retrain refuse this file"
+    out.print(Text(f"{len(found.nodes)} nodes, {supported}."))
     count = sum(row.bn is not None and row.bn.status == "inserted" for row in found.nodes)
     if count:
         out.print(Text(f"retrain would insert {count} BatchNorms, and fold them into their layers in the end."))
+    out.print(Text(verdict, style=style))
 
 
 def _show_cost(cost: Any, out: Any) -> None:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import json
 import os
 import sys
 import tempfile
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from typing import Any
 
 import click
 
 from pipeline.cli import isolate, summary
 from pipeline.cli.status import Ending, leads
-from pipeline.errors import EnvironmentFailure, PipelineError, out_of_memory
+from pipeline.errors import EnvironmentFailure, PipelineError, out_of_memory, parts_of
 from pipeline.system.allocator import keep_large_blocks
 
 COMMANDS = {
@@ -78,7 +81,9 @@ def _version() -> str:
 @click.option("--isolate-memory", metavar="SIZE", help="Of the child, such as 8GB.  [9/10 of the machine's]")
 @click.option("--isolate-time", metavar="TIME", help="Of the child, such as 30m.  [6h]")
 @click.option("-q", "--quiet", is_flag=True, help="Warnings and errors alone, and what --format json gives.")
-@click.option("-v", "--verbose", is_flag=True, help="Say of every phase how long it took.")
+@click.option(
+    "-v", "--verbose", is_flag=True, help="Say of every phase how long it took, and every setting of retrain."
+)
 def group(
     isolate: bool | None, isolate_memory: str | None, isolate_time: str | None, quiet: bool, verbose: bool
 ) -> None:
@@ -124,7 +129,7 @@ def _apart(argv: list[str]) -> int:
         code = isolate.run(argv, _walls(asked["isolate_memory"], asked["isolate_time"]))
     except PipelineError as error:
         code, message = error.exit_code, str(error)
-    return _told(code, message)
+    return _told(code, message, argv)
 
 
 def _walls(memory: str | None, seconds: str | None) -> isolate.Walls:
@@ -143,17 +148,31 @@ def run(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code; errors go to standard error in one paragraph."""
     ending = Ending(sys.argv[1:] if argv is None else argv)
     code, message = _ended(argv, ending)
-    return ending.close(_told(code, message), message)
+    return ending.close(_told(code, message, ending.argv), message)
 
 
-def _told(code: int, message: str) -> int:
-    """The code, once the message is on standard error and on the page of a job."""
+def _told(code: int, message: str, argv: Sequence[str]) -> int:
+    """The code, once the message is on standard error, on the page of a job, and where JSON was asked for an object."""
     if message:
         message = _clean(message)
         click.echo(f"pipeline: {message}", err=True)
+        if leads() and wants_json(argv):
+            click.echo(as_json(code, message))
         if leads():
             summary.failed(message, code)
     return code
+
+
+def wants_json(argv: Sequence[str]) -> bool:
+    """Whether a command line asks for JSON on standard output; it may be one that click cannot read."""
+    return "--format=json" in argv or ("--format", "json") in pairwise(argv)
+
+
+def as_json(code: int, message: str) -> str:
+    """A failure as an object: the exit code, and the parts of the message."""
+    found = {"code": code, **parts_of(message)._asdict(), "message": message}
+    # No build server may read a command in it.
+    return json.dumps({"error": found}, indent=2).replace("##", "#\\u0023")
 
 
 def _clean(message: str) -> str:
@@ -176,6 +195,8 @@ def _ended(argv: list[str] | None, ending: Ending) -> tuple[int, str]:
         return stop.exit_code, ""
     except click.ClickException as error:
         error.show(sys.stderr)
+        if wants_json(sys.argv[1:] if argv is None else argv):
+            click.echo(as_json(2, _clean(error.format_message())))
         return 2, ""
     except (KeyboardInterrupt, click.Abort):
         return 130, "interrupted"

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from pipeline.choices import LEVELS, MODES
-from pipeline.cli.numbers import WHOLE, Whole
+from pipeline.cli.numbers import REAL, WHOLE, Whole
 from pipeline.methods import choices
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -76,6 +76,12 @@ proof_options = _apply(
     click.option("--max-samples", type=WHOLE, metavar="N", help="Certify N samples drawn by --seed."),
     click.option("--seed", type=WHOLE, metavar="N", help="Of every random choice.  [0]"),
     click.option("--output", metavar="NAME", help="Which output holds the logits, where the file has several."),
+    click.option(
+        "--threshold",
+        type=REAL,
+        metavar="T",
+        help="Of one number a sample: label 1 above it, else 0.  [0.5 of a probability, 0 of a logit]",
+    ),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where bounds and training run.  [auto]"),
     click.option("--provider", type=click.Choice(["cpu", "cuda"]), help="Where ONNX Runtime runs the file.  [cpu]"),
     click.option(

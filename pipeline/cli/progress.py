@@ -18,7 +18,7 @@ from pipeline.results import clean, dump
 
 __all__ = ["Watch", "consoles", "present"]
 
-COLUMNS = f"{'epoch':^9}{'eps':>9}{'natural':>9}{'robust':>9}{'tight':>8}{'balance':>8}{'held-out':>11}{'certified':>11}{'s':>8}"
+COLUMNS = f"{'epoch':^9}{'eps':>9}{'natural':>9}{'robust':>9}{'tight':>8}{'balance':>8}{'held-out':>10}{'certified':>10}{'s':>8}"
 
 
 class Watch(Bars):
@@ -71,7 +71,7 @@ class Watch(Bars):
         every = 1 if self.errors.is_terminal else max(1, self.epochs // 20)
         if int(r["epoch"]) % every and int(r["epoch"]) != self.epochs:
             return
-        held = "".join(f"{100 * r[k]:9.2f} %" if k in r else f"{'–':>11}" for k in ("held_natural", "held_certified"))
+        held = "".join(f"{100 * r[k]:8.2f} %" if k in r else f"{'–':>10}" for k in ("held_natural", "held_certified"))
         line = f"{int(r['epoch']):>4}/{self.epochs:<4}{r['eps']:9.6f}{r['natural']:9.3f}{r['robust']:9.3f}"
         line += f"{r['tightness']:8.3f}{r['balance']:8.4f}{held}{r['seconds']:8.1f}"
         self.errors.print(line, highlight=False, markup=False)

@@ -65,6 +65,12 @@ from pipeline.cli.status import Ending
 )
 @proof_options
 @devices_option
+@click.option(
+    "--require-improvement",
+    is_flag=True,
+    default=None,
+    help="Exit 1 unless the new file certifies more than the given one, and withstands the attack no less.",
+)
 @gate_options
 @recipe_options
 @click.pass_obj
@@ -91,6 +97,7 @@ def command(
     where it was stopped, and trains nothing once it has finished.
     """
     from pipeline import commands
+    from pipeline.cli.bars import loudness
     from pipeline.cli.devices import launch, several
     from pipeline.cli.progress import Watch, consoles, present
     from pipeline.cli.signals import stopping
@@ -109,7 +116,14 @@ def command(
     standard, errors = consoles()
     with stopping() as asked:
         events = commands.retrain(
-            model, flags, out=out, force=force, report=report, argv=sys.argv[1:], should_stop=asked.is_set
+            model,
+            flags,
+            out=out,
+            force=force,
+            report=report,
+            argv=sys.argv[1:],
+            should_stop=asked.is_set,
+            verbose=loudness() > 0,
         )
         done = Watch(errors)(events)
     ending.reached(done)

@@ -22,7 +22,7 @@ from pipeline.commands.promises import measured
 from pipeline.commands.subject import Subject, device_of, need_data, open_model, opened, test_part
 from pipeline.data import Dataset
 from pipeline.distributed.group import Crew, gathered
-from pipeline.errors import EnvironmentFailure
+from pipeline.errors import EnvironmentFailure, UsageError
 from pipeline.gates.demands import GATES, demands
 from pipeline.numbers import parse_shard
 from pipeline.render import render
@@ -77,6 +77,10 @@ def _certify(
     file = opened(model, crew)
     settings, source = settle(model, flags, file.metadata)
     gates = demands(settings, folder)
+    if gates.improvement:
+        raise UsageError(
+            "--require-improvement is a gate of retrain: certify has no given file to compare with; leave it out."
+        )
     if settings.memory_budget is not None:
         give_back_large_blocks()
     with limited(preparing(settings.time_budget, began)):

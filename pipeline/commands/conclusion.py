@@ -9,6 +9,7 @@ from pipeline import results as reports
 from pipeline.errors import UsageError
 from pipeline.gates import Demands
 from pipeline.gates import verdict as decided
+from pipeline.gates.improvement import improvement
 from pipeline.methods import ATTACKS
 from pipeline.results.blocks import blocks
 from pipeline.settings import Settings
@@ -25,6 +26,10 @@ def conclude(
     if known.get("shard") is not None:
         return reports.Result(**known, verdict="incomplete", partial=any(level.undecided for level in known["levels"]))
     outcomes = gates.outcomes(known["levels"], known["per_class"], samples, known["parity"])
+    if gates.improvement and training is not None and training.before is not None and training.after is not None:
+        outcomes += improvement(training.before, training.after)
+    doubt = reports.near_chance(known["levels"][0], known["model"].output.classes, known["per_class"])
+    known = {**known, "warnings": (*([doubt] if doubt else []), *known["warnings"])}
     verdict = decided(outcomes)
     about_robustness = not outcomes or any(gate.metric in ("attacked", "certified") for gate in outcomes)
     if verdict == "pass" and about_robustness and not _anything_checked(known):

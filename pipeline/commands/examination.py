@@ -18,6 +18,7 @@ from pipeline.certify.together import LOOKED_AT, require_independent, require_la
 from pipeline.commands import facts
 from pipeline.commands.conclusion import share_of
 from pipeline.commands.events import Event, Note
+from pipeline.commands.first_look import first_look, require_said_threshold
 from pipeline.commands.promises import Kernels, measured, refuse_unpromised
 from pipeline.commands.subject import Subject, chosen, device_of, to_inputs
 from pipeline.core.threat import BALLS, Ball
@@ -36,7 +37,7 @@ BLIND = (
     "the attack saw no gradient on {} samples that survived it: something inside the network saturates or is a step, and the "
     "attacked accuracy may be too high"
 )
-SOFTMAX = "the file ends in a Softmax, which keeps the order of its inputs: margins are taken of those"
+ENDS = "the file ends in a {}, which keeps the order of its inputs: margins are taken of those"
 
 
 REAL, IN_BOXES = 16, 2
@@ -85,7 +86,8 @@ def examine(
     labels = sorted(set(fitted.labels.tolist()))
     gates.check(eps=settings.radii, attacked=settings.attack, arithmetic=settings.arithmetic, labels=labels)
     together = subject.predict_together
-    softmax = (SOFTMAX,) if subject.network.plan().before_softmax()[1] is not None else ()
+    last = "Sigmoid" if subject.threshold else "Softmax"
+    softmax = (ENDS.format(last),) if subject.network.plan().before_softmax()[1] is not None else ()
     for note in (*fitted.notes, *softmax, *([kernels.note] if kernels.note else [])):
         yield Note(note)
     seed = seed_of(settings, work.crew)
@@ -95,9 +97,10 @@ def examine(
     with limited(work.preparing):
         parity = _parity(subject, fitted, balls[-1], seed)
         require_independent(together, fitted.images[:LOOKED_AT])
-        doubt = subject.often_wrong(fitted.images, fitted.labels) if subject.normalise is None else None
+        require_said_threshold(subject, settings, fitted)
+        doubt = first_look(subject, fitted)
     if doubt:
-        yield Note(doubt, warning=True)
+        yield Note(doubt.said, warning=True)
     pgd = PGD(settings.attack_steps, settings.restarts, seed=settings.seed) if settings.attack else None
     how = _how(subject, settings, pgd, kernels)
     cut = blocks(len(indices)) if shard is None else shard.blocks
@@ -136,7 +139,10 @@ def examine(
         "samples": samples.described,
         "counterexamples": samples.counterexamples.described if samples.counterexamples else None,
         "largest_eps": reports.largest_eps(samples, tolerance=str(verdicts.TOLERANCE)),
-        "warnings": tuple(reports.Caution(message=note) for note in (*subject.imported.notes, *softmax, *doubts)),
+        "warnings": (
+            *([reports.Caution(code="preprocessing", message=doubt.grave)] if doubt and doubt.grave else []),
+            *(reports.Caution(message=note) for note in (*subject.imported.notes, *softmax, *doubts)),
+        ),
         "shard": None if shard is None else shard.model_copy(update={"blind": result.blind}),
     }
     pictures = _pictures(levels, indices, fitted) if settings.thumbnails else {}

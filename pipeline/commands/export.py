@@ -43,7 +43,9 @@ def export_vnnlib(
     ball = LinfBall(Fraction(samples.eps[level]), *result.preprocessing.range)
     lower, upper = _box(pixels, ball, result.preprocessing)
     label = int(samples.label[at[0]])
-    return robustness(lower, upper, label, result.model.output.classes, _comments(result, samples, int(at[0]), level))
+    output, comments = result.model.output, _comments(result, samples, int(at[0]), level)
+    threshold = None if output.threshold is None else Fraction(float(np.float32(output.threshold)))
+    return robustness(lower, upper, label, output.classes, comments, threshold)
 
 
 def _level(known: tuple[str, ...], eps: str | None) -> int:

@@ -36,7 +36,7 @@ def tool() -> report.Tool:
 def model(subject: Subject) -> report.Model:
     """The delivered file: digests of its bytes, its graph and its weights, and what it declares."""
     file, proto, found = subject.file, subject.file.model, subject.file.digests
-    (entry,), (exit_,) = subject.network.inputs, subject.network.outputs
+    (entry,), (exit_,) = subject.network.inputs, subject.imported.network.outputs
     declared = {v.name: v for v in proto.graph.input}
 
     def dims(name: str, fallback: tuple[int | None, ...]) -> tuple[int | str | None, ...]:
@@ -59,13 +59,20 @@ def model(subject: Subject) -> report.Model:
         output=report.Output(
             name=exit_.name,
             shape=exit_.shape,
-            kind="softmax" if subject.network.plan().before_softmax()[1] is not None else "logits",
+            kind=_kind(subject),
             classes=subject.classes,
+            threshold=subject.threshold.value if subject.threshold else None,
         ),
         parameters=sum(parameters.values()),
         ops=dict(Counter(n.op_type for n in proto.graph.node)),
         metadata=file.metadata,
     )
+
+
+def _kind(subject: Subject) -> str:
+    if subject.threshold is not None:
+        return subject.threshold.kind
+    return "softmax" if subject.network.plan().before_softmax()[1] is not None else "logits"
 
 
 def preprocessing(subject: Subject, fitted: Fitted, source: dict[str, str]) -> report.Preprocessing:
@@ -76,9 +83,17 @@ def preprocessing(subject: Subject, fitted: Fitted, source: dict[str, str]) -> r
         range=fitted.value_range,
         mean=subject.normalise.mean if subject.normalise else None,
         std=subject.normalise.std if subject.normalise else None,
-        layout=fitted.layout,
+        layout=_layout(subject, fitted),
         notes=fitted.notes,
     )
+
+
+def _layout(subject: Subject, fitted: Fitted) -> str:
+    """The order of axes, by the one along which means stand where there are several."""
+    normalise = subject.normalise
+    if fitted.layout == "flat" or normalise is None or len(normalise.mean) == 1:
+        return fitted.layout
+    return "NHWC" if normalise.channel_axis else "NCHW"
 
 
 def data(dataset: Dataset, evaluated: int, limit: int | None, seed: int, notes: Sequence[str] = ()) -> report.Data:

@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
-
 from pipeline.bounds.cost import Cost, cost_of
 from pipeline.certify.engine import CHUNK_BYTES
 from pipeline.certify.prover import IBP_BATCH
+from pipeline.commands.first_look import entrance
 from pipeline.commands.promises import measured, refuse_unpromised
-from pipeline.commands.subject import opened, subject_of
-from pipeline.core import ops
+from pipeline.commands.subject import Subject, opened, subject_of
 from pipeline.core.network import Network, Port
-from pipeline.errors import EnvironmentFailure, PipelineError, UsageError
+from pipeline.errors import EnvironmentFailure, NoClassifier, PipelineError, UsageError
 from pipeline.onnx import freeze, importer
 from pipeline.onnx.model_file import ModelFile
 from pipeline.onnx.names import shown
@@ -70,6 +68,8 @@ class Inspection:
     mode: str
     refused: str | None
     """Why ``certify`` refuses the file in that mode of arithmetic on this machine, None where it does not."""
+    classifier: bool = True
+    """Whether each sample gets one number a class, or one number; a property may be asked of any other file."""
     fixed: tuple[str, ...] = ()
     """The weights that are fixed in a copy, where one was written."""
 
@@ -89,6 +89,7 @@ def inspect(model: Path, flags: Mapping[str, Any], *, freeze_to: Path | None = N
     settings, _ = settle(file.path, flags, file.metadata)
     imported = importer.load(file, output=settings.output, level=settings.runtime_optimization)
     network = imported.network
+    subject, refusal = _subject(file, imported, settings)
     return Inspection(
         file=file.path.name,
         opsets={o.domain or "ai.onnx": o.version for o in file.model.opset_import},
@@ -98,24 +99,28 @@ def inspect(model: Path, flags: Mapping[str, Any], *, freeze_to: Path | None = N
         nodes=_nodes(network),
         weights=_weights(network),
         parity=imported.parity,
-        notes=imported.notes,
+        notes=(subject.imported if subject else imported).notes,
         preprocessing=_preprocessing(network, file.metadata),
         cost=_cost(network),
         mode=settings.arithmetic,
-        refused=_refused(file, imported, settings),
+        refused=None if refusal is None else str(refusal),
+        classifier=not isinstance(refusal, NoClassifier),
         fixed=() if freeze_to is None else _write_frozen(file, freeze_to),
     )
 
 
-def _refused(file: ModelFile, imported: importer.Imported, settings: Settings) -> str | None:
-    """What ``certify`` would say before its first bound, by the very checks that it makes."""
+def _subject(
+    file: ModelFile, imported: importer.Imported, settings: Settings
+) -> tuple[Subject | None, PipelineError | None]:
+    """What ``certify`` would take it for, and say before its first bound, by the very checks that it makes."""
+    subject = None
     try:
         subject = subject_of(file, imported, settings)
         measured(subject, settings)
         refuse_unpromised(subject, settings)
     except PipelineError as error:
-        return str(error)
-    return None
+        return subject, error
+    return subject, None
 
 
 def _write_frozen(file: ModelFile, out: Path) -> tuple[str, ...]:
@@ -131,34 +136,12 @@ def _write_frozen(file: ModelFile, out: Path) -> tuple[str, ...]:
     return names
 
 
-PIXELWISE = (ops.Add, ops.Sub, ops.Mul, ops.Div)
-MOVING = (ops.Cast, ops.Transpose, ops.Reshape, ops.Unsqueeze, nn.Identity)
-
-
 def _preprocessing(network: Network, told: Mapping[str, str]) -> tuple[str, ...]:
-    """Arithmetic with constants between the input and the first layer, one sentence an operation."""
-    plan = network.plan()
-    constants = {index: getattr(owner, name) for index, owner, name in plan.constants}
-    pixels, found = set(plan.inputs), []
-    for step in plan.steps:
-        known = [constants[a] for a in step.args if a in constants]
-        if (
-            not step.args
-            or not set(step.args) <= pixels | set(constants)
-            or not isinstance(step.op, PIXELWISE + MOVING)
-        ):
-            continue
-        pixels.add(step.index)
-        if isinstance(step.op, PIXELWISE) and known:
-            found.append(f"{network.origin(step.name)}: {type(step.op).__name__} with {_values(known[0])}")
+    """What happens to the input before the first layer, one sentence an operation."""
+    found = [*entrance(network).told]
     if "pipeline.preprocessing" in told:
         found.append(f"outside the file, by its metadata: {shown(told['pipeline.preprocessing'], 200)}")
     return tuple(found)
-
-
-def _values(constant: Tensor) -> str:
-    numbers = constant.flatten().tolist()
-    return ", ".join(f"{value:g}" for value in numbers[:4]) + (f", … ({len(numbers)})" if len(numbers) > 4 else "")
 
 
 def _cost(network: Network) -> Cost | None:

@@ -19,6 +19,7 @@ from pipeline.commands.events import Done, Event, Note
 from pipeline.commands.examination import Evidence, examine
 from pipeline.commands.subject import Subject, device_of, need_data, open_model, opened, to_inputs
 from pipeline.commands.training import trained_network, training_key
+from pipeline.core.binary import without_threshold
 from pipeline.core.preprocess import without_normalisation
 from pipeline.data import Fitted
 from pipeline.distributed.group import Crew, gathered
@@ -45,20 +46,21 @@ def retrain(
     report: Path | None = None,
     argv: Sequence[str] = (),
     should_stop: Callable[[], bool] = lambda: False,
+    verbose: bool = False,
 ) -> Iterator[Event]:
     """Retrain a file to be certifiable at the largest ``eps`` given, and certify the file written; the last event is ``Done``.
 
     Training goes on from the checkpoint in ``<out>.run`` where the same command left one, and is skipped where the same
     command has finished. A time budget ends training, not certification: it leaves a checkpoint and raises Preempted.
-    Started as several processes they train and certify together, and the first one writes. Raises what the exit codes stand
-    for: see ``pipeline.errors``.
+    Started as several processes they train and certify together, and the first one writes. ``verbose``: every setting is told.
+    Raises what the exit codes stand for: see ``pipeline.errors``.
     """
     run = RunFolder(out or run_folder.retrained(model))
     run_folder.require_folder(report or run_folder.of_retraining(run.out))
     with gathered() as crew:
         crew.first(lambda: _check_target(model, run, force))
         with run.held_by(crew):
-            yield from _retrain(model, flags, run, force, report, argv, should_stop, crew)
+            yield from _retrain(model, flags, run, force, report, argv, should_stop, crew, verbose)
 
 
 def _retrain(
@@ -70,6 +72,7 @@ def _retrain(
     argv: Sequence[str],
     should_stop: Callable[[], bool],
     crew: Crew,
+    verbose: bool,
 ) -> Iterator[Event]:
     started, began = datetime.now(UTC), time.monotonic()
     file = opened(model, crew)
@@ -95,7 +98,8 @@ def _retrain(
     finished, begun = crew.first(lambda: _left(run, key, force))
     if why := crew.first(lambda: run.user.why):
         yield Note(f"no checkpoint is kept, and a run that is stopped starts anew: {why}", warning=True)
-    for note in (*subject.imported.notes, *training.announced(subject, recipe), *train.told(recipe)):
+    every = train.told(recipe) if verbose else ["`pipeline --verbose retrain` shows every setting of the recipe"]
+    for note in (*subject.imported.notes, *training.announced(subject, recipe), *every):
         yield Note(note)
 
     def given() -> Generator[Event, None, Evidence]:
@@ -118,7 +122,7 @@ def _retrain(
         yield Note(execution.describe())
         trained = yield from trained_network(subject, images, recipe, settings, run, key, stop, execution, crew)
         told = training.left_in_file(subject, recipe, settings, aside)
-        finished = crew.first(lambda: _written(file, run, key, trained, told))
+        finished = crew.first(lambda: _written(subject, run, key, trained, told))
     else:
         yield Note(
             f"{out.name} is what this command wrote when it finished: nothing is trained, and it is certified again"
@@ -131,7 +135,8 @@ def _retrain(
     sides, warnings = training.compared(before, after, settings)
     for warning in warnings:
         yield Note(warning, warning=True)
-    after.fields["warnings"] = (*after.fields["warnings"], *(reports.Caution(message=w) for w in warnings))
+    worse = (reports.Caution(code="worse", message=w) for w in warnings)
+    after.fields["warnings"] = (*worse, *after.fields["warnings"])
     training_facts = reports.Training(
         recipe=recipe.model_dump(mode="json"),
         curves=training.curves(finished.curves),
@@ -233,10 +238,11 @@ def _left(run: RunFolder, key: str, force: bool) -> tuple[WrittenModel | None, b
 
 
 def _written(
-    file: ModelFile, run: RunFolder, key: str, trained: train.Finished, left: Mapping[str, str]
+    subject: Subject, run: RunFolder, key: str, trained: train.Finished, left: Mapping[str, str]
 ) -> WrittenModel:
     """Write the trained weights into the file, and down what was done."""
-    written = write_back(file, without_normalisation(trained.network), run.out, metadata=left)
+    network = without_threshold(without_normalisation(trained.network), subject.imported.network)
+    written = write_back(subject.file, network, run.out, metadata=left)
     curves = tuple(map(dict, trained.history))
     finished = WrittenModel(key, written.file.digests.sha256, written.changes, curves, trained.epoch)
     run.remember(finished)

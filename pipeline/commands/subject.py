@@ -12,11 +12,12 @@ import torch
 
 from pipeline.certify.engine import predicted_at_once
 from pipeline.certify.together import PredictTogether
-from pipeline.core.network import Network
-from pipeline.core.preprocess import Normalise, channel_axis
-from pipeline.data import Dataset, Fitted, Pixels, fit, has_part, load, select
+from pipeline.core.binary import Threshold
+from pipeline.core.network import Network, Port
+from pipeline.core.preprocess import Normalise
+from pipeline.data import Dataset, Fitted, channel_axis, fit, has_part, load, select
 from pipeline.distributed.group import ALONE, Crew
-from pipeline.errors import EnvironmentFailure, InputRejected, UsageError
+from pipeline.errors import EnvironmentFailure, InputRejected, NoClassifier, UsageError
 from pipeline.limits import hold
 from pipeline.onnx import freeze, importer, model_file, parity, runtime
 from pipeline.onnx.executed import Executed, optimised
@@ -24,9 +25,6 @@ from pipeline.onnx.model_file import ModelFile
 from pipeline.onnx.names import shown
 from pipeline.rules import require
 from pipeline.settings import CURVE_SAMPLES, Settings, limits_beside
-
-LOOKED_AT = 64
-"""Samples of which a first look tells how often the file is right."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,11 +34,13 @@ class Subject:
     file: ModelFile
     imported: importer.Imported
     network: Network
-    """Of pixels: a normalisation outside the graph comes first."""
+    """Of pixels and classes: a normalisation outside the graph comes first, a threshold of one number last."""
     session: runtime.Session
     normalise: Normalise | None
     sample_shape: tuple[int, ...]
     classes: int
+    threshold: Threshold | None = None
+    """Where the file gives one number a sample."""
     memory: int | None = None
     """The budget in bytes, where one was asked for."""
 
@@ -67,12 +67,21 @@ class Subject:
 
     def predict(self, x: np.ndarray, *, chunk: int | None = None) -> np.ndarray:
         """The delivered bytes on float32 pixels: logits (n, classes), by ONNX Runtime, ``chunk`` samples together."""
-        inputs, name = self.normalise(x) if self.normalise else x, self.network.outputs[0].name
-        return self.session.batched(inputs, output=name, chunk=chunk or self.at_once).reshape(len(x), -1)
+        return self.run(self.inputs(x), chunk=chunk)
+
+    def inputs(self, pixels: np.ndarray) -> np.ndarray:
+        """What the file gets of float32 pixels."""
+        return self.normalise(pixels) if self.normalise else pixels
+
+    def run(self, inputs: np.ndarray, *, chunk: int | None = None) -> np.ndarray:
+        """The delivered bytes on their own inputs: logits (n, classes)."""
+        name = self.network.outputs[0].name
+        found = self.session.batched(inputs, output=name, chunk=chunk or self.at_once).reshape(len(inputs), -1)
+        return self.threshold.columns(found[:, 0]) if self.threshold else found
 
     def parity_on(self, images: np.ndarray, drawn: np.ndarray) -> parity.MeasuredParity:
         """Parity at real samples beside the usual points, and node by node at others. Raises InputRejected (3) without it."""
-        real, more = (self.normalise(x) if self.normalise else x for x in (images, drawn))
+        real, more = map(self.inputs, (images, drawn))
         xs = parity.points(self.imported.network, real)
         measured = parity.compare(self.session, self.file.model, self.imported.network, xs, [more])
         parity.require(measured)
@@ -80,21 +89,10 @@ class Subject:
 
     def agrees_at(self, images: np.ndarray) -> None:
         """Every node at some points more. Raises InputRejected (3) where one differs."""
-        xs = [self.normalise(images) if self.normalise else images]
+        xs = [self.inputs(images)]
         seen = parity.by_node(self.session, self.file.model, self.imported.network, xs)
         if seen.difference is not None:
             parity.refuse(seen.difference.describe(self.imported.network))
-
-    def often_wrong(self, images: Pixels, labels: np.ndarray) -> str | None:
-        """What a first look says, before minutes are spent, where the file is wrong so often that its inputs may be at fault."""
-        rows = np.unique(np.linspace(0, len(images) - 1, LOOKED_AT).astype(int))
-        right = int((self.predict(images[rows]).argmax(1) == labels[rows]).sum())
-        if 2 * right >= len(rows):
-            return None
-        return (
-            f"the file is right on {right} of {len(rows)} samples; if that should be more: does the deployment normalise pixels "
-            "(--mean, --std), or take another range (--range) or order of channels?"
-        )
 
 
 def opened(path: Path, crew: Crew = ALONE, sha256: str | None = None) -> ModelFile:
@@ -153,23 +151,57 @@ def subject_of(file: ModelFile, imported: importer.Imported, settings: Settings)
     with torch.no_grad():
         logits = network(torch.zeros(1, *sample))
     assert isinstance(logits, torch.Tensor)
-    if logits.numel() < 2:
-        raise InputRejected(f"a classifier has at least two classes; the output has shape {list(logits.shape)}.")
+    _require_classes(network.outputs[0], logits.shape)
+    threshold = _threshold(network, logits, settings)
+    if threshold is not None:
+        note = f"one {threshold.kind} a sample: label 1 where it is above {threshold.value:g}, else 0 (--threshold says another)"
+        imported = replace(imported, notes=(*imported.notes, note))
+        network = threshold.behind(network)
     session = imported.session_on(settings.provider, settings.runtime_optimization)
     # A file that declares any batch and runs at a batch of one alone is only ever run so.
     session.fixed_batch = session.fixed_batch or port.shape[0]
     normalise = None
-    if settings.mean is not None or settings.std is not None:
-        mean = settings.mean or (0.0,) * len(settings.std or ())
-        axis = channel_axis(sample, len(mean), settings.layout)
+    if settings.mean is not None and settings.std is not None:
+        axis = channel_axis(sample, max(len(settings.mean), len(settings.std)), settings.layout)
         if axis and settings.layout is None:
             note = (
                 f"--mean and --std stand along the last axis of the input {list(sample)}: channels last (--layout NHWC)"
             )
             imported = replace(imported, notes=(*imported.notes, note))
-        normalise = Normalise(mean, settings.std or (1.0,) * len(mean), axis)
+        normalise = Normalise.of(settings.mean, settings.std, axis)
     pixels = normalise.before(network) if normalise else network
-    return Subject(file, imported, pixels, session, normalise, sample, logits.numel(), settings.memory_budget)
+    classes = 2 if threshold else logits.numel()
+    return Subject(file, imported, pixels, session, normalise, sample, classes, threshold, settings.memory_budget)
+
+
+def _require_classes(port: Port, shape: torch.Size) -> None:
+    """Raise NoClassifier where the output of one sample is not one vector."""
+    if len(shape) < 3 or sum(d > 1 for d in shape[1:]) < 2:
+        return
+    written = " x ".join(["n", *map(str, shape[1:])])
+    raise NoClassifier(
+        f"a classifier gives each sample one number a class, n x C; output {shown(port.name)!r} is {written}: {shape[1]} numbers "
+        f"at each of {math.prod(shape[2:])} places, as a segmenter or a detector gives them. Reduce it to n x C in the file, "
+        "name another output with --output, or ask for a property of it by `certify --property`."
+    )
+
+
+def _threshold(network: Network, logits: torch.Tensor, settings: Settings) -> Threshold | None:
+    """Of one number a sample; None of more. Raises UsageError for a threshold that nothing is compared with."""
+    if logits.numel() == 1:
+        found = Threshold.of(network, settings.threshold)
+        if found.probability and found.value != 0.5 and settings.arithmetic == "real":
+            raise UsageError(
+                f"the logit at which a probability is {found.value:g} is no number that a computer holds, and `--arithmetic "
+                "real` asks for it exactly: take --threshold 0.5, or float32-any-order."
+            )
+        return found
+    if settings.threshold is not None:
+        raise UsageError(
+            f"--threshold is of a file that gives one number a sample; this one gives {logits.numel()}, and the largest is the "
+            "label: leave it out."
+        )
+    return None
 
 
 def device_of(settings: Settings) -> str:

@@ -25,6 +25,13 @@ class Normalise:
     std: tuple[float, ...]
     channel_axis: int = 0
 
+    @classmethod
+    def of(cls, mean: tuple[float, ...], std: tuple[float, ...], channel_axis: int) -> Normalise:
+        """Of one number for all channels or one a channel, on either side. Raises UsageError."""
+        count = max(len(mean), len(std))
+        mean, std = (values * count if len(values) == 1 else values for values in (mean, std))
+        return cls(mean, std, channel_axis)
+
     def __post_init__(self) -> None:
         with np.errstate(over="ignore", under="ignore"):
             mean, std = (np.asarray(v, np.float32) for v in (self.mean, self.std))
@@ -79,22 +86,6 @@ class Normalise:
         for reader in readers:
             reader.replace_input_with(placeholder, over)
         return _rebuilt(network, graph)
-
-
-def channel_axis(sample_shape: tuple[int, ...], count: int, layout: str | None) -> int:
-    """The axis of one sample along which ``count`` means stand: the first or the last of an image, whichever has that many.
-
-    Raises UsageError where both have, and ``layout`` does not say which.
-    """
-    if count == 1 or len(sample_shape) != 3:
-        return len(sample_shape) - 1 if layout == "NHWC" else 0
-    fitting = [axis for axis in (0, 2) if sample_shape[axis] == count]
-    if len(fitting) == 2 and layout is None:
-        raise UsageError(
-            f"--mean and --std give one number a channel; the model's input {sample_shape} has {count} along its first axis and "
-            "along its last. Say --layout NCHW if channels come first, --layout NHWC if they come last."
-        )
-    return fitting[0] if len(fitting) == 1 else 2 if layout == "NHWC" else 0
 
 
 def without_normalisation(network: Network) -> Network:

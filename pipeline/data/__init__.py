@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from pipeline.data.dataset import Dataset, hold_out, select
 from pipeline.data.fit import Fitted, Layout, Pixels, fit
+from pipeline.data.layout import channel_axis
 from pipeline.data.loader import Augment, Loader
 from pipeline.data.source import Part, has_part, load, without_folders
 
@@ -21,6 +22,7 @@ __all__ = [
     "Loader",
     "Part",
     "Pixels",
+    "channel_axis",
     "fit",
     "has_part",
     "hold_out",

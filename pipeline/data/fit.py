@@ -10,9 +10,12 @@ from jaxtyping import Float32, Int64
 
 from pipeline.data.dataset import Dataset
 from pipeline.data.layout import Layout, arrange, order_of
+from pipeline.data.usual import USUAL, flags, normalised_by
 from pipeline.errors import Incomplete, InputRejected, UsageError
 
 LARGEST = float(np.finfo(np.float32).max)
+MOST_DEVIATIONS = 10
+"""How far from zero normalised values are taken to lie."""
 
 __all__ = ["Fitted", "Layout", "Pixels", "fit"]
 
@@ -91,13 +94,13 @@ def fit(
     if rows is not None:
         dataset, labels = dataset.take(rows), labels[rows]
     images, layout_notes = arrange(dataset.images, input_shape, layout, uri=dataset.uri)
-    pixels, bounds, range_notes = _scale(images, value_range, dataset.uri)
+    pixels, bounds, range_notes = _scale(images, value_range, dataset.uri, order_of(input_shape, layout))
     notes = (*dataset.notes, *layout_notes, *range_notes, *label_notes)
-    return Fitted(pixels, labels, bounds, order_of(input_shape), notes)
+    return Fitted(pixels, labels, bounds, order_of(input_shape, layout), notes)
 
 
 def _scale(
-    images: np.ndarray, value_range: tuple[float, float] | None, uri: str
+    images: np.ndarray, value_range: tuple[float, float] | None, uri: str, order: str
 ) -> tuple[Pixels, tuple[float, float], tuple[str, ...]]:
     unit = (0.0, 1.0)
     if images.dtype != np.uint8 and not np.isfinite(images).all():
@@ -128,10 +131,30 @@ def _scale(
     if low < 0 or high > 1:
         raise InputRejected(
             f"{uri!r}: values lie in {low:g} to {high:g}, outside [0, 1], and eps is in units of the pixel range. "
+            f"{_advice(images, low, high, order)}"
+        )
+    return pixels, unit, ()
+
+
+def _advice(images: np.ndarray, low: float, high: float, order: str) -> str:
+    """What to do about values outside [0, 1]: normalised data name pixels again, others their range."""
+    within = low >= -1 and high <= 1
+    if low >= 0 or within or max(-low, high) > MOST_DEVIATIONS or (images[:8] == np.round(images[:8])).all():
+        return (
             f"Say `--range LOW,HIGH` (such as `--range {_likely(low, high)}`), "
             "or store images before normalisation and give --mean and --std."
         )
-    return pixels, unit, ()
+    axis = {"NCHW": 1, "NHWC": images.ndim - 1}.get(order)
+    others = tuple(a for a in range(images.ndim) if a != axis)
+    usual = normalised_by(*(np.atleast_1d(end(images, axis=others)) for end in (np.min, np.max)))
+    known = USUAL[usual or "ImageNet"]
+    mean, std = (", ".join(f"{v:g}" for v in values) for values in known)
+    by = f"as by mean and deviation of {usual}" if usual else "by a mean and a deviation that whoever stored them knows"
+    such = "" if usual else ", if they are those of ImageNet"
+    return (
+        f"They are normalised already, it seems, {by}. Store pixels again, x * std + mean (mean {mean}, std {std}{such}), "
+        f"and say what the deployment does to them: `{flags(known)}`."
+    )
 
 
 def _likely(low: float, high: float) -> str:
@@ -149,6 +172,8 @@ def _labels(dataset: Dataset, classes: int, offset: int) -> tuple[np.ndarray, tu
         raise InputRejected(f"{found}. They look 1-based: `--label-offset {offset - 1}`.")
     if low == -1 and high < classes - 1:
         raise InputRejected(f"{found}. They are shifted by one too many: `--label-offset {offset + 1}`.")
+    if classes == 2 and set(np.unique(labels)) == {-1, 1}:
+        raise InputRejected(f"{found}. Store 0 in place of -1.")
     if low < 0 or high >= classes:
         raise InputRejected(f"{found}. Take data of the model's own classes, or say `--label-offset`.")
     return labels, (f"{offset:+d} added to every label",) if offset else ()

@@ -7,17 +7,43 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.errors import InputRejected
+from pipeline.errors import InputRejected, UsageError
 
 Layout = Literal["NCHW", "NHWC"]
 FEW = (1, 3, 4)
 
 
-def order_of(shape: tuple[int, ...]) -> Literal["NCHW", "NHWC", "flat"]:
-    """The order of axes that a sample's shape speaks of: few channels come first, or last."""
+def order_of(shape: tuple[int, ...], layout: Layout | None = None) -> Literal["NCHW", "NHWC", "flat"]:
+    """The order of axes that a sample's shape speaks of: few channels come first, or last; ``layout`` where that is open."""
     if len(shape) < 3:
         return "flat"
-    return "NHWC" if shape[-1] in FEW and shape[0] not in FEW else "NCHW"
+    if (shape[0] in FEW) == (shape[-1] in FEW):
+        return layout or "NCHW"
+    return "NHWC" if shape[-1] in FEW else "NCHW"
+
+
+def channel_axis(shape: tuple[int, ...], count: int, layout: Layout | None) -> int:
+    """The axis of one sample along which ``count`` means stand: the first or the last of an image.
+
+    ``layout`` decides where the shape leaves it open, as in a channels-last image of three rows; the caller refuses an axis that
+    has not as many entries. Raises UsageError where the shape leaves it open and nothing decides.
+    """
+    last = len(shape) - 1
+    if count == 1 or len(shape) != 3:
+        return last if layout == "NHWC" else 0
+    said = None if layout is None else last if layout == "NHWC" else 0
+    few = [axis for axis in (0, last) if shape[axis] in FEW]
+    fitting = [axis for axis in (0, last) if shape[axis] == count]
+    if len(few) == 1 and (few == fitting or said not in fitting):
+        return few[0]
+    if said is not None:
+        return said
+    if len(fitting) == 1 and not few:
+        return fitting[0]
+    raise UsageError(
+        f"--mean and --std give one number a channel; received {count} for the model's input {shape}, whose channels may come "
+        "first or last. Say --layout NCHW if they come first, --layout NHWC if they come last."
+    )
 
 
 def arrange(

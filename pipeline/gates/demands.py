@@ -33,6 +33,8 @@ class Demands:
     reference: Reference | None = None
     significance: Fraction | None = None
     parity: str | None = None
+    improvement: bool = False
+    """Of a retrained file on the given one; see ``gates/improvement.py``."""
 
     def check(
         self,
@@ -91,7 +93,7 @@ def share(text: str, name: str, *, below: Fraction = Fraction(1)) -> Fraction:
     return value
 
 
-GATES = {"fail_under", "gate_on", "baseline", "max_regression", "significance", "require_parity"}
+GATES = {"fail_under", "gate_on", "baseline", "max_regression", "significance", "require_parity", "require_improvement"}
 """The settings that are about gates: no verdict depends on them."""
 
 
@@ -120,6 +122,7 @@ def demands(settings: Settings, folder: Path) -> Demands:
         reference,
         None if significance is None else share(significance, "significance"),
         settings.require_parity,
+        settings.require_improvement,
     )
     gates.check(eps=settings.radii, attacked=settings.attack, arithmetic=settings.arithmetic)
     return gates

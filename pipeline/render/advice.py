@@ -9,11 +9,14 @@ from pathlib import PurePath
 
 from pipeline.render.layers import lost
 from pipeline.render.published import quoted
+from pipeline.results.chance import is_near_chance, share_of_guessing
 from pipeline.results.per_radius import Level
 from pipeline.results.result import Report
 from pipeline.results.text import clean, percent
 
 RARE = 20
+HARDLY = Fraction(1, 20)
+"""By how much certified accuracy must rise to be worth a loss of natural or attacked accuracy."""
 
 
 def strongest(report: Report) -> Level:
@@ -28,6 +31,12 @@ def headline(report: Report) -> str:
     if shard is not None:
         found = f"{level.certified.k} of its {level.certified.n} samples are provably robust"
         return f"Shard {shard}: {found} at ε = {level.eps}{in_norm(report)}."
+    if (worse := made_worse(report)) is not None:
+        return worse
+    if is_near_chance(report.result):
+        return (
+            f"The file is no better than guessing: {percent(level.natural.value)} natural accuracy, before any change."
+        )
     if report.result.method.arithmetic == "none":
         return f"Measured for comparison only; arithmetic `none` certifies nothing at ε = {level.eps}."
     if level.certified.k == 0:
@@ -39,6 +48,24 @@ def headline(report: Report) -> str:
         return f"{found} at ε = {level.eps}{in_norm(report)}."
     least = "At least " if level.undecided else ""
     return f"{least}{percent(level.certified.value)} of the samples are provably robust at ε = {level.eps}{in_norm(report)}."
+
+
+def made_worse(report: Report) -> str | None:
+    """Where retraining took from natural or attacked accuracy and certifies hardly more: what it took and what it gave."""
+    training = report.result.training
+    if training is None or training.before is None or training.after is None:
+        return None
+    changes = {}
+    for name in ("natural", "attacked", "certified"):
+        before, after = (getattr(side, name) for side in (training.before, training.after))
+        if before is not None and after is not None:
+            changes[name] = after.exact - before.exact
+    gain = changes.pop("certified")
+    lost = {name: change for name, change in changes.items() if change < 0}
+    if not lost or gain >= HARDLY:
+        return None
+    points = ", ".join(f"{name} {100 * float(change):+.1f}" for name, change in [*lost.items(), ("certified", gain)])
+    return f"The new file is worse than the given one: {points} points at ε = {training.after.eps}."
 
 
 def in_norm(report: Report) -> str:
@@ -73,6 +100,8 @@ def next_step(report: Report, *, here: bool = False) -> tuple[str, str | None]:
         return "The budget ran out before every gate was decided: run again with more time or fewer samples.", None
     if result.partial and not result.gates:
         return "The budget ran out: certified accuracy is a lower bound. Give it more time, or fewer samples.", None
+    if is_near_chance(result):
+        return _as_guessing(report), f"pipeline inspect {model}"
     if level.certified.k == 0 and result.method.arithmetic == "none":
         return "Certify with rounding taken into account.", f"pipeline certify {command}"
     if level.certified.k * RARE < level.certified.n and report.kind == "certification":
@@ -86,12 +115,19 @@ def next_step(report: Report, *, here: bool = False) -> tuple[str, str | None]:
         return "A gate failed: retrain at its eps.", f"pipeline retrain {model} {training}{pixels} --eps {failed.eps}"
     if failed is not None:
         return "A gate failed: train longer, or give the model more width.", None
+    if made_worse(report) is not None:
+        return "Keep the given file, and train again: more epochs, a longer ramp, or a smaller eps.", None
     if report.kind == "retraining" and level.certified.k * RARE < level.certified.n:
         return "Next to nothing is certified after training: give it more epochs, or a smaller eps.", None
     if report.kind == "retraining":
         return "Ship the new file, and certify it wherever it is built.", f"pipeline certify {command}"
+    floor = max(int(level.certified.k * 100 / level.certified.n) - 1, 0) / 100
+    if not result.gates and floor <= share_of_guessing(result):
+        return (
+            "So few are certified that a file which always says one class could meet a gate at it: retrain for certificates.",
+            f"pipeline retrain {model} {training}{pixels} --eps {level.eps}",
+        )
     if not result.gates:
-        floor = max(int(level.certified.k * 100 / level.certified.n) - 1, 0) / 100
         return "Hold this in your pipeline with a gate.", (
             f"pipeline certify {command} --fail-under certified@{level.eps}={floor:.2f}"
         )
@@ -116,6 +152,15 @@ def _expected(report: Report, level: Level, eps: str) -> str:
         quoted(report.result.model.input.shape[1:], Fraction(eps)) if report.result.threat.norm == "linf" else None
     )
     return " ".join([*said, published] if published else said)
+
+
+def _as_guessing(report: Report) -> str:
+    if report.kind == "retraining":
+        return "Training ended no better than guessing: train longer, or at a smaller eps; no gate is worth setting."
+    return (
+        "Look at the preprocessing before anything else: what the graph does to its input, --mean, --std, --range, --layout and "
+        "the order of classes. No gate is worth setting on such a result."
+    )
 
 
 def _too_often_wrong(level: Level) -> str:

@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 
 from pipeline.render.advice import headline
 from pipeline.render.checks import checks
+from pipeline.render.markdown import MOST_WARNINGS
 from pipeline.results.result import Report
 from pipeline.results.text import clean
 
@@ -36,11 +37,16 @@ def junit(report: Report) -> str:
         ("result.sha256", report.result_sha256),
     ):
         ElementTree.SubElement(properties, "property", {"name": name, "value": value})
+    for caution in result.warnings[:MOST_WARNINGS]:
+        name = f"warning.{clean(caution.code, 40)}" if caution.code else "note"
+        ElementTree.SubElement(properties, "property", {"name": name, "value": clean(caution.message, 1000)})
     for case in cases:
         element = ElementTree.SubElement(suite, "testcase", {"classname": model, "name": case.name, "time": "0"})
         if case.state in ELEMENT:
             ElementTree.SubElement(element, ELEMENT[case.state], {"message": case.said, "type": case.state})
         else:
             ElementTree.SubElement(element, "system-out").text = case.said
+    if grave := [clean(caution.message, 1000) for caution in result.warnings[:MOST_WARNINGS] if caution.code]:
+        ElementTree.SubElement(suite, "system-err").text = "\n".join(f"warning: {said}" for said in grave)
     ElementTree.indent(suites)
     return ElementTree.tostring(suites, "unicode", xml_declaration=True) + "\n"

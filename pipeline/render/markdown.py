@@ -40,7 +40,10 @@ def markdown(report: Report) -> str:
     parts += [_level(result.levels[0]) if len(result.levels) == 1 else _curve(result.levels)]
     parts += _before_after(report)
     parts += _gates(report)
-    parts += [f"Note: {prose(caution.message)}" for caution in result.warnings[:MOST_WARNINGS]]
+    parts += [
+        f"{'**Warning:**' if caution.code else 'Note:'} {prose(caution.message)}"
+        for caution in result.warnings[:MOST_WARNINGS]
+    ]
     sentence, command = next_step(report)
     parts += [f"**Next:** {prose(sentence, 1000)}"]
     # An indented block takes any line as it is.

@@ -19,6 +19,8 @@ from pipeline.results.result import Accuracies, Report
 from pipeline.results.text import clean, count, percent
 
 BAR = 24
+ROOM = 6
+"""What a frame takes of a line beside its title."""
 STYLES = {"natural": "blue", "attacked": "yellow", "certified": "green"}
 STATES = {True: ("PASS", "bold green"), False: ("FAIL", "bold red"), None: ("OPEN", "bold yellow")}
 
@@ -39,6 +41,21 @@ class Meter:
         yield Text.assemble(("━" * filled, self.style), ("─" * (width - filled), "dim"))
 
 
+@dataclass(frozen=True)
+class _Titled:
+    """A panel under a headline; where that does not fit into the frame it comes first inside, since rich would cut it."""
+
+    headline: str
+    body: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        said = Text(self.headline, style="bold")
+        if said.cell_len + ROOM <= options.max_width:
+            yield Panel(self.body, title=said, title_align="left", padding=(1, 2))
+        else:
+            yield Panel(Group(said, Text(), self.body), padding=(1, 2))
+
+
 def panel(report: Report, *, folder: Path | None = None) -> RenderableType:
     """Model, data, threat; natural, attacked, certified accuracy per eps; gates; where the report is; what next."""
     result = report.result
@@ -49,7 +66,7 @@ def panel(report: Report, *, folder: Path | None = None) -> RenderableType:
     if result.gates:
         parts += [Text(), *map(_gate, result.gates)]
     parts += [Text(), _remarks(report, folder)]
-    return Panel(Group(*parts), title=Text(headline(report), style="bold"), title_align="left", padding=(1, 2))
+    return _Titled(headline(report), Group(*parts))
 
 
 def before_after(report: Report) -> RenderableType:
@@ -147,7 +164,22 @@ def _ladder(report: Report, level: Level) -> RenderableType:
         spent = "–" if seconds is None else f"{seconds:.1f}"
         cells = (count(rung.examined), f"+{count(rung.decided)}", count(rung.certified), spent)
         table.add_row(rung.name, *(Text(cell) for cell in cells))
+    for name, seconds in _other_times(report, level):
+        table.add_row(Text(name, style="dim"), "", "", "", Text(f"{seconds:.1f}"))
     return table
+
+
+def _other_times(report: Report, level: Level) -> list[tuple[str, float]]:
+    """Where the rest of the run's seconds went, and all of them: the column adds up, but for rounding."""
+    timings = report.run.timings
+    shown = sum(timings.get(f"{rung.name}@{level.eps}", 0.0) for rung in level.rungs)
+    training = sum(seconds for name, seconds in timings.items() if name.startswith("epoch "))
+    rungs = sum(timings.values()) - training - shown
+    rest = report.run.seconds - shown - rungs - training
+    if rest < 0:  # a run that was gone on with: what was spent before it began is no part of it
+        return []
+    rows = [("other ε, predictions", rungs), ("training", training), ("opening, comparing, sampling", rest)]
+    return [*(row for row in rows if row[1] >= 0.05), ("the whole run", report.run.seconds)]
 
 
 def _or_dash(rate: Rate | None) -> str:
@@ -164,7 +196,8 @@ def _remarks(report: Report, folder: Path | None) -> RenderableType:
     grid.add_column()
     grid.add_column(overflow="fold")
     for caution in report.result.warnings:
-        grid.add_row(Text("Note", style="bold yellow"), Text(clean(caution.message, 1000)))
+        label = Text("Warning", style="bold red") if caution.code else Text("Note", style="bold yellow")
+        grid.add_row(label, Text(clean(caution.message, 1000)))
     sentence, command = next_step(report, here=True)
     grid.add_row(Text("Next", style="bold"), Text(sentence))
     if command:

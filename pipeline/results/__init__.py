@@ -8,6 +8,7 @@ write(report, samples, Path("model.report"), page=render(report))
 from __future__ import annotations
 
 from pipeline.methods import DECIDERS
+from pipeline.results.chance import caution as near_chance
 from pipeline.results.facts import (
     Attack,
     Caution,
@@ -82,6 +83,7 @@ __all__ = [
     "dump",
     "largest_eps",
     "levels",
+    "near_chance",
     "per_class",
     "quoted",
     "read",

@@ -46,12 +46,16 @@ class Input(Frozen):
 
 
 class Output(Frozen):
-    """The model's output; `kind` says whether margins are taken of logits or before a final softmax."""
+    """The model's output; `kind` says whether margins are taken of logits or before a final softmax.
+
+    Of one number a sample, a `logit` or a `probability`, those above `threshold` mean label 1, the others 0.
+    """
 
     name: Name
     shape: tuple[Dimension, ...]
     kind: str = "logits"
     classes: int
+    threshold: float | None = None
 
 
 class Model(Frozen):

@@ -7,7 +7,7 @@ from typing import Literal
 from pipeline.results.facts import Exact, Name, Sha256
 from pipeline.results.rate import Frozen
 
-Kind = Literal["fail-under", "max-regression", "require-parity"]
+Kind = Literal["fail-under", "max-regression", "require-parity", "require-improvement"]
 
 
 class Baseline(Frozen):
@@ -42,7 +42,7 @@ class GateOutcome(Frozen):
     label: int | None = None
     eps: Exact | None = None
     on: Literal["value", "lower-ci"] = "value"
-    comparator: Literal[">=", "<="] = ">="
+    comparator: Literal[">=", "<=", ">"] = ">="
     threshold: str
     observed: str
     k: int
@@ -57,7 +57,7 @@ class GateOutcome(Frozen):
         at = f"@{self.eps}" if self.eps else ""
         name = f"{of_class}{self.metric}{at}" + (", lower end" if self.on == "lower-ci" else "")
         if (b := self.baseline) is None:
-            missed = {">=": "<", "<=": ">"}[self.comparator]
+            missed = {">=": "<", "<=": ">", ">": "<="}[self.comparator]
             relation = {True: self.comparator, False: missed, None: "undecided against"}[self.passed]
             return f"{name}  {self.observed} {relation} {self.threshold}"
         tested = f"p = {b.p_value}" + (f" against {b.significance}" if b.significance else "")

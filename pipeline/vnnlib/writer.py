@@ -31,9 +31,16 @@ def exact(value: Fraction) -> str:
 
 
 def robustness(
-    lower: Sequence[Fraction], upper: Sequence[Fraction], label: int, classes: int, comments: Iterable[str] = ()
+    lower: Sequence[Fraction],
+    upper: Sequence[Fraction],
+    label: int,
+    classes: int,
+    comments: Iterable[str] = (),
+    threshold: Fraction | None = None,
 ) -> str:
     """The property that some input of the box gets another label: ``Y_j >= Y_label`` for some other ``j``.
+
+    With a threshold, of the one output: ``Y_0 <= threshold`` for label 1, ``Y_0 >= threshold`` for label 0.
 
     The written box contains the given one, and equals it in every end that has at most 25 decimals. Raises PipelineError where
     ``label`` is not one of ``classes``.
@@ -42,10 +49,12 @@ def robustness(
         raise PipelineError(f"the label is one of {classes} classes; received {label}.")
     lines = [f"; {comment}" for comment in comments]
     lines += [f"(declare-const X_{i} Real)" for i in range(len(lower))]
-    lines += [f"(declare-const Y_{j} Real)" for j in range(classes)]
+    lines += [f"(declare-const Y_{j} Real)" for j in range(classes if threshold is None else 1)]
     for i, (low, high) in enumerate(zip(lower, upper, strict=True)):
         lines.append(f"(assert (>= X_{i} {outward(low, up=False)}))")
         lines.append(f"(assert (<= X_{i} {outward(high, up=True)}))")
+    if threshold is not None:
+        return "\n".join([*lines, f"(assert ({'<=' if label else '>='} Y_0 {exact(threshold)}))"]) + "\n"
     others = "".join(f"\n    (and (>= Y_{j} Y_{label}))" for j in range(classes) if j != label)
     lines.append(f"(assert (or{others}\n))")
     return "\n".join(lines) + "\n"

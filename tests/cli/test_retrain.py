@@ -191,14 +191,14 @@ def test_a_configuration_written_down_is_followed_and_named_recipes_start_from_t
     assert "--force" in err
     text = (here / "pipeline.toml").read_text()
     (here / "pipeline.toml").write_text(text.replace("alpha = 0.5", "alpha = 0.75"))
-    code, _, err = pipeline("retrain", "model.onnx", "--data", "digits", "--eps", "0.05", "--no-attack")
+    code, _, err = pipeline("--verbose", "retrain", "model.onnx", "--data", "digits", "--eps", "0.05", "--no-attack")
     assert code == 0, err
     assert "alpha 0.75" in err
     training = read(here / "model.certified.report").result.training
     assert (training.recipe["name"], training.recipe["alpha"], len(training.curves)) == ("mtl-ibp", 0.75, 4)
     assert any("final epoch" in note for note in training.notes)
     code, _, err = pipeline(
-        "retrain", "model.onnx", *SHORT, "--no-attack", "--recipe", "shi2021", "--out", "other.onnx"
+        "--verbose", "retrain", "model.onnx", *SHORT, "--no-attack", "--recipe", "shi2021", "--out", "other.onnx"
     )
     assert code == 0, err
     assert 'loss "ibp"' in err

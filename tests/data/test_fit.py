@@ -110,8 +110,11 @@ def test_labels_are_held_against_the_model_classes() -> None:
 
 def test_eps_needs_a_pixel_range() -> None:
     data = Dataset(np.array([[-2.5, 3.0]], np.float32), np.zeros(1, np.int64), "u")
-    with pytest.raises(InputRejected, match=r"-2.5 to 3, outside \[0, 1\].*--range -128,127"):
+    with pytest.raises(InputRejected, match=r"-2.5 to 3, outside \[0, 1\].*normalised already"):
         fit(data, input_shape=(2,), classes=2)
+    whole = Dataset(np.array([[-2.0, 3.0]], np.float32), np.zeros(1, np.int64), "u")
+    with pytest.raises(InputRejected, match=r"-2 to 3, outside \[0, 1\].*--range -128,127"):
+        fit(whole, input_shape=(2,), classes=2)
     fitted = fit(data, input_shape=(2,), classes=2, value_range=(-3.0, 3.0))
     assert np.array_equal(fitted.images[:], data.images)
     assert fitted.value_range == (-3, 3)
