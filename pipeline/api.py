@@ -112,6 +112,7 @@ def certify(
     layout: Literal["NCHW", "NHWC"] | None = None,
     label_offset: int | None = None,
     output: str | None = None,
+    threshold: float | None = None,
     arithmetic: Mode | None = None,
     attack: bool | None = None,
     attack_steps: int | None = None,
