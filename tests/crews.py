@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pipeline.distributed.group import Crew, gathered
+from pipeline.distributed.group import Crew, process_group
 
 PATIENCE = 600.0
 
@@ -45,6 +45,6 @@ def free_port() -> int:
 def _work(work: Callable[..., Any], rank: int, world: int, port: int, path: Path, arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    with gathered() as crew:
+    with process_group() as crew:
         assert crew == Crew(rank, world)
         torch.save(work(crew, *arguments), path)

@@ -108,11 +108,11 @@ import datasets, huggingface_hub
 assert huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY
 time.sleep({SECONDS})
 """
-    found = traced(source)
-    assert not found.addresses
+    traces = traced(source)
+    assert not traces.addresses
     # The two that SECURITY.md names.
-    known = r"HOME/\.cache/matplotlib/fontlist-[\w.-]+\.json|HOME/\.local/state/pipeline/key"
-    assert all(re.fullmatch(known, name) for name in found.files), found.files
+    allowed = r"HOME/\.cache/matplotlib/fontlist-[\w.-]+\.json|HOME/\.local/state/pipeline/key"
+    assert all(re.fullmatch(allowed, name) for name in traces.files), traces.files
     if not runtime_sends(traced):
         pytest.skip("this build of ONNX Runtime has no telemetry, so that nothing can be seen to be switched off")
     control = f"import onnxruntime, time; onnxruntime.InferenceSession('m.onnx'); time.sleep({SECONDS})"
@@ -125,8 +125,8 @@ sys.modules["onnxruntime"] = types.ModuleType("onnxruntime")
 with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("always")
     import pipeline
-from pipeline.system.telemetry import told
-print(len(said), told("onnxruntime"))
+from pipeline.system.telemetry import describe
+print(len(said), describe("onnxruntime"))
 """
 
 

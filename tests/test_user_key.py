@@ -63,16 +63,16 @@ def test_what_another_user_could_have_put_there_is_no_key(state, spoil, says):
         spoil(state)
     except PermissionError:
         pytest.skip("only root may give files away")
-    found = user_key()
-    assert found.secret is None
-    assert says in found.why
+    key = user_key()
+    assert key.secret is None
+    assert says in key.reason
 
 
 def test_without_a_folder_there_is_no_key_and_why_is_said(tmp_path, state, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     assert user_key().secret is None
-    assert VARIABLE in user_key().why
+    assert VARIABLE in user_key().reason
 
 
 @pytest.mark.parametrize(

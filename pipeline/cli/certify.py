@@ -75,7 +75,9 @@ def command(
     from pipeline.system import run_folder
 
     shard = None if given["shard"] is None else parse_shard(given["shard"])
-    ending.will_be_in(report or run_folder.of_certification(model, shard), command="certify", named=report is not None)
+    ending.will_be_in(
+        report or run_folder.certification_folder(model, shard), command="certify", named=report is not None
+    )
     if several(devices):
         return launch(ending, devices)
     out, errors = consoles()

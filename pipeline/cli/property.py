@@ -21,7 +21,9 @@ def answer(ending: Ending, model: Path, vnnlib: Path, flags: Mapping[str, Any], 
     from pipeline.results import dump
     from pipeline.system import run_folder
 
-    ending.will_be_in(report or run_folder.of_property(vnnlib), command="certify --property", named=report is not None)
+    ending.will_be_in(
+        report or run_folder.property_folder(vnnlib), command="certify --property", named=report is not None
+    )
     out, errors = consoles()
     watch = Watch(errors)
     with watch.bars:

@@ -109,7 +109,7 @@ def command(
         made = commands.write_config(model, flags, write_config, force=force)
         click.echo(f"{write_config} holds every setting of {made.name}; nothing was trained", err=True)
         return 0
-    folder = report or run_folder.of_retraining(out or run_folder.retrained(model))
+    folder = report or run_folder.retraining_folder(out or run_folder.retrained_file(model))
     ending.will_be_in(folder, command="retrain", named=report is not None)
     if several(devices):
         return launch(ending, devices)

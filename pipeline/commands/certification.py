@@ -21,7 +21,7 @@ from pipeline.commands.examination import examine
 from pipeline.commands.promises import measured
 from pipeline.commands.subject import Subject, device_of, need_data, open_model, opened, test_part
 from pipeline.data import Dataset
-from pipeline.distributed.group import Crew, gathered
+from pipeline.distributed.group import Crew, process_group
 from pipeline.errors import EnvironmentFailure, UsageError
 from pipeline.gates.demands import GATES, demands
 from pipeline.numbers import parse_shard
@@ -29,7 +29,7 @@ from pipeline.render import render
 from pipeline.settings import Settings, settle
 from pipeline.system import run_folder
 from pipeline.system.allocator import give_back_large_blocks
-from pipeline.system.clock import limited, preparing
+from pipeline.system.clock import preparing, time_limit
 from pipeline.system.run_folder import RunFolder, program
 from pipeline.system.user_key import VARIABLE
 
@@ -57,10 +57,10 @@ def certify(
     ``pipeline.errors``.
     """
     said = flags.get("shard")
-    folder = report or run_folder.of_certification(model, parse_shard(said) if isinstance(said, str) else said)
+    folder = report or run_folder.certification_folder(model, parse_shard(said) if isinstance(said, str) else said)
     run_folder.require_folder(folder)
     run = RunFolder(folder)
-    with gathered() as crew, run.held_by(crew):
+    with process_group() as crew, run.lock_for(crew):
         yield from _certify(model, flags, data, run, argv, should_stop, crew)
 
 
@@ -83,7 +83,7 @@ def _certify(
         )
     if settings.memory_budget is not None:
         give_back_large_blocks()
-    with limited(preparing(settings.time_budget, began)):
+    with time_limit(preparing(settings.time_budget, began)):
         subject = open_model(file, settings)
     for note in subject.imported.notes:
         yield Note(note)
@@ -135,7 +135,9 @@ def resumed(run: RunFolder, key: str, crew: Crew) -> Generator[Event, None, Jour
     seal = run.seal(key)
     keys = crew.share(None if seal is None else seal.fingerprint)
     if keys[0] is None:
-        yield Note(f"nothing is kept of a run that is stopped, and nothing in {run.path} is read: {run.user.why}", True)
+        yield Note(
+            f"nothing is kept of a run that is stopped, and nothing in {run.path} is read: {run.user.reason}", True
+        )
         return Journal()
     if len(set(keys)) > 1:
         yield Note(f"what some processes decide cannot be gone on from: set the same {VARIABLE} on every machine", True)

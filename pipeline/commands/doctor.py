@@ -81,7 +81,7 @@ def diagnose() -> Diagnosis:
         table=table,
         file=kernel_table.file(),
         ignored=ignored,
-        telemetry={package: telemetry.told(package) for package in telemetry.OPT_OUT},
+        telemetry={package: telemetry.describe(package) for package in telemetry.OPT_OUT},
         remedies=remedies(),
     )
 

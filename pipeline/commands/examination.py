@@ -30,7 +30,7 @@ from pipeline.onnx.parity import MeasuredParity
 from pipeline.render import Pictures, thumbnails
 from pipeline.results.blocks import Rows, blocks, together_in
 from pipeline.settings import Settings
-from pipeline.system.clock import limited
+from pipeline.system.clock import time_limit
 
 NONE = Demands()
 BLIND = (
@@ -94,7 +94,7 @@ def examine(
     yield Note(
         f"import, file and certificates are compared at points drawn by chance; --parity-seed {seed} draws the same"
     )
-    with limited(work.preparing):
+    with time_limit(work.preparing):
         parity = _parity(subject, fitted, balls[-1], seed)
         require_independent(together, fitted.images[:LOOKED_AT])
         require_said_threshold(subject, settings, fitted)

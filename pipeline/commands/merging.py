@@ -40,7 +40,7 @@ def merge(
     started = datetime.now(UTC)
     parts = sorted((opened(path) for path in given), key=lambda part: part.shard.number)
     require_one_run(parts)
-    folder = report or run_folder.of_certification(Path(parts[0].result.model.file))
+    folder = report or run_folder.certification_folder(Path(parts[0].result.model.file))
     run_folder.require_folder(folder)
     gates = _gates(parts[0], baseline, folder)
     samples = _joined(parts)

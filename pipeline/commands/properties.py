@@ -66,7 +66,7 @@ def decide(
     Raises UsageError (2) for flags about data, InputRejected (3) for what cannot be read or bounded, Contradiction (5) where
     two independent readings of the property disagree about a counterexample.
     """
-    folder = (report or run_folder.of_property(property_file)) if keep else None
+    folder = (report or run_folder.property_folder(property_file)) if keep else None
     if folder is not None:
         run_folder.require_folder(folder)
     if about := sorted(ABOUT_DATA & flags.keys()):

@@ -22,7 +22,7 @@ from pipeline.commands.training import trained_network, training_key
 from pipeline.core.binary import without_threshold
 from pipeline.core.preprocess import without_normalisation
 from pipeline.data import Fitted
-from pipeline.distributed.group import Crew, gathered
+from pipeline.distributed.group import Crew, process_group
 from pipeline.errors import EnvironmentFailure, UsageError
 from pipeline.gates.demands import demands
 from pipeline.methods import IBP
@@ -55,11 +55,11 @@ def retrain(
     Started as several processes they train and certify together, and the first one writes. ``verbose``: every setting is told.
     Raises what the exit codes stand for: see ``pipeline.errors``.
     """
-    run = RunFolder(out or run_folder.retrained(model))
-    run_folder.require_folder(report or run_folder.of_retraining(run.out))
-    with gathered() as crew:
+    run = RunFolder(out or run_folder.retrained_file(model))
+    run_folder.require_folder(report or run_folder.retraining_folder(run.out))
+    with process_group() as crew:
         crew.first(lambda: _check_target(model, run, force))
-        with run.held_by(crew):
+        with run.lock_for(crew):
             yield from _retrain(model, flags, run, force, report, argv, should_stop, crew, verbose)
 
 
@@ -83,7 +83,7 @@ def _retrain(
         # What training minimises, and fast on the given file too, of which nothing may be provable; `certify` proves more.
         settings = settings.model_copy(update={"method": IBP})
     out = run.out
-    folder = report or run_folder.of_retraining(out)
+    folder = report or run_folder.retraining_folder(out)
     gates = demands(settings, folder)
     subject = open_model(file, settings)
     uri = need_data(subject, settings)
@@ -96,7 +96,7 @@ def _retrain(
     execution = train.Execution.of(device_of(settings), settings.precision, settings.compile, steps=steps)
     key = training_key(subject, train_part, recipe, settings, execution)
     finished, begun = crew.first(lambda: _left(run, key, force))
-    if why := crew.first(lambda: run.user.why):
+    if why := crew.first(lambda: run.user.reason):
         yield Note(f"no checkpoint is kept, and a run that is stopped starts anew: {why}", warning=True)
     every = train.told(recipe) if verbose else ["`pipeline --verbose retrain` shows every setting of the recipe"]
     for note in (*subject.imported.notes, *training.announced(subject, recipe), *every):
@@ -222,16 +222,16 @@ def _left(run: RunFolder, key: str, force: bool) -> tuple[WrittenModel | None, b
     """
     if not force:
         run.require_own()
-    elif run.foreign():
+    elif run.unauthenticated():
         run.clear()
-    finished = run.finished(key)
+    finished = run.load_record(key)
     if finished is not None and model_file.read(run.out).digests.sha256 != finished.written_sha256:
         finished = None
-    if run.out.exists() and finished is None and not force and not run.begun_by(key):
+    if run.out.exists() and finished is None and not force and not run.belongs_to(key):
         raise UsageError(
             f"{run.out} exists and this command did not finish it; name another --out, or overwrite it with --force."
         )
-    begun = run.begun_by(key)
+    begun = run.belongs_to(key)
     if force and finished is None and not begun:
         run.clear()
     return finished, begun and run.checkpoint.exists()
@@ -245,7 +245,7 @@ def _written(
     written = write_back(subject.file, network, run.out, metadata=left)
     curves = tuple(map(dict, trained.history))
     finished = WrittenModel(key, written.file.digests.sha256, written.changes, curves, trained.epoch)
-    run.remember(finished)
+    run.save_record(finished)
     return finished
 
 

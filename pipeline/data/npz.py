@@ -16,7 +16,7 @@ from numpy.lib import format as npy
 
 from pipeline.errors import InputRejected, UsageError
 from pipeline.limits import limits, raised
-from pipeline.system.regular_file import opened
+from pipeline.system.regular_file import open_regular
 
 BOMB_BYTES = 64 * 2**20
 # What zipfile and numpy raise for a damaged member; numpy reads its header as Python reads a literal.
@@ -31,7 +31,7 @@ ALIASES = {"images": ("x", "images", "data"), "labels": ("y", "labels", "targets
 def members(path: Path) -> dict[str, zipfile.ZipInfo]:
     """The arrays of an archive by name, from its directory. Raises UsageError (no file) or InputRejected."""
     try:
-        with opened(path) as file:
+        with open_regular(path) as file:
             if file.read(40).startswith(b"version https://git-lfs"):
                 raise InputRejected(f"{path.name!r} is a Git LFS pointer, not data. Run `git lfs pull`.")
             with zipfile.ZipFile(file) as archive:
@@ -85,7 +85,7 @@ def read(path: Path, name: str) -> np.ndarray:
             "as an archive bomb. If the data are really so uniform, store them with numpy.savez (uncompressed)."
         )
     try:
-        with opened(path) as file, zipfile.ZipFile(file) as archive:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             _check_header(archive, entry, where)
             with archive.open(entry) as stream:
                 return npy.read_array(stream, allow_pickle=False)

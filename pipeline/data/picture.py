@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline.errors import InputRejected
 from pipeline.limits import limits, raised
-from pipeline.system.regular_file import opened
+from pipeline.system.regular_file import open_regular
 
 # By content, not by name: other formats that Pillow knows run a program (Ghostscript, for one) to be read.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
@@ -49,7 +49,7 @@ def stack(files: Sequence[tuple[File, str]], *, of: str) -> np.ndarray:
 
 @contextmanager
 def _open(file: File, name: str) -> Iterator[Image.Image]:
-    with io.BytesIO(file) if isinstance(file, bytes) else opened(file) as stream:
+    with io.BytesIO(file) if isinstance(file, bytes) else open_regular(file) as stream:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(stream, formats=FORMATS)

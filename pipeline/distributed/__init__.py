@@ -1,1 +1,1 @@
-"""Several processes at one piece of work."""
+"""Several processes on one piece of work."""

@@ -1,4 +1,4 @@
-"""Several processes at one piece of work, started by ``--devices`` or torchrun: each does its share, all learn all results."""
+"""Several processes on one piece of work, started by ``--devices`` or torchrun: each does its share, all get all results."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from pipeline.errors import EnvironmentFailure, PipelineError
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=1)
-"""How long one process may wait for another's unit of work; of one that ends, the others hear at once."""
+"""How long one process may wait for another's unit of work; a process that ends is noticed at once."""
 
 
 @dataclass(frozen=True)
 class Crew:
-    """This process among ``world``; the one of rank 0 writes and prints.
+    """This process, of rank ``rank``, among ``world`` processes; the one of rank 0 writes and prints.
 
-    What is said of methods holds for all processes, each of which must call them, in the same order. Raises
-    EnvironmentFailure (74) where another process is gone.
+    Methods that communicate are collective: every process must call them, in the same order. They raise EnvironmentFailure
+    (74) where another process is gone.
     """
 
     rank: int = 0
@@ -37,68 +37,68 @@ class Crew:
         return self.rank == 0
 
     def rows(self, n: int) -> slice:
-        """This process's share of ``n`` things in a row; shares differ by at most one."""
+        """This process's share of ``n`` items in order; the sizes of shares differ by at most one."""
         return slice(n * self.rank // self.world, n * (self.rank + 1) // self.world)
 
-    def share(self, mine: T) -> list[T]:
-        """What every process hands in, in order of rank."""
+    def share(self, value: T) -> list[T]:
+        """The values of all processes, in order of rank."""
         if self.world == 1:
-            return [mine]
-        everyone: list[T | None] = [None] * self.world
-        with meeting():
-            dist.all_gather_object(everyone, mine)
-        return everyone  # type: ignore[return-value]
+            return [value]
+        values: list[T | None] = [None] * self.world
+        with collective():
+            dist.all_gather_object(values, value)
+        return values  # type: ignore[return-value]
 
     def first(self, work: Callable[[], T]) -> T:
-        """What the first process finds, or raises, by ``work``, which it alone does: files are read and written at one place."""
+        """What ``work`` returns, or raises, in the first process, the only one to run it: files are read and written once."""
         if self.world == 1:
             return work()
-        told: list[tuple[T | None, PipelineError | None]] = [(None, None)]
+        outcome: list[tuple[T | None, PipelineError | None]] = [(None, None)]
         if self.leads:
             try:
-                told = [(work(), None)]
+                outcome = [(work(), None)]
             except PipelineError as error:
-                told = [(None, error)]
-        with meeting():
-            dist.broadcast_object_list(told)
-        found, fault = told[0]
-        if fault is not None:
-            raise fault
-        return found  # type: ignore[return-value]
+                outcome = [(None, error)]
+        with collective():
+            dist.broadcast_object_list(outcome)
+        result, failure = outcome[0]
+        if failure is not None:
+            raise failure
+        return result  # type: ignore[return-value]
 
     def each(self, work: Callable[[], T], *, first_alone: bool) -> T:
-        """What this process finds by ``work``; ``first_alone``: after the first has, so that what that one fetches is there."""
+        """What ``work`` returns here; with ``first_alone`` the others wait for the first, so that they find what it fetched."""
         if not first_alone or self.world == 1:
             return work()
-        found = [work()] if self.leads else []
+        results = [work()] if self.leads else []
         self.share(None)
-        return found[0] if found else work()
+        return results[0] if results else work()
 
-    def any(self, mine: bool) -> bool:
-        """Whether it is so for any process."""
+    def any(self, condition: bool) -> bool:
+        """Whether the condition holds in any process."""
         if self.world == 1:
-            return mine
-        said = torch.tensor(int(mine))
-        self.add_([said])
-        return bool(said)
+            return condition
+        count = torch.tensor(int(condition))
+        self.add_([count])
+        return bool(count)
 
     @torch.no_grad()
     def add_(self, tensors: Iterable[Tensor]) -> None:
-        """Give each tensor, in place, the sum of its values in all processes: one message, the same bits for all."""
+        """Replace each tensor, in place, by its sum over all processes: one message, the same bits in each."""
         tensors = list(tensors)
         if self.world == 1 or not tensors:
             return
         flat = torch.cat([t.reshape(-1) for t in tensors])
-        with meeting():
+        with collective():
             dist.all_reduce(flat)
         for tensor, total in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(total.view(tensor.shape))
 
     @torch.no_grad()
     def agree_(self, tensors: Iterable[Tensor]) -> None:
-        """Give each tensor, in place, its value in the first process."""
+        """Replace each tensor, in place, by its value in the first process."""
         if self.world > 1:
-            with meeting():
+            with collective():
                 for tensor in tensors:
                     dist.broadcast(tensor, 0)
 
@@ -108,10 +108,10 @@ ALONE = Crew()
 
 
 @contextmanager
-def gathered() -> Iterator[Crew]:
-    """The processes that were started together (RANK, WORLD_SIZE, MASTER_ADDR); else this one alone.
+def process_group() -> Iterator[Crew]:
+    """The processes that were started together, by RANK, WORLD_SIZE and MASTER_ADDR; this one alone where these are not set.
 
-    They meet over NCCL for what lies on GPUs, as long as each has one of its own, and over gloo for everything else.
+    Tensors on GPUs travel over NCCL, as long as each process has a GPU of its own; everything else travels over gloo.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1 or not {"RANK", "MASTER_ADDR"} <= os.environ.keys():
@@ -123,23 +123,23 @@ def gathered() -> Iterator[Crew]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % gpus)
         if dist.is_nccl_available() and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) <= gpus:
             backend = "cpu:gloo,cuda:nccl"
-    with meeting():
+    with collective():
         dist.init_process_group(backend, timeout=PATIENCE)
-    apart = False
+    failed = False
     try:
         yield Crew(dist.get_rank(), dist.get_world_size())
     except Exception:
-        # NCCL would wait for the others, who wait for us: the end of this process tells them.
-        apart = backend != "gloo"
+        # Destroying an NCCL group would wait for the others, who wait for this one: they notice when the process ends.
+        failed = backend != "gloo"
         raise
     finally:
-        if not apart:
+        if not failed:
             dist.destroy_process_group()
 
 
 @contextmanager
-def meeting() -> Iterator[None]:
-    """Around a message: what gloo and NCCL raise where another process is gone is the environment's failure."""
+def collective() -> Iterator[None]:
+    """Around a collective operation: raise EnvironmentFailure (74) for what gloo and NCCL raise where a process is gone."""
     try:
         yield
     except RuntimeError as error:

@@ -1,10 +1,10 @@
-"""One batch spread over several processes: means and sums over the whole of it, which gradients flow through.
+"""One batch spread over several processes: means and sums over all of it, through which gradients flow.
 
-Each process computes the loss of its samples, ``loss_r``; with ``s_r`` its share of the samples the batch's is
-``sum_r s_r loss_r``. Where ``loss_r`` reads the whole batch (BatchNorm's statistics, the regularisers), it reads sums over
-all processes, whose gradient is summed likewise: so the sum over processes of the gradients of ``s_r loss_r`` is the gradient
-of one process that holds the whole batch. DistributedDataParallel takes the mean over processes instead, wants every parameter
-used in every step, and torch.compile splits what it wraps at every bucket: the sum is taken by ``Crew.add_``, once a step.
+Process ``r`` computes the loss ``loss_r`` of its samples, a share ``s_r`` of the batch, whose loss is ``sum_r s_r loss_r``.
+Where ``loss_r`` reads the whole batch (BatchNorm's statistics, the regularisers), it reads sums over all processes, whose
+gradients are summed likewise: so the gradients of ``s_r loss_r``, summed over processes, are those of one process that holds the
+whole batch. DistributedDataParallel is no help: it takes the mean over processes, requires every parameter in every step, and
+torch.compile splits what it wraps at every bucket. The sum is taken by ``Crew.add_``, once a step.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipeline.distributed.group import Crew, meeting
+from pipeline.distributed.group import Crew, collective
 from pipeline.errors import UsageError
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch that this process holds whole: sums and means over it are what they are here."""
+    """A batch that this process holds whole: local sums and means are those of the batch."""
 
     @property
     def rows(self) -> slice:
@@ -32,7 +32,7 @@ class Batch:
 
     @property
     def share(self) -> float:
-        """The part of the batch that this process has."""
+        """The fraction of the batch's samples that this process has."""
         return 1.0
 
     @property
@@ -40,21 +40,21 @@ class Batch:
         return True
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum of the values of all processes, the same bits in each; its gradient is the sum of theirs."""
+        """The sum of a value over all processes, the same bits in each; its gradient is summed over them too."""
         return value
 
     def mean(self, mean: Tensor) -> Tensor:
-        """The mean over the whole batch from that over this part of it."""
+        """The mean over the whole batch, from the mean over this part."""
         return mean
 
     def count(self, n: int) -> int:
-        """How many there are in the whole batch of what this part has ``n`` of."""
+        """A count for the whole batch, from the ``n`` of this part, where each sample counts the same."""
         return n
 
     def uniform(self, shape: Sequence[int], generator: torch.Generator, like: Tensor) -> Tensor:
-        """Uniform numbers in [0, 1] for samples of this part: those that one process would draw for them."""
-        everyone = (self.count(shape[0]), *shape[1:])
-        return torch.rand(everyone, generator=generator, dtype=like.dtype, device=like.device)[self.rows]
+        """Uniform numbers in [0, 1) for the samples of this part: those that one process alone would draw for them."""
+        whole = (self.count(shape[0]), *shape[1:])
+        return torch.rand(whole, generator=generator, dtype=like.dtype, device=like.device)[self.rows]
 
 
 WHOLE = Batch()
@@ -62,7 +62,7 @@ WHOLE = Batch()
 
 @dataclass(frozen=True)
 class BatchPart(Batch):
-    """This process's part of a batch of ``samples``. Raises UsageError where a process would be left without any."""
+    """This process's part of a batch of ``samples``. Raises UsageError (2) where some process would have no sample."""
 
     samples: int
     crew: Crew
@@ -102,12 +102,12 @@ class BatchPart(Batch):
 
 
 def part_of(samples: int, crew: Crew) -> Batch:
-    """What this process has of a batch: all of it where it works alone."""
+    """This process's part of a batch of ``samples``: all of it where it works alone. Raises UsageError (2), see BatchPart."""
     return BatchPart(samples, crew) if crew.world > 1 else WHOLE
 
 
 class _Sum(torch.autograd.Function):
-    """``y = sum_r x_r`` in every process; the loss being a sum over processes too, ``dL/dx_r = sum_q dL_q/dy``."""
+    """``y = sum_r x_r`` in every process; as the loss is a sum over processes too, ``dL/dx_r = sum_q dL_q/dy``."""
 
     @staticmethod
     def forward(value: Tensor) -> Tensor:
@@ -124,6 +124,6 @@ class _Sum(torch.autograd.Function):
 
 def _sum(value: Tensor) -> Tensor:
     total = value.clone(memory_format=torch.contiguous_format)
-    with meeting():
+    with collective():
         dist.all_reduce(total)
     return total

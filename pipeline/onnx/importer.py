@@ -47,7 +47,7 @@ from pipeline.onnx.passes.normalise import NormalisedGraph, normalise
 from pipeline.onnx.passes.opset_forms import rejection
 from pipeline.onnx.probe import check_bombs
 from pipeline.onnx.running import incomparable
-from pipeline.system.clock import look
+from pipeline.system.clock import check_time
 
 DETECTION = ("onnx2torch.node_converters.nms", "onnx2torch.node_converters.roialign")
 # Importing them enters the operators that they lower.
@@ -153,7 +153,7 @@ def convert(normal: NormalisedGraph, model: onnx.ModelProto, output: str | None 
     onnx2torch = _Onnx2Torch(normal)
     failures: Counter[tuple[str, str]] = Counter()
     for node in normal.nodes:
-        look()
+        check_time()
         unnamed = Origin(node.op_type, "", "")
         build.origin = next((normal.origins[v] for v in node.outputs if v in normal.origins), unnamed)
         try:

@@ -12,7 +12,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from pipeline.core.network import Origin
-from pipeline.system.clock import look
+from pipeline.system.clock import check_time
 
 OPSET = 17
 """The opset whose converters onnx2torch is asked for."""
@@ -132,7 +132,7 @@ class Draft:
 
     def uses(self) -> Counter[str]:
         """How often each value is read, a graph output counting as one reading."""
-        look()  # every pass over the graph calls this first
+        check_time()  # every pass over the graph calls this first
         counts: Counter[str] = Counter(self.outputs)
         for node in self.nodes:
             counts.update(node.inputs)

@@ -33,7 +33,7 @@ from pipeline.onnx.running import running
 from pipeline.onnx.tolerance import TOLERANCE, TOLERANCE_WITHOUT_RULE, Tolerated, Value, sum_of_magnitudes, widen_inputs
 from pipeline.rules import rule_for
 from pipeline.rules.weights import Facts, remembering
-from pipeline.system.clock import look
+from pipeline.system.clock import check_time
 
 CHUNK_BYTES = 1 << 25
 """The size of the values of the points that are run at once."""
@@ -148,7 +148,7 @@ class NodeByNode:
         values: dict[int, Value] = {i: getattr(owner, name) for i, owner, name in self._plan.constants}
         values |= {i: _input_value(x) for i, x in zip(self._plan.inputs, xs, strict=True)}
         for step in self._plan.steps:
-            look()
+            check_time()
             value = self._walk(step, [values[a] for a in step.args], agreement)
             if (runtime_value := runtime_values.get(self._known.get(step.name, ""))) is not None:
                 agreement.nodes.add(step.name)

@@ -17,7 +17,7 @@ from pipeline.errors import EnvironmentFailure, InputRejected, out_of_memory
 from pipeline.limits import limits
 from pipeline.onnx.model_file import ModelFile
 from pipeline.onnx.names import shown
-from pipeline.system.clock import look
+from pipeline.system.clock import check_time
 
 OPTION: dict[Optimization, str] = {
     "off": "ORT_DISABLE_ALL",
@@ -61,7 +61,7 @@ class Session:
         Raises InputRejected if the model cannot be run on them, OutOfTime beyond a time budget, and ONNX Runtime's own error
         where memory runs out.
         """
-        look()
+        check_time()
         feed = {
             name: np.ascontiguousarray(x, dtype=dtype)
             for name, x, dtype in zip(self.inputs, xs, self._dtypes, strict=True)

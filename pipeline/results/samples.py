@@ -25,7 +25,7 @@ from pipeline.methods import DECIDERS
 from pipeline.results.facts import EXACT
 from pipeline.results.result import SamplesFile
 from pipeline.results.text import clean
-from pipeline.system.regular_file import opened
+from pipeline.system.regular_file import open_regular
 
 
 class Verdict(IntEnum):
@@ -240,7 +240,7 @@ def _require(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
 
 def _arrays(path: Path, expected: SamplesFile | None) -> dict[str, np.ndarray]:
     try:
-        with opened(path) as file:
+        with open_regular(path) as file:
             content = file.read(limits().data_bytes + 1)
     except OSError as error:
         raise UsageError(f"No samples file {str(path)!r}: {error.strerror}. Name the folder of a report.") from error

@@ -16,7 +16,7 @@ from pipeline.results.result import Report
 from pipeline.results.samples import COUNTEREXAMPLES_NAME, FILE_NAME, Samples
 from pipeline.results.text import clean, quoted
 from pipeline.system.atomic import replace_atomically
-from pipeline.system.regular_file import opened
+from pipeline.system.regular_file import open_regular
 
 JSON_NAME, HTML_NAME = "report.json", "report.html"
 
@@ -90,7 +90,7 @@ def parse(path: Path) -> tuple[str, dict[str, Any]]:
     """
     file = path / JSON_NAME if path.is_dir() else path
     try:
-        with opened(file) as stored:
+        with open_regular(file) as stored:
             content = stored.read(limits().report_bytes + 1)
         if len(content) > limits().report_bytes:
             raise InputRejected(f"{file.name!r} has more than {limits().report_bytes} bytes: no report of ours.")

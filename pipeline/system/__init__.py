@@ -1,1 +1,1 @@
-"""What is asked of the operating system: files, keys, memory, clocks, and what libraries may send."""
+"""The operating system: files, keys, memory, clocks, and the telemetry of libraries."""

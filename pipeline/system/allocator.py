@@ -1,4 +1,4 @@
-"""Memory of large tensors: kept by the process, where glibc would give it back and fault it in again, or given back at once."""
+"""The memory of large tensors: kept for reuse instead of returned to the system, or returned at once, by settings of glibc."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 SIZES = (1 << 30, 1 << 25)
-"""Block sizes to ask for: before version 2.35 glibc takes no more than the second."""
+"""Block sizes in bytes to ask for: before version 2.35 glibc takes no more than the second."""
 LARGE = 1 << 20
-"""Blocks from this size on are given back at once where memory is scarce."""
+"""Blocks of this many bytes and more are returned at once where memory is scarce."""
 
 
 def keep_large_blocks() -> bool:
-    """Let glibc reuse blocks of up to 1 GiB; False where there is no glibc to ask.
+    """Let glibc reuse blocks of up to 1 GiB; False where there is no glibc.
 
-    On a CPU a training step and a batch of linear bounds take a fifth less time by it. It is a setting of the whole process,
-    so programs call it and the library never does.
+    On a CPU a training step and a batch of linear bounds take a fifth less time. The setting is the whole process's, so that
+    programs call this and the library never does.
     """
     return _set(*SIZES, trim=SIZES[0])
 
 
 def give_back_large_blocks() -> bool:
-    """Let glibc return every large block when it is freed, so that the process takes what its tensors take and no more.
+    """Let glibc return every large block when it is freed, so that the process holds no more than its tensors.
 
-    Blocks that are kept leave holes between them, up to as much again. Called where a budget of memory was asked for.
+    Blocks kept for reuse leave holes between them, up to as much again. Called where the user sets a budget of memory.
     """
     return _set(LARGE, trim=LARGE)
 

@@ -11,9 +11,9 @@ from pipeline.errors import UsageError
 
 
 def require_replaceable(path: Path) -> None:
-    """Raise UsageError (2) where something else than a file would go: a device, a pipe or a folder, also behind a link."""
-    there = os.path.realpath(path.parent)
-    if there == "/dev" or there.startswith("/proc/") or (path.exists() and not path.is_file()):
+    """Raise UsageError (2) where something else than a file would be replaced: a device, a pipe, a folder, or a link to one."""
+    folder = os.path.realpath(path.parent)
+    if folder == "/dev" or folder.startswith("/proc/") or (path.exists() and not path.is_file()):
         raise UsageError(
             f"What is written is a file, which is replaced whole; {path} is something else. Name another, or - for standard "
             "output where the command takes it."
@@ -21,7 +21,7 @@ def require_replaceable(path: Path) -> None:
 
 
 def replace_atomically(path: Path, content: bytes) -> None:
-    """Put ``content`` at ``path``: all of it, or, if anything fails (OSError), what was there before."""
+    """Write ``content`` to ``path`` as a whole; where that fails (OSError), the old file stays."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         with temporary.open("xb") as file:
@@ -33,7 +33,7 @@ def replace_atomically(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    # The rename itself must outlive a power cut; not every system lets a folder be synced.
+    # The rename itself must survive a power failure; not every system lets a folder be synced.
     with contextlib.suppress(OSError):
         descriptor = os.open(path.parent, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""The clock of a time budget, looked at inside every long step: between samples, and at every node of a walk."""
+"""The clock of a time budget, checked inside every long step: between samples, and at every node of a walk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pipeline.errors import Incomplete
 
 PREPARING = 5.0
-"""Seconds that a run may take at least, whatever the budget, until the file is read and its labels are known."""
+"""The least number of seconds that a run may take to read the file and compute its labels, whatever the budget."""
 
 UNPREPARED = (
     "the time budget was spent before the file was imported and its own labels were known, so nothing was checked; allow "
@@ -20,7 +20,7 @@ UNPREPARED = (
 
 
 class OutOfTime(Incomplete):
-    """The time budget ran out in the middle of something; where nobody can say what was done, nothing was checked (4)."""
+    """The time budget ran out inside a step (4). Unless the message says more, nothing was checked."""
 
     def __init__(self, message: str = UNPREPARED) -> None:
         super().__init__(message)
@@ -28,13 +28,13 @@ class OutOfTime(Incomplete):
 
 @dataclass(frozen=True)
 class Clock:
-    """A moment on the monotonic clock after which nothing is begun; None for no budget."""
+    """A deadline on the monotonic clock, in seconds, after which nothing is begun; None for no budget."""
 
     deadline: float | None = None
 
     @staticmethod
     def of(seconds: float | None, since: float | None = None) -> Clock:
-        """A budget from now on, or from another moment of the monotonic clock."""
+        """A budget from now on, or from the moment ``since`` of the monotonic clock."""
         start = time.monotonic() if since is None else since
         return Clock(None if seconds is None else start + seconds)
 
@@ -50,16 +50,16 @@ class Clock:
 
 
 def preparing(budget: float | None, since: float | None = None) -> Clock:
-    """The clock of what comes before proofs: a budget below ``PREPARING`` still has a report, in which nothing is proved."""
+    """The clock of the work before proofs, at least ``PREPARING``: any budget yields a report, at least one without proofs."""
     return Clock.of(None if budget is None else max(budget, PREPARING), since)
 
 
-_RUNNING: ContextVar[Clock] = ContextVar("the clock of what is being prepared", default=Clock())  # noqa: B039
+_RUNNING: ContextVar[Clock] = ContextVar("the clock of the work before proofs", default=Clock())  # noqa: B039
 
 
 @contextmanager
-def limited(clock: Clock) -> Iterator[None]:
-    """Let ``look`` end what is done inside, once the clock has run out."""
+def time_limit(clock: Clock) -> Iterator[None]:
+    """Let ``check_time`` raise OutOfTime in the calls inside, once the clock has run out."""
     token = _RUNNING.set(clock)
     try:
         yield
@@ -67,6 +67,6 @@ def limited(clock: Clock) -> Iterator[None]:
         _RUNNING.reset(token)
 
 
-def look() -> None:
-    """Raise OutOfTime where whoever called us gave a clock, and it has run out."""
+def check_time() -> None:
+    """Raise OutOfTime where the clock of the enclosing ``time_limit`` has run out."""
     _RUNNING.get().check()

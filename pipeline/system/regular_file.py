@@ -1,4 +1,4 @@
-"""Files that somebody else names or has put there: only regular ones are read, and none is waited for."""
+"""Files whose path or content is somebody else's: only regular ones are read, and no open waits for another process."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _UNOPENED = {errno.ELOOP: "a circle of links", errno.EISDIR: "a folder", errno.E
 _KINDS = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a FIFO", stat.S_ISSOCK: "a socket"}
 
 
-def opened(path: Path) -> BinaryIO:
-    """The file, open to be read. Raises InputRejected (3) for anything but a regular file, OSError where there is none."""
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading. Raises InputRejected (3) for anything but a regular file, OSError where there is none."""
     try:
         file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | _WITHOUT_WAITING))  # noqa: SIM115
     except OSError as error:
@@ -32,7 +32,7 @@ def opened(path: Path) -> BinaryIO:
 
 
 def require_below(folder: Path) -> None:
-    """Raise InputRejected (3) where a folder whose files another library opens holds anything but files and folders."""
+    """Raise InputRejected (3) where a folder, whose files another library will open, holds anything but files and folders."""
     for path in folder.rglob("*"):
         try:
             mode = path.stat().st_mode
@@ -44,5 +44,5 @@ def require_below(folder: Path) -> None:
             raise _refusal(path, next((name for test, name in _KINDS.items() if test(mode)), "a device"))
 
 
-def _refusal(path: Path, what: str) -> InputRejected:
-    return InputRejected(f"What is read must be a regular file; {path.name!r} is {what}. Name the file itself.")
+def _refusal(path: Path, kind: str) -> InputRejected:
+    return InputRejected(f"What is read must be a regular file; {path.name!r} is {kind}. Name the file itself.")

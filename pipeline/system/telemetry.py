@@ -1,4 +1,4 @@
-"""Switches off what the libraries beneath would send to their makers, before any of them is loaded.
+"""Switches off the telemetry of the libraries in use, before any of them is loaded.
 
 ONNX Runtime's wheels from version 1.29 on send events about sessions, models and errors, and leave an identifier of the device
 in the user's cache and a file in the folder for temporary files. The variable counts only if it is set before the library is
@@ -12,12 +12,12 @@ import sys
 import warnings
 
 OPT_OUT = {"onnxruntime": "ORT_DISABLE_TELEMETRY", "huggingface_hub": "HF_HUB_DISABLE_TELEMETRY"}
-"""Of each package the variable that switches its telemetry off."""
+"""For each package the environment variable that switches its telemetry off."""
 YES = ("1", "true", "yes", "on")
 
 
 def _switch_off() -> tuple[str, ...]:
-    """Set what the user has not set, and return the packages that were loaded without it."""
+    """Set the variables that the user has not set, and return the packages that were loaded before."""
     late = []
     for package, variable in OPT_OUT.items():
         if not os.environ.get(variable):
@@ -28,11 +28,11 @@ def _switch_off() -> tuple[str, ...]:
 
 
 LATE = _switch_off()
-"""Packages that were loaded before this one, with their telemetry as their makers have it: switched on."""
+"""Packages that were loaded before this one, with telemetry at its default: on."""
 
 
-def told(package: str) -> str:
-    """Whether a package of ``OPT_OUT`` may send events from this process, and what to do about it."""
+def describe(package: str) -> str:
+    """Whether a package of ``OPT_OUT`` may send events from this process, and what to do about it, in a sentence."""
     variable = OPT_OUT[package]
     value = os.environ.get(variable, "")
     if package in LATE:
@@ -46,4 +46,4 @@ def told(package: str) -> str:
 
 
 for _package in LATE:
-    warnings.warn(told(_package), stacklevel=2)
+    warnings.warn(describe(_package), stacklevel=2)

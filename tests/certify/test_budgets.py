@@ -21,7 +21,7 @@ from pipeline.core.rounding import GROUP, Outward
 from pipeline.core.threat import LinfBall
 from pipeline.errors import Incomplete, UsageError
 from pipeline.methods import METHODS
-from pipeline.system.clock import Clock, OutOfTime, limited, look
+from pipeline.system.clock import Clock, OutOfTime, check_time, time_limit
 from tests import nets
 from tests.climbing import climb, images_of, lively
 
@@ -199,6 +199,6 @@ def test_predictions_beyond_the_budget_leave_nothing_checked(monkeypatch):
 
 
 def test_what_is_prepared_is_ended_by_its_clock():
-    with limited(Clock.of(0.0)), pytest.raises(OutOfTime):
-        look()
-    look()
+    with time_limit(Clock.of(0.0)), pytest.raises(OutOfTime):
+        check_time()
+    check_time()
