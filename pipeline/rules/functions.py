@@ -1,10 +1,9 @@
-"""Functions of arithmetic: steps, absolute value, exponential, logarithm, powers, sine and cosine."""
+"""Functions of arithmetic: steps, absolute value, exponential, logarithm, roots and powers."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +15,13 @@ from pipeline.core.rounding import EXACT, Rounding
 from pipeline.errors import InputRejected
 from pipeline.rules.curves import Curve, Kind, bent
 from pipeline.rules.elementwise import Elementwise
-from pipeline.rules.relax import AffineMap, Chain, Relaxation
+from pipeline.rules.relax import Relaxation
 from pipeline.rules.rule import Example, Value, rule
 
 
 @rule(ops.Sign, ops.Floor, ops.Ceil, ops.Round)
 class StepRule(Elementwise[nn.Module]):
-    """A nondecreasing step selects, and rounds nothing; no line serves better than its box, so that a walk stops there."""
+    """A nondecreasing step function rounds nothing; no line is better than its box, so that a backward walk stops there."""
 
     def curve(self, op: nn.Module, *constants: Value) -> Curve:
         return Curve(op, torch.zeros_like, (), ("linear",))
@@ -83,7 +82,7 @@ class LogRule(Elementwise[nn.Module]):
 
 @rule(ops.Sqrt)
 class SqrtRule(Elementwise[nn.Module]):
-    """``sqrt x`` where ``x >= 0``: IEEE's, or an estimate refined to three units in the last place, as vector libraries do."""
+    """``sqrt x`` where ``x >= 0``, by IEEE, or to three units in the last place, as some vector libraries estimate it."""
 
     def curve(self, op: nn.Module, *constants: Value) -> Curve:
         return Curve(op, lambda x: 0.5 / torch.sqrt(x), (), ("concave",), domain="nonnegative")
@@ -99,7 +98,7 @@ class SqrtRule(Elementwise[nn.Module]):
 
 @rule(ops.RootOfSquares)
 class RootOfSquaresRule(SqrtRule):
-    """``sqrt x`` of a sum of squares, which is not negative."""
+    """``sqrt x`` of a sum of squares, which is never negative."""
 
     def curve(self, op: nn.Module, *constants: Value) -> Curve:
         return replace(super().curve(op, *constants), domain="clamped")
@@ -110,7 +109,7 @@ class RootOfSquaresRule(SqrtRule):
 
 @rule(ops.Reciprocal)
 class ReciprocalRule(Elementwise[nn.Module]):
-    """``1 / x`` where ``x`` is not zero: a division, or an estimate refined to three units in the last place."""
+    """``1 / x`` where ``x`` is not zero, by division, or to three units in the last place, as some libraries estimate it."""
 
     def curve(self, op: nn.Module, *constants: Value) -> Curve:
         return Curve(op, lambda x: -1 / (x * x), (0.0,), ("concave", "convex"), domain="nonzero")
@@ -125,7 +124,7 @@ class ReciprocalRule(Elementwise[nn.Module]):
 
 @rule(ops.Pow)
 class PowRule(Elementwise[nn.Module]):
-    """``x^p`` for one constant ``p``: where ``x`` is not negative, unless ``p`` is whole."""
+    """``x^p`` for one constant ``p``; unless ``p`` is whole, ``x`` must not be negative."""
 
     def refuses(self, op: nn.Module, abstract: tuple[bool, ...]) -> str | None:
         return "a power whose exponent varies has no rule" if abstract[1] else None
@@ -173,7 +172,7 @@ def _exponent(*constants: Value) -> float:
 
 
 class _OfBase(Relaxation):
-    """A relaxation of the first of two inputs; the second, a constant, gets no form."""
+    """A relaxation in the first of two inputs; the second, a constant, gets no form."""
 
     windowed = True
 
@@ -182,72 +181,3 @@ class _OfBase(Relaxation):
 
     def pull_back(self, form: LinearForm, alpha: Tensor | None = None) -> tuple[LinearForm | None, ...]:
         return (*self.base.pull_back(form, alpha), None)
-
-
-@dataclass(frozen=True)
-class Wave(Curve):
-    """A wave between -1 and 1; beyond one period the box alone bounds it."""
-
-    def least(self, slope: Tensor, lower: Tensor, upper: Tensor, *, rounding: Rounding = EXACT) -> Tensor:
-        most = torch.maximum(lower.abs(), upper.abs()) * slope.abs()
-        anywhere = -1 - most - rounding.own_error(1 + most, 1)
-        return torch.where(_long(lower, upper), anywhere, super().least(slope, lower, upper, rounding=rounding))
-
-    def support(self, target: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-        return torch.where(_long(lower, upper), 0, super().support(target, lower, upper))
-
-
-def _long(lower: Tensor, upper: Tensor) -> Tensor:
-    return upper - lower >= 2 * math.pi
-
-
-@rule(ops.Sin, ops.Cos)
-class WaveRule(Elementwise[nn.Module]):
-    """``sin x`` or ``cos x``, of which ``2 pi n`` is taken so that the box begins in the first period."""
-
-    def curve(self, op: nn.Module, *constants: Value) -> Curve:
-        quarter, first = math.pi / 2, _first(op)
-        return Wave(
-            op,
-            torch.cos if isinstance(op, ops.Sin) else lambda x: -torch.sin(x),
-            tuple(first + 2 * i * quarter for i in (1, 2, 3)),
-            ("concave", "convex", "concave", "convex"),
-            turns=tuple(first + i * quarter for i in (1, 3, 5, 7)),
-        )
-
-    def error(self, op: nn.Module, x: Tensor, y: Tensor, rounding: Rounding, *constants: Value) -> Tensor | float:
-        kernel = "Sin" if isinstance(op, ops.Sin) else "Cos"
-        return rounding.own_error(torch.ones_like(y), 1) + rounding.kernel(kernel, torch.ones_like(y))
-
-    def interval(self, op: nn.Module, *xs: Value, rounding: Rounding = EXACT) -> Interval:
-        (x,) = xs
-        assert isinstance(x, Interval)
-        return super().interval(op, _reduced(op, x, rounding)[0], rounding=rounding)
-
-    def relax(self, op: nn.Module, *xs: Value, rounding: Rounding = EXACT) -> Relaxation | None:
-        """The lines over the first period, moved back; their choice is left as it is."""
-        (x,) = xs
-        assert isinstance(x, Interval)
-        box, shift, error = _reduced(op, x, rounding)
-        lines = super().relax(op, box, rounding=rounding)
-        assert lines is not None
-        return Chain(AffineMap(lambda coeff: (coeff,), -shift, rounding.affine_slack(error, shift), rounding), lines)
-
-    def loose(self, op: nn.Module, x: Interval) -> Tensor:
-        return x.radius > 0
-
-    def examples(self) -> Iterator[Example]:
-        yield Example(ops.Sin(), ((4, 9),))
-        yield Example(ops.Cos(), ((4, 9),), domain=(-20.0, 20.0))
-
-
-def _first(op: nn.Module) -> float:
-    """Where the first period begins: at a zero, the wave rising."""
-    return 0.0 if isinstance(op, ops.Sin) else -math.pi / 2
-
-
-def _reduced(op: nn.Module, x: Interval, rounding: Rounding) -> tuple[Interval, Tensor, Tensor]:
-    """``x - 2 pi n``, the shift as it is computed, and what the two differ by at most."""
-    shift = torch.floor((x.center - x.radius - _first(op)) / (2 * math.pi)) * (2 * math.pi)
-    error = torch.zeros_like(shift) + rounding.own_error(x.magnitude + shift.abs(), 1)
-    return Interval(x.center - shift, rounding.up(x.radius + error, 2)), shift, error

@@ -17,7 +17,8 @@ from pipeline.errors import InputRejected
 from pipeline.rules import rule_for, rules
 from pipeline.rules.curves import MIRRORED
 from pipeline.rules.elementwise import Elementwise
-from pipeline.rules.functions import StepRule, WaveRule
+from pipeline.rules.functions import StepRule
+from pipeline.rules.trigonometric import WaveRule
 from tests import laws
 
 STEPS = (ops.Sign(), ops.Floor(), ops.Ceil(), ops.Round())
