@@ -206,10 +206,8 @@ def test_a_step_in_bfloat16_waits_for_nothing_and_learns_much_the_same(there: st
 
 
 def test_a_step_that_asks_for_a_value_is_caught(there: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = Trainer.of_the_whole
-    monkeypatch.setattr(
-        Trainer, "of_the_whole", lambda self, terms, part: whole(self, terms, part) * (terms.loss.item() > 0)
-    )
+    whole = Trainer.reduce
+    monkeypatch.setattr(Trainer, "reduce", lambda self, terms, part: whole(self, terms, part) * (terms.loss.item() > 0))
     stepped("shi2021", there)
     assert elsewhere.waits == {"_local_scalar_dense": 1}
 

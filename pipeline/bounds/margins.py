@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pipeline.bounds import walk
 from pipeline.bounds.rows import RowBounds, affine_tail, ends_tail
 from pipeline.bounds.specification import Specification
-from pipeline.core.interval import Interval, Lockstep, full
+from pipeline.core.interval import Interval, Lockstep, at_least_float32
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.network import Network, Plan, Step
 from pipeline.core.rounding import EXACT, TINY32, Rounding
@@ -134,7 +134,11 @@ def _by_pairs(op: nn.Linear, box: Interval, labels: Int[Tensor, " batch"]) -> Fl
 
 
 def _in_full(value: Lockstep | Tensor | None) -> Interval | Tensor | None:
-    return Interval(full(value.center), full(value.radius)) if isinstance(value, Lockstep) else value
+    return (
+        Interval(at_least_float32(value.center), at_least_float32(value.radius))
+        if isinstance(value, Lockstep)
+        else value
+    )
 
 
 class MarginBounds(RowBounds):

@@ -18,7 +18,7 @@ from pipeline.certify.looseness import looseness, numbers
 from pipeline.certify.verdicts import Images, Strategy
 from pipeline.choices import Mode
 from pipeline.core.network import Network
-from pipeline.core.threat import Ball, LinfBall, Region, joined
+from pipeline.core.threat import Ball, LinfBall, Region, concatenate
 from pipeline.methods import IBP, METHODS
 from pipeline.results import Layer
 from pipeline.rules import Affine, Rule, rule_for
@@ -140,4 +140,4 @@ class Prover:
 def _region(ball: Ball | Sequence[Ball], x: Tensor) -> Region:
     if isinstance(ball, Ball):
         return ball.region(x)
-    return joined([one.region(x[i : i + 1]) for i, one in enumerate(ball)])
+    return concatenate([one.region(x[i : i + 1]) for i, one in enumerate(ball)])

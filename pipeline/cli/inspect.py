@@ -120,5 +120,10 @@ def _show_cost(cost: Any, out: Any) -> None:
 def _bn(placement: Any) -> str:
     if placement is None:
         return ""
-    words = {"covered": "has one", "inserted": "gets one", "classifier": "classifier", "left": f"none: {placement.why}"}
+    words = {
+        "covered": "has one",
+        "inserted": "gets one",
+        "classifier": "classifier",
+        "left": f"none: {placement.reason}",
+    }
     return words[placement.status]

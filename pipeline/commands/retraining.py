@@ -98,7 +98,7 @@ def _retrain(
     finished, begun = crew.first(lambda: _left(run, key, force))
     if why := crew.first(lambda: run.user.reason):
         yield Note(f"no checkpoint is kept, and a run that is stopped starts anew: {why}", warning=True)
-    every = train.told(recipe) if verbose else ["`pipeline --verbose retrain` shows every setting of the recipe"]
+    every = train.describe(recipe) if verbose else ["`pipeline --verbose retrain` shows every setting of the recipe"]
     for note in (*subject.imported.notes, *training.announced(subject, recipe), *every):
         yield Note(note)
 
@@ -118,7 +118,7 @@ def _retrain(
         def stop() -> bool:
             return time.monotonic() >= deadline or should_stop()
 
-        execution = execution.tried(device_of(settings), whole=recipe.one_graph)
+        execution = execution.try_compiling(device_of(settings), whole=recipe.one_graph)
         yield Note(execution.describe())
         trained = yield from trained_network(subject, images, recipe, settings, run, key, stop, execution, crew)
         told = training.left_in_file(subject, recipe, settings, aside)
@@ -145,7 +145,7 @@ def _retrain(
         parent_sha256=before.fields["model"].sha256,
         notes=(
             *training.announced(subject, recipe),
-            execution.products_told(),
+            execution.describe_products(),
             training.delivered(finished, recipe),
             *finished.changes,
         ),

@@ -44,7 +44,9 @@ def announced(subject: Subject, recipe: Recipe) -> list[str]:
         told.append(
             f"{count} BatchNorms are inserted, {how}; {sum(p.status == 'covered' for p in placed)} are there already"
         )
-        told += [f"no BatchNorm after {subject.network.origin(p.node)}: {p.why}" for p in placed if p.status == "left"]
+        told += [
+            f"no BatchNorm after {subject.network.origin(p.node)}: {p.reason}" for p in placed if p.status == "left"
+        ]
     return told
 
 

@@ -1,1 +1,1 @@
-"""Values, operators and the graph: what every other package is written in."""
+"""Values, operators and the graph: the types that every other package uses."""

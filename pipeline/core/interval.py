@@ -1,4 +1,4 @@
-"""Interval: a box of values, what interval bound propagation carries; and Lockstep, a box beside the value it is about."""
+"""Interval: a box of values, as interval bound propagation carries it; Lockstep: a box beside its clean value."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Lockstep:
-    """One value of the training walk: the clean activation beside the box, so that batch statistics come from the former."""
+    """One value of a training walk: the clean activation beside its box, so that batch statistics come from the former."""
 
     clean: Float[Tensor, " *shape"]
     center: Float[Tensor, " *shape"]
@@ -53,6 +53,6 @@ class Lockstep:
         return Interval(self.center, self.radius)
 
 
-def full(value: Tensor) -> Tensor:
-    """The value in float32, or in float64 where it is: products may be bfloat16 in training, what is summed of them is not."""
+def at_least_float32(value: Tensor) -> Tensor:
+    """The value in float32, or unchanged in float64: in training products may be bfloat16, while sums of them are not."""
     return value.to(torch.promote_types(value.dtype, torch.float32))

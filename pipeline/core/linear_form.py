@@ -1,4 +1,4 @@
-"""LinearForm: a lower bound that is linear in the values of a node, what backward walks (CROWN) carry."""
+"""LinearForm: a lower bound that is linear in the values of a node, as backward walks (CROWN) carry it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pipeline.core.interval import Interval
 
 @dataclass(frozen=True)
 class LinearForm:
-    """A lower bound: ``<coeff, y> + const <= `` the quantity wanted, for every ``y`` that the walk admits.
+    """A lower bound: ``<coeff, y> + const <= `` the quantity to bound, for every value ``y`` of the node in the region.
 
-    There is no upper form: the upper bound of a quantity is minus the lower bound of its negation. Coefficients that are
-    zero outside a window of the last axes may leave the rest out: ``origin`` says where the window begins.
+    There is no upper form: the upper bound of a quantity is minus the lower bound of its negation. Where coefficients are zero
+    outside a window of the last axes, ``coeff`` may hold the window alone; ``origin`` then says where it begins on these axes.
     """
 
     coeff: Float[Tensor, "rows batch *features"]
@@ -36,7 +36,7 @@ class LinearForm:
         return value
 
     def over(self, box: Interval) -> Interval:
-        """The same of a box."""
+        """The part of a box that the window covers."""
         return Interval(self.within(box.center), self.within(box.radius)) if self.origin else box
 
     def dense(self, shape: Sequence[int]) -> LinearForm:
@@ -47,7 +47,7 @@ class LinearForm:
         return LinearForm(widened.coeff, self.const)
 
     def _beside(self, other: LinearForm) -> LinearForm:
-        """The form on the least window that covers both; where only one has a window, the other is whole already."""
+        """This form on the smallest window that covers both forms; where only one has a window, the other is dense already."""
         if self.origin == other.origin and self.coeff.shape == other.coeff.shape:
             return self
         if not self.origin or not other.origin:
@@ -62,6 +62,6 @@ class LinearForm:
 
     def _widened(self, origin: tuple[int, ...], size: Sequence[int]) -> LinearForm:
         pads: list[int] = []
-        for have, want, n, m in zip(self.origin, origin, self.coeff.shape[-len(origin) :], size, strict=True):
-            pads = [have - want, want + m - have - n, *pads]
+        for old, new, n, m in zip(self.origin, origin, self.coeff.shape[-len(origin) :], size, strict=True):
+            pads = [old - new, new + m - old - n, *pads]
         return LinearForm(F.pad(self.coeff, pads), self.const, origin)

@@ -1,4 +1,4 @@
-"""Network: the graph of an ONNX file as torch modules, and what is needed to find the way back into the file."""
+"""Network: the graph of an ONNX file as torch modules, and the table that leads from its parameters back into the file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.core import ops
 from pipeline.errors import PipelineError
 
 SHAPE = "shape"
-"""In the meta of a graph's node: the shape of its value, the batch first."""
+"""The key, in the meta of an fx node, of the shape of its value, batch first."""
 
 
 @dataclass(frozen=True)
@@ -28,19 +28,21 @@ class Port:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a node came from: names in the file are strangers' text, kept for messages and for the way back."""
+    """The node of the file that a node comes from: its operator, its name, and the name of its output there.
+
+    Names in the file are untrusted text. ``output`` is empty for an intermediate node, whose value the file does not have.
+    """
 
     op_type: str
     name: str
     output: str
     axes: tuple[tuple[int, ...], ...] | None = None
-    """How the file lays ``output`` out, each of its axes as a product of the node's; None as the node does. Of a node on the way
-    to ``output``, which no value of the file is, empty."""
+    """For each axis of ``output`` in the file, the axes of the node's value that it is the product of; None where they agree."""
 
 
 @dataclass(frozen=True)
 class Weight:
-    """Which initialiser a parameter came from, and the steps that lead from the parameter back to the initialiser.
+    """The initialiser that a parameter comes from, and the steps that lead from the parameter back to the initialiser.
 
     ``steps`` are applied in order: ``("transpose", (1, 0))``, ``("reshape", (64, 3, 7, 7))``, ``("scale", 0.5)``.
     """
@@ -51,7 +53,7 @@ class Weight:
 
 @dataclass(frozen=True)
 class Step:
-    """One operator application of a plan: ``values[index] = op(*values[args])``; ``frees`` are read here for the last time."""
+    """One step of a plan, ``values[index] = op(*values[args])``; it is the last to read the values ``frees``."""
 
     index: int
     name: str
@@ -59,12 +61,12 @@ class Step:
     args: tuple[int, ...]
     frees: tuple[int, ...]
     shape: tuple[int | None, ...] | None = None
-    """Of the value, the batch first, where it is known."""
+    """The shape of the value, batch first; None where it is not known."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The graph as a list of steps, made once: a loop over it is the whole walk, and torch.compile can enter it."""
+    """The graph as a flat list of steps: a walk is one loop over them, which torch.compile can trace."""
 
     inputs: tuple[int, ...]
     constants: tuple[tuple[int, nn.Module, str], ...]
@@ -77,12 +79,12 @@ class Plan:
         return len(self.names)
 
     def in_float64(self) -> Plan:
-        """The same over float64 copies of all tensors; operators that hold none are shared with this plan."""
-        held, constants = nn.Module(), []
+        """The plan over float64 copies of all tensors; operators without tensors are shared with this plan."""
+        copies, constants = nn.Module(), []
         for index, owner, name in self.constants:
             tensor = getattr(owner, name).detach()
-            held.register_buffer(f"c{index}", tensor.double() if tensor.is_floating_point() else tensor)
-            constants.append((index, held, f"c{index}"))
+            copies.register_buffer(f"c{index}", tensor.double() if tensor.is_floating_point() else tensor)
+            constants.append((index, copies, f"c{index}"))
         steps = (
             step
             if next(step.op.parameters(), next(step.op.buffers(), None)) is None
@@ -92,11 +94,11 @@ class Plan:
         return replace(self, constants=tuple(constants), steps=tuple(steps))
 
     def before_softmax(self) -> tuple[Plan, nn.Softmax | nn.LogSoftmax | None]:
-        """The plan up to the logits, and the Softmax or LogSoftmax behind them; None where the plan ends in the logits.
+        """The plan up to the logits, and the Softmax or LogSoftmax after them; None where the plan ends in the logits.
 
-        A Softmax keeps the order of the classes where it normalises all of a sample's classes together, which is one vector
-        along its axis. One in groups is no such Softmax, and of two in a row the first is an operator like any other: its
-        rounding may make ties. What stands behind may only name the same entries anew, in their order.
+        A Softmax keeps the order of the classes where it normalises all classes of a sample together, as one vector along its
+        axis; one that normalises groups of them does not. Of two in a row the first is an operator like any other: its rounding
+        may make ties. After the Softmax only operators ``IN_ORDER`` may follow.
         """
         if len(self.outputs) != 1:
             return self, None
@@ -113,11 +115,11 @@ class Plan:
 
 
 IN_ORDER = (nn.Identity, nn.Flatten, ops.Reshape, ops.Squeeze, ops.Unsqueeze)
-"""Operators that leave the entries of a sample in their order, the batch being first before and behind them."""
+"""Operators that keep the order of the entries of a sample, with the batch axis first before and after."""
 
 
 def _all_classes(op: nn.Softmax | nn.LogSoftmax, shape: tuple[int | None, ...] | None) -> bool:
-    """Whether a Softmax of values of that shape normalises all entries of a sample together; unknown shapes are not."""
+    """Whether a Softmax of values of this shape normalises all entries of a sample together; False for an unknown shape."""
     if shape is None or op.dim is None or not -len(shape) <= op.dim < len(shape):
         return False
     axis = op.dim % len(shape)
@@ -126,21 +128,21 @@ def _all_classes(op: nn.Softmax | nn.LogSoftmax, shape: tuple[int | None, ...] |
 
 @dataclass(frozen=True)
 class Provenance:
-    """The table between a Network and its file."""
+    """Where the nodes and parameters of a Network come from in its file."""
 
     nodes: Mapping[str, Origin] = field(default_factory=dict)
     weights: Mapping[str, Weight] = field(default_factory=dict)
     frozen: Mapping[str, str] = field(default_factory=dict)
     """Parameters that never train, each with the reason."""
     inserted: Mapping[str, str] = field(default_factory=dict)
-    """BatchNorm nodes that the file does not have yet, each with the node whose value it takes over."""
+    """BatchNorms that the file does not have, each with the node whose value it normalises."""
 
 
 class Network(nn.Module):
     """A graph over ``torch.nn`` and ``pipeline.core.ops``, in eval mode, called with its inputs in the file's order.
 
-    Every node of ``graph`` is a placeholder, a ``get_attr`` (a constant tensor), a ``call_module`` or the output; nodes have
-    neutral names, and what the file calls them stands in ``provenance``.
+    Every node of ``graph`` is a placeholder, a ``get_attr`` (a constant tensor), a ``call_module`` or the output. Nodes have
+    neutral names; the names in the file are in ``provenance``.
     """
 
     def __init__(
@@ -160,7 +162,7 @@ class Network(nn.Module):
         return self.graph(*xs)
 
     def plan(self) -> Plan:
-        """The graph as a flat list of steps with the last use of every value."""
+        """The graph as a flat list of steps with the last use of every value. Raises PipelineError for any other kind of node."""
         nodes = [n for n in self.graph.graph.nodes if n.op != "output"]
         index = {n: i for i, n in enumerate(nodes)}
         output = next(n for n in self.graph.graph.nodes if n.op == "output")
@@ -188,7 +190,7 @@ class Network(nn.Module):
         return Plan(tuple(inputs), tuple(constants), tuple(steps), outputs, tuple(n.name for n in nodes))
 
     def origin(self, name: str) -> str:
-        """A node in words for messages: its operator and the file's own name for it, control characters escaped."""
+        """A node as messages name it: its operator and its name in the file, control characters escaped."""
         origin = self.provenance.nodes.get(name)
         if origin is None:
             return name
@@ -196,9 +198,9 @@ class Network(nn.Module):
         return f"{origin.op_type} '{label}'"
 
     def in_float64(self) -> Network:
-        """A float64 copy in eval mode: float32 weights are exact in it. The Network itself is left as it is."""
+        """A float64 copy in eval mode, in which float32 weights are exact."""
         return copy.deepcopy(self).double().eval()
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """The parameters that train, by name: those with a way back into the file that nothing froze."""
+        """The parameters that train, by name: those that require gradients and are not frozen."""
         return {n: p for n, p in self.graph.named_parameters() if n not in self.provenance.frozen and p.requires_grad}

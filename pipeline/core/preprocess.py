@@ -1,4 +1,4 @@
-"""Normalisation that a deployment does outside the graph, so that boxes are always stated in pixels."""
+"""Normalisation that a deployment applies outside of the graph, made part of it so that boxes are always in pixels."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Normalise:
             )
 
     def arrays(self, sample_shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and std in float32, shaped to broadcast over one sample. Raises UsageError for another number of channels."""
+        """Mean and std in float32, shaped to broadcast over one sample. Raises UsageError (2) for another number of channels."""
         channels = sample_shape[self.channel_axis] if sample_shape else 1
         if len(self.mean) not in (1, channels):
             raise UsageError(
@@ -56,14 +56,14 @@ class Normalise:
         return mean, std
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """The deployment's own preprocessing of a batch, in float32."""
+        """Preprocess a batch in float32, as the deployment does."""
         mean, std = self.arrays(x.shape[1:])
         return (x - mean) / std
 
     def before(self, network: Network) -> Network:
-        """The network of pixels: Sub and Div with frozen constants come first, and are bounded like any operator.
+        """The network over pixels: a copy that begins with Sub and Div by frozen constants, bounded like any operator.
 
-        The certificate then covers this preprocessing in float32 too, in any order of evaluation.
+        The certificate then covers this preprocessing in float32 too, with the rounding of both operators.
         """
         network = copy.deepcopy(network)
         module, graph = network.graph, network.graph.graph
@@ -85,26 +85,26 @@ class Normalise:
             over = graph.create_node("call_module", "over_std", (less, std_node), name="over_std")
         for reader in readers:
             reader.replace_input_with(placeholder, over)
-        return _rebuilt(network, graph)
+        return _rebuild(network, graph)
 
 
 def without_normalisation(network: Network) -> Network:
-    """The network as the file has it: what ``Normalise.before`` put first is taken out again."""
+    """A copy of the network without the operators that ``Normalise.before`` added."""
     network = copy.deepcopy(network)
     graph = network.graph.graph
-    found = {n.name: n for n in graph.nodes if n.name in _NAMES}
-    if set(found) != set(_NAMES):
+    nodes = {n.name: n for n in graph.nodes if n.name in _NAMES}
+    if set(nodes) != set(_NAMES):
         return network
-    placeholder = found["less_mean"].args[0]
+    placeholder = nodes["less_mean"].args[0]
     assert isinstance(placeholder, fx.Node)
-    found["over_std"].replace_all_uses_with(placeholder)
+    nodes["over_std"].replace_all_uses_with(placeholder)
     for name in reversed(_NAMES):
-        graph.erase_node(found[name])
+        graph.erase_node(nodes[name])
     for name in _NAMES:
         delattr(network.graph, name)
-    return _rebuilt(network, graph)
+    return _rebuild(network, graph)
 
 
-def _rebuilt(network: Network, graph: fx.Graph) -> Network:
+def _rebuild(network: Network, graph: fx.Graph) -> Network:
     module = fx.GraphModule(network.graph, graph)
     return Network(module, network.inputs, network.outputs, replace(network.provenance))

@@ -1,9 +1,9 @@
-"""How much the evaluation of one operator may add to a half-width: what makes a bound true of floating point.
+"""How far the rounding of one operator widens a bound, so that the bound holds in floating point.
 
-Two kinds share one interface, so that every rule is written once: ``Exact`` adds nothing (training, and comparisons of
-speed), ``Outward`` adds the rounding of our own float64 computation and, where the deployed file is meant, of any float32
-evaluation order of it. Notation: ``u = 2^-24``, ``w = 2^-53``, ``gamma(n, u) = n u / (1 - n u)`` (Higham, Accuracy and
-Stability of Numerical Algorithms, Lemma 3.1), ``tiny = 2^-126``.
+Two classes share one interface, so that every rule is written once: ``Exact`` adds nothing (training, and comparisons of
+speed); ``Outward`` adds the rounding of our own float64 computation and, where the bound is to hold for the deployed file, that
+of its float32 evaluation in any order. Notation: ``u = 2^-24``, ``w = 2^-53``, ``gamma(n, u) = n u / (1 - n u)`` (Higham,
+Accuracy and Stability of Numerical Algorithms, Lemma 3.1), ``tiny = 2^-126``.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ TINY32, TINY64 = 2.0**-126, 2.0**-960
 FLOAT32_MAX = 3.4028234663852886e38
 LARGEST_KERNEL = 2.0**126
 GROUP = 64
-"""Rows of coefficients whose sums are taken together."""
-# Roundings beyond the sum of products that a runtime may add to one affine output: alpha, beta, a folded BN, Mul or Add
-# (six), a reciprocal square root of two ulp, a residual added into the accumulator.
+"""How many rows of coefficients one matrix product takes together."""
 SLACK = 12
+"""Roundings, beyond those of the sum of products, that a runtime may add to one affine output: alpha, beta, a folded BatchNorm,
+Mul or Add (six), a reciprocal square root of two ulp, a residual added into the accumulator."""
 
 
 def gamma(n: int, unit: float) -> float:
-    """``n u / (1 - n u)``, rounded up; a count of roundings beyond ``1/8u`` is refused."""
+    """``n u / (1 - n u)``, rounded up. Raises InputRejected (3) where ``n u > 1/8``."""
     if n * unit > 0.125:
         raise InputRejected(
             f"an operator sums {n} terms, and rounding is bounded only below {int(0.125 / unit)}; "
@@ -42,7 +42,7 @@ def gamma(n: int, unit: float) -> float:
 
 @dataclass(frozen=True)
 class Exact:
-    """No rounding is accounted for; ends and boxes are whatever the working precision gives."""
+    """No account of rounding: ends and boxes are as the working precision computes them. For methods see ``Outward``."""
 
     deployed = False
     carried = 0
@@ -99,11 +99,11 @@ class Exact:
 
 @dataclass(frozen=True)
 class Outward:
-    """Every result is widened until it is true: of real arithmetic, and if ``deployed`` of float32 in any order.
+    """Every result is widened until it holds in real arithmetic, and if ``deployed`` in float32 in any order of evaluation.
 
     ``carried`` counts the products and additions of a producer into whose accumulator a runtime may fuse this operator;
     ``folded_scale`` is the ``|scale| / sqrt(var + eps)`` per channel of a BatchNorm that a runtime may fold into it.
-    Both are facts of the graph, found by ``bounds/float32_sites.py`` before the walk.
+    Both are facts of the graph, which ``bounds/float32_sites.py`` collects before the walk.
     """
 
     deployed: bool
@@ -112,12 +112,12 @@ class Outward:
     folded_peak: float = 1.0
     """The largest product of such scales."""
     moved: tuple[float, float] = (1.0, 1.0)
-    """The least and the greatest product of numbers before a matrix product that a runtime may multiply by behind it."""
+    """The least and the greatest product of the constant factors before a matrix product that a runtime may apply after it."""
     kernels: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """The measured error of each float32 activation kernel: absolute, and relative to its exact value."""
 
     def ends(self, x: Interval) -> tuple[Tensor, Tensor]:
-        """The two ends, each at or outside the real one."""
+        """The two ends, each rounded outward."""
         return x.lower, x.upper
 
     def enclose(self, lower: Tensor, upper: Tensor, error: Tensor | float = 0.0) -> Interval:
@@ -126,15 +126,15 @@ class Outward:
         return Interval(center, self.up(torch.maximum(upper - center, center - lower) + error, 3))
 
     def up(self, value: Tensor, roundings: int = 1) -> Tensor:
-        """At least the real value of a nonnegative quantity computed with that many float64 roundings."""
+        """An upper bound of the real value of a nonnegative quantity that was computed with so many float64 roundings."""
         return value * (1 + 4 * (roundings + 1) * U64) + TINY64
 
     def own_error(self, value: Tensor, roundings: int) -> Tensor:
-        """The error of our own float64 evaluation of an elementwise function, ``8 w`` for each call to the math library."""
+        """The error of our own float64 evaluation of an elementwise function: ``8 w |f|`` for each call to the math library."""
         return value.abs() * (8 * roundings * U64) + TINY64
 
     def kernel_error(self, value: Tensor, roundings: int) -> Tensor | float:
-        """The error of the deployed float32 evaluation of an elementwise product or sum, flushing to zero allowed."""
+        """The error of the deployed float32 evaluation of elementwise products and sums, whether it flushes to zero or not."""
         return value.abs() * gamma(roundings, U32) + 2 * TINY32 if self.deployed else 0.0
 
     def kernel(self, operator: str, value: Tensor) -> Tensor | float:
@@ -169,11 +169,11 @@ class Outward:
         """The box of an affine image: ``center ± (|W|(r + g m) + g|b| + U + flush)``, with no third product.
 
         ``g = 2 gamma(k+3, w) + gamma(n, u)`` where ``k`` counts the terms of our own sum and ``n`` those of the deployed
-        one; ``m = |c| + r``; ``U`` pays for results flushed to zero. Proof: every leaf ``W_i x_i`` of any summation tree
+        one; ``m = |c| + r``; ``U`` covers results flushed to zero. Proof: every leaf ``W_i x_i`` of any summation tree
         meets at most ``n`` factors ``1 + d``, ``|d| <= u``, so the evaluation errs by at most
         ``gamma(n,u)(|W| m + |b|) + U``; our own center errs by the same expression with ``w``; ``|c| <= m``.
         A sample whose partial sums might overflow float32 gets an infinite radius, which nothing certifies. ``flush`` is
-        what the operator's own subnormal constants may cost where they are read as zero.
+        the error of reading the operator's own subnormal constants as zero.
         """
         g = self._relative(terms, deployed_terms)
         widened = _each(inputs, lambda x: Interval(x.center, (x.radius + g * x.magnitude) * (1 + 2.0**-49)))
@@ -192,10 +192,10 @@ class Outward:
         deployed_terms: int,
         flush: Tensor | float = 0.0,
     ) -> Tensor:
-        """What one affine evaluation may err by, per output: ``g (|W| m + |b|) + U``, the disturbance of a backward walk.
+        """The error of one affine evaluation, per output: ``g (|W| m + |b|) + U``, the disturbance of a backward walk.
 
-        ``terms`` is the larger of fan-in and fan-out: a coefficient pulled back is itself a computed product, and the
-        residual between it and the real one is charged here against ``|W| m``.
+        ``terms`` is the larger of fan-in and fan-out: a coefficient pulled back is itself a computed product, and its own error
+        is charged here against ``|W| m``.
         """
         g = self._relative(terms + 1, deployed_terms)
         magnitude = radius(*_each(inputs, _as_radius)) + _abs(offset)
@@ -205,17 +205,17 @@ class Outward:
         return self._unless_overflow(error, inputs, radius, row_sum, offset, terms)
 
     def descend(self, const: Tensor, added: Tensor | None, coeff: Tensor, slack: Tensor | None) -> Tensor:
-        """``const + added - <|A|, slack>``, rounded down; the slack pays for the rounding of ``added`` itself."""
+        """``const + added - <|A|, slack>``, rounded down; the slack includes the rounding of ``added`` itself."""
         if slack is None:
             return (
                 const if added is None else self._minus(const + added, torch.zeros_like(const), 1, _sizes(const, added))
             )
-        lost = dot(coeff.abs(), slack)
+        charge = dot(coeff.abs(), slack)
         size = const.abs() if added is None else _sizes(const, added)
-        return self._minus(const if added is None else const + added, lost, coeff[0, 0].numel(), size)
+        return self._minus(const if added is None else const + added, charge, coeff[0, 0].numel(), size)
 
     def lines_slack(self, box: Interval, steepest: Tensor | float, highest: Tensor | float) -> Tensor | None:
-        """What pulling a form through lines may lose in each entry: the products ``A a`` and the sums of ``A b``.
+        """The rounding of pulling a form back through lines ``a x + b``, per entry: of the products ``A a`` and sums of ``A b``.
 
         ``2w |a| m`` for the coefficient, ``gamma(n + 4, w) |b|`` for the constant, with ``m = |c| + r``.
         """
@@ -223,7 +223,7 @@ class Outward:
         return (size * steepest * (4 * U64) + highest * (2 * gamma(size[0].numel() + 6, U64)) + TINY64).expand_as(size)
 
     def affine_slack(self, error: Tensor | None, constant: Tensor | None) -> Tensor | None:
-        """What pulling a form through ``W x + b`` may lose in each output: its error, and the sum of ``A b``."""
+        """The rounding of pulling a form back through ``W x + b``, per output: its error, and the sum of ``A b``."""
         if constant is None:
             return error
         shape = constant.shape if error is None else torch.broadcast_shapes(error.shape, constant.shape)
@@ -231,13 +231,13 @@ class Outward:
         return added if error is None else error + added
 
     def ball_minimum(self, form: LinearForm, center: Tensor, radius: float) -> Tensor:
-        """``<A, c> - r |A|_2 + d``, rounded down; squares below the smallest number are paid for in the norm."""
+        """``<A, c> - r |A|_2 + d``, rounded down; the norm is increased by what squares that underflow may lack."""
         least = self._plus_dot(form.const, form.coeff, form.within(center))
         norm = form.coeff.flatten(2).norm(dim=2) + 2.0**-480
         return self._minus(least, radius * norm, form.coeff[0, 0].numel())
 
     def merge(self, a: LinearForm, b: LinearForm, box: Interval) -> LinearForm:
-        """The sum of two forms over the same value; the rounding of the coefficients is charged to the constant."""
+        """The sum of two forms over the same value; the rounding of its coefficients is charged to the constant."""
         both = a + b
         slack = dot(both.coeff.abs(), both.over(box).magnitude) * (2 * U64)
         lowered = self._minus(both.const, slack, both.coeff[0, 0].numel(), a.const.abs() + b.const.abs())
@@ -247,9 +247,9 @@ class Outward:
         """``<A, c> - <|A|, r> + d``, rounded down: at most the minimum of the form over the box."""
         box = form.over(box)
         least = self._plus_dot(form.const, form.coeff, box.center)
-        # An operator that only selects may read and write zero for a subnormal number: what leaves it is off by that.
-        lost = dot(form.coeff.abs(), box.radius + TINY32) if self.deployed else dot(form.coeff.abs(), box.radius)
-        return self._minus(least, lost, form.coeff[0, 0].numel())
+        # Even an operator that only selects may flush a subnormal number to zero, which moves its output by up to tiny.
+        reach = dot(form.coeff.abs(), box.radius + TINY32) if self.deployed else dot(form.coeff.abs(), box.radius)
+        return self._minus(least, reach, form.coeff[0, 0].numel())
 
     def total(self, parts: Sequence[Tensor]) -> Tensor:
         """The sum of lower bounds, rounded down."""
@@ -264,7 +264,7 @@ class Outward:
         return self._minus(const + dot(coeff, value), slack, n, const.abs() + size)
 
     def _minus(self, value: Tensor, amount: Tensor, roundings: int, size: Tensor | None = None) -> Tensor:
-        """At most ``value - amount`` for a nonnegative ``amount`` summed from that many terms."""
+        """At most ``value - amount``, for a nonnegative ``amount`` that is a sum of so many terms."""
         amount = amount * (1 + 2 * gamma(roundings + 4, U64))
         size = value.abs() + amount if size is None else size + amount
         return value - amount - size * (8 * U64) - TINY64
@@ -273,7 +273,7 @@ class Outward:
         return 2 * gamma(terms + 3, U64) + (gamma(deployed_terms, U32) if self.deployed else 0.0)
 
     def _flushed(self, inputs: tuple[Interval | Tensor, ...], row_sum: Tensor | None, terms: int) -> Tensor | float:
-        """``U``: what products and sums below the smallest normal number may lose, and folded weights with them.
+        """``U``: the error of flushing products, sums and folded weights below the smallest normal number to zero.
 
         ``U(t) = 2 tiny (rowsum |W| + k max|t| + 4(k + 1))`` of ``W t``. Where ``t = p x`` and a runtime computes ``p (W x)``
         instead, that errs by ``|p| U(x) = 2 tiny (|p| rowsum |W| + k max|t| + 4(k + 1)|p|) <= (1 + |p|) U(t)``.
@@ -294,10 +294,10 @@ class Outward:
         offset: Tensor | float,
         terms: int,
     ) -> Tensor:
-        """An infinite spread wherever some order of summation might leave the range of float32.
+        """The spread, infinite wherever some order of summation might leave the range of float32.
 
-        A mean of ``terms`` numbers may be summed before it is divided, a folded scale multiplies every partial sum, a scale
-        that is moved behind a product leaves its partial sums unscaled, and up to four sums may share an accumulator (a
+        A mean of ``terms`` numbers may be summed before it is divided, a folded scale multiplies every partial sum, a factor
+        that is applied after a product leaves its partial sums unscaled, and up to four sums may share an accumulator (a
         layer, a residual, the two constants of a BatchNorm).
         """
         if row_sum is None:
@@ -313,7 +313,7 @@ class Outward:
         return torch.where(magnitude < limit, spread, torch.inf)
 
     def at(self, *, carried: int, folded_scale: Tensor | None = None) -> Outward:
-        """The same promise at an operator whose producer may be fused with it."""
+        """The same account at an operator that a runtime may fuse with its producer."""
         return replace(self, carried=carried, folded_scale=folded_scale)
 
 
@@ -322,7 +322,7 @@ EXACT = Exact()
 
 
 def rounding_of(mode: Mode, kernels: Mapping[str, tuple[float, float]] | None = None) -> Rounding:
-    """The accounting that a mode of arithmetic stands for: ``none``, ``real``, or ``float32-any-order`` (the default).
+    """The account of rounding for a mode of arithmetic: ``none``, ``real``, or ``float32-any-order`` (the default).
 
     ``kernels``: the measured (absolute, relative) error of each activation kernel; one that is missing is refused by name.
     """
@@ -339,7 +339,7 @@ def unmeasured(*operators: str, on: str = "this build of ONNX Runtime and these 
 
 
 def unbounded(*operators: str) -> InputRejected:
-    """The refusal of operators that runtimes evaluate each in its own way: nothing bounds their float32 error."""
+    """The refusal of operators that each runtime evaluates in its own way, so that nothing bounds their float32 error."""
     return InputRejected(
         f"the float32 error of {', '.join(operators)} is bounded by no standard, and runtimes evaluate it each in its own "
         "way, so `--arithmetic float32-any-order` cannot certify it; use `--arithmetic real`."
@@ -349,8 +349,8 @@ def unbounded(*operators: str) -> InputRejected:
 def dot(coeff: Tensor, value: Tensor) -> Tensor:
     """``<A, y>`` over the features: (rows, batch, *features) with (batch or 1, *features) gives (rows, batch).
 
-    In groups of ``GROUP`` rows: libraries sum in an order that depends on how many there are, and results should not depend
-    on how many fit into memory.
+    In groups of ``GROUP`` rows: libraries choose an order of summation by the number of rows, and results must not depend on how
+    many rows fit into memory.
     """
     rows, batch = coeff.shape[:2]
     value = value.expand(coeff.shape[1:]).reshape(batch, 1, -1)

@@ -1,4 +1,4 @@
-"""What is certified against: the perturbed region around a sample."""
+"""The threat model: the region around a sample that perturbations may reach."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def clipped_box(
 ) -> Interval:
     """The box ``[x - eps, x + eps]`` clipped to the valid range ``[low, high]``, as center and radius.
 
-    ``a = min(eps, x - low)``, ``b = min(eps, high - x)``, ``c = x + (b - a)/2``, ``r = (a + b)/2``: through the two ends
-    instead, nearly every radius would round to zero while eps is small.
+    ``a = min(eps, x - low)``, ``b = min(eps, high - x)``, ``c = x + (b - a)/2``, ``r = (a + b)/2``. Computed from the two ends
+    instead, nearly every radius would round to zero while eps is small. ``eps`` is in the units of ``x``.
     """
     eps = torch.as_tensor(eps, dtype=x.dtype, device=x.device)
     below, above = torch.minimum(eps, x - low), torch.minimum(eps, high - x)
@@ -32,14 +32,14 @@ def clipped_box(
 
 @runtime_checkable
 class Region(Protocol):
-    """The perturbed inputs of a batch, one region a sample."""
+    """The perturbed inputs of a batch: one region for each sample."""
 
     @property
     def box(self) -> Interval:
-        """A box around each region."""
+        """A box that contains each region."""
 
     def minimise(self, form: LinearForm, rounding: Rounding) -> Float[Tensor, "rows batch"]:
-        """At most the minimum of the form over each region."""
+        """A lower bound of the minimum of the form over each region."""
 
     def __getitem__(self, samples: slice | Tensor) -> Region:
         """The regions of some of the samples."""
@@ -47,7 +47,7 @@ class Region(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Box:
-    """Independent intervals: one-sided, per channel or per pixel, as the Interval says."""
+    """An interval for each entry, of any center and radius."""
 
     box: Interval
 
@@ -55,7 +55,7 @@ class Box:
         return rounding.minimum(form, self.box)
 
     def minimiser(self, form: LinearForm) -> Float[Tensor, "rows batch *features"]:
-        """About where the form is least, for attacks: no proof rests on it."""
+        """About the point where the form is least, for attacks; no proof rests on it."""
         return self.box.center - self.box.radius * form.dense(self.box.center.shape[1:]).coeff.sign()
 
     def __getitem__(self, samples: slice | Tensor) -> Box:
@@ -75,7 +75,7 @@ class EuclideanBall:
         return torch.maximum(rounding.ball_minimum(form, self.center, self.radius), rounding.minimum(form, self.box))
 
     def minimiser(self, form: LinearForm) -> Float[Tensor, "rows batch *features"]:
-        """About where the form is least over the ball, moved into the box."""
+        """About the point where the form is least over the ball, clipped to the box."""
         coeff = form.dense(self.center.shape[1:]).coeff
         length = coeff.flatten(2).norm(dim=2).clamp_min(1e-300).reshape(*coeff.shape[:2], *[1] * (coeff.dim() - 2))
         return torch.minimum(torch.maximum(self.center - self.radius * coeff / length, self.box.lower), self.box.upper)
@@ -84,8 +84,8 @@ class EuclideanBall:
         return EuclideanBall(self.center[samples], self.radius, self.box[samples])
 
 
-def joined(parts: Sequence[Region]) -> Region:
-    """One batch of samples whose regions differ in size: ``parts`` holds one region a sample."""
+def concatenate(parts: Sequence[Region]) -> Region:
+    """One batch of samples whose regions differ in size, from one region for each sample."""
     boxes = [part.box for part in parts]
     box = Interval(torch.cat([b.center for b in boxes]), torch.cat([b.radius for b in boxes]))
     return Box(box) if all(isinstance(part, Box) for part in parts) else Mixed(tuple(parts), box)
@@ -93,7 +93,7 @@ def joined(parts: Sequence[Region]) -> Region:
 
 @dataclass(frozen=True, eq=False)
 class Mixed:
-    """Regions of any kind, one a sample, with the box around each."""
+    """Regions of any kind, one for each sample, with the box around each."""
 
     parts: tuple[Region, ...]
     box: Interval
@@ -107,8 +107,8 @@ class Mixed:
         return torch.cat(rows, dim=1)
 
     def __getitem__(self, samples: slice | Tensor) -> Mixed:
-        picked = torch.arange(len(self.parts))[samples].tolist()
-        return Mixed(tuple(self.parts[i] for i in picked), self.box[samples])
+        indices = torch.arange(len(self.parts))[samples].tolist()
+        return Mixed(tuple(self.parts[i] for i in indices), self.box[samples])
 
 
 @dataclass(frozen=True)
@@ -129,14 +129,14 @@ class Ball(ABC):
 
     @abstractmethod
     def region(self, x: Float[Tensor, " batch *features"]) -> Region:
-        """The region of each sample, containing every real point of its ball."""
+        """The region of each sample; it contains every real point of the ball, in spite of rounding."""
 
 
 class LinfBall(Ball):
     """Within ``eps`` in every pixel."""
 
     def box(self, x: Float[Tensor, " batch *features"]) -> Interval:
-        """The region of each sample as an Interval, widened to contain every real point of it."""
+        """The region of each sample as an Interval, widened to contain every real point of the ball."""
         unit = torch.finfo(x.dtype).eps / 2
         radius = float(self.radius) * (1 + 4 * unit)
         box = clipped_box(x, radius, self.low, self.high)
@@ -159,4 +159,4 @@ class L2Ball(Ball):
 
 
 BALLS: dict[str, type[Ball]] = {"linf": LinfBall, "l2": L2Ball}
-"""By the name of the norm."""
+"""The threat models, by the name of their norm."""

@@ -1,4 +1,4 @@
-"""What each operator means: one file a family, found by themselves."""
+"""What each operator means for boxes and linear forms: one file for each family of operators, all imported here."""
 
 from __future__ import annotations
 

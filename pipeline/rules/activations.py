@@ -28,7 +28,7 @@ class ELURule(Elementwise[nn.ELU]):
 
     def error(self, op: nn.ELU, x: Tensor, y: Tensor, rounding: Rounding, *constants: Value) -> Tensor | float:
         assert self.kernel is not None
-        # The kernel is measured for a = 1, of which another is a multiple, rounded.
+        # The kernel is measured for a = 1; for another a its result is multiplied, with one more rounding.
         own, kernel = rounding.own_error(y + abs(op.alpha), self.calls), rounding.kernel(self.kernel, y)
         return own + kernel * max(1.0, abs(op.alpha)) + rounding.kernel_error(y, 1)
 
@@ -48,7 +48,7 @@ class CELURule(Elementwise[nn.CELU]):
         return _exponential(op, 1.0, op.alpha, 1 / op.alpha)
 
     def error(self, op: nn.CELU, x: Tensor, y: Tensor, rounding: Rounding, *constants: Value) -> Tensor | float:
-        # The kernel is measured for a = 1. For another x/a and the product round, and |t e^t| <= 1 for t <= 0.
+        # The kernel is measured for a = 1. For another a the quotient x/a and the product round; |t e^t| <= 1 for t <= 0.
         assert self.kernel is not None
         own = rounding.own_error(y + abs(op.alpha), self.calls)
         kernel = rounding.kernel(self.kernel, y) * max(1.0, abs(op.alpha))
@@ -70,9 +70,11 @@ class SELURule(Elementwise[nn.Module]):
         return _exponential(op, self.SCALE, self.ALPHA, 1.0)
 
     def error(self, op: nn.Module, x: Tensor, y: Tensor, rounding: Rounding, *constants: Value) -> Tensor | float:
-        # A file holds both constants in float32.
-        filed = 3 * U32 if isinstance(rounding, Outward) else 0.0
-        return super().error(op, x, y, rounding) + rounding.own_error(torch.full_like(y, 2.0), self.calls) + filed * y
+        # The file holds both constants in float32.
+        constant = 3 * U32 if isinstance(rounding, Outward) else 0.0
+        return (
+            super().error(op, x, y, rounding) + rounding.own_error(torch.full_like(y, 2.0), self.calls) + constant * y
+        )
 
     def examples(self) -> Iterator[Example]:
         yield Example(nn.SELU(), ((4, 9),))
@@ -101,7 +103,7 @@ class SoftplusRule(Elementwise[nn.Softplus]):
         return Curve(value, lambda x: torch.sigmoid(x * op.beta), (), (bent(op.beta),))
 
     def error(self, op: nn.Softplus, x: Tensor, y: Tensor, rounding: Rounding, *constants: Value) -> Tensor | float:
-        # ONNX knows b = 1 alone. The module returns x beyond its threshold, which no ONNX kernel does.
+        # ONNX has b = 1 alone. Beyond its threshold the module returns x, which no ONNX kernel does.
         kernel = rounding.kernel("Softplus" if op.beta == 1 else f"Softplus with beta {op.beta}", y)
         cut = torch.where(x * op.beta > op.threshold, math.exp(-op.threshold) / op.beta, torch.zeros_like(x))
         return rounding.own_error(y, self.calls) + kernel + cut
@@ -167,7 +169,7 @@ class AtanRule(Elementwise[nn.Module]):
 
 @rule(nn.Mish)
 class MishRule(Elementwise[nn.Module]):
-    """``x tanh(log(1 + e^x))`` (Misra, arXiv 1908.08681); knots and turn were found to 40 digits."""
+    """``x tanh(log(1 + e^x))`` (Misra, arXiv 1908.08681); knots and turn were computed to 40 digits."""
 
     kernel = "Mish"
     calls = 4
@@ -201,8 +203,8 @@ class ErfRule(Elementwise[nn.Module]):
 class GELURule(Elementwise[nn.GELU]):
     """``x Phi(x)``, or ``x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))/2`` (Hendrycks and Gimpel, arXiv 1606.08415).
 
-    ``f'' = phi(x) (2 - x^2)`` gives the knots of the first; those of the second, and where both turn, were found to 40
-    digits: ``f''`` of the second changes its sign twice.
+    ``f'' = phi(x) (2 - x^2)`` gives the knots of the first; those of the second, where ``f''`` changes its sign twice, and the
+    turns of both were computed to 40 digits.
     """
 
     calls = 3
@@ -223,7 +225,7 @@ class GELURule(Elementwise[nn.GELU]):
         return Curve(op, form, (-knot, knot), ("concave", "convex", "concave"), turns=(turn,))
 
     def error(self, op: nn.GELU, x: Tensor, y: Tensor, rounding: Rounding, *constants: Value) -> Tensor | float:
-        # 1 + erf cancels, but beyond 40 nothing is left of it.
+        # 1 + erf cancels for negative x, where x Phi(x) is zero in float64 below -40.
         own = rounding.own_error(y + x.clamp(max=40), self.calls)
         return own + rounding.kernel("Gelu" if op.approximate == "none" else "FastGelu", y)
 

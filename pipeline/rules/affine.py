@@ -89,7 +89,7 @@ class ConvRule(Affine[Conv]):
         return (_transposed(op, coeff, _padding(op), beyond),)
 
     def window(self, op: Conv, *xs: Value) -> Window | None:
-        """Rows of convolutions see little: ``n`` outputs read ``(n - 1) stride + dilation (k - 1) + 1`` inputs."""
+        """An output has a small receptive field: ``n`` in a row read ``(n - 1) stride + dilation (k - 1) + 1`` inputs."""
         (x,) = xs
         assert isinstance(x, Interval)
         size = x.center.shape[2:]
@@ -102,7 +102,7 @@ class ConvRule(Affine[Conv]):
                 wide = wide.narrow(3 + i, first, last - first)
             return [(wide, tuple(max(0, start) for start in starts))]
 
-        # With less padding than kernel every output reads some input, and no window is empty.
+        # Where the padding is less than the kernel, every output reads some input, and no window is empty.
         if not _plain(op):
             return None
         reach = zip(_padding(op), op.dilation, op.kernel_size, strict=True)
@@ -120,7 +120,7 @@ ConvTranspose = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
 @rule(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 class ConvTransposeRule(Affine[ConvTranspose]):
-    """The transpose of a convolution in its input; the transpose of this is the convolution."""
+    """The transpose of a convolution in its input; its own transpose is that convolution."""
 
     def radius(self, op: ConvTranspose, *xs: Value) -> Tensor:
         (x,) = xs
@@ -151,7 +151,7 @@ class ConvTransposeRule(Affine[ConvTranspose]):
         back: Any = (F.conv1d, F.conv2d, F.conv3d)[len(op.kernel_size) - 1]
         pulled = back(coeff.flatten(0, 1), op.weight, None, op.stride, op.padding, op.dilation, op.groups)
         for axis, n in enumerate(x.center.shape[2:], start=2):
-            pulled = pulled.narrow(axis, 0, n)  # output padding may leave room for more
+            pulled = pulled.narrow(axis, 0, n)  # output padding may make it larger
         return (pulled.unflatten(0, coeff.shape[:2]),)
 
     def examples(self) -> Iterator[Example]:
@@ -173,10 +173,10 @@ def _padding(op: Conv) -> tuple[int, ...]:
 
 
 def _transposed(op: Conv, coeff: Tensor, padding: Sequence[int], beyond: Sequence[int]) -> Tensor:
-    """The transposed convolution of every row; ``beyond``: inputs past the last that any output reads."""
+    """The transposed convolution of every row; ``beyond``: how many inputs lie past the last that any output reads."""
     rows, weight, rank = coeff.flatten(0, 1), op.weight, len(op.kernel_size)
     if rows.dtype == torch.float64 and rows.device.type == "cpu":
-        # The same product by im2col's own transpose: twice as fast where oneDNN has no kernel.
+        # The same product by the transpose of im2col: twice as fast where oneDNN has no kernel.
         sizes = zip(coeff.shape[3:], op.stride, padding, op.dilation, op.kernel_size, beyond, strict=True)
         size = [(n - 1) * s - 2 * p + d * (k - 1) + 1 + more for n, s, p, d, k, more in sizes]
         by_input: Any = (conv.conv1d_input, conv.conv2d_input, conv.conv3d_input)[rank - 1]
@@ -189,12 +189,12 @@ def _transposed(op: Conv, coeff: Tensor, padding: Sequence[int], beyond: Sequenc
 
 
 def correlate(op: Conv, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The convolution that ``op`` is, with other weights: its padding, stride, dilation and groups."""
+    """The convolution ``op`` with other weights, and its own padding, stride, dilation and groups."""
     return op._conv_forward(x, weight, bias)
 
 
 def fan_in(op: nn.Module) -> int | None:
-    """How many products one output of a layer with weights sums, or None for any other operator."""
+    """How many products one output of a Linear or Conv layer sums; None for any other operator."""
     if isinstance(op, nn.Linear):
         return op.in_features
     if isinstance(op, nn.Conv1d | nn.Conv2d | nn.Conv3d):

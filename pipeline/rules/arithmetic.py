@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -11,20 +10,9 @@ from torch import Tensor, nn
 from pipeline.core import ops
 from pipeline.core.interval import Interval
 from pipeline.core.rounding import SLACK, TINY32
+from pipeline.rules.multi_input import broadcast_shape, copies
 from pipeline.rules.relax import Window
 from pipeline.rules.rule import Affine, Example, Value, rule
-
-
-def _together(*shapes: torch.Size) -> torch.Size:
-    """The shape that all broadcast to; torch takes long to find it, and mostly they are one."""
-    return shapes[0] if all(shape == shapes[0] for shape in shapes) else torch.broadcast_shapes(*shapes)
-
-
-def _copies(op: nn.Module, *xs: Value) -> int:
-    """How often broadcasting repeats the least of the abstract inputs."""
-    shapes = [x.center.shape if isinstance(x, Interval) else x.shape for x in xs]
-    out = math.prod(_together(*shapes))
-    return max(out // max(x.center.numel(), 1) for x in xs if isinstance(x, Interval))
 
 
 @rule(ops.Add, ops.Sub)
@@ -33,17 +21,17 @@ class AddRule(Affine[nn.Module]):
 
     def radius(self, op: nn.Module, *xs: Value) -> Tensor:
         radii = [x.radius for x in xs if isinstance(x, Interval)]
-        shape = _together(*(x.shape if isinstance(x, Tensor) else x.radius.shape for x in xs))
+        shape = broadcast_shape(*(x.shape if isinstance(x, Tensor) else x.radius.shape for x in xs))
         total = radii[0] if len(radii) == 1 else radii[0] + radii[1]
         batch = max(r.shape[0] for r in radii)
         return total.expand(batch, *shape[1:]) if len(shape) == total.dim() else total.expand(shape)
 
     def terms(self, op: nn.Module, *xs: Value) -> int:
-        """All operands of the sum: each is charged for every order where it enters, whatever it cancels against later."""
+        """All operands of the sum: at each of its steps every order is charged for, whatever cancels in a later step."""
         return op.operands if isinstance(op, ops.Add) else 2
 
     def fan_out(self, op: nn.Module, *xs: Value) -> int:
-        return _copies(op, *xs)
+        return copies(*xs)
 
     def deployed_terms(self, op: nn.Module, terms: int, carried: int) -> int:
         return terms if carried == 0 else carried + SLACK + terms
@@ -56,7 +44,7 @@ class AddRule(Affine[nn.Module]):
         return carried + 1 if carried else 0
 
     def window(self, op: nn.Module, *xs: Value) -> Window | None:
-        """A residual sum hands the window on to both sides."""
+        """A residual sum passes the window on to both operands."""
         whole = torch.broadcast_shapes(*(x.center.shape if isinstance(x, Interval) else x.shape for x in xs))[1:]
         if any(x.center.shape[1:] != whole for x in xs if isinstance(x, Interval)):
             return None
@@ -84,7 +72,7 @@ class MulRule(Affine[nn.Module]):
         return op(*(x.radius if isinstance(x, Interval) else x.abs() for x in xs))
 
     def fan_out(self, op: nn.Module, *xs: Value) -> int:
-        return _copies(op, *xs)
+        return copies(*xs)
 
     def deployed_terms(self, op: nn.Module, terms: int, carried: int) -> int:
         return 2
@@ -109,7 +97,7 @@ class DivRule(MulRule):
         return "a quotient by a value that varies has no rule yet" if abstract[1] else None
 
     def folds_into_producer(self, op: nn.Module, constants: tuple[Tensor | None, ...]) -> Tensor | None:
-        """One number alone: it may become the factor of a matrix product, and divisors of channels stay where they are."""
+        """A single number may become a factor of the matrix product before it; runtimes do not fold divisors per channel."""
         divisor = constants[1]
         return None if divisor is None or divisor.numel() != 1 else 1 / divisor.abs().reshape(-1)
 
@@ -159,10 +147,10 @@ class MatMulRule(Affine[nn.Module]):
 
     def fan_out(self, op: nn.Module, *xs: Value) -> int:
         left, right = (x.center.shape if isinstance(x, Interval) else x.shape for x in xs)
-        mine, constant = (left, right) if isinstance(xs[0], Interval) else (right, left)
+        varying, constant = (left, right) if isinstance(xs[0], Interval) else (right, left)
         width = 1 if len(constant) == 1 else constant[-1] if constant is right else constant[-2]
         batches = torch.broadcast_shapes(left[:-2], right[:-2])
-        return width * (batches.numel() // max(mine[:-2].numel(), 1))
+        return width * (batches.numel() // max(varying[:-2].numel(), 1))
 
     def carries(self, op: nn.Module, carried: int, *xs: Value) -> int:
         return self.terms(op, *xs)

@@ -1,4 +1,4 @@
-"""BatchNorm, alone and joined with the layer before it. In training, statistics come from the clean batch, gradients flowing."""
+"""BatchNorm, alone and joined with the layer before it. In training, gradients flow through the clean batch's statistics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.core.interval import Interval, Lockstep, full
+from pipeline.core.interval import Interval, Lockstep, at_least_float32
 from pipeline.core.ops import AffineBN, BatchNorm, Layer
 from pipeline.core.rounding import EXACT, SLACK, TINY32, Rounding
 from pipeline.distributed.sync_batch import WHOLE, Batch
@@ -25,23 +25,22 @@ def scale_shift(bn: BatchNorm, mean: Tensor, var: Tensor) -> tuple[Tensor, Tenso
 
 
 def batch_statistics(bn: BatchNorm, clean: Tensor, batch: Batch = WHOLE) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance per channel of the clean batch, the whole of it; in training they move the running statistics.
+    """Mean and biased variance per channel of the whole clean batch; in eval mode the running statistics.
 
-    The running variance takes the unbiased estimate, as torch.nn does; in eval mode the running statistics themselves are
-    returned.
+    In training they move the running statistics, the running variance by the unbiased estimate, as in torch.nn.
     """
     return _statistics(bn, clean, batch)[:2]
 
 
 def _statistics(bn: BatchNorm, clean: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """The same, and the deviation from the mean; a CPU takes ten times as long for ``var_mean``."""
+    """``batch_statistics``, and the deviation from the mean; on a CPU ``var_mean`` takes ten times as long."""
     assert bn.running_mean is not None
     assert bn.running_var is not None
     if not bn.training:
-        return bn.running_mean, bn.running_var, full(clean) - _channels(bn.running_mean, clean)
+        return bn.running_mean, bn.running_var, at_least_float32(clean) - _channels(bn.running_mean, clean)
     dims = [d for d in range(clean.dim()) if d != 1]
-    mean = batch.mean(full(clean).mean(dims))
-    deviation = full(clean) - _channels(mean, clean)
+    mean = batch.mean(at_least_float32(clean).mean(dims))
+    deviation = at_least_float32(clean) - _channels(mean, clean)
     var = batch.mean(deviation.square().mean(dims))
     with torch.no_grad():
         n = batch.count(clean.numel() // clean.shape[1])
@@ -52,9 +51,9 @@ def _statistics(bn: BatchNorm, clean: Tensor, batch: Batch) -> tuple[Tensor, Ten
 
 
 def _normalised(bn: BatchNorm, clean: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """The clean batch behind its BatchNorm, and the ``s`` and ``t`` of it.
+    """The value of the BatchNorm on the clean batch, and its ``s`` and ``t``.
 
-    From the deviation, which the gradient of the variance keeps anyway: read from ``clean``, that would be kept as well.
+    It is computed from the deviation, which the gradient of the variance saves anyway; from ``clean``, autograd would save both.
     """
     mean, var, deviation = _statistics(bn, clean, batch)
     scale, shift = scale_shift(bn, mean, var)
@@ -64,7 +63,7 @@ def _normalised(bn: BatchNorm, clean: Tensor, batch: Batch) -> tuple[Tensor, Ten
 
 
 def _running(bn: BatchNorm) -> tuple[Tensor, Tensor]:
-    """Scale and shift by the running statistics."""
+    """``scale_shift`` of the running statistics."""
     assert bn.running_mean is not None
     assert bn.running_var is not None
     return scale_shift(bn, bn.running_mean, bn.running_var)
@@ -95,7 +94,7 @@ class BatchNormRule(Affine[BatchNorm]):
         return carried + SLACK + 1
 
     def offset(self, op: BatchNorm, *xs: Value) -> Tensor | float:
-        """``|s mean| + |beta|``: never ``|beta - s mean|``, whose cancellation would hide the error."""
+        """``|s mean| + |beta|``: never ``|beta - s mean|``, in which the rounding of both terms may cancel from view."""
         (x,) = xs
         assert isinstance(x, Interval)
         scale, _ = _running(op)
@@ -103,17 +102,18 @@ class BatchNormRule(Affine[BatchNorm]):
         return _channels(mean if op.bias is None else mean + op.bias.abs(), x.center)
 
     def flush(self, op: BatchNorm, *xs: Value) -> Tensor | float:
-        """``tiny (1 + 1/sqrt(v)) (|x| + |mean| + 1)`` with ``v = var + eps``: a subnormal ``gamma``, ``s`` or ``mean`` read as
-        zero changes ``s x`` and ``s mean`` by at most that. Where ``v < 2^-96`` a flushed ``var`` or ``eps`` would change ``s``
-        by more than a rounding that the slack has to spare: infinite.
+        """``tiny (1 + 1/sqrt(v)) (|x| + |mean| + 1)`` with ``v = var + eps``.
+
+        A subnormal ``gamma``, ``s`` or ``mean`` read as zero changes ``s x`` and ``s mean`` by at most that. Infinite where
+        ``v < 2^-96``: there a flushed ``var`` or ``eps`` may change ``s`` by more than the roundings that ``SLACK`` allows for.
         """
         (x,) = xs
         assert isinstance(x, Interval)
         assert op.running_mean is not None
         assert op.running_var is not None
         spread = op.running_var + op.eps
-        lost = torch.where(spread < 2.0**-96, torch.inf, TINY32 * (1 + torch.rsqrt(spread.abs())))
-        return _channels(lost, x.center) * (x.magnitude + _channels(op.running_mean.abs(), x.center) + 1)
+        factor = torch.where(spread < 2.0**-96, torch.inf, TINY32 * (1 + torch.rsqrt(spread.abs())))
+        return _channels(factor, x.center) * (x.magnitude + _channels(op.running_mean.abs(), x.center) + 1)
 
     def carries(self, op: BatchNorm, carried: int, *xs: Value) -> int:
         return carried + 1
@@ -139,7 +139,7 @@ class BatchNormRule(Affine[BatchNorm]):
 
 @rule(AffineBN)
 class AffineBNRule(Affine[AffineBN]):
-    """A layer with its BatchNorm; in training a convolution's scale goes into ``W`` and ``|W|`` before the products."""
+    """A layer with its BatchNorm; in training the scale is multiplied into a convolution's ``W`` and ``|W|``, not its outputs."""
 
     def interval(self, op: AffineBN, *xs: Value, rounding: Rounding = EXACT) -> Interval:
         inner = _layer(op).interval(op.affine, *xs, rounding=self._before(op, rounding))
@@ -168,7 +168,7 @@ class AffineBNRule(Affine[AffineBN]):
         assert isinstance(x, Lockstep)
         affine = op.affine
         if isinstance(affine, nn.Linear):
-            # Its weights are many more than its outputs: these are scaled, and two products read the weights at once.
+            # It has many more weights than outputs: scale the outputs, and read the weights once for two products.
             before, center = affine(torch.cat((x.clean, x.center))).chunk(2)
             radius = F.linear(x.radius, affine.weight.abs())
             clean, scale, shift = _normalised(op.bn, before, batch)
@@ -189,6 +189,6 @@ _BN = BatchNormRule()
 
 
 def _layer(op: AffineBN) -> Affine[Layer]:
-    found = rule_for(op.affine)
-    assert isinstance(found, Affine)
-    return found
+    layer_rule = rule_for(op.affine)
+    assert isinstance(layer_rule, Affine)
+    return layer_rule

@@ -1,4 +1,4 @@
-"""Products of values that both vary: entry by entry, quotients, and matrix products; McCormick's planes for all three."""
+"""Products of two values that vary: elementwise, quotients, and matrix products; McCormick's planes for all three."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.core import ops
 from pipeline.core.interval import Interval
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.rounding import EXACT, FLOAT32_MAX, SLACK, TINY32, Outward, Rounding, dot
-from pipeline.rules.multi_input import as_box, broadcast, of_constants, shared_out
+from pipeline.rules.multi_input import as_box, broadcast, constant_part, operand_forms
 from pipeline.rules.relax import Line, Lines, Relaxation
 from pipeline.rules.rule import Example, Rule, Value, rule
 
@@ -29,7 +29,7 @@ class McCormick(Relaxation):
 
         ``s t >= a (q s + r t) - r q``  and  ``s t <= b (q s - r t) + r q``,
 
-    the means of McCormick's two planes on each side weighted by ``1 ± a`` and ``1 ± b`` (Math. Programming 10, 1976, p. 153).
+    on each side the mean of McCormick's two planes, weighted by ``1 ± a`` or ``1 ± b`` (Math. Programming 10, 1976, p. 153).
     A form ``<A, z>`` takes both with the transposes ``left(A, y) = A y^T`` and ``right(x, A) = x^T A``: matrix products alone.
     """
 
@@ -42,7 +42,7 @@ class McCormick(Relaxation):
     rounding: Rounding
     slack: Tensor | None
     square: bool = False
-    """Both factors are one value: ``s^2 >= 2 a r s - a^2 r^2``."""
+    """Both factors are the same value, so that ``s^2 >= 2 a r s - a^2 r^2``."""
 
     @property
     def start(self) -> Tensor:  # type: ignore[override]
@@ -53,7 +53,7 @@ class McCormick(Relaxation):
         coeff, (c, r), (d, q) = form.coeff, *((v.center, v.radius) for v in (self.x, self.y))
         rises, falls = coeff.clamp_min(0), coeff.clamp_max(0)
         spread, shares = self.times(r, q), [self.left(coeff, d), self.right(c, coeff)]
-        added, lost = -dot(coeff, self.times(c, d)), rises - falls
+        added, penalty = -dot(coeff, self.times(c, d)), rises - falls
         if alpha is not None:
             a, b = rises * (2 * alpha[0] - 1), falls * (2 * alpha[1] - 1)
             along, across = self.left(a + b, q), self.right(r, a - b)
@@ -61,16 +61,16 @@ class McCormick(Relaxation):
             # The planes tilt about the centers.
             added = added - dot(a + b, self.times(c, q)) - dot(a - b, self.times(r, d))
         if self.square:
-            lost = lost - rises if alpha is None else lost - rises + a * (2 * alpha[0] - 1)
-        added = added - dot(lost, spread) + of_constants(shares, self.operands)
-        return shared_out(shares, self.operands, self.rounding.descend(form.const, added, coeff, self.slack))
+            penalty = penalty - rises if alpha is None else penalty - rises + a * (2 * alpha[0] - 1)
+        added = added - dot(penalty, spread) + constant_part(shares, self.operands)
+        return operand_forms(shares, self.operands, self.rounding.descend(form.const, added, coeff, self.slack))
 
 
 class _BilinearRule(Rule[nn.Module]):
-    """A product of two values; a subclass says which."""
+    """A product of two values; a subclass states ``times`` and its transposes ``left`` and ``right`` (see ``McCormick``)."""
 
     squares = False
-    """Whether the product of a value with itself is its square, entry by entry."""
+    """Whether the product of a value with itself is its elementwise square."""
     times: Times
     left: Times
     right: Times
@@ -81,7 +81,7 @@ class _BilinearRule(Rule[nn.Module]):
 
     @abstractmethod
     def hull(self, x: Interval, y: Interval, square: bool) -> tuple[Tensor, Tensor]:
-        """By how much the product may lie below and above that of the centers."""
+        """How far the product may lie below and above the product of the centers; ``square``: both are the same value."""
 
     def operands(self, *xs: Value) -> list[Interval]:
         return [as_box(x) for x in xs]
@@ -100,8 +100,8 @@ class _BilinearRule(Rule[nn.Module]):
         size = self.times(x.magnitude, y.magnitude)
         # Coefficients and constants are a few sums, each within ``size``, of no more terms than there are entries.
         terms = size[0].numel() + x.center[0].numel() + y.center[0].numel() + 3 * self.terms(x, y)
-        alone = Interval(torch.zeros_like(size), size)
-        slack = rounding.lines_slack(alone, 4.0 * terms, 8 * size)
+        box = Interval(torch.zeros_like(size), size)
+        slack = rounding.lines_slack(box, 4.0 * terms, 8 * size)
         if slack is not None:
             slack = slack + self.evaluation(x, y, size, rounding)
         return McCormick(
@@ -128,9 +128,10 @@ class _BilinearRule(Rule[nn.Module]):
 
 @rule(ops.Product)
 class ProductRule(_BilinearRule):
-    """``y = a b``, entry by entry; the hull of the four products of ends, and of a square.
+    """``z = x y``, elementwise: the hull of the four products of ends; of a square where both are the same value.
 
-    Around ``c d`` it reaches ``max(|r d + c q| + r q, |r d - c q| - r q)`` up, and the same with the signs exchanged down.
+    With centers ``c, d`` and radii ``r, q`` it extends above ``c d`` by ``max(|r d + c q| + r q, |r d - c q| - r q)``, and below
+    by the same with ``+`` and ``-`` exchanged inside the absolute values.
     """
 
     squares = True
@@ -203,7 +204,7 @@ class QuotientRelaxation(Relaxation):
 
 @rule(ops.Quotient, ops.GuardedQuotient)
 class QuotientRule(Rule[nn.Module]):
-    """``x / y`` over a box of ``y`` on one side of zero; any other is undefined, which is NaN."""
+    """``x / y`` where the box of ``y`` does not contain zero, else NaN."""
 
     def interval(self, op: nn.Module, *xs: Value, rounding: Rounding = EXACT) -> Interval:
         return ProductRule().interval(op, xs[0], _reciprocal(xs[1], rounding), rounding=rounding)
@@ -218,7 +219,7 @@ class QuotientRule(Rule[nn.Module]):
 
     def examples(self) -> Iterator[Example]:
         for op in (ops.Quotient(), ops.GuardedQuotient()):
-            yield Example(op, ((3, 9), torch.randn(9)))  # boxes of a divisor would contain zero
+            yield Example(op, ((3, 9), torch.randn(9)))  # the box of a divisor that varies would contain zero
 
 
 def _one_side(y: Interval, rounding: Rounding) -> tuple[Tensor, Tensor, Tensor]:
@@ -229,7 +230,7 @@ def _one_side(y: Interval, rounding: Rounding) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _reciprocal(y: Value, rounding: Rounding) -> Interval:
-    """The box of the real ``1 / y``: the deployed quotient rounds once, as the product."""
+    """The box of ``1 / y`` in real arithmetic: the deployed quotient rounds once, which the product is charged for."""
     if isinstance(y, Tensor):
         box = Interval(1 / y, torch.zeros_like(y))
         return Interval(box.center, rounding.up(torch.zeros_like(y) + rounding.own_error(box.center, 1)))
@@ -239,9 +240,9 @@ def _reciprocal(y: Value, rounding: Rounding) -> Interval:
 
 
 def _reciprocal_lines(y: Interval, rounding: Rounding) -> Relaxation:
-    """``2 sqrt(k) - k y <= 1/y <= 1/l + 1/u - k y`` for positive ``y``, with ``k = 1/(l u)``; negative ``y`` by oddness.
+    """``2 sqrt(k) - k y <= 1/y <= 1/l + 1/u - k y`` for positive ``y``, with ``k = 1/(l u)``; for negative ``y`` mirrored.
 
-    The first holds of any ``k > 0`` (arithmetic and geometric mean), the second is checked at both ends: ``1/y`` is convex.
+    The first holds for any ``k > 0`` (arithmetic and geometric mean); ``1/y`` is convex, so that both ends decide the second.
     """
     least, greatest, sign = _one_side(y, rounding)
     k = 1 / least / greatest

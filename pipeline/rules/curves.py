@@ -1,6 +1,6 @@
-"""Graphs of one variable that known knots cut into convex, concave and straight pieces, and the lines below them.
+"""Graphs of functions of one variable, cut at knots into convex, concave and straight pieces, and the lines below them.
 
-Soundness rests on ``Curve.least`` alone: a line may have any slope, its offset is verified.
+Soundness rests on ``Curve.least`` alone: a line may have any slope, and its offset is computed soundly.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pipeline.core.rounding import EXACT, TINY32, Rounding
 Kind = Literal["convex", "concave", "linear"]
 MIRRORED: dict[Kind, Kind] = {"convex": "concave", "concave": "convex", "linear": "linear"}
 CUTS = 8
-"""Rounds of the search for a slope; each about halves the distance of the two points that the line rests on."""
+"""Rounds of the search for a slope; each about halves the distance of the two points that the line touches."""
 COARSE, FINE = 10, 32
-"""Bisections of a convex piece in search of a minimum: within each round, and for an offset."""
+"""Bisections of a convex piece to find a minimum: in each round of that search, and for an offset."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Curve:
     turns: tuple[float, ...] = ()
     """Where the function may stop rising or falling."""
     domain: Literal["line", "nonnegative", "clamped", "positive", "nonzero"] = "line"
-    """Where the function has values; ``clamped``: what it is given is not negative, though the box may say so by rounding."""
+    """Where the function has values; ``clamped``: its argument is never negative, though by rounding its box may be."""
 
     def __neg__(self) -> Curve:
         return replace(
@@ -50,15 +50,15 @@ class Curve:
         )
 
     def edges(self, lower: Tensor, upper: Tensor) -> list[Tensor]:
-        """The ends of the pieces of a box; those that it does not meet have length zero."""
-        return [lower, *(_met(k, lower, upper) for k in self.knots), upper]
+        """The ends of the pieces within a box; pieces outside of it have length zero."""
+        return [lower, *(_nearest(k, lower, upper) for k in self.knots), upper]
 
     def image(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """The least and the greatest value: at the ends, or where the function turns."""
-        values = [self.value(x) for x in (lower, upper, *(_met(t, lower, upper) for t in self.turns))]
-        # Some functions, such as sign, take NaN for a number.
-        known = torch.where(lower <= upper, 0.0, torch.nan)
-        return reduce(torch.minimum, values) + known, reduce(torch.maximum, values) + known
+        """The least and the greatest value, at an end or where the function turns; NaN unless ``lower <= upper``."""
+        values = [self.value(x) for x in (lower, upper, *(_nearest(t, lower, upper) for t in self.turns))]
+        # Some functions, such as sign, have a value at NaN.
+        undefined = torch.where(lower <= upper, 0.0, torch.nan)
+        return reduce(torch.minimum, values) + undefined, reduce(torch.maximum, values) + undefined
 
     def least(self, slope: Tensor, lower: Tensor, upper: Tensor, *, rounding: Rounding = EXACT) -> Tensor:
         """At most ``min over [l, u] of f(x) - slope x``, but for the error of ``f`` itself.
@@ -70,7 +70,7 @@ class Curve:
         """
         edges = self.edges(lower, upper)
         values = [self.value(x) for x in edges]
-        found = [y - slope * x for x, y in zip(edges, values, strict=True)]
+        minima = [y - slope * x for x, y in zip(edges, values, strict=True)]
         for kind, (a, b) in zip(self.kinds, pairwise(edges), strict=True):
             if kind == "convex":
                 x, y = self._valley(slope, a, b, FINE)
@@ -80,17 +80,17 @@ class Curve:
                 error = rounding.own_error(1 + slope.abs() + left.abs() + right.abs(), 4)
                 values += [self.value(x), self.value(y)]
                 tangent = torch.minimum(values[-2] - slope * x + fall, values[-1] - slope * y)
-                found.append(tangent - torch.where(b > a, error * (b - a), 0))
+                minima.append(tangent - torch.where(b > a, error * (b - a), 0))
         size = reduce(torch.maximum, [v.abs() for v in values]) + slope.abs() * torch.maximum(lower.abs(), upper.abs())
         flushed = 2 * TINY32 * slope.abs() if rounding.deployed else 0.0
-        return reduce(torch.minimum, found) - rounding.own_error(size, 2) - flushed
+        return reduce(torch.minimum, minima) - rounding.own_error(size, 2) - flushed
 
     @torch.no_grad()
     def support(self, target: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-        """The slope of the line below the graph that is highest at ``target``, nearly.
+        """About the slope of the line below the graph that is highest at ``target``.
 
-        As in quickhull, the line joins two points of the graph on either side of the target, and the point furthest below
-        it replaces the one on its side.
+        As in quickhull, a line joins two points of the graph on either side of the target; in each round the point of the graph
+        furthest below the line replaces the one on its side.
         """
         if self.kinds == ("convex",):
             slope = self.derivative(target)
@@ -100,7 +100,8 @@ class Curve:
                 x = self._furthest(self._chord(left, right), left, right)
                 before = x < target
                 left, right = torch.where(before, x, left), torch.where(~before & (x > left), x, right)
-            # The quotient of two differences is mostly rounding where the box is narrow; a kink has a slope on either side.
+            # Where the box is narrow the quotient of differences is mostly rounding error: keep it between the derivatives,
+            # of which a kink has one on either side.
             pieces = pairwise(self.edges(lower, upper))
             steep = [self.derivative(x) for a, b in pieces for x in (a, torch.lerp(a, b, 1 - 2.0**-30))]
             slope = self._chord(left, right).clamp(reduce(torch.minimum, steep), reduce(torch.maximum, steep))
@@ -112,7 +113,7 @@ class Curve:
         return torch.where(apart, rise / torch.where(apart, right - left, 1), self.derivative(left))
 
     def _furthest(self, slope: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        """Where ``f(x) - slope x`` is about least; ``left`` where nothing is below both ends."""
+        """Where ``f(x) - slope x`` is about least; ``left`` where no point is below it."""
         edges = self.edges(left, right)
         candidates = edges[1:-1]
         for kind, (a, b) in zip(self.kinds, pairwise(edges), strict=True):
@@ -125,7 +126,7 @@ class Curve:
         return best
 
     def _valley(self, slope: Tensor, a: Tensor, b: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-        """Two points of a convex piece that enclose the minimum of ``f(x) - slope x``; they move with the piece."""
+        """Two points of a convex piece ``[a, b]`` around the minimum of ``f(x) - slope x``; gradients flow to ``a`` and ``b``."""
         left, right = torch.zeros_like(a), torch.ones_like(a)
         with torch.no_grad():
             for _ in range(steps):
@@ -140,6 +141,6 @@ def bent(sign: float) -> Kind:
     return "convex" if sign > 0 else "concave" if sign < 0 else "linear"
 
 
-def _met(knot: float, lower: Tensor, upper: Tensor) -> Tensor:
+def _nearest(knot: float, lower: Tensor, upper: Tensor) -> Tensor:
     """The point of the box nearest to a knot."""
     return torch.minimum(lower.clamp(min=knot), upper)

@@ -1,4 +1,4 @@
-"""Elementwise operators: a subclass draws the curve of its function; its box, its lines and their choice follow."""
+"""Elementwise operators: a subclass states the curve of its function; its box, its lines and their slopes follow."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from pipeline.rules.relax import Line, Lines, Relaxation
 from pipeline.rules.rule import Op, Rule, Value
 
 POSITIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Where in the box each line that a search may choose is as close as a line can be; the one in the middle is the default.
+"""For each line that a search may choose, where in the box it is closest to the curve; the default is the middle.
 
-Where all pieces are straight, the first and the last suffice: no more than two lines rest on a hinge.
+Where all pieces are straight, the first and the last suffice: no more than two such lines touch a hinge.
 """
 OVERFLOW = 2.0**125
-"""From here on float32 kernels may leave their range, the reciprocal of a subnormal number among them."""
+"""From this magnitude on float32 kernels may overflow, the reciprocal of a subnormal number among them."""
 
 
 class Elementwise(Rule[Op]):
-    """``y = f(x)`` in each entry: a subclass states the curve of ``f`` and what evaluating it may err by."""
+    """``y = f(x)`` in each entry: a subclass states the curve of ``f`` and the error of evaluating it."""
 
     kernel: str | None = None
     """The ONNX operator whose float32 kernel is no short sequence of IEEE operations, and must have been measured."""
     calls = 1
-    """How many functions of the math library our own evaluation calls, each trusted to 8 w."""
+    """How many functions of the math library our own float64 evaluation calls, each with an error of at most ``8 w``."""
 
     @abstractmethod
     def curve(self, op: Op, *constants: Value) -> Curve:
         """The graph of ``f``."""
 
     def error(self, op: Op, x: Tensor, y: Tensor, rounding: Rounding, *constants: Value) -> Tensor | float:
-        """What an evaluation may err by where ``|x|`` and ``|f(x)|`` are at most ``x`` and ``y``."""
+        """The error of an evaluation where ``|x|`` and ``|f(x)|`` are at most ``x`` and ``y``."""
         own = rounding.own_error(y, self.calls)
         return own if self.kernel is None else own + rounding.kernel(self.kernel, y)
 
     def interval(self, op: Op, *xs: Value, rounding: Rounding = EXACT) -> Interval:
-        """The values at both ends and where ``f`` turns; NaN for an entry that is not finite, or leaves the domain."""
+        """The hull of the values at both ends and where ``f`` turns; NaN for an entry that is infinite or leaves the domain."""
         x, *constants = xs
         assert isinstance(x, Interval)
         curve = self.curve(op, *constants)
@@ -55,8 +55,8 @@ class Elementwise(Rule[Op]):
         """The line below that is highest in the middle of the box, and the one above that is lowest there.
 
         ``alpha`` may choose, first for the line below and then for that above, a mean of two of the lines that are best at
-        five places of the box: a mean of sound lines is sound. (Xu et al., arXiv 2011.13824, search among all slopes of a
-        ReLU; this is the same for a hinge, and for a curve the same over the polygon that five of its lines bound.)
+        five points of the box: a mean of sound lines is sound. (Xu et al., arXiv 2011.13824, search among all slopes of a
+        ReLU; for a hinge this is the same, for a curve it searches the polygon that five of its lines bound.)
         """
         x, *constants = xs
         assert isinstance(x, Interval)
@@ -98,7 +98,7 @@ class Elementwise(Rule[Op]):
         )
 
     def loose(self, op: Op, x: Interval) -> Tensor:
-        """Wherever the box is not within one straight piece."""
+        """Where the box is not within one straight piece."""
         curve = self.curve(op)
         lower, upper = x.center - x.radius, x.center + x.radius
         straight = torch.zeros_like(x.radius, dtype=torch.bool)
@@ -117,7 +117,7 @@ class Elementwise(Rule[Op]):
 
 
 def _ends(curve: Curve, x: Interval, rounding: Rounding) -> tuple[Tensor, Tensor]:
-    """The ends of a box; both NaN where one is infinite (an overflow, which nothing may decide) or outside the domain."""
+    """The ends of a box; both NaN where one is infinite (an overflow, from which nothing follows) or outside the domain."""
     lower, upper = rounding.ends(x)
     if rounding.deployed:
         # A subnormal operand may be read as zero.
@@ -147,7 +147,7 @@ def _negated(line: Line) -> Line:
 
 
 def _mixable(box: Interval, line: Line, default: Line, rounding: Rounding) -> Line:
-    """A line below, lowered by what mixing it and pulling a form through may lose; the default where it is vertical."""
+    """A line below, lowered by the rounding of mixing it and pulling a form through; the default where it is vertical."""
     finite = _offset(line).isfinite()
     slope, offset = (
         torch.where(finite, a, b) for a, b in ((line.slope, default.slope), (_offset(line), _offset(default)))
@@ -157,14 +157,14 @@ def _mixable(box: Interval, line: Line, default: Line, rounding: Rounding) -> Li
 
 
 def _nearest(ends: Sequence[Line], default: Line) -> Tensor:
-    """Which of two lines the default is, 0 or 1; on a hinge it is one of them."""
+    """Which of two lines the default is, 0 or 1; for a hinge it is always one of them."""
     first, last = ((line.slope - default.slope).abs() for line in ends)
     return (last < first).to(first)
 
 
 def _mean(lines: Sequence[Line], place: Tensor) -> Line:
-    """The mean of the two lines around a place in [0, 1], piecewise linear in it."""
-    # Where two are equal, maximum has half the gradient of each (clamp has none): at a line a search sees both neighbours.
+    """The mean of the two lines nearest to a place in [0, 1], piecewise linear in it."""
+    # At a tie maximum gives each side half the gradient (clamp gives none): at a line, a search sees both neighbours.
     zero = torch.zeros_like(place)
     weights = [torch.maximum(1 - (place * (len(lines) - 1) - i).abs(), zero) for i in range(len(lines))]
     total = reduce(torch.add, weights)

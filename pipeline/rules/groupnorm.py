@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from pipeline.rules.normalisation import NormRule, or_plain
+from pipeline.rules.normalisation import NormRule, or_default
 from pipeline.rules.rule import Example, rule
 
 
@@ -22,11 +22,11 @@ class GroupNormRule(NormRule[nn.GroupNorm]):
         """One number a channel, repeated for its places."""
         channels = op.num_channels // op.num_groups
         places = x.shape[-1] // channels
-        return self._spread(op, op.weight, 1.0, x, places), self._spread(op, op.bias, 0.0, x, places)
+        return self._repeat(op, op.weight, 1.0, x, places), self._repeat(op, op.bias, 0.0, x, places)
 
-    def _spread(self, op: nn.GroupNorm, value: Tensor | None, plain: float, x: Tensor, places: int) -> Tensor:
-        held = or_plain(value, plain, x, op.num_groups, -1)
-        return held if value is None else held.repeat_interleave(places, dim=-1)
+    def _repeat(self, op: nn.GroupNorm, value: Tensor | None, default: float, x: Tensor, places: int) -> Tensor:
+        channels = or_default(value, default, x, op.num_groups, -1)
+        return channels if value is None else channels.repeat_interleave(places, dim=-1)
 
     def examples(self) -> Iterator[Example]:
         yield Example(nn.GroupNorm(2, 8), ((2, 8, 3, 2),))
@@ -47,7 +47,7 @@ class RMSNormRule(NormRule[nn.RMSNorm]):
         return x.reshape(len(x), -1, torch.Size(op.normalized_shape).numel())
 
     def affine(self, op: nn.RMSNorm, x: Tensor) -> tuple[Tensor, Tensor]:
-        return or_plain(op.weight, 1.0, x, 1, -1), or_plain(None, 0.0, x)
+        return or_default(op.weight, 1.0, x, 1, -1), or_default(None, 0.0, x)
 
     def examples(self) -> Iterator[Example]:
         yield Example(nn.RMSNorm(8, eps=1e-5), ((2, 3, 8),))

@@ -1,4 +1,4 @@
-"""Operators that pick, repeat or resample entries by positions that do not vary."""
+"""Operators that select or repeat entries at constant positions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class RepeatRule(Rearrange[nn.Module]):
 
 @rule(ops.Where)
 class WhereRule(Rearrange[ops.Where]):
-    """``x`` where a condition holds that does not vary, ``y`` elsewhere."""
+    """``x`` where a constant condition holds, ``y`` elsewhere."""
 
     def refuses(self, op: ops.Where, abstract: tuple[bool, ...]) -> str | None:
         return "its condition varies" if abstract[0] else None

@@ -1,4 +1,4 @@
-"""Maxima and minima: of windows, of axes, of two values."""
+"""Maxima and minima: of windows, over axes, of two values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.core import ops
 from pipeline.core.interval import Interval
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.rounding import EXACT, Rounding, dot
-from pipeline.rules.multi_input import Negated, copies, negated, of_constants, shared_out
+from pipeline.rules.multi_input import Negated, constant_part, copies, negate, operand_forms
 from pipeline.rules.relax import Relaxation
 from pipeline.rules.rule import Example, Monotone, Rule, Value, rule
 
@@ -38,21 +38,21 @@ class Contest:
     slope: Tensor
     offset: Tensor
     size: Tensor
-    """The largest magnitude that takes part."""
+    """The largest magnitude among the entries."""
 
     @staticmethod
     def of(lower: Tensor, upper: Tensor, rounding: Rounding) -> Contest:
-        """The contest of entries between given ends; one that does not take part has both ends at minus infinity."""
+        """The contest of entries between ``lower`` and ``upper``; an entry that is padding has both at minus infinity."""
         ends = F.pad(upper, (0, 1), value=-torch.inf).topk(2, dim=-1)  # padded: a window of one entry has no second
         q, u, v = ends.indices[..., 0].clamp_max(upper.shape[-1] - 1), ends.values[..., 0], ends.values[..., 1]
         l = lower.gather(-1, q[..., None])[..., 0]  # noqa: E741
         decided = l >= v
-        # The divisor is made safe before dividing: a gradient that walks back through this would be NaN where u = l.
+        # The divisor is made safe before dividing, else the gradient would be NaN where u = l.
         s = torch.where(decided, 1.0, (u - v) / torch.where(decided, 1.0, u - l)).clamp(0, 1)
         t = torch.maximum(v - s * l, u - s * u) + rounding.own_error(l.abs() + u.abs() + v.abs(), 2)
         takes_part = upper > -torch.inf
         size = torch.where(takes_part, torch.maximum(lower.abs(), upper.abs()), 0.0).amax(-1)
-        # The comparisons are false of a NaN: what is undefined stays so.
+        # Comparisons with NaN are false: NaN must be passed on explicitly.
         undefined = torch.where(upper.isnan() | lower.isnan(), torch.nan, 0.0).sum(-1)
         return Contest(
             torch.where(takes_part, lower + upper, -torch.inf).argmax(-1),
@@ -78,7 +78,7 @@ class Windows(Relaxation):
         falls, c = form.coeff.clamp_max(0), self.contest
         rows, batch = form.coeff.shape[:2]
         pulled = form.coeff.new_zeros(rows, batch, self.features.numel())
-        # Windows overlap: coefficients that meet at one entry add up.
+        # Windows overlap: coefficients of the same entry are added.
         for coeff, entry in ((form.coeff.clamp_min(0), c.below), (falls * c.slope, c.above)):
             place = self.index.expand(batch, *self.index.shape[1:]).gather(-1, entry[..., None]).reshape(1, batch, -1)
             pulled = pulled.scatter_add(2, place.expand(rows, -1, -1), coeff.reshape(rows, batch, -1))
@@ -86,45 +86,45 @@ class Windows(Relaxation):
         return (LinearForm(pulled.unflatten(2, self.features), const),)
 
 
-def _read(end: Tensor, index: Tensor) -> Tensor:
-    """The entries of each window, (batch, *outputs, entries); padding takes no part."""
-    picked = end.flatten(1)[:, index[0].clamp_min(0)]
-    return torch.where(index < 0, -torch.inf, picked)
+def _gather(end: Tensor, index: Tensor) -> Tensor:
+    """The entries of each window, (batch, *outputs, entries); minus infinity for padding."""
+    entries = end.flatten(1)[:, index[0].clamp_min(0)]
+    return torch.where(index < 0, -torch.inf, entries)
 
 
 class _WindowRule(Monotone[nn.Module]):
-    """Nondecreasing in every entry, so the box is ``[max l, max u]``; nothing is rounded."""
+    """The maximum is nondecreasing in every entry, so that the box is ``[max l, max u]``; it rounds nothing."""
 
     @abstractmethod
     def index(self, op: nn.Module, x: Tensor) -> Tensor:
-        """Which of the features of ``x`` each output reads: flat, (1, *outputs, entries), -1 for padding."""
+        """The features of ``x`` that each output reads, as flat indices (1, *outputs, entries), -1 for padding."""
 
     def relax(self, op: nn.Module, *xs: Value, rounding: Rounding = EXACT) -> Relaxation:
         (x,) = xs
         assert isinstance(x, Interval)
         index = self.index(op, x.center)
-        lower, upper = (_read(end, index) for end in rounding.ends(x))
+        lower, upper = (_gather(end, index) for end in rounding.ends(x))
         contest = Contest.of(lower, upper, rounding)
-        copies = float(torch.bincount(index[index >= 0]).max())
-        alone = Interval(torch.zeros_like(contest.size), contest.size)
-        slack = rounding.lines_slack(alone, copies, contest.offset.abs())
+        readers = float(torch.bincount(index[index >= 0]).max())
+        box = Interval(torch.zeros_like(contest.size), contest.size)
+        slack = rounding.lines_slack(box, readers, contest.offset.abs())
         return Windows(contest, index.clamp_min(0), x.center.shape[1:], slack, rounding)
 
     def loose(self, op: nn.Module, x: Interval) -> Tensor:
-        """Those that may win a window in which no entry dominates."""
+        """The entries that may be the maximum of a window in which none dominates."""
         index = self.index(op, x.center)
-        lower, upper = (_read(end, index) for end in (x.center - x.radius, x.center + x.radius))
+        lower, upper = (_gather(end, index) for end in (x.center - x.radius, x.center + x.radius))
         may_win = upper >= lower.amax(-1, keepdim=True)
         open_ = may_win & (may_win.sum(-1, keepdim=True) > 1)
         place = torch.where(index < 0, x.center[0].numel(), index).expand_as(open_).flatten(1)
-        found = torch.zeros(len(open_), x.center[0].numel() + 1, dtype=torch.int32, device=open_.device)
-        found = found.scatter_add(1, place, open_.flatten(1).to(torch.int32))[:, :-1].view(x.center.shape)
-        return (found > 0) & (x.radius > 0)
+        counts = torch.zeros(len(open_), x.center[0].numel() + 1, dtype=torch.int32, device=open_.device)
+        counts = counts.scatter_add(1, place, open_.flatten(1).to(torch.int32))[:, :-1].view(x.center.shape)
+        return (counts > 0) & (x.radius > 0)
 
 
 @rule(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 class MaxPoolRule(_WindowRule):
-    """The maximum of each window, of any stride, padding, dilation and rounding of their count."""
+    """The maximum of each window, with any stride, padding, dilation and ``ceil_mode``."""
 
     def index(self, op: nn.Module, x: Tensor) -> Tensor:
         assert isinstance(op, MaxPool)
@@ -137,7 +137,7 @@ class MaxPoolRule(_WindowRule):
         for axis, n in enumerate(op(x[:1]).shape[2:], start=2):
             k, s, p, d = (setting[axis - 2] for setting in (kernel, stride, padding, dilation))
             extent = d * (k - 1) + 1
-            beyond = (n - 1) * s + extent - x.shape[axis] - p  # negative where the last entries are in no window
+            beyond = (n - 1) * s + extent - x.shape[axis] - p  # negative where no window reads the last entries
             pads = [0, 0] * (index.dim() - 1 - axis) + [p, beyond]
             index = F.pad(index, pads, value=-1).unfold(axis, extent, s)[..., ::d]
         return index.flatten(x.dim())
@@ -177,7 +177,7 @@ class ReduceMinRule(ReduceMaxRule):
     """``min x = -max(-x)``."""
 
     def relax(self, op: nn.Module, *xs: Value, rounding: Rounding = EXACT) -> Relaxation:
-        return Negated(super().relax(op, *(negated(x) for x in xs), rounding=rounding))
+        return Negated(super().relax(op, *(negate(x) for x in xs), rounding=rounding))
 
     def loose(self, op: nn.Module, x: Interval) -> Tensor:
         return super().loose(op, Interval(-x.center, x.radius))
@@ -199,14 +199,14 @@ class PairRelaxation(Relaxation):
     def pull_back(self, form: LinearForm, alpha: Tensor | None = None) -> tuple[LinearForm | None, ...]:
         rises, falls, c = form.coeff.clamp_min(0), form.coeff.clamp_max(0), self.contest
         shares = [rises * (c.below == i) + falls * torch.where(c.above == i, c.slope, 0.0) for i in (0, 1)]
-        added = dot(falls, c.offset) + of_constants(shares, self.operands)
+        added = dot(falls, c.offset) + constant_part(shares, self.operands)
         const = self.rounding.descend(form.const, added, form.coeff, self.slack)
-        return shared_out(shares, self.operands, const)
+        return operand_forms(shares, self.operands, const)
 
 
 @rule(ops.Max)
 class MaxRule(Rule[nn.Module]):
-    """The greater of two values: ``[max(l, l'), max(u, u')]``; nothing is rounded."""
+    """The greater of two values: ``[max(l, l'), max(u, u')]``; it rounds nothing."""
 
     def interval(self, op: nn.Module, *xs: Value, rounding: Rounding = EXACT) -> Interval:
         ends = [rounding.ends(x) if isinstance(x, Interval) else (x, x) for x in xs]
@@ -217,8 +217,8 @@ class MaxRule(Rule[nn.Module]):
         ends = [rounding.ends(x) if isinstance(x, Interval) else (x, x) for x in xs]
         lower, upper = (torch.stack(torch.broadcast_tensors(*pair), -1) for pair in zip(*ends, strict=True))
         contest = Contest.of(lower, upper, rounding)
-        alone = Interval(torch.zeros_like(contest.size), contest.size)
-        slack = rounding.lines_slack(alone, float(copies(*xs)), contest.offset.abs() + contest.size)
+        box = Interval(torch.zeros_like(contest.size), contest.size)
+        slack = rounding.lines_slack(box, float(copies(*xs)), contest.offset.abs() + contest.size)
         return PairRelaxation(contest, xs, slack, rounding)
 
     def examples(self) -> Iterator[Example]:
@@ -232,7 +232,7 @@ class MinRule(MaxRule):
     """``min(x, y) = -max(-x, -y)``."""
 
     def relax(self, op: nn.Module, *xs: Value, rounding: Rounding = EXACT) -> Relaxation:
-        return Negated(super().relax(ops.Max(), *(negated(x) for x in xs), rounding=rounding))
+        return Negated(super().relax(ops.Max(), *(negate(x) for x in xs), rounding=rounding))
 
     def examples(self) -> Iterator[Example]:
         yield Example(ops.Min(), ((3, 9), (3, 9)))

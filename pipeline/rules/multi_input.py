@@ -1,4 +1,4 @@
-"""What relaxations of several values have in common: broadcast operands, constants among them, negation."""
+"""What rules for several values have in common: broadcast operands, constants among them, negation."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from pipeline.core.linear_form import LinearForm
 from pipeline.core.rounding import Outward, Rounding, dot, unbounded
 from pipeline.errors import InputRejected
 from pipeline.rules.relax import Relaxation
-
-Value = Interval | Tensor
+from pipeline.rules.rule import Value
 
 
 def as_box(x: Value) -> Interval:
-    """A constant is a box of radius zero."""
+    """The value as a box, of radius zero for a constant."""
     return x if isinstance(x, Interval) else Interval(x, torch.zeros_like(x))
 
 
@@ -30,27 +29,34 @@ def broadcast(*xs: Value) -> list[Interval]:
     return [Interval(x.center.expand(shape), x.radius.expand(shape)) for x in boxes]
 
 
+def broadcast_shape(*shapes: torch.Size) -> torch.Size:
+    """The shape that all broadcast to; torch.broadcast_shapes is slow, and mostly they are equal."""
+    return shapes[0] if all(shape == shapes[0] for shape in shapes) else torch.broadcast_shapes(*shapes)
+
+
 def copies(*xs: Value) -> int:
-    """How often broadcasting repeats an entry of the values that vary, at most."""
-    shapes = (x.center.shape if isinstance(x, Interval) else x.shape for x in xs)
-    out = math.prod(torch.broadcast_shapes(*shapes))
-    return max(out // max(x.center.numel(), 1) for x in xs if isinstance(x, Interval))
+    """The most times that broadcasting repeats an entry of a value that varies."""
+    size = math.prod(broadcast_shape(*(x.center.shape if isinstance(x, Interval) else x.shape for x in xs)))
+    return max(size // max(x.center.numel(), 1) for x in xs if isinstance(x, Interval))
 
 
 def unbroadcast(coeff: Tensor, shape: Sequence[int]) -> Tensor:
-    """Coefficients (rows, *broadcast shape) over the value itself: those of its copies add up."""
-    rows, aligned = coeff.shape[0], (1,) * (coeff.dim() - 1 - len(shape))
-    return coeff.sum_to_size(rows, *aligned, *shape).reshape(rows, *shape)
+    """Coefficients over the broadcast value, (rows, *its shape), as coefficients over the value: those of copies are added."""
+    rows, leading = coeff.shape[0], (1,) * (coeff.dim() - 1 - len(shape))
+    return coeff.sum_to_size(rows, *leading, *shape).reshape(rows, *shape)
 
 
-def of_constants(shares: Sequence[Tensor], operands: Sequence[Value]) -> Tensor | float:
+def constant_part(shares: Sequence[Tensor], operands: Sequence[Value]) -> Tensor | float:
     """``<A_i, c_i>`` summed over the operands that are constants."""
     parts = [dot(a, x.expand(a.shape[1:])) for a, x in zip(shares, operands, strict=True) if isinstance(x, Tensor)]
     return torch.stack(parts).sum(0) if parts else 0.0
 
 
-def shared_out(shares: Sequence[Tensor], operands: Sequence[Value], const: Tensor) -> tuple[LinearForm | None, ...]:
-    """One form for each operand that varies; the first carries the constant."""
+def operand_forms(shares: Sequence[Tensor], operands: Sequence[Value], const: Tensor) -> tuple[LinearForm | None, ...]:
+    """One form for each operand that varies, the first with the constant; None for operands that are constants.
+
+    Raises InputRejected (3) for an operand that is broadcast over the batch.
+    """
     forms: list[LinearForm | None] = []
     for share, x in zip(shares, operands, strict=True):
         if isinstance(x, Tensor):
@@ -63,7 +69,7 @@ def shared_out(shares: Sequence[Tensor], operands: Sequence[Value], const: Tenso
     return tuple(forms)
 
 
-def negated(x: Value) -> Value:
+def negate(x: Value) -> Value:
     """``-x``, exact."""
     return Interval(-x.center, x.radius) if isinstance(x, Interval) else -x
 

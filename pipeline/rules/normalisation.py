@@ -48,12 +48,12 @@ class Groups:
     def hull(self, rounding: Rounding) -> tuple[Tensor, Tensor]:
         """The ends of ``q_i = d_i / sqrt(v + eps)``, ``n v = d_i^2 + S``.
 
-        ``q_i`` grows with ``d_i``, and falls in size with ``S``, the squares of the others; as deviations sum to zero,
-        ``S >= d_i^2/(n - 1)``, whence ``|q_i| <= sqrt(n - 1)``; of entries that are not centred ``S >= 0`` alone.
+        ``S`` is the sum of the other squares. ``q_i`` grows with ``d_i``, and ``|q_i|`` falls with ``S``. Deviations sum to zero,
+        so that ``S >= d_i^2/(n - 1)`` and ``|q_i| <= sqrt(n - 1)``; for entries that are not centred, ``S >= 0`` alone.
         """
         n = self.least.shape[-1]
         least, most = (v.sum(-1, keepdim=True) for v in (self.least, self.most))
-        # The differences may cancel: what they lose is measured by the sums.
+        # The differences may cancel: their error is bounded by the size of the sums.
         few = (least - self.least - rounding.own_error(least, n)).clamp_min(0)
         many = most - self.most + rounding.own_error(most, n)
         ends = []
@@ -93,7 +93,7 @@ class NormalisationRelaxation(Relaxation):
 
 
 class NormRule(Rule[Op]):
-    """``w (x - mean) / sqrt(var + eps) + b`` over groups of entries; a subclass says which."""
+    """``w (x - mean) / sqrt(var + eps) + b`` over groups of entries; a subclass states the groups."""
 
     assumes = NORMALISATION
     centred = True
@@ -103,11 +103,11 @@ class NormRule(Rule[Op]):
 
     @abstractmethod
     def grouped(self, op: Op, x: Tensor) -> Tensor:
-        """As (batch, groups, entries)."""
+        """The value as (batch, groups, entries)."""
 
     @abstractmethod
     def affine(self, op: Op, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Weight and bias, broadcastable to that."""
+        """Weight and bias, broadcastable to (batch, groups, entries)."""
 
     def eps(self, op: Op) -> float:
         eps = op.eps
@@ -134,7 +134,7 @@ class NormRule(Rule[Op]):
         return normalisation_error(x, spread, q, weight, bias, eps=groups.eps, centred=self.centred, rounding=rounding)
 
     def relax(self, op: Op, *xs: Value, rounding: Rounding = EXACT) -> Relaxation:
-        """The tangent of the center, or lines of each deviation alone: whichever leaves less between them in the middle.
+        """The tangent at the center, or lines in each deviation alone: whichever are closer to each other at the center.
 
         With ``D = d - d0`` and ``h = g(v) - g``, ``q - q0 = g D + d0 h + D h``; ``h`` is ``-g^3 <d0, D>/n`` up to ``k``, because
         ``g`` is convex in ``v`` and ``v - v0 = (2 <d0, D> + <D, D>)/n``. So the tangent loses ``|d0| k + r max|h|``.
@@ -156,20 +156,20 @@ class NormRule(Rule[Op]):
         ).amax(0)
         size = (c.abs() + r) * (high + g**3 * ends[2])
         error = rounding.own_error(4 * size, n + 16)
-        lost = c.abs() * k + r * torch.maximum(high - g, g - low) + error
+        gap = c.abs() * k + r * torch.maximum(high - g, g - low) + error
         below, above = _fan(groups.d, low, high), _fan(groups.d, high, low)
         offsets = [_extreme(groups.d, below, low, high, least=True), _extreme(groups.d, above, high, low, least=False)]
-        curved = 2 * lost < (above - below) * c + offsets[1] - offsets[0] + 2 * error
+        curved = 2 * gap < (above - below) * c + offsets[1] - offsets[0] + 2 * error
         middle = g**3 * c * ends[1]  # q0 - g d0 + g^3 d0 <d0, d0>/n
         under, over = (
-            Line(torch.where(curved, g, slope), torch.where(curved, middle + sign * lost, offset + sign * error))
+            Line(torch.where(curved, g, slope), torch.where(curved, middle + sign * gap, offset + sign * error))
             for slope, offset, sign in ((below, offsets[0], -1), (above, offsets[1], 1))
         )
         weight, bias = self.affine(op, c)
         m = box.magnitude + box.magnitude.mean(-1, keepdim=True)
-        moved = weight.abs() * (high * m + g**3 * c.abs() * (c.abs() * m).mean(-1, keepdim=True))
+        reach = weight.abs() * (high * m + g**3 * c.abs() * (c.abs() * m).mean(-1, keepdim=True))
         slack = rounding.lines_slack(
-            Interval(torch.zeros_like(moved), moved), 2.0 * (n + 8), weight.abs() * (size + lost) * 4 + bias.abs()
+            Interval(torch.zeros_like(reach), reach), 2.0 * (n + 8), weight.abs() * (size + gap) * 4 + bias.abs()
         )
         if slack is not None:
             slack = slack + self.evaluation(op, box, groups, high * (c.abs() + r), rounding)
@@ -177,7 +177,7 @@ class NormRule(Rule[Op]):
 
 
 def _fan(d: Interval, inner: Tensor, outer: Tensor) -> Tensor:
-    """The slope of the chord of ``inner d`` where ``d > 0``, ``outer d`` elsewhere; any will do over a point."""
+    """The slope of the chord of ``inner d`` where ``d > 0``, ``outer d`` elsewhere; any slope is sound over a point."""
     lower, upper = d.center - d.radius, d.center + d.radius
     chord = (torch.where(upper > 0, inner, outer) * upper - torch.where(lower > 0, inner, outer) * lower) / (
         upper - lower
@@ -192,9 +192,10 @@ def _extreme(d: Interval, slope: Tensor, inner: Tensor, outer: Tensor, *, least:
     return torch.minimum(*at) if least else torch.maximum(*at)
 
 
-def or_plain(value: Tensor | None, plain: float, like: Tensor, *shape: int) -> Tensor:
+def or_default(value: Tensor | None, default: float, like: Tensor, *shape: int) -> Tensor:
+    """A parameter as (1, *shape), or a default number as (1, 1, 1) where the layer has none."""
     return (
-        torch.full((1, 1, 1), plain, dtype=like.dtype, device=like.device)
+        torch.full((1, 1, 1), default, dtype=like.dtype, device=like.device)
         if value is None
         else value.reshape(1, *shape)
     )
@@ -208,7 +209,7 @@ class LayerNormRule(NormRule[nn.LayerNorm]):
         return x.reshape(len(x), -1, torch.Size(op.normalized_shape).numel())
 
     def affine(self, op: nn.LayerNorm, x: Tensor) -> tuple[Tensor, Tensor]:
-        return or_plain(op.weight, 1.0, x, 1, -1), or_plain(op.bias, 0.0, x, 1, -1)
+        return or_default(op.weight, 1.0, x, 1, -1), or_default(op.bias, 0.0, x, 1, -1)
 
     def examples(self) -> Iterator[Example]:
         yield Example(nn.LayerNorm(8), ((2, 3, 8),))
@@ -227,7 +228,7 @@ class InstanceNormRule(NormRule[InstanceNorm]):
         return x.flatten(2)
 
     def affine(self, op: InstanceNorm, x: Tensor) -> tuple[Tensor, Tensor]:
-        return or_plain(op.weight, 1.0, x, -1, 1), or_plain(op.bias, 0.0, x, -1, 1)
+        return or_default(op.weight, 1.0, x, -1, 1), or_default(op.bias, 0.0, x, -1, 1)
 
     def examples(self) -> Iterator[Example]:
         yield Example(nn.InstanceNorm1d(3, affine=True), ((2, 3, 8),))

@@ -1,4 +1,4 @@
-"""Activations of a few straight pieces: rectifiers with a slope, clipping, and the hard sigmoid and swish."""
+"""Activations of a few pieces: rectifiers with a slope, clipping, the hard sigmoid and the hard swish."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class LeakyReLURule(Elementwise[nn.Module]):
 
 @rule(ops.Clip, nn.ReLU6)
 class ClipRule(Elementwise[nn.Module]):
-    """``min(max(x, low), high)`` selects, and rounds nothing."""
+    """``min(max(x, low), high)``, which rounds nothing."""
 
     def curve(self, op: nn.Module, *constants: Value) -> Curve:
         assert isinstance(op, ops.Clip | nn.ReLU6)
@@ -73,9 +73,9 @@ class HardsigmoidRule(Elementwise[nn.Module]):
 
     def error(self, op: nn.Module, x: Tensor, y: Tensor, rounding: Rounding, *constants: Value) -> Tensor | float:
         one = torch.ones_like(y)
-        # A file's alpha is a float that the importer takes for 1/6 if it is within 1e-7 of it, and |x| is at most about 3.
-        filed = 4e-7 if isinstance(rounding, Outward) else 0.0
-        return rounding.own_error(one, 1) + rounding.kernel_error(one, 4) + filed
+        # The importer takes an alpha within 1e-7 of 1/6 for 1/6; |x| is at most about 3 where it counts.
+        alpha_error = 4e-7 if isinstance(rounding, Outward) else 0.0
+        return rounding.own_error(one, 1) + rounding.kernel_error(one, 4) + alpha_error
 
     def examples(self) -> Iterator[Example]:
         yield Example(nn.Hardsigmoid(), ((4, 9),), domain=(-6.0, 6.0))
@@ -92,7 +92,7 @@ class HardswishRule(Elementwise[nn.Module]):
         return Curve(op, derivative, (-3.0, 3.0), ("linear", "convex", "linear"), turns=(-1.5,))
 
     def error(self, op: nn.Module, x: Tensor, y: Tensor, rounding: Rounding, *constants: Value) -> Tensor | float:
-        # Beyond 4 the factor is clipped whatever was rounded, and the product with 0 or 1 is exact.
+        # Beyond 4 the factor is clipped to 0 or 1 in spite of rounding, and the product with it is exact.
         size = x.clamp(max=4)
         return rounding.own_error(size + y, 2) + rounding.kernel_error(size, 4)
 

@@ -1,4 +1,4 @@
-"""Pooling by means and sums, which are affine; maxima stand in ``maxima.py``."""
+"""Pooling by means and sums, which is affine; for maxima see ``maxima.py``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AvgPool = nn.AvgPool1d | nn.AvgPool2d | nn.AvgPool3d
 
 @rule(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 class AvgPoolRule(Affine[AvgPool]):
-    """The mean of a window; every weight is nonnegative, so ``|W| r`` is the operator itself on ``r``."""
+    """The mean of a window. Its weights are nonnegative, so that ``|W| r`` is the operator on ``r``."""
 
     def radius(self, op: AvgPool, *xs: Value) -> Tensor:
         (x,) = xs
@@ -52,7 +52,7 @@ Reduce = ops.ReduceSum | ops.ReduceMean
 
 @rule(ops.ReduceSum, ops.ReduceMean)
 class ReduceRule(Affine[Reduce]):
-    """Sum and mean over axes: again ``|W| r`` is the operator itself on ``r``."""
+    """Sum and mean over axes; again ``|W| r`` is the operator on ``r``."""
 
     def refuses(self, op: Reduce, abstract: tuple[bool, ...]) -> str | None:
         return "it reduces over the batch" if 0 in op.dims else None

@@ -1,4 +1,4 @@
-"""What quantisation adds to operators that have rules already: Div, Round, Add, Clip; Sub, Mul."""
+"""The one operator that quantisation adds to those with rules already: Div, Round, Add, Clip; Sub, Mul."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pipeline.rules.rule import Example, Monotone, rule
 
 @rule(ops.RoundToGrid)
 class RoundToGridRule(Monotone[ops.RoundToGrid]):
-    """``round x``, halves to even; of real arithmetic alone, for integer kernels round where the file does not say.
+    """``round x``, halves to even; in real arithmetic alone, since integer kernels round where the file does not say so.
 
-    No line serves better than the box, so that a linear walk stops there.
+    No line is better than the box, so that a backward walk stops there.
     """
 
     def error(self, op: ops.RoundToGrid, size: Tensor, rounding: Rounding) -> Tensor | float:

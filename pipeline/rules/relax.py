@@ -1,7 +1,7 @@
-"""What an operator is between linear functions, over the boxes of its inputs: the steps of a backward walk.
+"""Linear relaxations: an operator between linear functions over the boxes of its inputs; the steps of a backward walk.
 
-A relaxation is made once for given boxes and pulled through as often as there are rows. Whatever evaluating it may err by
-is charged to the constant, through one nonnegative vector ``slack`` over the operator's outputs.
+A relaxation is made once for given boxes and applied to any number of rows. The rounding error of its evaluation is charged to
+the constant, through one nonnegative vector ``slack`` over the operator's outputs.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from pipeline.core.rounding import Rounding, dot
 
 Origin = tuple[int, ...]
 Window = Callable[[Tensor, Origin], Sequence[tuple[Tensor | None, Origin]]]
-"""``A W`` of coefficients on a window: the window of each input that it reaches."""
+"""From coefficients ``A`` on a window and its origin: ``A W`` for each input, on the window that it reaches, and its origin."""
 
 
 class Relaxation(ABC):
-    """A lower form over an operator's output as lower forms over its inputs."""
+    """Turns a lower form over an operator's output into lower forms over its inputs."""
 
     start: Tensor | None = None
-    """Where a search for better slopes begins, each entry in [0, 1]: (choices, batch, *features); None without a choice."""
+    """The initial ``alpha`` of a search for better slopes, each entry in [0, 1]: (choices, batch, *features), or None."""
     windowed: bool = False
-    """Whether forms on a window are taken; any other relaxation wants them dense."""
+    """Whether ``pull_back`` accepts forms on a window; otherwise they must be dense."""
 
     @abstractmethod
     def pull_back(self, form: LinearForm, alpha: Tensor | None = None) -> tuple[LinearForm | None, ...]:
-        """One form for each input, None for a constant; ``alpha``: (choices, rows, batch, *features) chooses slopes."""
+        """One form for each input, None for a constant; ``alpha``, (choices, rows, batch, *features), chooses slopes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ class AffineMap(Relaxation):
 
 @dataclass(frozen=True, eq=False)
 class Chain(Relaxation):
-    """One operator made of two: forms go through ``after`` first."""
+    """One operator composed of two: forms are pulled back through ``after`` first."""
 
     before: Relaxation
     after: Relaxation
@@ -86,7 +86,7 @@ class Chain(Relaxation):
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """``slope x + offset`` in each entry; an offset of None is zero."""
+    """The line ``slope x + offset`` in each entry; None is an offset of zero."""
 
     slope: Tensor
     offset: Tensor | None = None
@@ -120,21 +120,21 @@ class Lines(Relaxation):
         self.slack = rounding.lines_slack(box, steepest, highest)
 
     def split(self, sign: Tensor) -> Lines:
-        """The same where ``sign x >= 0`` is assumed of each entry: 1, -1, or 0 for no assumption; (rows, batch, *features)."""
+        """The relaxation where ``sign x >= 0`` is assumed; ``sign``, (rows, batch, *features), is 0 for no assumption."""
         assert self.pieces is not None
         left, right = self.pieces
 
-        def assumed(line: Line) -> Line:
+        def on_piece(line: Line) -> Line:
             slope = torch.where(sign > 0, right, torch.where(sign < 0, left, line.slope))
             return Line(slope, None if line.offset is None else torch.where(sign == 0, line.offset, 0.0))
 
         def steer(alpha: Tensor) -> tuple[Line, Line]:
             below, above = (self.below, self.above) if self.steer is None else self.steer(alpha)
-            return assumed(below), assumed(above)
+            return on_piece(below), on_piece(above)
 
-        same = copy.copy(self)
-        same.below, same.above, same.steer = assumed(self.below), assumed(self.above), steer
-        return same
+        result = copy.copy(self)
+        result.below, result.above, result.steer = on_piece(self.below), on_piece(self.above), steer
+        return result
 
     def pull_back(self, form: LinearForm, alpha: Tensor | None = None) -> tuple[LinearForm | None, ...]:
         below, above = (self.below, self.above) if alpha is None or self.steer is None else self.steer(alpha)
@@ -142,11 +142,11 @@ class Lines(Relaxation):
         added = None
         for line, part in ((below, positive), (above, negative)):
             if line.offset is not None:
-                more = _dot(part, form.within(line.offset))
-                added = more if added is None else added + more
+                term = _dot(part, form.within(line.offset))
+                added = term if added is None else added + term
         slack = None if self.slack is None else form.within(self.slack)
         const = self.rounding.descend(form.const, added, form.coeff, slack)
-        # One of the two products is zero: the sum rounds once, as a choice would, and takes a quarter of its time.
+        # One of the two products is zero: the sum rounds once, as ``torch.where`` would, in a quarter of its time.
         rising, falling = form.within(below.slope), form.within(above.slope)
         if torch.is_grad_enabled():
             coeff = positive * rising + negative * falling
@@ -156,5 +156,5 @@ class Lines(Relaxation):
 
 
 def _dot(coeff: Tensor, value: Tensor) -> Tensor:
-    """``<A, y>``, where ``y`` may be another for each row."""
+    """``<A, y>``, where ``y`` may differ from row to row."""
     return (coeff * value).reshape(*coeff.shape[:2], -1).sum(2) if value.dim() == coeff.dim() else dot(coeff, value)

@@ -1,4 +1,4 @@
-"""ReLU, with the form of its box that keeps small radii."""
+"""ReLU, whose box is computed so that small radii survive."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.core.interval import Interval, Lockstep, full
+from pipeline.core.interval import Interval, Lockstep, at_least_float32
 from pipeline.core.rounding import EXACT, Rounding
 from pipeline.distributed.sync_batch import WHOLE, Batch
 from pipeline.rules.relax import Line, Lines, Relaxation
@@ -42,9 +42,9 @@ class ReLURule(Rule[nn.ReLU]):
         assert isinstance(x, Interval)
         lower, upper = rounding.ends(x)
         open_ = (lower < 0) & (upper > 0)
-        # What is neither open nor decided is NaN, and stays so: it must never pass for inactive.
+        # Neither open nor decided means NaN, which must stay NaN: it must never pass for inactive.
         fixed = torch.where(lower >= 0, 1.0, torch.where(upper <= 0, 0.0, torch.nan)).to(lower)
-        # The divisor is made safe before dividing, for the gradient: training walks back through these lines too.
+        # The divisor is made safe before dividing, for the gradient: training differentiates these lines too.
         width = torch.where(open_, upper - lower, 1).clamp_min(torch.finfo(upper.dtype).tiny)
         slope = torch.where(open_, upper / width, fixed).clamp(max=1)
         offset = torch.maximum(rounding.up(-slope * lower), upper - slope * upper + rounding.own_error(upper, 2))
@@ -80,26 +80,26 @@ class ReLURule(Rule[nn.ReLU]):
 
 
 def _relu_box(center: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
-    """The box behind a ReLU, differentiable, for training."""
+    """The box after a ReLU, differentiable, for training."""
     if not torch.compiler.is_compiling():
         return _ReLUBox.apply(center, radius)
-    # A compiler keeps one of the outputs and computes the other again, rounded otherwise: no equality of the two survives.
-    c, r = full(center), full(radius)
+    # A compiler saves one of the outputs and recomputes the other, rounded in another way: they no longer compare equal.
+    c, r = at_least_float32(center), at_least_float32(radius)
     half = F.relu((c + r) / 2)
     return torch.maximum(c, half).to(center.dtype), torch.minimum(r, half).to(radius.dtype)
 
 
 class _ReLUBox(torch.autograd.Function):
-    """The same box and its gradient in closed form, without ``where``, which costs a CPU as much as ten of these passes.
+    """The same box with its gradient in closed form, without ``where``, which costs a CPU as much as ten of these passes.
 
-    With ``p = relu(c + r)/2``: ``c' = max(c, p)`` and ``r' = min(r, p)``, to the last bit. Active is ``c' > r'``, unstable
-    ``c' = r' > 0``, so that the outputs, which the next layer keeps anyway, are all that the gradient needs, as long as they
-    are kept to the last bit.
+    With ``p = relu(c + r)/2``: ``c' = max(c, p)`` and ``r' = min(r, p)``, to the last bit. A neuron is active where ``c' > r'``
+    and unstable where ``c' = r' > 0``: the gradient needs the outputs alone, which the next layer saves anyway, as long as they
+    are saved to the last bit.
     """
 
     @staticmethod
     def forward(center: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
-        c, r = full(center), full(radius)
+        c, r = at_least_float32(center), at_least_float32(radius)
         half = (c + r).mul_(0.5).relu_()
         return torch.maximum(c, half).to(center.dtype), torch.minimum(r, half).to(radius.dtype)
 

@@ -1,4 +1,4 @@
-"""Resize: along each axis a matrix that does not vary."""
+"""Resize: a constant matrix along each axis."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from pipeline.rules.rule import Affine, Example, Value, rule
 
 @rule(ops.Resize)
 class ResizeRule(Affine[ops.Resize]):
-    """``y = W x`` with ``W`` the product of one matrix an axis, so that ``|W|`` is the product of theirs.
+    """``y = W x`` with ``W`` the Kronecker product of one matrix for each axis, so that ``|W|`` is that of their absolute values.
 
-    The weights come from positions that an implementation rounds in its own way: those of ONNX Runtime are in the matrices, and
-    where they are not ``exact`` float32 is promised of no other. (Resize by the nearest entry is a Gather.)
+    The weights come from positions that each implementation rounds in its own way. The matrices hold those of ONNX Runtime;
+    unless they are ``exact``, float32 is refused. (Resize by the nearest entry is a Gather.)
     """
 
     def radius(self, op: ops.Resize, *xs: Value) -> Tensor:
@@ -29,7 +29,7 @@ class ResizeRule(Affine[ops.Resize]):
         return op.weighted(x.radius, [w.abs() for w in op.weights])
 
     def terms(self, op: ops.Resize, *xs: Value) -> int:
-        # Our own sums go axis by axis, and one product more for each.
+        # Our own sums go axis by axis, with one more product for each.
         return math.prod(i.shape[1] for i in op.index) + 2 * len(op.axes)
 
     def fan_out(self, op: ops.Resize, *xs: Value) -> int:
@@ -37,15 +37,15 @@ class ResizeRule(Affine[ops.Resize]):
         return math.prod(int(r) for r in reads)
 
     def interval(self, op: ops.Resize, *xs: Value, rounding: Rounding = EXACT) -> Interval:
-        self._known(op, rounding, *xs)
+        self._require_exact(op, rounding, *xs)
         return super().interval(op, *xs, rounding=rounding)
 
     def disturbance(self, op: ops.Resize, *xs: Value, rounding: Rounding) -> Tensor | None:
-        self._known(op, rounding, *xs)
+        self._require_exact(op, rounding, *xs)
         return super().disturbance(op, *xs, rounding=rounding)
 
-    def _known(self, op: ops.Resize, rounding: Rounding, *xs: Value) -> None:
-        """Raises InputRejected where float32 is promised of weights that each implementation rounds in its own way."""
+    def _require_exact(self, op: ops.Resize, rounding: Rounding, *xs: Value) -> None:
+        """Raise InputRejected (3) where float32 is promised and implementations round the weights in ways of their own."""
         (x,) = xs
         assert isinstance(x, Interval)
         if not op.exact:

@@ -1,7 +1,7 @@
 """What an operator means for boxes and linear forms: one class an operator, enrolled by ``@rule``.
 
-To add an operator, write one file in this folder: the rules are found by themselves, and ``examples`` enrols an operator in
-the laws of ``tests/laws.py``. The concrete meaning is the module's own ``forward``.
+To add an operator, add one file to this folder: every file here is imported, and ``examples`` enrols the operator in the laws
+of ``tests/laws.py``. What an operator computes on tensors is its module's ``forward``.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ _RULES: dict[type[nn.Module], Rule[Any]] = {}
 
 @dataclass(frozen=True)
 class Example:
-    """An operator with parameters of both signs and the shapes of its inputs, batch first; a tensor stands for a constant."""
+    """An operator with parameters of both signs, and its inputs: a shape, batch first, or a tensor for a constant."""
 
     op: nn.Module
     inputs: tuple[tuple[int, ...] | Tensor, ...]
     domain: tuple[float, float] | None = None
-    """Where the boxes of the inputs are drawn, if not around zero."""
+    """The range that the boxes of the inputs are drawn from; None for a range around zero."""
 
 
 class Rule(ABC, Generic[Op]):
-    """What one operator means. Values are positional and abstract or constant; ``rounding`` says what evaluation may add."""
+    """What one operator means. Its inputs ``xs`` are an Interval where the value varies, a tensor where it is constant."""
 
     assumes: str | None = None
     """What the account of its float32 evaluation assumes of a kernel's steps, a sentence for reports; None for nothing."""
 
     def refuses(self, op: Op, abstract: tuple[bool, ...]) -> str | None:
-        """Why this application has no sound rule, in words, or None; ``abstract`` marks the inputs that vary."""
+        """Why this application has no sound rule, in words, or None; ``abstract`` says of each input whether it varies."""
         return None
 
     @abstractmethod
@@ -51,57 +51,57 @@ class Rule(ABC, Generic[Op]):
         """A box that contains the image of the boxes ``xs``."""
 
     def relax(self, op: Op, *xs: Value, rounding: Rounding = EXACT) -> Relaxation | None:
-        """The operator between linear functions over the boxes ``xs``; None where nothing is better than its own box."""
+        """The operator between linear functions over the boxes ``xs``; None where none is better than its own box."""
         return None
 
     def loose(self, op: Op, x: Interval) -> Tensor:
-        """Which entries of an abstract input a tighter box would serve; boolean, of its shape."""
+        """Which entries of the input would give better bounds if their box were tighter; boolean, of its shape."""
         return x.radius > 0
 
     def lockstep(self, op: Op, *xs: Lockstep | Tensor, batch: Batch = WHOLE) -> Lockstep:
-        """The clean value and the box together; an operator with batch statistics reads those of the whole batch."""
+        """The clean value and the box together; statistics of a batch are those of the whole ``batch``."""
         clean = op(*(x.clean if isinstance(x, Lockstep) else x for x in xs))
         box = self.interval(op, *(x.box if isinstance(x, Lockstep) else x for x in xs))
         return Lockstep(clean, box.center, box.radius)
 
     def carries(self, op: Op, carried: int, *xs: Value) -> int:
-        """How many products and additions of an accumulator the output hands on to an operator fused after it."""
+        """How many products and additions a fused accumulator holds after this operator, from the ``carried`` before it."""
         return 0
 
     def folds_into_producer(self, op: Op, constants: tuple[Tensor | None, ...]) -> Tensor | None:
-        """The ``|scale|`` per channel by which a runtime may multiply the weights of the layer before, or None."""
+        """The ``|scale|`` per channel that a runtime may multiply into the weights of the layer before, or None."""
         return None
 
     @abstractmethod
     def examples(self) -> Iterator[Example]:
-        """Instances on which the laws are tested."""
+        """Instances to test the laws on."""
 
 
 class Affine(Rule[Op]):
-    """``y = W x + b``: a subclass says what ``|W| r`` is, the rest follows from the operator itself."""
+    """``y = W x + b``: a subclass states ``|W| r``; everything else follows from the operator itself."""
 
     def radius(self, op: Op, *xs: Value) -> Tensor:
-        """``|W| r``, summed over the abstract inputs; reads nothing of them but ``radius``."""
+        """``|W| r``, summed over the inputs that vary; of these it reads ``radius`` alone."""
         raise PipelineError(f"{type(self).__name__} states no radius.")
 
     def terms(self, op: Op, *xs: Value) -> int:
-        """How many products one output sums at most (its fan-in)."""
+        """The most products that one output sums (its fan-in)."""
         return 1
 
     def fan_out(self, op: Op, *xs: Value) -> int:
-        """How many outputs one input feeds at most."""
+        """The most outputs that one input contributes to."""
         return 1
 
     def deployed_terms(self, op: Op, terms: int, carried: int) -> int:
-        """How many roundings one leaf may meet in the deployed graph, whatever is fused."""
+        """The most roundings that one term of the sum may pass through in the deployed graph, whatever is fused."""
         return terms + 1 + SLACK
 
     def offset(self, op: Op, *xs: Value) -> Tensor | float:
-        """``|b|``, broadcastable to the output: every constant leaf of the sum by its absolute value."""
+        """``|b|``, broadcastable to the output: the sum of the absolute values of all constant terms."""
         return 0.0
 
     def flush(self, op: Op, *xs: Value) -> Tensor | float:
-        """What reading subnormal parameters as zero may cost beyond ``U`` of ``core/rounding.py``, which covers weights."""
+        """The error of reading subnormal parameters as zero beyond ``U`` of ``core/rounding.py``, which covers weights."""
         return 0.0
 
     def interval(self, op: Op, *xs: Value, rounding: Rounding = EXACT) -> Interval:
@@ -123,7 +123,7 @@ class Affine(Rule[Op]):
         return Interval(center, box.radius.expand_as(center))
 
     def transpose(self, op: Op, coeff: Tensor, *xs: Value) -> tuple[Tensor | None, ...]:
-        """``A W`` for each abstract input, by the operator's own vector-Jacobian product; None for a constant."""
+        """``A W`` for each input that varies, by the operator's own vector-Jacobian product; None for a constant."""
         varying = {i: x.center for i, x in enumerate(xs) if isinstance(x, Interval)}
 
         def linear(*values: Tensor) -> Tensor:
@@ -140,20 +140,20 @@ class Affine(Rule[Op]):
         return AffineMap(lambda coeff: self.transpose(op, coeff, *xs), constant, slack, rounding, self.window(op, *xs))
 
     def window(self, op: Op, *xs: Value) -> Window | None:
-        """``A W`` of coefficients that are zero outside a window, where that is a window again; None to have them dense."""
+        """``A W`` of coefficients that are zero outside a window, where the result is a window too; None to take dense ones."""
         return None
 
     def constant(self, op: Op, *xs: Value) -> Tensor | None:
-        """``b``, None for zero: the operator where every abstract input is zero; a batch of one unless a constant has one."""
+        """``b``, or None for zero: the operator at zero; a batch of one unless an input is constant."""
         if not isinstance(self.offset(op, *xs), Tensor):
             return None
-        alone = all(isinstance(x, Interval) for x in xs)
+        all_vary = all(isinstance(x, Interval) for x in xs)
         return op(
-            *(torch.zeros_like(x.center[:1] if alone else x.center) if isinstance(x, Interval) else x for x in xs)
+            *(torch.zeros_like(x.center[:1] if all_vary else x.center) if isinstance(x, Interval) else x for x in xs)
         )
 
     def disturbance(self, op: Op, *xs: Value, rounding: Rounding) -> Tensor | None:
-        """What evaluating the operator, or the coefficients pulled back through it, may err by at each output."""
+        """The error, at each output, of evaluating the operator and of pulling coefficients back through it."""
         if not isinstance(rounding, Outward):
             return None
         terms = self.terms(op, *xs)
@@ -184,7 +184,7 @@ class Rearrange(Affine[Op]):
         return super().interval(op, *xs, rounding=EXACT)
 
     def disturbance(self, op: Op, *xs: Value, rounding: Rounding) -> Tensor | None:
-        """Only the coefficients round, and only where one input feeds several outputs."""
+        """Only coefficients are rounded, and only where one input contributes to several outputs."""
         copies = self.fan_out(op, *xs)
         if copies == 1 or not isinstance(rounding, Outward):
             return None
@@ -196,7 +196,7 @@ class Monotone(Rule[Op]):
     """A nondecreasing elementwise function: the image of a box is ``[f(l), f(u)]``."""
 
     kernel: str | None = None
-    """The operator's name where its float32 evaluation is no single IEEE operation; it is then refused by name."""
+    """The operator's name where its float32 kernel is not one IEEE operation, so that it must have been measured."""
 
     def interval(self, op: Op, *xs: Value, rounding: Rounding = EXACT) -> Interval:
         (x,) = xs
@@ -209,12 +209,12 @@ class Monotone(Rule[Op]):
         return rounding.enclose(lower, upper, error)
 
     def error(self, op: Op, size: Tensor, rounding: Rounding) -> Tensor | float:
-        """What evaluating ``f`` may err by; nothing for a function that only selects."""
+        """The error of evaluating ``f`` where ``|f|`` is at most ``size``; zero for a function that only selects."""
         return 0.0
 
 
 def require_samples_first(center: Tensor, *xs: Value) -> None:
-    """Raise InputRejected where the first axis of a result is not that of the samples: nothing else says where these are."""
+    """Raise InputRejected (3) where the first axis of a result is not that of the samples; bounds rely on it being so."""
     if center.shape[:1] != (max(x.center.shape[0] for x in xs if isinstance(x, Interval)),):
         raise InputRejected(
             f"its result of shape {list(center.shape)} does not have the samples along its first axis; keep them there, "
@@ -223,12 +223,12 @@ def require_samples_first(center: Tensor, *xs: Value) -> None:
 
 
 def fold_floor(scale: Tensor) -> Tensor:
-    """A folded scale as a divisor: exactly zero folds to exactly zero, so that nothing can underflow there."""
+    """A folded scale as a divisor: infinite where the scale is exactly zero, since folding it gives zeros without underflow."""
     return torch.where(scale > 0, scale, torch.inf)
 
 
 def rule(*operators: type[nn.Module]) -> Callable[[type[Rule[Any]]], type[Rule[Any]]]:
-    """Enrol a rule for operator classes; a second rule for the same class is a fault."""
+    """Enrol a rule for operator classes. Raises PipelineError for a class that has a rule already."""
 
     def enrol(cls: type[Rule[Any]]) -> type[Rule[Any]]:
         instance = cls()
@@ -244,7 +244,7 @@ def rule(*operators: type[nn.Module]) -> Callable[[type[Rule[Any]]], type[Rule[A
 
 
 def rule_for(op: nn.Module) -> Rule[Any] | None:
-    """The rule of an operator, by its exact class."""
+    """The rule of an operator, by its exact class; None where there is none."""
     return _RULES.get(type(op))
 
 

@@ -1,4 +1,4 @@
-"""Operators that only move entries about, and those that change no value at all."""
+"""Operators that only move or copy entries, and those that change no value."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class ShapeRule(Rearrange[nn.Module]):
 
 @rule(ops.Cast)
 class CastRule(Affine[ops.Cast]):
-    """Between float32 and float64 the identity of real arithmetic; the deployed one may round once."""
+    """Between float32 and float64, the identity in real arithmetic; the deployed Cast may round once."""
 
     def refuses(self, op: ops.Cast, abstract: tuple[bool, ...]) -> str | None:
         return None if op.keeps_precision else f"a Cast to {str(op.dtype).removeprefix('torch.')} rounds"
@@ -95,7 +95,7 @@ class CastRule(Affine[ops.Cast]):
         return 1
 
     def carries(self, op: ops.Cast, carried: int, *xs: Value) -> int:
-        return carried  # a runtime may drop the Cast, and fuse what it stood between
+        return carried  # a runtime may drop the Cast, and fuse the operators on either side
 
     def examples(self) -> Iterator[Example]:
         yield Example(ops.Cast(torch.float32), ((3, 9),))

@@ -1,4 +1,4 @@
-"""Softmax and LogSoftmax inside a network: exact boxes, and planes whose loss is of second order in the box."""
+"""Softmax and LogSoftmax inside a network: exact boxes, and planes whose error is of second order in the box."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pipeline.rules.rule import Example, Rule, Value, rule
 
 Op = nn.Softmax | nn.LogSoftmax
 ARGUMENT = 100
-"""In units of 8 w, what ``exp(t)`` may err by because ``t`` was rounded: ``|t| < 745`` wherever ``exp`` neither ends."""
+"""The error of ``exp(t)`` from rounding ``t``, in units of 8 w: ``|t| < 745`` unless ``exp`` overflows or underflows."""
 UNDERFLOWN = 1e-290
-"""Sums of exponentials below this are not trusted to their relative error."""
+"""Below this the relative error of a sum of exponentials is not bounded: some may have underflowed."""
 
 
 @dataclass(frozen=True, eq=False)
 class Planes:
-    """``M x + b`` along the last axis, ``M``: (..., n, n)."""
+    """``M x + b`` along the last axis of n entries, ``M``: (..., n, n)."""
 
     matrix: Tensor
     offset: Tensor
@@ -44,7 +44,7 @@ class Dense(Relaxation):
     def pull_back(self, form: LinearForm, alpha: Tensor | None = None) -> tuple[LinearForm | None, ...]:
         pulled, added = torch.zeros_like(form.coeff), torch.zeros_like(form.const)
         for planes, part in ((self.below, form.coeff.clamp_min(0)), (self.above, form.coeff.clamp_max(0))):
-            # Rows beside the axis make one matrix product of all of them.
+            # With the rows next to the axis this is one matrix product.
             along = part.movedim(self.dim, -1).movedim(0, -2) @ planes.matrix
             pulled = pulled + along.movedim(-2, 0).movedim(-1, self.dim)
             added = added + dot(part, planes.offset.movedim(-1, self.dim))
@@ -52,7 +52,7 @@ class Dense(Relaxation):
 
 
 class _ExponentialRule(Rule[Op]):
-    """What Softmax and LogSoftmax share: both grow in their own entry and fall in every other."""
+    """The common part of Softmax and LogSoftmax: an output grows with its own entry and falls with every other."""
 
     assumes = SOFTMAX
 
@@ -61,7 +61,7 @@ class _ExponentialRule(Rule[Op]):
 
     @abstractmethod
     def ends(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """The values where every other entry is ``upper`` and its own is ``lower``, and the reverse, along the last axis."""
+        """The outputs where their own entry is ``lower`` and every other is ``upper``, and the reverse, along the last axis."""
 
     @abstractmethod
     def evaluation(self, x: Interval, size: Tensor, rounding: Rounding) -> Tensor | float:
@@ -69,10 +69,10 @@ class _ExponentialRule(Rule[Op]):
 
     @abstractmethod
     def planes(self, x: Interval, ends: tuple[Tensor, Tensor], rounding: Rounding) -> tuple[Planes, Planes]:
-        """A plane below and one above each output, along the last axis; ``ends`` bound the exact values."""
+        """Planes below and above each output, along the last axis; ``ends`` bound the exact values."""
 
     def own(self, n: int, lower: Tensor, upper: Tensor, rounding: Rounding) -> Tensor | float:
-        """What our own evaluation of the ends may err by."""
+        """The error of our own float64 evaluation of the ends."""
         return rounding.own_error(torch.maximum(lower.abs(), upper.abs()), n + 2 * ARGUMENT)
 
     def interval(self, op: Op, *xs: Value, rounding: Rounding = EXACT) -> Interval:
@@ -91,7 +91,7 @@ class _ExponentialRule(Rule[Op]):
         error = self.own(n, lower, upper, rounding)
         low, high = lower - error, upper + error
         below, above = self.planes(x, (low, high), rounding)
-        # In the middle of the box a plane may be worse than the constant, or overflow.
+        # At the center of the box a plane may be worse than the constant, or have overflowed.
         below = _flat_unless(_at(below, x.center) >= low, below, low - kernel, kernel)
         above = _flat_unless(_at(above, x.center) <= high, above, high + kernel, -kernel)
         size = torch.maximum(*((p.matrix.abs() @ x.magnitude[..., None])[..., 0] for p in (below, above)))
@@ -116,7 +116,7 @@ class SoftmaxRule(_ExponentialRule):
     def ends(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         peak = upper.amax(-1, keepdim=True)
         most, least = (_others((rest - peak).exp()) for rest in (upper, lower))
-        # Beyond exp(700) zero is below, and a smaller sum above; an end that is not finite leaves the whole row undefined.
+        # Beyond exp(700), zero is a lower bound and a smaller sum gives an upper one; an infinite end makes the row NaN.
         low = torch.where(peak - lower > 700, 0.0, 1 / (1 + most * (peak - lower).exp()))
         high = 1 / (1 + least * (peak - upper).clamp_max(700).exp())
         return low + (peak - peak), high + (peak - peak)
@@ -133,7 +133,7 @@ class SoftmaxRule(_ExponentialRule):
         # exp(t) >= m t + m (1 - log m) for any m > 0, and 1/S <= a + b - a b S where 1/b <= S <= 1/a.
         tangent = middle.exp().clamp_min(UNDERFLOWN)
         touch = tangent * (1 - tangent.log()) - rounding.own_error(tangent * (1 + tangent.log().abs()), 4)
-        # Less than a b is as true, and a product may be rounded up by more than it holds where it is subnormal.
+        # Less than a b is sound too: a subnormal product may be rounded up by more than its own size.
         a, b = ends[0].clamp_min(0), ends[1]
         ab = torch.nextafter(a * b, torch.zeros_like(a))
         over, size = _shift_free(-ab[..., None] * tangent), a + b + ab * (1 + _off(touch.abs()))
@@ -151,7 +151,7 @@ class LogSoftmaxRule(_ExponentialRule):
     """``log p_i = x_i - L``, ``L = log sum_j exp(x_j)``.
 
     Below, ``log z <= log z0 - 1 + z/z0`` with ``exp`` under its chords; above, ``L >= <q, x - log q>`` for any distribution
-    ``q`` (Gibbs' inequality), here the Softmax of the center.
+    ``q`` (Gibbs' inequality), here for the Softmax of the center.
     """
 
     def evaluation(self, x: Interval, size: Tensor, rounding: Rounding) -> Tensor | float:
@@ -160,7 +160,7 @@ class LogSoftmaxRule(_ExponentialRule):
     def ends(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         peak = upper.amax(-1, keepdim=True)
         most, least = _others((upper - peak).exp()), _others((lower - peak).exp())
-        # What underflows is rounded the safe way.
+        # Sums that may have underflowed are rounded to the safe side.
         most, least = most.clamp_min(UNDERFLOWN), torch.where(least < UNDERFLOWN, 0.0, least)
         zero = torch.zeros_like(peak)
         return -torch.logaddexp(zero, most.log() + (peak - lower)), -torch.logaddexp(zero, least.log() + (peak - upper))
@@ -208,19 +208,19 @@ def _hollow(matrix: Tensor) -> Tensor:
 
 
 def _others(value: Tensor) -> Tensor:
-    """The sum over every other entry of the last axis; nothing is subtracted, which would cancel."""
+    """The sum of every other entry of the last axis, without a subtraction, which would cancel."""
     n = value.shape[-1]
     return value @ (1 - torch.eye(n, dtype=value.dtype, device=value.device))
 
 
 def _shift_free(matrix: Tensor) -> Tensor:
-    """The diagonal replaced so that rows sum to zero: the function does not change where a constant is added to all entries."""
+    """The matrix with a diagonal that makes rows sum to zero, since adding a constant to all entries changes no output."""
     off = _hollow(matrix)
     return off - torch.diag_embed(off.sum(-1))
 
 
 def _chord(least: Tensor, most: Tensor, rounding: Rounding) -> tuple[Tensor, Tensor]:
-    """``exp(t) <= s t + b`` on ``[least, most]``: whatever ``s``, both ends decide, for ``exp`` is convex."""
+    """``s, b`` of ``exp(t) <= s t + b`` on ``[least, most]``; ``exp`` is convex, so that for any ``s`` both ends decide."""
     low, high = least.exp(), most.exp()
     s = torch.where(most > least, (high - low) / (most - least), high)
     size = high + s * torch.maximum(most.abs(), least.abs())
@@ -228,10 +228,10 @@ def _chord(least: Tensor, most: Tensor, rounding: Rounding) -> tuple[Tensor, Ten
 
 
 def _plane_error(matrix: Tensor, size: Tensor, x: Interval, rounding: Rounding) -> Tensor | float:
-    """What the rounding of a matrix and of the sums in its offset may move a plane by, over the box."""
+    """How far the rounding of its matrix and of the sums in its offset may move a plane, over the box."""
     m = x.magnitude
-    moved = (matrix.abs() @ m[..., None])[..., 0] + matrix.abs().sum(-1) * m
-    return rounding.own_error(moved + size, matrix.shape[-1] + ARGUMENT)
+    terms = (matrix.abs() @ m[..., None])[..., 0] + matrix.abs().sum(-1) * m
+    return rounding.own_error(terms + size, matrix.shape[-1] + ARGUMENT)
 
 
 def _at(planes: Planes, x: Tensor) -> Tensor:
@@ -239,7 +239,7 @@ def _at(planes: Planes, x: Tensor) -> Tensor:
 
 
 def _flat_unless(better: Tensor, planes: Planes, constant: Tensor, kernel: Tensor | float) -> Planes:
-    """The planes where they are better (less what the kernel may err by), elsewhere a constant."""
+    """The planes, less the kernel's error, where ``better``; elsewhere the constant."""
     return Planes(
         torch.where(better[..., None], planes.matrix, 0.0), torch.where(better, planes.offset - kernel, constant)
     )

@@ -1,6 +1,6 @@
-"""Facts of weights that every batch needs again: ``|W|``, and how many entries of a row are not zero.
+"""Facts of weights that every batch needs: ``|W|``, and how many entries of a row are not zero.
 
-They are remembered by a walk that was promised a fixed network, and by nothing else: weights that train are read anew.
+Only a walk over a network that does not change caches them; weights in training are read anew.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _FACTS: ContextVar[Facts | None] = ContextVar("facts of weights", default=None)
 
 @contextmanager
 def remembering(facts: Facts | None) -> Iterator[None]:
-    """Keep what rules find out about weights in ``facts``, and look there first; None to ask each time."""
+    """Let rules look up facts of weights in ``facts``, and add them there; None computes them each time."""
     token = _FACTS.set(facts)
     try:
         yield
@@ -34,7 +34,7 @@ def absolute(weight: Tensor) -> Tensor:
 
 
 def nonzeros(weight: Tensor, fan_in: Callable[[Tensor], Tensor] = lambda used: used.flatten(1).sum(1)) -> int:
-    """How many products one output sums at most: entries that are zero add nothing in any order."""
+    """The most products that one output sums, where zeros do not count: they add nothing in any order."""
     return _fact("nonzeros", weight, lambda w: int(fan_in(w != 0).max()))
 
 
@@ -42,8 +42,8 @@ def _fact(name: str, weight: Tensor, compute: Callable[[Tensor], T]) -> T:
     facts = None if torch.is_grad_enabled() else _FACTS.get()
     if facts is None:
         return compute(weight)
-    # Nothing tells reliably that a weight has changed (fused optimisers keep its version): whoever remembers has promised
-    # that none does. The weight is kept itself, so that no other takes its id.
+    # Nothing shows reliably that a weight has changed (fused optimisers keep its version): the caller guarantees that none
+    # does. The weight itself is kept too, so that no other tensor takes its id.
     key = (name, id(weight))
     if key not in facts:
         facts[key] = weight, compute(weight)

@@ -1,4 +1,4 @@
-"""The float32 error of operators that are put together of several here, and computed in one kernel by a runtime."""
+"""The float32 error of operators that the importer composes of several, and that a runtime computes in one kernel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.rules.rule import Affine, Example, Value, rule
 
 @rule(ops.WholeKernel)
 class WholeKernelRule(Affine[ops.WholeKernel]):
-    """``y = x``, refused by the operator's name where float32 is promised and nothing bounds its kernel."""
+    """``y = x``, with the float32 error of the kernel; refused by the operator's name where nothing bounds that error."""
 
     def radius(self, op: ops.WholeKernel, *xs: Value) -> Tensor:
         (x,) = xs

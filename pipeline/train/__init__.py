@@ -1,6 +1,6 @@
 """Training for certified robustness: the three ideas, the schedule, the loss and the loop.
 
-Each name is imported when it is asked for: recipes need no PyTorch.
+Each name is imported at its first use: recipes need no PyTorch.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from pipeline.train.recipes import DEFAULT as DEFAULT
     from pipeline.train.recipes import NAMES as NAMES
     from pipeline.train.recipes import as_toml as as_toml
+    from pipeline.train.recipes import describe as describe
     from pipeline.train.recipes import recipe as recipe
-    from pipeline.train.recipes import told as told
     from pipeline.train.sparsity import masks as masks
     from pipeline.train.task import Batches as Batches
     from pipeline.train.task import Task as Task
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _WHERE = {
     **dict.fromkeys(("BatchDone", "Epoch", "Event", "Fallback", "Finished", "Record", "Started"), "events"),
     **dict.fromkeys(("Placement", "fold", "insert", "placements"), "full_bn"),
-    **dict.fromkeys(("DEFAULT", "NAMES", "as_toml", "recipe", "told"), "recipes"),
+    **dict.fromkeys(("DEFAULT", "NAMES", "as_toml", "describe", "recipe"), "recipes"),
     **dict.fromkeys(("Batches", "Task"), "task"),
     "Checkpoint": "checkpoint",
     "Execution": "execution",

@@ -1,4 +1,4 @@
-"""Attacked samples to train on: a few steps of PGD within the box, on the network of the batch at hand."""
+"""Adversarial points to train on: a few steps of PGD within the box, on the network of the current batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.core.interval import Interval
 from pipeline.train.losses.loss import logits
 
 
-def attacked(
+def adversarial_points(
     top: Head,
     box: Interval,
     y: Int[Tensor, " batch"],
@@ -23,12 +23,13 @@ def attacked(
 ) -> Float[Tensor, " batch *features"]:
     """``x <- clip(x + step r sign(grad CE(f(x), y)))`` within the box ``c ± r``, from ``c + (2 draw - 1) r``.
 
-    Madry et al., arXiv 1706.06083; with one step of 10 half widths every pixel goes to an end of its interval. ``top`` is the
-    network whose loss is trained, under the statistics of the clean batch: no statistics move.
+    Madry et al., arXiv 1706.06083, section 2.1. ``draw`` is uniform in [0, 1]; ``step`` counts half widths ``r``: with one step
+    of 10 every pixel goes to an end of its interval. ``top`` is the network in training, under the statistics of the clean
+    batch: no statistics move.
     """
     low, high = box.center - box.radius, box.center + box.radius
     point = box.center + (2 * draw - 1) * box.radius
-    # Of the point alone: the gradients of the weights are never computed.
+    # In the point alone: the gradients of the weights are never computed.
     slope = torch.func.grad(lambda x: F.cross_entropy(logits(top, x), y, reduction="sum"))
     with torch.no_grad():
         for _ in range(steps):

@@ -1,4 +1,4 @@
-"""A running mean of the weights, which is what is delivered where a recipe asks for it."""
+"""A running mean of the weights, delivered in their place where a recipe says so."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pipeline.core.network import Network
 
 
 class Average:
-    """``w' <- d w' + (1 - d) w`` after each step, of weights and statistics alike; ``d = min(decay, n / (n + 9))``, ``n`` from 0.
+    """``w' <- d w' + (1 - d) w`` at step ``n`` from 0, of weights and BatchNorm statistics; ``d = min(decay, n / (n + 9))``.
 
-    The rising ``d`` makes short runs average what they have (Polyak, Juditsky 1992; the ramp of ``d`` as in TensorFlow's
-    ExponentialMovingAverage).
+    ``d`` rises so that the mean of a short run does not rest on its first weights (Polyak, Juditsky 1992; the ramp of ``d`` as
+    in TensorFlow's ExponentialMovingAverage).
     """
 
     def __init__(self, model: Network, decay: float):
@@ -27,23 +27,23 @@ class Average:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the weights as they are into the mean; the first time they are the mean."""
-        kept = min(self.decay, self.steps / (self.steps + 9))
+        """Move the mean towards the model's weights; the first update sets it to them."""
+        decay = min(self.decay, self.steps / (self.steps + 9))
         self.steps += 1
-        torch._foreach_lerp_(list(self.mean.values()), [t.detach() for t in self._moving().values()], 1 - kept)
+        torch._foreach_lerp_(list(self.mean.values()), [t.detach() for t in self._moving().values()], 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The model with the mean for its weights, which it then gets back; before the first update, as it is."""
+        """Inside, the model has the mean for its weights, or its own before the first update; afterwards its own again."""
         if not self.steps:
             yield
             return
-        held = {n: t.detach().clone() for n, t in self._moving().items()}
+        own = {n: t.detach().clone() for n, t in self._moving().items()}
         self.load(self.mean)
         try:
             yield
         finally:
-            self.load(held)
+            self.load(own)
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
@@ -52,11 +52,11 @@ class Average:
             tensor.copy_(tensors[name])
 
     def state(self) -> dict[str, object]:
-        """For a checkpoint."""
+        """The state to save in a checkpoint."""
         return {"steps": self.steps, "mean": self.mean}
 
     def restore(self, state: Mapping[str, object]) -> None:
-        """Undo ``state``."""
+        """Take over a saved ``state``."""
         steps, mean = state["steps"], state["mean"]
         assert isinstance(steps, int)
         assert isinstance(mean, dict)

@@ -1,7 +1,7 @@
-"""The network of one batch: each BatchNorm in train mode as the affine map that it is under the statistics of the clean batch.
+"""The network of one batch: each BatchNorm in train mode replaced by its affine map under the statistics of the clean batch.
 
-Such a network has no statistics left, and every walk takes it: points of an attack, boxes of a part of the batch, linear forms
-backwards. Gradients flow through its weights into the statistics, and through these into the clean values.
+No layer of it depends on other samples, so that any walk can pass through it: points of an attack, boxes of a part of the batch,
+linear forms backwards. Gradients flow through its weights into the statistics, and through these into the clean values.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from pipeline.rules.batchnorm import batch_statistics, scale_shift
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 """``BatchNorm`` as a tuple, for the reason of ``layers.LAYERS``."""
 Shells = Mapping[int, tuple[Layer, ...]]
-"""By the index of each BatchNorm, the layer that it becomes, its weights still to be set; of one alone, the layers by how many
-dimensions come after the channels. torch.compile sets weights, and follows no making of layers."""
+"""For each BatchNorm, by the index of its node, the layer that it becomes, without weights: for one joined with its layer a
+single shell, for one alone a shell for each number of dimensions after the channels. They are made beforehand because
+torch.compile can set the weights of a layer, but cannot trace its construction."""
 
 
 @dataclass(frozen=True, eq=False)
 class BatchNetwork:
-    """The plan of one batch's network, its layers that were BatchNorms (by index), and the logits of the clean batch."""
+    """The plan of one batch's network, its layers that replace BatchNorms (by index), and the logits of the clean batch."""
 
     plan: Plan
     layers: Mapping[int, Layer]
@@ -37,11 +38,11 @@ class BatchNetwork:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """Weights and biases that depend on the statistics."""
+        """The weights and biases that depend on the statistics."""
         return tuple(t for layer in self.layers.values() for t in (layer.weight, layer.bias) if t is not None)
 
     def with_leaves(self) -> tuple[Plan, tuple[Tensor, ...]]:
-        """The plan on copies of ``tensors``, in their order, that end the graph of gradients; and the copies."""
+        """The plan over detached copies of ``tensors``, leaves of the autograd graph; and these copies, in the same order."""
         layers = {
             i: layer_with(
                 layer,
@@ -55,16 +56,17 @@ class BatchNetwork:
 
 @dataclass(frozen=True, eq=False)
 class _Clean:
-    """A clean value: no tensor, so that the walker asks what to do with it."""
+    """A clean value, wrapped so that the walk calls ``apply`` for every step that it reaches."""
 
     value: Tensor
 
 
 def batch_network(plan: Plan, x: Tensor, shells: Shells | None = None, *, batch: Batch = WHOLE) -> BatchNetwork:
-    """One pass of the clean batch, which also moves the running statistics as torch.nn does; into ``shells`` where given.
+    """One pass of the clean batch, which also moves the running statistics as torch.nn does; it fills ``shells`` where given.
 
-    With ``s = gamma / sqrt(var + eps)``: a layer with its BatchNorm becomes the layer ``s W, s (b - mean) + beta``, a BatchNorm
-    alone the layer ``s, beta - s mean`` of each channel. BatchNorms in eval mode stay as they are.
+    With ``s = gamma / sqrt(var + eps)``: a layer with its BatchNorm becomes the layer of weight ``s W`` and bias
+    ``s (b - mean) + beta``, a BatchNorm alone a layer of weight ``s`` and bias ``beta - s mean`` in each channel. BatchNorms in
+    eval mode stay as they are.
     """
     layers: dict[int, Layer] = {}
     shells = shells or shells_of(plan)
@@ -81,7 +83,7 @@ def batch_network(plan: Plan, x: Tensor, shells: Shells | None = None, *, batch:
         layers[step.index] = (
             _scaled(shell[0], op.affine, scale, shift)
             if isinstance(op, AffineBN)
-            else _alone(shell, before, scale, shift)
+            else _diagonal(shell, before, scale, shift)
         )
         rows = (1, -1, *[1] * (before.dim() - 2))
         # Layers may compute in bfloat16, statistics never do.
@@ -94,49 +96,49 @@ def batch_network(plan: Plan, x: Tensor, shells: Shells | None = None, *, batch:
 
 
 def shells_of(plan: Plan) -> Shells:
-    """What the BatchNorms of a plan turn into, without weights."""
-    found: dict[int, tuple[Layer, ...]] = {}
+    """The layers that the BatchNorms of a plan become, without weights."""
+    shells: dict[int, tuple[Layer, ...]] = {}
     for step in plan.steps:
         if isinstance(step.op, AffineBN):
-            found[step.index] = (_shell(step.op.affine),)
+            shells[step.index] = (_shell(step.op.affine),)
         elif isinstance(step.op, NORMS):
             n = step.op.num_features
-            pixels = (kind(n, n, 1, groups=n, device="meta") for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d))
-            found[step.index] = tuple(map(_shell, (nn.Linear(n, n, device="meta"), *pixels)))
-    return found
+            pixelwise = (kind(n, n, 1, groups=n, device="meta") for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+            shells[step.index] = tuple(map(_shell, (nn.Linear(n, n, device="meta"), *pixelwise)))
+    return shells
 
 
 def empty_(shells: Shells) -> None:
-    """Without weights again: what is left in them at the end of a compiled step would be an output of it."""
+    """Take the weights out again: a compiled step would count those left in a shell among its outputs."""
     for layer in itertools.chain.from_iterable(shells.values()):
-        _filled(layer, None, None)
+        _fill(layer, None, None)
 
 
 def layer_with(like: Layer, weight: Tensor, bias: Tensor | None) -> Layer:
-    """A layer of the same kind that computes with tensors that belong to others."""
-    return _filled(_shell(like), weight, bias)
+    """A layer of the same kind over the given tensors, which need be no parameters."""
+    return _fill(_shell(like), weight, bias)
 
 
 def _shell(like: Layer) -> Layer:
     layer = copy.copy(like)
     layer._parameters = {}
-    return _filled(layer, None, None)
+    return _fill(layer, None, None)
 
 
-def _filled(shell: Layer, weight: Tensor | None, bias: Tensor | None) -> Layer:
+def _fill(shell: Layer, weight: Tensor | None, bias: Tensor | None) -> Layer:
     shell.weight, shell.bias = weight, bias  # type: ignore[assignment]
     return shell
 
 
 def _scaled(shell: Layer, layer: Layer, scale: Tensor, shift: Tensor) -> Layer:
     weight = layer.weight * scale.reshape(-1, *[1] * (layer.weight.dim() - 1))
-    return _filled(shell, weight, shift if layer.bias is None else shift + scale * layer.bias)
+    return _fill(shell, weight, shift if layer.bias is None else shift + scale * layer.bias)
 
 
-def _alone(shells: tuple[Layer, ...], before: Tensor, scale: Tensor, shift: Tensor) -> Layer:
-    """A BatchNorm as a layer: a diagonal one over features, one of a single pixel for each channel over images."""
-    rank = before.dim() - 2
-    return _filled(shells[rank], scale.reshape(-1, 1, *[1] * rank) if rank else torch.diag(scale), shift)
+def _diagonal(shells: tuple[Layer, ...], x: Tensor, scale: Tensor, shift: Tensor) -> Layer:
+    """A BatchNorm alone as a layer: a diagonal Linear over features, a depthwise 1x1 convolution over images."""
+    rank = x.dim() - 2
+    return _fill(shells[rank], scale.reshape(-1, 1, *[1] * rank) if rank else torch.diag(scale), shift)
 
 
 def _with(plan: Plan, layers: Mapping[int, Layer]) -> Plan:

@@ -1,4 +1,4 @@
-"""Where a run stands, in one file: replaced whole, authenticated, loaded without running code, refused by a different run."""
+"""The state of a run in one file: replaced whole, authenticated, loaded without running code, refused by a different run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a run is saved, and the seal by which it is known again."""
+    """The file of a run's state, and the seal that authenticates it."""
 
     path: Path
     seal: Seal
@@ -28,9 +28,9 @@ class Checkpoint:
     def save(self, state: Mapping[str, Any]) -> None:
         """Write ``state`` (tensors, numbers, strings and containers of them) so that a reader sees the old file or the new one.
 
-        Raises EnvironmentFailure where the disk refuses.
+        Raises EnvironmentFailure (74) where the disk refuses.
         """
-        # In memory first: of a file that it cannot write, torch's archive says nothing that one could act on.
+        # To memory first: where torch cannot write a file, its message does not say why.
         content = io.BytesIO()
         torch.save({"version": VERSION, **state}, content)
         try:
@@ -42,23 +42,23 @@ class Checkpoint:
             ) from None
 
     def load(self, configuration: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The state left by the same command, on the CPU, or None where there is none.
+        """The state that the same command saved, on the CPU, or None where there is no file.
 
-        Raises UsageError where the file is not authenticated, so that somebody else may have written it, or was left by a run
-        of another configuration (naming what differs).
+        Raises UsageError (2) where the file is not authenticated, so that somebody else may have written it, or where a run of
+        another ``configuration`` saved it (naming what differs); EnvironmentFailure (74) where the disk refuses.
         """
         state = self._read()
         if state is None:
             return None
         if state.get("version") != VERSION:
             raise UsageError(f"{self.path} is not a checkpoint of this version; move it away to start anew.")
-        theirs, ours = state["configuration"], dict(configuration)
-        differ = sorted(k for k in theirs.keys() | ours.keys() if theirs.get(k) != ours.get(k))
+        old, new = state["configuration"], dict(configuration)
+        differ = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
         if differ:
-            told = ", ".join(f"{k} was {_short(theirs.get(k))} and is {_short(ours.get(k))}" for k in differ)
+            changes = ", ".join(f"{k} was {_short(old.get(k))} and is {_short(new.get(k))}" for k in differ)
             raise UsageError(
-                f"{self.path} was left by a different run: {told}. Run the same command to go on, or move the checkpoint away "
-                "to start anew."
+                f"{self.path} was left by a different run: {changes}. Run the same command to go on, or move the checkpoint "
+                "away to start anew."
             )
         return state
 
@@ -73,9 +73,9 @@ class Checkpoint:
             raise EnvironmentFailure(f"the checkpoint {self.path} cannot be read: {error.strerror or error}.") from None
         if content is None:
             return None
-        # Without code to run all the same: a key may be shared by several machines.
-        found: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        return found
+        # Even an authenticated file runs no code: several machines may share a key.
+        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        return state
 
 
 def _short(value: object) -> str:
@@ -84,19 +84,19 @@ def _short(value: object) -> str:
 
 
 def snapshot(model: nn.Module, optimiser: optim.Optimizer, average: Average | None = None) -> dict[str, Any]:
-    """What a run needs to go on besides its position: weights, statistics, their mean, optimiser, random numbers."""
-    found = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "rng": torch.get_rng_state()}
+    """What a run needs to resume besides its position: weights, statistics, their mean, optimiser, random numbers."""
+    state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "rng": torch.get_rng_state()}
     if average is not None:
-        found["average"] = average.state()
+        state["average"] = average.state()
     if torch.cuda.is_available():
-        found["cuda_rng"] = torch.cuda.get_rng_state_all()
-    return found
+        state["cuda_rng"] = torch.cuda.get_rng_state_all()
+    return state
 
 
 def restore(
     state: Mapping[str, Any], model: nn.Module, optimiser: optim.Optimizer, average: Average | None = None
 ) -> None:
-    """Undo ``snapshot`` in place."""
+    """Load a ``snapshot`` into model, optimiser and average, in place, and into PyTorch's random number generators."""
     model.load_state_dict(state["model"])
     optimiser.load_state_dict(state["optimiser"])
     if average is not None:

@@ -1,4 +1,4 @@
-"""A compiled objective beside the eager one that it stands for: which of the two a step takes, and when they are compared."""
+"""A compiled objective beside its eager original: which of the two a step uses, and when their gradients are compared."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pipeline.distributed.group import Crew
 from pipeline.train.execution import Execution, Precision
 
 ALIKE: dict[Precision, float] = {"fp32": 0.99, "tf32": 0.95, "bf16": 0.7}
-"""The least cosine of the gradients of one batch, compiled and eager, by the precision of products.
+"""The least cosine between the compiled and the eager gradient of one batch, by the precision of products.
 
 At the first radii of a ramp rounding decides which neurons are unstable: there the gradient of CNN-7 in bfloat16 has a cosine of
-0.90 with itself, rounded in another order, and of 0.51 with float32 (docs/results.md). A wrong one had 0.02.
+0.90 with the same gradient rounded in another order, and of 0.51 with float32 (docs/results.md). A wrong one had 0.02.
 """
 BRIEF = 2
-"""Up to how many epochs at eps zero are not compiled: a graph of their own is not worth it."""
+"""So many epochs at eps zero, or fewer, are not compiled: a graph of their own is not worth its time."""
 
 
 class Compiled:
-    """``eager``, compiled as ``execution`` says. A compiler that is wrong is silent, so that gradients are compared.
+    """``eager``, compiled as ``execution`` says. Compilers fail silently, so that gradients are compared.
 
-    PyTorch 2.11 turned the loss of this package into one with another gradient, from which a network learns next to nothing.
+    PyTorch 2.11 compiled the loss of this package with a wrong gradient, from which a network learns next to nothing.
     """
 
     def __init__(self, eager: Callable[..., Any], execution: Execution, device: torch.device):
@@ -35,28 +35,28 @@ class Compiled:
         self._last = 0
 
     def begin(self, epoch: int, ramp: int) -> None:
-        """Before an epoch; ``ramp`` is the one in which eps leaves zero."""
+        """To be called before an epoch; ``ramp`` is the epoch in which eps leaves zero."""
         self.brief = epoch < ramp <= BRIEF + 1
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The objective as this epoch computes it."""
+        """The objective, compiled or eager as this epoch computes it."""
         return (self.eager if self.brief else self.compiled)(*args, **kwargs)
 
     def due(self, epoch: int) -> bool:
         """Whether gradients are to be compared before the next step.
 
-        They are in the first epoch that is compiled, in the next, and each time that twice as many have passed: at first some
-        terms of the loss have no gradient that would show.
+        They are in the first compiled epoch, in the next, and whenever twice as many epochs have passed: at first some terms
+        of the loss have no gradient to compare.
         """
         if not self.active or self.brief:
             return False
         return self._first is None or epoch - self._first >= max(1, 2 * (self._last - self._first))
 
     def compare(self, epoch: int, compiled: Tensor, eager: Tensor, crew: Crew) -> str:
-        """Nothing where the gradients point the same way, in every process; else why steps are eager from now on."""
+        """Empty where the gradients have the same direction in every process; else why steps are eager from now on."""
         self._first, self._last = epoch if self._first is None else self._first, epoch
         cosine = torch.cosine_similarity(compiled, eager, dim=0).item()
-        # Of gradients that are zero there is no angle.
+        # Gradients that are zero have no angle.
         if not crew.any(not (cosine > self.least or torch.equal(compiled, eager))):
             return ""
         self.compiled, self.active = self.eager, False

@@ -14,19 +14,20 @@ from pipeline.core.threat import clipped_box
 from pipeline.errors import out_of_memory
 from pipeline.train.batch_network import batch_network
 from pipeline.train.layers import layers
-from pipeline.train.step import Trainer, shrinkage
+from pipeline.train.objective import shrinkage
+from pipeline.train.step import Trainer
 
 LARGE = 1e4
-"""Weights beyond it are no initialisation's: a step that was too long made them."""
+"""No initialisation gives a weight beyond this: a step was too long."""
 EXPLODED = 100.0
-"""How many times as large as before one layer bounds are where no sound training would have them."""
+"""By this factor from one layer to the next, bounds have exploded: no training that works shows it."""
 
 
 def diagnosis(run: Trainer, batches: Iterable[tuple[Tensor, Tensor]], first: int) -> str:
-    """A sentence on the first batch from ``first`` on whose loss or gradient is not finite, at the weights that it met.
+    """A sentence on the first batch, from ``first`` on, whose loss or gradient is not finite at the current weights.
 
-    ``run`` must not have stepped since then, which its optimiser sees to. Each process of several looks at whole batches by
-    itself, for which a GPU may lack the memory.
+    ``run`` must not have stepped since that batch, which its fused optimiser ensures. Each of several processes computes whole
+    batches by itself, for which a GPU may lack the memory.
     """
     try:
         return _first_failure(run, batches, first)
@@ -50,7 +51,7 @@ def _first_failure(run: Trainer, batches: Iterable[tuple[Tensor, Tensor]], first
 
 @torch.no_grad()
 def _where(run: Trainer, i: int, x: Tensor) -> str:
-    """The layer after which bounds, or values, leave all measure, and why that may be."""
+    """The layer at which bounds or values grow most or are no longer finite, and the likely cause."""
     largest = max(float(p.abs().max()) for p in run.parameters)
     likely = "the learning rate is too high for these weights, or the ramp too short"
     if not largest < LARGE:

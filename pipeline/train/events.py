@@ -1,4 +1,4 @@
-"""What a training run tells while it runs; whoever listens prints, plots or ignores it."""
+"""The events of a training run, for its caller to print, plot or ignore."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pipeline.core.network import Network
 from pipeline.train.full_bn import Placement
 
 Record = Mapping[str, int | float]
-"""One epoch in numbers: see ``Epoch``."""
+"""The figures of one epoch: see ``Epoch``."""
 
 
 @dataclass(frozen=True)
 class Started:
-    """Before the first batch: how long the run is, where it goes on, and what becomes of each layer."""
+    """Before the first batch: the length of the run, where it resumes, and where BatchNorm goes."""
 
     epochs: int
     steps_per_epoch: int
     resumed_at: tuple[int, int] | None
-    """Epochs and batches of the next one already done, if a checkpoint was found."""
+    """The epochs already done and the batches done of the next one; None without a checkpoint."""
     placements: tuple[Placement, ...]
     history: tuple[Record, ...]
-    """The epochs done before."""
+    """The records of the epochs already done."""
 
     @property
     def total_steps(self) -> int:
@@ -34,11 +34,13 @@ class Started:
 
 @dataclass(frozen=True)
 class BatchDone:
-    """After some batches: where the run is, and the mean loss of the epoch so far, still on the device."""
+    """After about every twentieth of an epoch: the position, and the mean loss of the epoch so far, still on the device."""
 
     epoch: int
     step: int
+    """How many batches of the epoch are done."""
     eps: float
+    """Of the last batch, as a fraction of the range of pixels."""
     loss: Float[Tensor, ""]
 
 
@@ -56,19 +58,19 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Fallback:
-    """Once, where compiled steps turned out not to compute what eager ones do, and eager ones are taken instead."""
+    """Once, where the gradients of compiled steps differ from those of eager ones: from here on steps are eager."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Finished:
-    """The trained Network, BatchNorms folded or kept as asked, in eval mode on the CPU, and all epochs."""
+    """The trained Network in eval mode on the CPU, its BatchNorms folded or kept as the recipe says, and all records."""
 
     network: Network
     history: tuple[Record, ...]
     epoch: int
-    """The epoch whose weights these are: the last, unless the held-out part was to choose."""
+    """The epoch whose weights these are: the last, unless the recipe selects by the held-out part."""
 
 
 Event = Started | BatchDone | Epoch | Fallback | Finished

@@ -1,4 +1,4 @@
-"""How a training step is computed, which is no part of what it computes: the precision of products, a compiler, the layout."""
+"""How a training step is computed, as opposed to what it computes: the precision of products, compilation, memory layout."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 _PRODUCTS = {"fp32": "float32", "tf32": "TF32", "bf16": "bfloat16"}
 
 LONG = 5_000
-"""Steps from which compiling is won back on a GPU: it takes a minute, and saves 17 ms a step (docs/results.md)."""
+"""A GPU makes up for the time of compiling after so many steps: it takes a minute and saves 17 ms a step (docs/results.md)."""
 
 
 @dataclass(frozen=True)
 class Execution:
-    """``precision``: of matrix products and convolutions in training steps; whatever is certified never sees it.
+    """``precision``: of matrix products and convolutions in training steps; certification never uses it.
 
     Under ``bf16`` weights, batch statistics, moments, margins, losses and the optimiser stay in float32. ``compiled`` has
     torch.compile fuse what stands between the products, with CUDA graphs on a GPU; ``channels_last`` is the layout of images.
@@ -32,14 +32,14 @@ class Execution:
     compiled: bool = False
     channels_last: bool = False
     note: str = ""
-    """Why this is not what was asked for, if it is not."""
+    """Why this differs from what the user chose, if it does."""
 
     @classmethod
     def default(cls, device: torch.device | str, steps: int = 0) -> Execution:
-        """What is used for so many steps where nothing is asked for.
+        """The choice for a run of so many steps where the user makes none.
 
-        A GPU multiplies in TF32, in which PyTorch runs convolutions unless it is told not to; bfloat16 failed on a network of
-        the paper's width (docs/results.md) and is to be asked for. There a step is compiled where that is won back.
+        On a GPU products are in TF32, PyTorch's own default for convolutions, and steps are compiled from ``LONG`` steps on.
+        bfloat16 failed on a network of the paper's width (docs/results.md), so that it is never a default.
         """
         gpu = torch.device(device).type == "cuda"
         return cls("tf32" if gpu else "fp32", compiled=gpu and steps >= LONG, channels_last=gpu)
@@ -53,9 +53,9 @@ class Execution:
         *,
         steps: int = 0,
     ) -> Execution:
-        """The default of a device for so many steps, or what is asked of it.
+        """The default of a device for a run of so many steps, with ``precision`` and ``compiled`` in its place where given.
 
-        Raises UsageError for a precision that the device does not have.
+        Raises UsageError (2) for a precision that the device does not have.
         """
         kind, usual = torch.device(device).type, cls.default(device, steps)
         precision = precision or usual.precision
@@ -66,38 +66,41 @@ class Execution:
         compiled = usual.compiled if compiled is None else compiled
         return cls(precision, compiled, usual.channels_last or precision == "bf16")
 
-    def tried(self, device: torch.device | str, *, whole: bool = True) -> Execution:
-        """The same, or not compiled and why: ``whole`` says that the loss is one that a compiler can take whole."""
+    def try_compiling(self, device: torch.device | str, *, whole: bool = True) -> Execution:
+        """The same where torch.compile works, else an eager one that notes why.
+
+        ``whole``: whether the loss is one graph (``Recipe.one_graph``).
+        """
         if not self.compiled:
             return self
         note = cannot_compile(device) if whole else "the loss of this recipe is not one graph"
         return replace(self, compiled=not note, note=note)
 
-    def products_told(self) -> str:
-        """The part of it that changes what is learnt."""
+    def describe_products(self) -> str:
+        """The part of it that changes the trained weights, as a phrase."""
         return f"products of training in {_PRODUCTS[self.precision]}"
 
     def describe(self) -> str:
-        """One line for whoever starts a run."""
-        parts = [self.products_told(), "steps compiled" if self.compiled else "steps not compiled"]
+        """All of it in one line, for the user."""
+        parts = [self.describe_products(), "steps compiled" if self.compiled else "steps not compiled"]
         if self.channels_last:
             parts.append("channels last")
         return ", ".join(parts) + (f" ({self.note})" if self.note else "")
 
     def place(self, model: nn.Module) -> None:
-        """Give the weights of convolutions the layout, in place."""
+        """Give the weights of convolutions the memory layout, in place."""
         if self.channels_last:
             model.to(memory_format=torch.channels_last)
 
     def arrange(self, x: Tensor) -> Tensor:
-        """A batch in the layout."""
+        """A batch in the memory layout."""
         return x.contiguous(memory_format=torch.channels_last) if self.channels_last and x.dim() == 4 else x
 
     def compile(self, function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-        """The function, compiled if so asked; on a GPU its kernels are launched as CUDA graphs."""
+        """The function, compiled if ``compiled``; on a GPU its kernels are launched as CUDA graphs."""
         if not self.compiled:
             return function
-        # Shapes never change within a run: a graph of any batch size would be slower, and captured anew for each.
+        # Shapes never change within a run: a graph for any batch size would be slower, and be captured anew for each size.
         if device.type != "cuda":
             return torch.compile(function, dynamic=False)
         graphed = torch.compile(function, mode="reduce-overhead", dynamic=False)
@@ -110,9 +113,9 @@ class Execution:
 
     @contextmanager
     def arithmetic(self) -> Iterator[None]:
-        """TF32 as asked, or none: for both passes of one step, or for a look at accuracy; then the flags are as they were.
+        """TF32 on, or off for ``fp32``, inside: for both passes of a step, or to measure accuracy. Afterwards as before.
 
-        Beside bfloat16, what is left in float32 is TF32 on a GPU.
+        Under bfloat16, the products that remain in float32 are TF32 on a GPU.
         """
         cudnn: Any = torch.backends.cudnn
         flags: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn)
@@ -120,25 +123,25 @@ class Execution:
         try:
             for f in flags:
                 f.allow_tf32 = self.precision != "fp32"
-            # Shapes never change: the fastest of cuDNN's algorithms is found by trying each once.
+            # Shapes never change: cuDNN finds its fastest algorithm by trying each once.
             cudnn.benchmark = True
             yield
         finally:
             cudnn.benchmark = benchmark
-            for f, was in zip(flags, before, strict=True):
-                f.allow_tf32 = was
+            for f, allowed in zip(flags, before, strict=True):
+                f.allow_tf32 = allowed
 
     def products(self, device: torch.device) -> torch.autocast:
-        """bfloat16 as asked, for the products of the forward pass; their gradients follow."""
+        """Inside, products of the forward pass are in bfloat16 under ``bf16``; those of the backward pass follow."""
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
 PLAIN = Execution()
-"""Float32, eager, images as they come: what walks outside training are computed in."""
+"""Float32, eager, the usual layout: how walks outside training are computed."""
 
 
 def cannot_compile(device: torch.device | str) -> str:
-    """Why torch.compile does not work here, or nothing: it wants a C++ compiler, or Triton, and an installation that fits."""
+    """Why torch.compile does not work on this device, or an empty string: it needs a C++ compiler, or Triton on a GPU."""
     try:
         torch.compile(lambda x: x * 2 + 1, fullgraph=True)(torch.zeros(8, device=device))
     except Exception as error:  # every part of the compiler has errors of its own

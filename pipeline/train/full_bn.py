@@ -1,4 +1,4 @@
-"""Idea 2: BatchNorm after every hidden layer of a graph we did not draw, and the way back to the graph as it was."""
+"""Idea 2: BatchNorm after every hidden layer of an imported graph, and the way back to the graph as it was."""
 
 from __future__ import annotations
 
@@ -21,61 +21,63 @@ from pipeline.train.layers import consumers, hidden, layer_of, layers
 class Placement:
     """What full BN means for one layer.
 
-    ``covered``: its only reader is the BatchNorm ``bn``; ``inserted``: it gets one, which all its readers take over;
-    ``classifier``: no nonlinearity follows; ``left``: it stays as it is, ``why`` says for what reason.
+    ``covered``: its only reader is the BatchNorm ``bn``; ``inserted``: it gets one, whose value all its readers read instead;
+    ``classifier``: no nonlinearity follows; ``left``: it stays without one, for the ``reason`` given.
     """
 
     node: str
     status: Literal["covered", "inserted", "classifier", "left"]
     bn: str | None = None
-    why: str = ""
+    reason: str = ""
 
 
 def placements(network: Network, sample: Tensor | None = None, *, keep: bool = False) -> tuple[Placement, ...]:
-    """Where BatchNorm stands and where it would go, for each layer in the order of the graph.
+    """Where BatchNorm is and where it would be inserted, for each layer in the order of the graph.
 
-    ``sample`` is a batch of inputs, needed only where the graph leaves more than the batch free. ``keep`` says that inserted
-    BatchNorms remain nodes, which a frozen layer can bear and a folded one cannot.
+    ``sample`` is a batch of inputs, needed only where other dimensions than the batch are free. ``keep`` says that inserted
+    BatchNorms remain nodes: a layer with frozen weights can have such a node after it, but none folded into it.
     """
     plan = network.plan()
     ranks, inner, readers = _ranks(network, plan, sample), hidden(plan), consumers(plan)
-    found = []
+    result = []
     for step in layers(plan):
         layer, after = layer_of(step.op), readers[step.index]
         over_channels = not isinstance(layer, nn.Linear) or ranks[step.index] == 2
         if len(after) == 1 and isinstance(after[0].op, BatchNorm) and step.index not in plan.outputs and over_channels:
-            found.append(Placement(step.name, "covered", bn=after[0].name))
+            result.append(Placement(step.name, "covered", bn=after[0].name))
         elif step.index not in inner:
-            found.append(Placement(step.name, "classifier"))
+            result.append(Placement(step.name, "classifier"))
         elif step.index in plan.outputs:
-            found.append(Placement(step.name, "left", why="its value is an output of the graph"))
+            result.append(Placement(step.name, "left", reason="its value is an output of the graph"))
         elif not over_channels:
-            found.append(Placement(step.name, "left", why=f"a Linear layer over values of rank {ranks[step.index]}"))
+            result.append(
+                Placement(step.name, "left", reason=f"a Linear layer over values of rank {ranks[step.index]}")
+            )
         elif _is_a_part(network, step.name):
-            found.append(Placement(step.name, "left", why="the file does not have its product by itself"))
+            result.append(Placement(step.name, "left", reason="the file does not have its product by itself"))
         elif not keep and (frozen := _frozen(network, step.name)):
-            found.append(Placement(step.name, "left", why=f"its weights are frozen ({frozen})"))
+            result.append(Placement(step.name, "left", reason=f"its weights are frozen ({frozen})"))
         else:
-            found.append(Placement(step.name, "inserted"))
-    return tuple(found)
+            result.append(Placement(step.name, "inserted"))
+    return tuple(result)
 
 
 def insert(network: Network, sample: Tensor | None = None, *, keep: bool = False) -> Network:
-    """The training form: a copy whose hidden layers each are one AffineBN; its nodes are those of the original.
+    """The training form: a copy in which each hidden layer is one AffineBN; its nodes are those of the original.
 
-    An inserted BatchNorm computes the identity until it is given statistics or drawn anew. A covering one moves from its own
-    node, which passes its value on meanwhile, into the layer's. ``provenance`` follows the parameters to their new names;
-    its ``inserted`` names the modules that the file does not have. Raises InputRejected where a weight that several nodes
+    An inserted BatchNorm computes the identity until it is given statistics or initialised. One that the file has moves from its
+    own node, which becomes an Identity meanwhile, into the layer's. ``provenance`` follows the parameters to their new names;
+    its ``inserted`` names the modules that the file does not have. Raises InputRejected (3) where a weight that several nodes
     share would have to be folded in several ways, unless ``keep``.
     """
-    found = placements(network, sample, keep=keep)
+    places = placements(network, sample, keep=keep)
     if not keep:
-        _refuse_tied(network, [p.node for p in found if p.status == "inserted"])
+        _refuse_tied(network, [p.node for p in places if p.status == "inserted"])
     network = copy.deepcopy(network)
     root = network.graph
-    moved: dict[str, str] = {}
+    new_paths: dict[str, str] = {}
     inserted: dict[str, str] = {}
-    for p in found:
+    for p in places:
         layer = layer_of(root.get_submodule(p.node))
         assert layer is not None
         if p.status == "covered":
@@ -84,35 +86,35 @@ def insert(network: Network, sample: Tensor | None = None, *, keep: bool = False
             assert isinstance(bn, BatchNorm)
             root.set_submodule(p.node, AffineBN(layer, bn))
             root.set_submodule(p.bn, nn.Identity())
-            moved |= {p.node: f"{p.node}.affine", p.bn: f"{p.node}.bn"}
+            new_paths |= {p.node: f"{p.node}.affine", p.bn: f"{p.node}.bn"}
         elif p.status == "inserted":
             root.set_submodule(p.node, AffineBN(layer, _identity(layer)))
-            moved[p.node] = f"{p.node}.affine"
+            new_paths[p.node] = f"{p.node}.affine"
             inserted[f"{p.node}.bn"] = p.node
-    return Network(root, network.inputs, network.outputs, _renamed(network.provenance, moved, inserted))
+    return Network(root, network.inputs, network.outputs, _rename(network.provenance, new_paths, inserted))
 
 
 def fold(network: Network, *, keep: bool = False) -> Network:
     """The way back from the training form, as a copy in eval mode: exactly the nodes that were imported.
 
     Inserted BatchNorms fold into their layers, which gain a bias where they had none (a parameter without an entry in
-    ``provenance.weights``); covering ones return to their own nodes with trained values, unfolded. With ``keep`` inserted ones
-    become nodes after their layers, named in ``provenance.inserted``.
+    ``provenance.weights``); those of the file return to their own nodes with trained values, unfolded. With ``keep`` inserted
+    ones become nodes after their layers, named in ``provenance.inserted``.
     """
     network = copy.deepcopy(network)
     root, was_inserted = network.graph, network.provenance.inserted
-    moved: dict[str, str] = {}
+    new_paths: dict[str, str] = {}
     inserted: dict[str, str] = {}
     for node in list(root.graph.nodes):
         op = root.get_submodule(node.target) if node.op == "call_module" else None
         if not isinstance(op, AffineBN):
             continue
-        moved[f"{node.name}.affine"] = node.name
+        new_paths[f"{node.name}.affine"] = node.name
         if f"{node.name}.bn" not in was_inserted:
             (reader,) = node.users
             root.set_submodule(node.target, op.affine)
             root.set_submodule(reader.target, op.bn)
-            moved[f"{node.name}.bn"] = reader.name
+            new_paths[f"{node.name}.bn"] = reader.name
         elif keep:
             root.set_submodule(node.target, op.affine)
             name = _free_name(root, f"{node.name}_bn")
@@ -125,7 +127,7 @@ def fold(network: Network, *, keep: bool = False) -> Network:
             root.set_submodule(node.target, op.fold())
     root.graph.lint()
     root.recompile()
-    return Network(root, network.inputs, network.outputs, _renamed(network.provenance, moved, inserted))
+    return Network(root, network.inputs, network.outputs, _rename(network.provenance, new_paths, inserted))
 
 
 def _identity(layer: Layer) -> BatchNorm:
@@ -157,7 +159,7 @@ def _ranks(network: Network, plan: Plan, sample: Tensor | None) -> list[int]:
 
 
 def _is_a_part(network: Network, node: str) -> bool:
-    """Whether a layer is one of several that a node of the file became, such as a Gemm with ``alpha``: no value is its own."""
+    """Whether a layer is one of several that one node of the file became, such as a Gemm with ``alpha``: no value of it there."""
     origin = network.provenance.nodes.get(node)
     return origin is not None and not origin.output
 
@@ -181,17 +183,17 @@ def _refuse_tied(network: Network, nodes: list[str]) -> None:
             )
 
 
-def _renamed(provenance: Provenance, moved: Mapping[str, str], inserted: Mapping[str, str]) -> Provenance:
-    """The same table after modules moved from one path to another."""
+def _rename(provenance: Provenance, new_paths: Mapping[str, str], inserted: Mapping[str, str]) -> Provenance:
+    """The same table after modules moved from old paths to new ones."""
 
-    def renamed(name: str) -> str:
+    def rename(name: str) -> str:
         module, _, parameter = name.rpartition(".")
-        return f"{moved[module]}.{parameter}" if module in moved else name
+        return f"{new_paths[module]}.{parameter}" if module in new_paths else name
 
     return replace(
         provenance,
-        weights={renamed(n): w for n, w in provenance.weights.items()},
-        frozen={renamed(n): why for n, why in provenance.frozen.items()},
+        weights={rename(n): weight for n, weight in provenance.weights.items()},
+        frozen={rename(n): reason for n, reason in provenance.frozen.items()},
         inserted=dict(inserted),
     )
 

@@ -1,4 +1,4 @@
-"""Every setting of a training run in one frozen object, and what the command line says of each. Imports no tensors."""
+"""Every setting of a training run in one frozen object, with the help of its flag. Imports no tensors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ GROUPS = ("Settings of the recipe", "Advanced settings of the recipe")
 
 
 def _setting(group: str, help: str, metavar: str | None = None, **field: Any) -> Any:
-    """A field and its flag: under which of GROUPS the help shows it, what it says, and what stands for the value."""
+    """A field and its flag: the one of GROUPS under which the help shows it, the text there, and the name of the value."""
     return Field(description=help, json_schema_extra={"group": group, "metavar": metavar}, **field)
 
 
@@ -106,7 +106,7 @@ class Recipe(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _numbers(cls, values: Any) -> Any:
-        """Text is no number here: pydantic would read other digits than 0 to 9, and underscores."""
+        """Refuse text for a number: pydantic would accept other digits than 0 to 9, and underscores."""
         for name, value in values.items() if isinstance(values, dict) else ():
             kind = cls.model_fields[name].annotation if name in cls.model_fields else None
             if kind in (int, float, int | None) and isinstance(value, str | bool):
@@ -122,10 +122,10 @@ class Recipe(BaseModel):
 
     @property
     def one_graph(self) -> bool:
-        """Whether torch.compile takes the loss whole: neither parts of a batch nor a linear walk."""
+        """Whether torch.compile can trace the loss as one graph: it has neither micro-batches nor a linear walk."""
         return self.micro_batch is None and self.crown_start == self.crown_end == 0
 
     @property
     def warmup_end(self) -> int:
-        """The last epoch of the ramp: from the next one on eps is whole and the regulariser is gone."""
+        """The last epoch of the ramp: from the next one on eps has its full value and the regularisers are off."""
         return self.warmup_start + self.warmup_length - 1

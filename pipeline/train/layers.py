@@ -1,4 +1,4 @@
-"""Which layers of a graph are hidden and which classify: told by its paths, never by the order of its modules."""
+"""Which layers of a graph are hidden and which classify, by the paths of the graph and never by the order of its modules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def layer_of(op: nn.Module) -> Layer | None:
-    """The layer with weights that an operator is, alone or joined with its BatchNorm; None for any other operator."""
+    """An operator's layer with weights, alone or joined with its BatchNorm; None for any other operator."""
     inner = op.affine if isinstance(op, AffineBN) else op
     return inner if isinstance(inner, LAYERS) else None
 
@@ -25,12 +25,12 @@ def layers(plan: Plan) -> tuple[Step, ...]:
 
 
 def consumers(plan: Plan) -> dict[int, tuple[Step, ...]]:
-    """The steps that read each node."""
-    found: dict[int, list[Step]] = {i: [] for i in range(plan.size)}
+    """The steps that read each node, by its index."""
+    readers: dict[int, list[Step]] = {i: [] for i in range(plan.size)}
     for step in plan.steps:
         for a in dict.fromkeys(step.args):
-            found[a].append(step)
-    return {i: tuple(steps) for i, steps in found.items()}
+            readers[a].append(step)
+    return {i: tuple(steps) for i, steps in readers.items()}
 
 
 def is_affine(step: Step) -> bool:
@@ -40,52 +40,52 @@ def is_affine(step: Step) -> bool:
 def hidden(plan: Plan) -> frozenset[int]:
     """The nodes with a nonlinearity on some path to the logits; a layer that is not among them classifies.
 
-    A Softmax that ends the graph is set aside, as it is for the margins.
+    A Softmax at the end of the graph does not count, as it does not for margins.
     """
     outputs = set(plan.before_softmax()[0].outputs if len(plan.outputs) == 1 else plan.outputs)
-    reaches, found = set(outputs), set()
+    reaching, nodes = set(outputs), set()
     for step in reversed(plan.steps):
-        if step.index not in reaches:
+        if step.index not in reaching:
             continue
         for a in step.args:
-            reaches.add(a)
-            if step.index in found or not is_affine(step):
-                found.add(a)
-    return frozenset(found)
+            reaching.add(a)
+            if step.index in nodes or not is_affine(step):
+                nodes.add(a)
+    return frozenset(nodes)
 
 
 def first_layers(plan: Plan) -> tuple[Step, ...]:
     """The layers that no other layer precedes."""
     behind: set[int] = set()
-    found = []
+    first = []
     for step in plan.steps:
         after = any(a in behind for a in step.args)
         if layer_of(step.op) is not None and not after:
-            found.append(step)
+            first.append(step)
         if after or layer_of(step.op) is not None:
             behind.add(step.index)
-    return tuple(found)
+    return tuple(first)
 
 
 def varying(plan: Plan) -> frozenset[int]:
     """The nodes that depend on an input."""
-    found = set(plan.inputs)
+    nodes = set(plan.inputs)
     for step in plan.steps:
-        if any(a in found for a in step.args):
-            found.add(step.index)
-    return frozenset(found)
+        if any(a in nodes for a in step.args):
+            nodes.add(step.index)
+    return frozenset(nodes)
 
 
 def follows_sum(plan: Plan, step: Step) -> bool:
     """Whether a sum of two varying values lies between ``step`` and the layers before it, on some path."""
     by_index, varies = {s.index: s for s in plan.steps}, varying(plan)
-    pending, seen = list(step.args), set()
+    pending, visited = list(step.args), set()
     while pending:
         index = pending.pop()
         before = by_index.get(index)
-        if index in seen or before is None or layer_of(before.op) is not None:
+        if index in visited or before is None or layer_of(before.op) is not None:
             continue
-        seen.add(index)
+        visited.add(index)
         if isinstance(before.op, ops.Add | ops.Sub) and all(a in varies for a in before.args):
             return True
         pending.extend(before.args)
@@ -93,18 +93,18 @@ def follows_sum(plan: Plan, step: Step) -> bool:
 
 
 def feeds_layers_only_directly(plan: Plan, step: Step) -> bool:
-    """Whether ``step`` reaches the layers after it on paths without any nonlinearity, and reaches no nonlinearity before."""
+    """Whether ``step`` reaches a layer after it, and every path to the next layers is free of nonlinearities."""
     readers = consumers(plan)
-    pending, seen, reached = [step.index], set(), False
+    pending, visited, reaches_layer = [step.index], set(), False
     while pending:
         for reader in readers[pending.pop()]:
-            if reader.index in seen:
+            if reader.index in visited:
                 continue
-            seen.add(reader.index)
+            visited.add(reader.index)
             if layer_of(reader.op) is not None:
-                reached = True
+                reaches_layer = True
             elif not is_affine(reader):
                 return False
             else:
                 pending.append(reader.index)
-    return reached
+    return reaches_layer

@@ -23,17 +23,16 @@ def train(
     execution: Execution = PLAIN,
     crew: Crew = ALONE,
 ) -> Iterator[Event]:
-    """Train a copy of the task's network after its recipe and yield Started, Batch, Epoch and at last Finished.
+    """Train a copy of the task's network by its recipe and yield Started, BatchDone, Epoch and at last Finished.
 
-    With ``select = "held-out"`` the epoch that certifies most of the held-out part, once eps is whole, is the one delivered.
     With ``checkpoint`` the run is saved at the end of an epoch, as often as takes no more than a fiftieth of the time, and when
-    it stops or finishes; the same call goes on from there, to the same result. ``should_stop`` is asked after each batch. Each
-    process of a ``crew`` is given the same and ends with the same; what is learnt, and the checkpoint, which the first one
-    writes, are those of one process but for rounding. Raises UsageError (2) for another run's checkpoint, Diverged (6) for a
-    loss that is not finite, Preempted (75) when asked to stop.
+    it stops or finishes; the same call goes on from there, to the same result. ``should_stop`` is called after each batch. Every
+    process of a ``crew`` is given the same arguments and yields the same events; weights and checkpoint, which the first one
+    writes, are those of a single process but for rounding. Raises UsageError (2) for another run's checkpoint, Diverged (6) for
+    a loss or gradient that is not finite, Preempted (75) where ``should_stop`` says so.
     """
     session = TrainingSession(task, device, checkpoint, execution, crew)
-    yield session.started()
+    yield session.start()
     while not session.over:
         yield from session.train_epoch(should_stop)
-    yield session.finished()
+    yield session.finish()

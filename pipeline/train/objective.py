@@ -11,22 +11,25 @@ from torch import Tensor
 
 from pipeline.bounds.ibp import lockstep
 from pipeline.bounds.margins import Head
-from pipeline.core.interval import Interval, Lockstep, full
+from pipeline.core.interval import Interval, Lockstep, at_least_float32
 from pipeline.core.network import Network
 from pipeline.core.threat import clipped_box
 from pipeline.distributed.sync_batch import WHOLE, Batch
-from pipeline.train.accumulate import MicroBatch, accumulated
-from pipeline.train.adversary import attacked
+from pipeline.train.accumulate import MicroBatch, accumulate
+from pipeline.train.adversary import adversarial_points
 from pipeline.train.batch_network import batch_network, empty_, shells_of
 from pipeline.train.hyperparameters import Recipe
 from pipeline.train.losses import LOSSES, LossInput
 from pipeline.train.losses.loss import logits
 from pipeline.train.regularise import regularisers
 
+LARGEST_LOSS = 20
+"""The binary exponent up to which a loss is differentiated without a factor."""
+
 
 @dataclass(frozen=True)
 class Phase:
-    """What an epoch asks of its batches: decided by Python once an epoch, so that the step has no branch on a tensor."""
+    """Which terms the loss of an epoch has: decided in Python once an epoch, so that no branch of a step depends on a tensor."""
 
     robust: bool
     """Whether the loss is the robust one (eps has left zero) or the natural one."""
@@ -42,7 +45,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Terms:
-    """The loss of a batch and its parts (means), and how many of its samples are correct and certified; zero if not computed."""
+    """The loss of a batch, its terms (means) and its counts of correct and certified samples; zero where not computed."""
 
     loss: Float[Tensor, ""]
     natural: Float[Tensor, ""]
@@ -55,12 +58,12 @@ class Terms:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The numbers that move from step to step, as device tensors, so that a compiled step serves the whole run."""
+    """The numbers that change from step to step, as tensors on the device, so that one compiled step serves the whole run."""
 
     eps: Float[Tensor, ""]
     """The radius, in the units of the input."""
     weight: Float[Tensor, ""]
-    """Of the regularisers (lambda)."""
+    """The weight of the regularisers (lambda)."""
     kappa: Float[Tensor, ""]
     """The share of the natural loss."""
     progress: Float[Tensor, ""]
@@ -71,8 +74,8 @@ class Objective:
     """``kappa CE(z) + (1 - kappa) L + weight (tightness + balance)``; before eps leaves zero, ``CE(z)`` takes the place of L.
 
     ``L`` is the loss that the recipe names (see ``losses``); the terms after it are those of Shi et al., arXiv 2103.17268,
-    section 3. BatchNorms in train mode take their statistics from the clean batch, and what is attacked or bounded is the
-    network under these, so that all terms speak of one function and the running statistics see clean data alone.
+    section 3. BatchNorms in train mode take their statistics from the clean batch, and attacks and bounds are of the network
+    under these statistics: all terms are about one function, and the running statistics see clean data alone.
     """
 
     def __init__(self, network: Network, recipe: Recipe):
@@ -93,15 +96,15 @@ class Objective:
         low: float = 0.0,
         high: float = 1.0,
     ) -> Terms:
-        """The terms of one batch.
+        """The terms of one batch of samples ``x`` with labels ``y``.
 
-        ``draw``, uniform in [0, 1], is where the attack of a loss that attacks begins; ``[low, high]`` is the valid range of
-        the input; ``batch`` says which part of a batch the samples are.
+        ``draw``, uniform in [0, 1], places the start of an attack in its box, for losses that attack; ``[low, high]`` is the
+        valid range of the input; ``batch`` says which part of a batch the samples are.
         """
         if not (phase.robust or phase.regularised):
             if batch.whole:
                 return self._natural(logits(top, x), y)
-            # The layers of torch.nn know no other statistics than those of the samples that they are given.
+            # The BatchNorms of torch.nn would take statistics of this process's samples alone.
             clean = batch_network(top.plan, x, self.shells, batch=batch)
             empty_(self.shells)
             return self._natural(clean.logits, y)
@@ -112,15 +115,15 @@ class Objective:
         return self._in_one_walk(top, x, y, box, now, phase, batch)
 
     def _natural(self, logits: Tensor, y: Tensor) -> Terms:
-        """The natural loss alone."""
-        natural, zero = F.cross_entropy(full(logits).flatten(1), y), torch.zeros_like(logits.flatten()[0])
+        """The terms of the natural loss alone."""
+        natural, zero = F.cross_entropy(at_least_float32(logits).flatten(1), y), torch.zeros_like(logits.flatten()[0])
         correct = (logits.detach().flatten(1).argmax(1) == y).sum().to(logits.dtype)
         return Terms(natural, natural.detach(), zero, zero, zero, correct, zero)
 
     def _in_one_walk(
         self, top: Head, x: Tensor, y: Tensor, box: Interval, now: Schedule, phase: Phase, batch: Batch
     ) -> Terms:
-        """Clean values and boxes side by side: no value is computed twice."""
+        """Clean values and boxes in one lockstep walk: no value is computed twice."""
         values = lockstep(top.plan, x, box, batch=batch)
         logits = values[top.index]
         assert isinstance(logits, Lockstep)
@@ -131,7 +134,7 @@ class Objective:
         if phase.regularised:
             tightness, balance = regularisers(top.plan, values, tau=self.recipe.tau, batch=batch)
             terms = replace(terms, tightness=tightness, balance=balance)
-        return self._joined(terms, now, phase)
+        return self._with_loss(terms, now, phase)
 
     def _in_two_walks(
         self,
@@ -144,26 +147,26 @@ class Objective:
         phase: Phase,
         batch: Batch,
     ) -> Terms:
-        """The clean batch first, for its statistics; then the network under these, at attacked points or a part at a time."""
+        """First the clean batch, for its statistics; then the network under these, at attacked points or a part at a time."""
         clean = batch_network(top.plan, x, self.shells, batch=batch)
-        here, recipe = replace(top, plan=clean.plan), self.recipe
+        fixed, recipe = replace(top, plan=clean.plan), self.recipe
         terms, points = self._natural(clean.logits, y), x
         if draw is not None:
-            points = attacked(here, box, y, draw, steps=recipe.adversary_steps, step=recipe.adversary_step)
+            points = adversarial_points(fixed, box, y, draw, steps=recipe.adversary_steps, step=recipe.adversary_step)
 
         def part(of: Head, rows: slice) -> MicroBatch:
             return self._part(of, points[rows], box[rows], y[rows], now.progress, phase)
 
         if recipe.micro_batch is None:
-            whole = part(here, slice(None))
+            whole = part(fixed, slice(None))
             terms = replace(terms, robust=whole.worst / len(y), certified=whole.certified)
             if phase.regularised:
                 tightness, balance = regularisers(top.plan, whole.values, tau=recipe.tau, batch=batch)
                 terms = replace(terms, tightness=tightness, balance=balance)
             empty_(self.shells)
-            return self._joined(terms, now, phase)
+            return self._with_loss(terms, now, phase)
         share = 1 - self._kappa(now, phase)
-        done = accumulated(
+        total = accumulate(
             top,
             clean,
             list(self.network.trainable().values()),
@@ -179,17 +182,17 @@ class Objective:
         empty_(self.shells)
         return replace(
             terms,
-            loss=(1 - share) * terms.loss + done.value,
-            robust=done.worst if phase.robust else terms.robust,
-            tightness=done.tightness,
-            balance=done.balance,
-            certified=done.certified,
+            loss=(1 - share) * terms.loss + total.value,
+            robust=total.worst if phase.robust else terms.robust,
+            tightness=total.tightness,
+            balance=total.balance,
+            certified=total.certified,
         )
 
     def _part(
         self, top: Head, points: Tensor, box: Interval, y: Int[Tensor, " batch"], progress: Tensor, phase: Phase
     ) -> MicroBatch:
-        """One walk over some samples, and the robust loss of these."""
+        """One walk over some of the samples, and their robust loss."""
         zero = torch.zeros((), dtype=points.dtype, device=points.device)
         bounded = self.loss.bounds or phase.regularised
         values = lockstep(top.plan, points, box) if bounded else ()
@@ -199,16 +202,26 @@ class Objective:
         return MicroBatch(worst, certified, values)
 
     def _kappa(self, now: Schedule, phase: Phase) -> Tensor:
-        """The share of the natural loss: all of it before the ramp."""
+        """The share of the natural loss: one before the ramp."""
         return now.kappa if phase.robust else torch.ones_like(now.kappa)
 
-    def _joined(self, terms: Terms, now: Schedule, phase: Phase) -> Terms:
-        """The terms with their loss, what is only shown cut off from gradients."""
+    def _with_loss(self, terms: Terms, now: Schedule, phase: Phase) -> Terms:
+        """The terms with the loss that they add up to; no gradient flows through any other of them."""
         loss = terms.robust if phase.robust else terms.loss
         if phase.robust and (self.recipe.natural_start or self.recipe.natural_end):
             loss = now.kappa * terms.loss + (1 - now.kappa) * terms.robust
         if phase.regularised:
             used = (terms.tightness if phase.tightness else 0) + (terms.balance if phase.balance else 0)
             loss = loss + now.weight * used
-        shown = {name: getattr(terms, name).detach() for name in ("robust", "tightness", "balance", "certified")}
-        return replace(terms, loss=loss, **shown)
+        detached = {name: getattr(terms, name).detach() for name in ("robust", "tightness", "balance", "certified")}
+        return replace(terms, loss=loss, **detached)
+
+
+def shrinkage(loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """The power of two by which a loss is divided before its gradient is taken: 1 up to ``2^LARGEST_LOSS``.
+
+    In nets of some fifty layers bounds begin beyond 1e18 and fall in the course of training; the squares of their gradients would
+    overflow float32 long before the gradients do.
+    """
+    _, exponent = torch.frexp(loss)
+    return torch.ldexp(torch.ones_like(loss), (exponent - LARGEST_LOSS).clamp(min=0))

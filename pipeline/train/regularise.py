@@ -1,7 +1,7 @@
-"""Idea 3: bounds kept tight and ReLU layers kept balanced while eps grows.
+"""Idea 3: two regularisers, for tight bounds and for balanced ReLU layers while eps grows.
 
-Both terms are functions of a few sums over the batch (``moments``). So the same code serves one process that holds the whole
-batch, several that hold a part each, and micro-batches: sums are added up first, and the terms computed from the total.
+Both are functions of a few sums over the batch (``moments``). So the same code serves one process that holds the whole batch,
+several that hold a part each, and micro-batches: the sums are added up first, and the terms computed from the total.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pipeline.core.interval import Lockstep, full
+from pipeline.core.interval import Lockstep, at_least_float32
 from pipeline.core.network import Plan
 from pipeline.distributed.sync_batch import WHOLE, Batch
 from pipeline.train.layers import first_layers
@@ -25,11 +25,11 @@ TINY = 1e-12
 def regularisers(
     plan: Plan, values: Sequence[Lockstep | Tensor | None], *, tau: float, batch: Batch = WHOLE
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Tightness and ReLU balance of a batch, from the values of one training walk (see ``terms_of``)."""
+    """Tightness and ReLU balance of a batch (see ``terms_of``), from the ``values`` of one lockstep walk, by node."""
     entering = values[plan.inputs[0]]
     assert isinstance(entering, Lockstep)
     tightness, balance = terms_of(batch.sum(moments(plan, values)), tau=tau)
-    precision = full(entering.center[:0]).dtype
+    precision = at_least_float32(entering.center[:0]).dtype
     return tightness.to(precision), balance.to(precision)
 
 
@@ -65,8 +65,8 @@ def terms_of(sums: Float[Tensor, "boxes 9"], *, tau: float) -> tuple[Float[Tenso
 def moments(plan: Plan, values: Sequence[Lockstep | Tensor | None]) -> Float[Tensor, "boxes 9"]:
     """The sums that the regularisers read, in float64: a row for the box that enters the network, one for each ReLU's.
 
-    A row holds ``n, sum r, sum c``; then ``n, sum c, sum c^2`` over the neurons that are surely active, and over those that
-    are surely inactive (Shi et al., section 3.3).
+    A row holds ``n, sum r, sum c``; then ``n, sum c, sum c^2`` over the neurons that are surely active (``c > r``), and over
+    those that are surely inactive (``c < -r``); Shi et al., section 3.3.
     """
     entering = [*(values[s.args[0]] for s in first_layers(plan)), values[plan.inputs[0]]][0]
     before = [values[s.args[0]] for s in plan.steps if isinstance(s.op, nn.ReLU)]
@@ -77,8 +77,8 @@ def moments(plan: Plan, values: Sequence[Lockstep | Tensor | None]) -> Float[Ten
 class _Moments(torch.autograd.Function):
     """A row of ``moments``, in one pass each way.
 
-    Sums are taken about the mean center, so that squares of large centers do not cancel, and moved to zero in float64. The
-    gradient is in closed form: what autograd would keep and read for it costs a third of a natural training step.
+    Sums are taken about the mean center, so that squares of large centers do not cancel, and shifted back in float64. The
+    gradient is in closed form: by autograd it would cost a third of a natural training step in memory traffic.
     """
 
     @staticmethod
@@ -87,7 +87,7 @@ class _Moments(torch.autograd.Function):
         shift = c.mean()
         deviation = c - shift
         shift64, count = shift.double(), torch.full_like(shift, c.numel(), dtype=torch.float64)
-        row = [count, full(radius).sum().double(), deviation.sum().double() + count * shift64]
+        row = [count, at_least_float32(radius).sum().double(), deviation.sum().double() + count * shift64]
         for side in sides:
             part = side * deviation
             n, first, second = side.sum().double(), part.sum().double(), part.mul_(deviation).sum().double()
@@ -108,8 +108,8 @@ class _Moments(torch.autograd.Function):
 
 
 def _sides(center: Tensor, radius: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The centers, and 1 where a neuron is surely active, and surely inactive: by signs, which are faster than comparisons."""
-    c, r = full(center), full(radius)
+    """The centers; 1 where a neuron is surely active, else 0; and likewise surely inactive. Signs are faster than comparisons."""
+    c, r = at_least_float32(center), at_least_float32(radius)
     return c, (c - r).relu_().sign_(), (c + r).neg_().relu_().sign_()
 
 
@@ -118,6 +118,6 @@ def _ratio(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
     The divisor is made safe before dividing: a ``where`` after it would turn the gradient into NaN.
     """
-    there = b > 0
-    q = a / torch.where(there, b, torch.ones_like(b))
-    return torch.minimum(q, 1 / q.clamp(min=TINY)), there
+    positive = b > 0
+    q = a / torch.where(positive, b, torch.ones_like(b))
+    return torch.minimum(q, 1 / q.clamp(min=TINY)), positive

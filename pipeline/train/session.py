@@ -25,7 +25,7 @@ SAVE_SHARE = 0.02
 
 
 class TrainingSession:
-    """A run from where its checkpoint left it, or from the beginning. Raises UsageError (2) for another run's checkpoint."""
+    """A run from its checkpoint on, or from the beginning. Raises UsageError (2) for another run's checkpoint."""
 
     def __init__(
         self,
@@ -52,15 +52,15 @@ class TrainingSession:
             masks=zeros,
             crew=crew,
         )
-        self.epoch, self.done = 1, 0
-        """The epoch at hand, and how many of its batches are done."""
+        self.epoch, self.batches_done = 1, 0
+        """The current epoch, and how many of its batches are done."""
         self.history: tuple[Record, ...] = ()
         self.best: dict[str, Any] | None = None
-        self.resumed, self.delivered = state is not None, state is not None and state["finished"]
+        self.resumed, self.complete = state is not None, state is not None and state["finished"]
         self._saved_at, self._cost = time.monotonic(), 0.0
         if state is not None:
             saved.restore(state, self.model, self.run.optimiser, self.run.average)
-            self.epoch, self.done, self.best = state["epoch"], state["step"], state["best"]
+            self.epoch, self.batches_done, self.best = state["epoch"], state["step"], state["best"]
             self.history = tuple(state["history"])
             self.run.totals.copy_(state["totals"])
 
@@ -69,24 +69,24 @@ class TrainingSession:
         """Whether all epochs are done."""
         return self.epoch > self.recipe.epochs
 
-    def started(self) -> Started:
-        """How long the run is, where it goes on, and what becomes of each layer."""
+    def start(self) -> Started:
+        """The first event: the length of the run, where it resumes, and where BatchNorm goes."""
         task, recipe = self.task, self.recipe
-        found = placements(task.network, task.sample, keep=recipe.bn == "keep") if recipe.full_bn else ()
-        resumed = (self.epoch - 1, self.done) if self.resumed else None
-        return Started(recipe.epochs, len(task.batches), resumed, found, self.history)
+        places = placements(task.network, task.sample, keep=recipe.bn == "keep") if recipe.full_bn else ()
+        resumed_at = (self.epoch - 1, self.batches_done) if self.resumed else None
+        return Started(recipe.epochs, len(task.batches), resumed_at, places, self.history)
 
     def train_epoch(self, should_stop: Callable[[], bool]) -> Iterator[BatchDone | Epoch | Fallback]:
-        """What is left of the epoch at hand. Raises Diverged (6), and Preempted (75) once asked to stop."""
+        """Train the rest of the current epoch. Raises Diverged (6), and Preempted (75) where ``should_stop`` says so."""
         began = time.monotonic()
         self.run.begin(self.epoch)
         yield from self._train_batches(should_stop)
-        record = self.run.record(self.task.held) | {"seconds": time.monotonic() - began}
+        record = self.run.record(self.task.held_out) | {"seconds": time.monotonic() - began}
         self.history = (*self.history, record)
         if self.recipe.select == "held-out" and self.epoch >= self.recipe.warmup_end:
             self._select(record)
         self.run.totals.zero_()
-        self.epoch, self.done = self.epoch + 1, 0
+        self.epoch, self.batches_done = self.epoch + 1, 0
         if (now := time.monotonic()) - self._saved_at >= self._cost / SAVE_SHARE:
             self.save()
             self._saved_at, self._cost = now, time.monotonic() - now
@@ -94,59 +94,59 @@ class TrainingSession:
 
     def _train_batches(self, should_stop: Callable[[], bool]) -> Iterator[BatchDone | Fallback]:
         steps = len(self.task.batches)
-        often, checked = max(1, steps // 20), self.done
+        interval, checked = max(1, steps // 20), self.batches_done
         try:
             for i, (x, y) in enumerate(self.task.batches.epoch(self.epoch)):
-                if i < self.done:
+                if i < self.batches_done:
                     continue
                 if reason := self.run.compare_compiled(i, x, y):
                     yield Fallback(reason)
                 self.run.step(i, x, y)
-                self.done = i + 1
+                self.batches_done = done = i + 1
                 if self.crew.any(should_stop()):
                     self.run.check()
                     self.save()
-                    raise Preempted(self._stopped())
-                if self.done % often == 0 or self.done == steps:
+                    raise Preempted(self._stop_message())
+                if done % interval == 0 or done == steps:
                     self.run.check()
-                    checked = self.done
-                if self.done % often == 0:
-                    yield BatchDone(self.epoch, self.done, self.run.eps[i], self.run.totals[0] / self.done)
+                    checked = done
+                if done % interval == 0:
+                    yield BatchDone(self.epoch, done, self.run.eps[i], self.run.totals[0] / done)
         except Diverged as error:
             raise Diverged(f"{error} {diagnosis(self.run, self.task.batches.epoch(self.epoch), checked)}") from None
 
-    def finished(self) -> Finished:
-        """The network that is delivered."""
-        if not self.delivered:
+    def finish(self) -> Finished:
+        """The last event, with the trained network; its checkpoint is saved."""
+        if not self.complete:
             self.run.deliver(None if self.best is None else self.best["model"])
             if self.recipe.population_bn:
-                # By each process alone: the layers of torch.nn take whole batches, and this is one pass in a whole run.
+                # Each process computes them alone: layers of torch.nn need whole batches, and this is one pass in a run.
                 population_statistics_(self.model, (x for x, _ in self.task.batches.epoch(self.epoch)))
             self.save(finished=True)
         trained = (
             fold(self.model, keep=self.recipe.bn == "keep") if self.recipe.full_bn else copy.deepcopy(self.model).eval()
         )
-        chosen = self.recipe.epochs if self.best is None else self.best["epoch"]
-        return Finished(trained.cpu(), self.history, chosen)
+        epoch = self.recipe.epochs if self.best is None else self.best["epoch"]
+        return Finished(trained.cpu(), self.history, epoch)
 
     def save(self, *, finished: bool = False) -> None:
-        """Write the checkpoint, if there is one; the first process does."""
+        """Write the checkpoint, where the run keeps one and this is the first process."""
         if self.checkpoint is None or not self.crew.leads:
             return
-        position = {"epoch": self.epoch, "step": self.done, "finished": finished, "history": list(self.history)}
+        position = {"epoch": self.epoch, "step": self.batches_done, "finished": finished, "history": list(self.history)}
         position |= {"totals": self.run.totals.cpu(), "best": self.best, "configuration": self.configuration}
         self.checkpoint.save(saved.snapshot(self.model, self.run.optimiser, self.run.average) | position)
 
     def _select(self, record: Record) -> None:
-        """Keep the weights of the epoch that certifies most of the held-out part, the later one where two are alike."""
+        """Keep the weights of the epoch that certifies most of the held-out part, the last one of equals."""
         if self.best is not None and record["held_certified"] < self.best["held_certified"]:
             return
-        with self.run.delivered():
+        with self.run.as_delivered():
             state = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
         self.best = {"epoch": int(record["epoch"]), "held_certified": record["held_certified"], "model": state}
 
-    def _stopped(self) -> str:
-        kept = "no checkpoint is kept"
+    def _stop_message(self) -> str:
+        resumption = "no checkpoint is kept"
         if self.checkpoint is not None:
-            kept = f"{self.checkpoint.path} holds it, and the same command goes on"
-        return f"training was stopped in epoch {self.epoch} of {self.recipe.epochs}; {kept}."
+            resumption = f"{self.checkpoint.path} holds it, and the same command goes on"
+        return f"training was stopped in epoch {self.epoch} of {self.recipe.epochs}; {resumption}."

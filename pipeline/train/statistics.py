@@ -1,4 +1,4 @@
-"""BatchNorm statistics taken from the data: before training, so that kept weights keep their function, and after it."""
+"""BatchNorm statistics from the data: before training, so that given weights keep their function, and after it."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from pipeline.core.ops import AffineBN, BatchNorm
 def start_from_statistics_(network: Network, batches: Iterable[Tensor]) -> None:
     """Give each inserted BatchNorm the data's mean and variance, and the ``gamma``, ``beta`` that undo them, in place.
 
-    ``gamma = sqrt(var + eps)``, ``beta = mean``: in eval mode the function stays what it was, while training normalises by
-    the batch. One pass serves all layers, since the function of none changes.
+    ``gamma = sqrt(var + eps)``, ``beta = mean``: in eval mode the network's function stays the same, while training normalises
+    by the batch. One pass over ``batches`` serves all layers, since no layer's function changes.
     """
     network.eval()
     plan = network.plan()
-    joined = [(s, s.op) for s in plan.steps if isinstance(s.op, AffineBN)]
-    at = {s.index: op.bn for s, op in joined if f"{s.name}.bn" in network.provenance.inserted}
-    seen: dict[int, tuple[int, Tensor, Tensor]] = {}
+    layers = [(s, s.op) for s in plan.steps if isinstance(s.op, AffineBN)]
+    norms = {s.index: op.bn for s, op in layers if f"{s.name}.bn" in network.provenance.inserted}
+    moments: dict[int, tuple[int, Tensor, Tensor]] = {}
     for x in batches:
-        values = walk.forward(plan, [x], lambda *_: None, keep=at)
-        for index in at:
+        values = walk.forward(plan, [x], lambda *_: None, keep=norms)
+        for index in norms:
             rows = values[index].double().movedim(1, -1).flatten(0, -2)
-            seen[index] = _merged(seen.get(index), rows)
-    for index, (count, mean, deviations) in seen.items():
-        bn, var = at[index], deviations / count
+            moments[index] = _merge(moments.get(index), rows)
+    for index, (count, mean, deviations) in moments.items():
+        bn, var = norms[index], deviations / count
         assert bn.running_mean is not None
         assert bn.running_var is not None
         bn.running_mean.copy_(mean)
@@ -40,8 +40,8 @@ def start_from_statistics_(network: Network, batches: Iterable[Tensor]) -> None:
         bn.bias.copy_(bn.running_mean)
 
 
-def _merged(before: tuple[int, Tensor, Tensor] | None, rows: Tensor) -> tuple[int, Tensor, Tensor]:
-    """Count, mean and sum of squared deviations per channel, with more rows (Chan, Golub, LeVeque 1983, eq. 2.1)."""
+def _merge(before: tuple[int, Tensor, Tensor] | None, rows: Tensor) -> tuple[int, Tensor, Tensor]:
+    """Count, mean and sum of squared deviations per channel, with ``rows`` added (Chan, Golub, LeVeque 1983, eq. 2.1)."""
     n = len(rows)
     var, mean = torch.var_mean(rows, 0, correction=0)
     if before is None:

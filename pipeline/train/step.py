@@ -1,4 +1,4 @@
-"""The moving parts of one run: model, optimiser, what the epoch at hand asks for, and its totals on the device."""
+"""The step of a training run: model, optimiser, the schedule of the current epoch, and its totals on the device."""
 
 from __future__ import annotations
 
@@ -23,30 +23,19 @@ from pipeline.train.average import Average
 from pipeline.train.compiled import Compiled
 from pipeline.train.execution import PLAIN, Execution
 from pipeline.train.hyperparameters import Recipe
-from pipeline.train.objective import Objective, Phase, Schedule, Terms
+from pipeline.train.objective import Objective, Phase, Schedule, Terms, shrinkage
 from pipeline.train.schedule import learning_rate, regulariser_weight, smoothed
 
 TERMS = ("loss", "natural", "robust", "tightness", "balance", "correct", "certified")
 FUSED = ("cpu", "cuda")
-"""Devices whose optimisers take a step in one kernel, or none at all, by a number that stays on the device."""
-LARGEST_LOSS = 20
-"""The binary exponent up to which a loss is differentiated as it is."""
-
-
-def shrinkage(loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """The power of two by which a loss is divided before its gradient is taken: 1 up to ``2^LARGEST_LOSS``.
-
-    In nets of some fifty layers bounds begin beyond 1e18 and come down in the course of training; the squares of their gradients
-    would leave the range of float32 long before the gradients do.
-    """
-    _, exponent = torch.frexp(loss)
-    return torch.ldexp(torch.ones_like(loss), (exponent - LARGEST_LOSS).clamp(min=0))
+"""Devices with fused optimisers: one kernel takes the step, or skips it by a flag that stays on the device."""
 
 
 class Trainer:
-    """Takes steps on ``model`` in place; nothing is read back from the device but by ``check`` and ``record``.
+    """Takes steps on ``model`` in place; only ``check`` and ``record`` wait for the device.
 
-    Each of a ``crew`` is given the whole batches and takes its part of each; what it steps by and totals is that of the whole.
+    Every process of a ``crew`` is given whole batches and computes on its part of each; gradients and totals are those of the
+    whole batch. Raises InputRejected (3) for a network without a trainable parameter.
     """
 
     def __init__(
@@ -79,12 +68,12 @@ class Trainer:
         )
         self.failed = torch.zeros((), device=self.device)
         if self.fused:
-            # A fused optimiser takes no step while this is one: after the first loss or gradient that is not finite the
-            # weights stay what they were, for ``diagnosis`` to look at.
+            # A fused optimiser takes no step while this is one: from the first loss or gradient that is not finite on, the
+            # weights stay as they are, for ``diagnosis`` to read.
             self.optimiser.found_inf = self.failed
         self.penalised = [p for p in self.parameters if p.dim() > 1] if recipe.l1 else []
-        named = dict(model.graph.named_parameters())
-        self.masks = [(named[name], mask.to(named[name])) for name, mask in (masks or {}).items()]
+        by_name = dict(model.graph.named_parameters())
+        self.masks = [(by_name[name], mask.to(by_name[name])) for name, mask in (masks or {}).items()]
         self.average = Average(model, recipe.ema) if recipe.ema else None
         self.margins = MarginBounds(model)
         objective = Objective(model, recipe)
@@ -93,7 +82,7 @@ class Trainer:
         self.totals = torch.zeros(len(TERMS) + 2, dtype=torch.float64, device=self.device)
 
     def begin(self, epoch: int) -> None:
-        """Set learning rate, phase, eps and lambda of an epoch, the latter two for all its batches at once."""
+        """Set learning rate and phase of an epoch (from one), and eps and lambda of each of its batches."""
         r, n, final = self.recipe, self.steps_per_epoch, self.eps_max
         self.rate = learning_rate(epoch, base=r.learning_rate, decays=r.decay_epochs, factor=r.decay_factor)
         for group in self.optimiser.param_groups:
@@ -104,7 +93,7 @@ class Trainer:
         self.eps = [smoothed(s, start=start, end=end, final=final, beta=r.beta, mid=r.mid) for s in steps]
         self.weights = [regulariser_weight(e, final=final, weight=r.reg_weight) for e in self.eps]
         self.epoch = epoch
-        # The boxes that a regulariser reads never shrink to points; the loss reads the same ones.
+        # The boxes that a regulariser reads never shrink to points; the loss reads the same boxes.
         floor = r.eps_floor if warm else 0.0
         radii = [max(e, floor) * (self.high - self.low) for e in self.eps]
         progress = [e / final if final else 1.0 for e in self.eps]
@@ -124,14 +113,14 @@ class Trainer:
                 module.eval()
 
     def step(self, i: int, x: Float[Tensor, " batch *features"], y: Int[Tensor, " batch"]) -> None:
-        """Batch ``i`` of the epoch, from zero."""
+        """Take the step of batch ``i`` of the epoch, from zero: ``x`` in units of the data, ``y`` the labels."""
         self.optimiser.zero_grad(set_to_none=True)
         part = part_of(len(y), self.crew)
         with self.execution.arithmetic():
             with self.execution.products(self.device):
                 terms = self.terms(i, self.execution.arrange(x[part.rows]), y[part.rows], part)
-            told = self.of_the_whole(terms, part)
-            scale = shrinkage(told[0])
+            values = self.reduce(terms, part)
+            scale = shrinkage(values[0])
             terms.loss.backward(part.share / scale)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         self.crew.add_(gradients)
@@ -140,41 +129,41 @@ class Trainer:
                 parameter.grad.mul_(mask)
         norm = nn.utils.get_total_norm(gradients)
         torch._foreach_mul_(gradients, torch.minimum(self.recipe.clip_norm / (norm + 1e-6 / scale), scale))
-        self.failed.copy_(torch.maximum(self.failed, (~torch.isfinite(norm + told[0])).to(self.failed)))
+        self.failed.copy_(torch.maximum(self.failed, (~torch.isfinite(norm + values[0])).to(self.failed)))
         self.optimiser.step()
         if self.average is not None and self.epoch > self.recipe.warmup_end:
             self.average.update()
-        self.totals[:-2] += told
+        self.totals[:-2] += values
         self.totals[-2] += len(y)
         self.totals[-1] = self.failed
 
-    def of_the_whole(self, terms: Terms, part: Batch) -> Float[Tensor, " terms"]:
-        """``TERMS`` of the whole batch, from those of a part: means by its share of the samples, counts as they are."""
-        told = torch.stack([getattr(terms, t).detach() for t in TERMS])
+    def reduce(self, terms: Terms, part: Batch) -> Float[Tensor, " terms"]:
+        """``TERMS`` of the whole batch, from those of each process's part: means weighted by its share, counts added."""
+        values = torch.stack([getattr(terms, t).detach() for t in TERMS])
         if self.crew.world > 1:
-            told[:-2] *= part.share
-            self.crew.add_([told])
-        return told
+            values[:-2] *= part.share
+            self.crew.add_([values])
+        return values
 
     def compare_compiled(self, i: int, x: Float[Tensor, " batch *features"], y: Int[Tensor, " batch"]) -> str:
-        """Compare the gradients of batch ``i``, compiled and eager, where that is due: see ``Compiled``."""
+        """Compare the compiled and the eager gradient of batch ``i`` where that is due: see ``Compiled.compare``."""
         if not self.objective.due(self.epoch):
             return ""
         compiled, eager = (self._gradient(i, x, y, f) for f in (self.objective.compiled, self.objective.eager))
         return self.objective.compare(self.epoch, compiled, eager, self.crew)
 
     def _gradient(self, i: int, x: Tensor, y: Tensor, objective: Callable[..., Terms]) -> Float[Tensor, " weights"]:
-        """Of batch ``i``, by an objective; running statistics do not move."""
-        held = {name: buffer.clone() for name, buffer in self.model.graph.named_buffers()}
+        """The gradient of batch ``i`` by an objective, flat; running statistics do not move."""
+        buffers = {name: buffer.clone() for name, buffer in self.model.graph.named_buffers()}
         part = part_of(len(y), self.crew)
         with self.execution.arithmetic():
             with self.execution.products(self.device):
                 loss = self.terms(i, self.execution.arrange(x[part.rows]), y[part.rows], part, objective).loss
-            found = torch.autograd.grad(loss / shrinkage(loss.detach()), self.parameters, allow_unused=True)
+            gradients = torch.autograd.grad(loss / shrinkage(loss.detach()), self.parameters, allow_unused=True)
         with torch.no_grad():
             for name, buffer in self.model.graph.named_buffers():
-                buffer.copy_(held[name])
-        return torch.cat([g.flatten().double() for g in found if g is not None])
+                buffer.copy_(buffers[name])
+        return torch.cat([g.flatten().double() for g in gradients if g is not None])
 
     def terms(
         self,
@@ -184,10 +173,10 @@ class Trainer:
         part: Batch = WHOLE,
         objective: Callable[..., Terms] | None = None,
     ) -> Terms:
-        """The loss of batch ``i``, of which the samples are a part, and what it is made of."""
+        """The loss of batch ``i``, of which the samples are ``part``, and its terms."""
         draw = None
         if self.loss.attacks:
-            # A function of the seed and the step alone: an interrupted run draws what an uninterrupted one would.
+            # A function of the seed and the step alone: an interrupted run draws the same numbers as an uninterrupted one.
             position = self.epoch * self.steps_per_epoch + i
             self.draws.manual_seed((self.recipe.seed * 0x9E3779B97F4A7C15 + position) % (1 << 63))
             draw = part.uniform(x.shape, self.draws, x)
@@ -202,7 +191,7 @@ class Trainer:
         )
 
     def check(self) -> list[float]:
-        """The totals read back; raises Diverged where a loss or a gradient was not finite."""
+        """Read the totals back from the device. Raises Diverged (6) where a loss or a gradient was not finite."""
         *totals, failed = self.totals.tolist()
         if failed or not math.isfinite(totals[0]):
             raise Diverged(
@@ -211,30 +200,30 @@ class Trainer:
             )
         return totals
 
-    def record(self, held: tuple[Tensor, Tensor] | None) -> dict[str, int | float]:
-        """The epoch in numbers (see ``Epoch``)."""
+    def record(self, held_out: tuple[Tensor, Tensor] | None) -> dict[str, int | float]:
+        """The figures of the epoch (see ``Epoch``), with accuracies on the held-out samples and labels. Raises Diverged (6)."""
         *sums, samples = self.check()
         means = dict(zip(TERMS[:5], (s / self.steps_per_epoch for s in sums), strict=False))
-        found: dict[str, int | float] = {
+        record: dict[str, int | float] = {
             "epoch": self.epoch,
             "eps": self.eps[-1],
             "lambda": self.weights[-1] if self.phase.regularised else 0.0,
         }
-        found |= {"lr": self.rate} | means
-        found |= {"train_natural": sums[5] / samples, "train_certified": sums[6] / samples}
-        if held is not None and len(held[1]):
-            with self.delivered(), PLAIN.arithmetic():
-                natural, certified = self.accuracy(*held)
-            found |= {"held_natural": natural, "held_certified": certified}
-        return found
+        record |= {"lr": self.rate} | means
+        record |= {"train_natural": sums[5] / samples, "train_certified": sums[6] / samples}
+        if held_out is not None and len(held_out[1]):
+            with self.as_delivered(), PLAIN.arithmetic():
+                natural, certified = self.accuracy(*held_out)
+            record |= {"held_natural": natural, "held_certified": certified}
+        return record
 
-    def delivered(self) -> AbstractContextManager[None]:
-        """The model as it would be delivered now: with the mean of its weights, where the recipe takes one."""
+    def as_delivered(self) -> AbstractContextManager[None]:
+        """Inside, the model has the weights that it would be delivered with: their running mean, where the recipe takes one."""
         return nullcontext() if self.average is None else self.average.in_place()
 
     @torch.no_grad()
     def deliver(self, state: Mapping[str, Tensor] | None = None) -> None:
-        """Leave in the model what the recipe delivers: the weights given, else the mean, else the last."""
+        """Give the model the weights that the recipe delivers: ``state``, else the running mean, else the last weights."""
         if state is not None:
             self.model.load_state_dict(state)
         elif self.average is not None and self.average.steps:
@@ -244,8 +233,8 @@ class Trainer:
     def accuracy(self, x: Tensor, y: Tensor, *, chunk: int = 256) -> tuple[float, float]:
         """Natural and certified accuracy in eval mode at the full eps, by IBP in the precision of training."""
         self.model.eval()
-        samples, mine = len(y), self.crew.rows(len(y))
-        x, y = x[mine], y[mine]
+        samples, rows = len(y), self.crew.rows(len(y))
+        x, y = x[rows], y[rows]
         counts = torch.zeros(2, dtype=torch.int64, device=self.device)
         for xs, ys in zip(x.split(chunk), y.split(chunk), strict=True) if len(y) else ():
             box = clipped_box(xs, self.eps_max * (self.high - self.low), self.low, self.high)

@@ -1,4 +1,4 @@
-"""What a training run is asked to do, and the network in the form in which it trains."""
+"""The task of a training run, and its network in the form in which it trains."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from pipeline.train.statistics import start_from_statistics_
 class Batches(Protocol):
     """Training data: the same number of batches ``(x, y)`` of one shape in every epoch, on the device, in pixel units.
 
-    What an epoch holds depends on its number alone, so that an interrupted run sees what an uninterrupted one would.
+    The batches of an epoch depend on its number alone, so that an interrupted run sees the same ones as an uninterrupted run.
     """
 
     def __len__(self) -> int: ...
@@ -38,7 +38,7 @@ class Batches(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A network, the data it is trained on, and the perturbations that it is to withstand.
+    """A network, the data it is trained on, and the radius of the perturbations that it is to withstand.
 
     Raises InputRejected (3) for a network that cannot be trained.
     """
@@ -48,12 +48,12 @@ class Task:
     recipe: Recipe
     eps: Fraction
     """As a fraction of the valid range ``[low, high]`` of the data."""
-    held: tuple[Float[Tensor, " n *features"], Int[Tensor, " n"]] | None = None
-    """Samples that are watched and never trained on."""
+    held_out: tuple[Float[Tensor, " n *features"], Int[Tensor, " n"]] | None = None
+    """Samples and labels to measure accuracy on after each epoch; never trained on."""
     low: float = 0.0
     high: float = 1.0
     identity: Mapping[str, str] = field(default_factory=dict)
-    """Digests of what else must be the same when a run goes on (the data, the file)."""
+    """Digests of everything else that must be the same for a run to resume (the data, the file)."""
 
     def __post_init__(self) -> None:
         inputs, outputs = self.network.inputs, self.network.outputs
@@ -66,11 +66,11 @@ class Task:
 
     @property
     def sample(self) -> Tensor:
-        """Two samples, for what depends on shapes alone."""
+        """Two samples, from which shapes are read."""
         return next(iter(self.batches.epoch(1)))[0][:2]
 
     def configuration(self, execution: Execution) -> dict[str, Any]:
-        """Everything that what is learnt depends on: a checkpoint belongs to one such configuration."""
+        """Everything that the trained weights depend on: a checkpoint belongs to one such configuration."""
         recipe = {f"recipe.{k}": v for k, v in self.recipe.model_dump(mode="json").items()}
         data = {"eps": str(self.eps), "range": [self.low, self.high], "steps_per_epoch": len(self.batches)}
         arithmetic = {"precision": execution.precision, "channels_last": execution.channels_last}
@@ -84,7 +84,11 @@ def prepare(
     fresh: bool = True,
     masks: Mapping[str, Tensor] | None = None,
 ) -> Network:
-    """The training form of the network on ``device``, as a copy: BatchNorm inserted and weights drawn as the recipe says."""
+    """A copy of the network on ``device`` in its training form, with BatchNorm inserted and weights drawn as the recipe says.
+
+    ``fresh``: whether the run begins, so that weights and statistics are initialised; a checkpoint restores them otherwise.
+    ``masks``: one or zero for each entry of a pruned weight, by its name in the training form (see ``masks_of``).
+    """
     recipe = task.recipe
     model = _with_batch_norm(task)
     if fresh and recipe.init == "reinit":
@@ -96,12 +100,12 @@ def prepare(
 
 
 def masks_of(task: Task) -> dict[str, Tensor]:
-    """The zeros that are to stay, under the names that weights have in the training form."""
+    """The masks of the weights whose zeros the recipe keeps, by their names in the training form."""
     return masks(_with_batch_norm(task)) if task.recipe.keep_sparsity else {}
 
 
 def _with_batch_norm(task: Task) -> Network:
-    """A copy of the network, with BatchNorm inserted where the recipe asks for it."""
+    """A copy of the network, with BatchNorm inserted where the recipe says so."""
     if not task.recipe.full_bn:
         return copy.deepcopy(task.network)
     return insert(task.network, task.sample, keep=task.recipe.bn == "keep")

@@ -13,7 +13,7 @@ from pipeline.bounds.margins import MarginBounds
 from pipeline.certify import PGD, attack
 from pipeline.core import ops
 from pipeline.core.rounding import Outward
-from pipeline.core.threat import L2Ball, LinfBall, Region, joined
+from pipeline.core.threat import L2Ball, LinfBall, Region, concatenate
 from pipeline.methods import METHODS
 from pipeline.results import Verdict
 from tests import nets
@@ -62,7 +62,7 @@ def test_regions_of_many_sizes_bound_as_each_alone():
     sizes = [Fraction(i, 60) for i in range(1, 7)]
     for kind in (L2Ball, LinfBall):
         parts = [kind(e).region(x[i : i + 1]) for i, e in enumerate(sizes)]
-        together = joined(parts)
+        together = concatenate(parts)
         assert isinstance(together, Region)
         bounds = MarginBounds(network, method="crown-ibp")
         alone = torch.cat([bounds.least(part, labels[i : i + 1]) for i, part in enumerate(parts)])

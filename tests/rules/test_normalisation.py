@@ -70,14 +70,14 @@ def test_boxes_and_planes_hold_dense_samples(case, radius, rounding):
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
 def test_what_planes_lose_is_of_second_order(case):
-    lost = []
+    gaps = []
     for radius in (1e-2, 1e-3):
         op, x = draw(case, radius)
         form = rows(x.center.shape)
         (pulled,) = rule_for(op).relax(op, x).pull_back(form)
-        lost.append(float(excess(op, x, form, pulled, x.center[None]).max()))
-        assert lost[-1] < 0.2 * float(rule_for(op).interval(op, x).radius.max())
-    assert lost[1] < lost[0] / 50
+        gaps.append(float(excess(op, x, form, pulled, x.center[None]).max()))
+        assert gaps[-1] < 0.2 * float(rule_for(op).interval(op, x).radius.max())
+    assert gaps[1] < gaps[0] / 50
 
 
 @torch.no_grad()

@@ -17,8 +17,8 @@ def pulled(box: Interval, alpha: float | None = None) -> LinearForm:
     relaxation = rule_for(RELU).relax(RELU, box)
     form = LinearForm(torch.ones(1, *box.center.shape, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64))
     slopes = None if alpha is None else torch.full_like(form.coeff, alpha)[None]
-    (found,) = relaxation.pull_back(form, slopes)
-    return found
+    (form_back,) = relaxation.pull_back(form, slopes)
+    return form_back
 
 
 def test_an_undefined_box_has_undefined_lines() -> None:

@@ -89,7 +89,7 @@ def test_planes_hold_to_the_last_bit(op, center):
 
 @pytest.mark.parametrize("op", OPS, ids=NAMES)
 def test_on_small_boxes_planes_are_tighter_than_constants_by_an_order(op):
-    lost = []
+    gaps = []
     for radius in (1e-2, 1e-3):
         x = draw(1, 6, radius=radius)
         form = LinearForm(rows(6), torch.zeros(12, 1).double())
@@ -97,8 +97,8 @@ def test_on_small_boxes_planes_are_tighter_than_constants_by_an_order(op):
         at_center = (op(x.center) @ form.coeff[:, 0].T) - (x.center @ pulled.coeff[:, 0].T + pulled.const[:, 0])
         box = rule_for(op).interval(op, x)
         assert float(at_center.max()) < 0.1 * float(box.radius.max())
-        lost.append(float(at_center.max()))
-    assert lost[1] < lost[0] / 50
+        gaps.append(float(at_center.max()))
+    assert gaps[1] < gaps[0] / 50
 
 
 @pytest.mark.parametrize("op", OPS, ids=NAMES)

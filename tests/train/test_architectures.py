@@ -143,8 +143,8 @@ def points(n: int = 90) -> tuple[Tensor, Tensor]:
 def trained(network: Network, name: str, **settings: object) -> Finished:
     x, y = points()
     short = {"epochs": 4, "warmup_start": 2, "warmup_length": 2, "batch_size": 15, "learning_rate": 5e-3}
-    asked = recipe(name, input_shape=(2, 6, 6), n_train=len(x), **(short | settings))
-    *_, last = train(Task(network, Loader(x, y, batch_size=15, seed=0), asked, Fraction(1, 50), (x, y)))
+    hyperparameters = recipe(name, input_shape=(2, 6, 6), n_train=len(x), **(short | settings))
+    *_, last = train(Task(network, Loader(x, y, batch_size=15, seed=0), hyperparameters, Fraction(1, 50), (x, y)))
     assert isinstance(last, Finished)
     return last
 

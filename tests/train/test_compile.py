@@ -51,7 +51,7 @@ import sys
 from pipeline.train.execution import Execution
 from tests.train.test_execution import alike
 
-execution = Execution.of("cpu", sys.argv[1], True).tried("cpu")
+execution = Execution.of("cpu", sys.argv[1], True).try_compiling("cpu")
 print(execution.describe())
 if execution.compiled:
     alike("cpu", execution, 0.999, 0.02, sys.argv[2])
@@ -144,9 +144,9 @@ def test_a_step_with_a_sum_and_a_join_compiles_without_a_break(name: str) -> Non
 @pytest.mark.parametrize("name", ["shi2021", "fast"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_compiled_steps_learn_much_the_same(precision: str, name: str) -> None:
-    told = alone(LEARNS, precision, name)
-    if "not compiled" in told:
-        pytest.skip(told)
+    output = alone(LEARNS, precision, name)
+    if "not compiled" in output:
+        pytest.skip(output)
 
 
 def alone(script: str, *arguments: str) -> str:

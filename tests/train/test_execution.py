@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.bounds.ibp import lockstep
 from pipeline.bounds.margins import head, lockstep_margins, margins
-from pipeline.core.interval import Interval, Lockstep, full
+from pipeline.core.interval import Interval, Lockstep, at_least_float32
 from pipeline.data import Loader
 from pipeline.errors import UsageError
 from pipeline.rules.batchnorm import batch_statistics
@@ -35,8 +35,10 @@ def batch(device: str = "cpu", n: int = 32) -> tuple[Tensor, Tensor]:
 
 
 def run(execution: Execution, device: str = "cpu", name: str = "shi2021") -> Trainer:
-    made = recipe(name, input_shape=(2, 8, 8), n_train=320, batch_size=32, warmup_length=2, warmup_start=1, epochs=4)
-    one = Trainer(insert(conv_net()).to(device), 10, made, Fraction(1, 50), 0.0, 1.0, execution=execution)
+    settings = recipe(
+        name, input_shape=(2, 8, 8), n_train=320, batch_size=32, warmup_length=2, warmup_start=1, epochs=4
+    )
+    one = Trainer(insert(conv_net()).to(device), 10, settings, Fraction(1, 50), 0.0, 1.0, execution=execution)
     one.begin(2)
     return one
 
@@ -71,7 +73,7 @@ def test_under_bfloat16_sums_and_margins_are_in_float32() -> None:
     boxes = [
         v if isinstance(v, Lockstep) else Lockstep(v, v, v) for v in values
     ]  # constants of the graph, which none reads
-    in_full = [Lockstep(full(v.clean), full(v.center), full(v.radius)) for v in boxes]
+    in_full = [Lockstep(*map(at_least_float32, (v.clean, v.center, v.radius))) for v in boxes]
     with torch.no_grad():
         want = (
             lockstep_margins(top, in_full, y),
@@ -92,7 +94,7 @@ def test_the_layout_changes_nothing_but_rounding() -> None:
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", ["shi2021", "fast"])
 def test_on_a_gpu(precision: str, compiled: bool, name: str) -> None:
-    execution = Execution.of("cuda", precision, compiled).tried("cuda")
+    execution = Execution.of("cuda", precision, compiled).try_compiling("cuda")
     assert execution.compiled == compiled, execution.note
     alike("cuda", execution, 0.999, 0.02, name)
     one, samples = run(execution, "cuda", name), batch("cuda")
@@ -139,17 +141,17 @@ def test_a_compiler_that_is_wrong_is_noticed_and_not_followed(wrong: bool, monke
 
 def test_a_step_sees_tf32_and_nothing_else_does() -> None:
     """Not a listener between steps, not the accuracy shown, not whoever comes after a step that failed."""
-    before, seen = [f.allow_tf32 for f in FLAGS], []
+    before, flags = [f.allow_tf32 for f in FLAGS], []
     one = run(Execution("tf32"))
     inner = one.objective.compiled
 
     def spy(*args: object, **kwargs: object) -> object:
-        seen.append([f.allow_tf32 for f in FLAGS])
+        flags.append([f.allow_tf32 for f in FLAGS])
         return inner(*args, **kwargs)
 
     one.objective.compiled = spy
     one.step(0, *batch())
-    assert seen == [[True, True]]
+    assert flags == [[True, True]]
     assert [f.allow_tf32 for f in FLAGS] == before
     one.objective.compiled = None
     with pytest.raises(TypeError):
@@ -159,27 +161,27 @@ def test_a_step_sees_tf32_and_nothing_else_does() -> None:
     x, y = batch(n=64)
     loader = Loader(x, y, batch_size=32, seed=0)
     short = recipe(input_shape=(2, 8, 8), n_train=64, epochs=2, batch_size=32)
-    told = []
+    events = []
     for event in train(Task(conv_net(), loader, short, Fraction(1, 50), (x, y)), execution=Execution("tf32")):
-        told.append(type(event))
+        events.append(type(event))
         assert [f.allow_tf32 for f in FLAGS] == before
-    assert {Started, Epoch} <= set(told)
+    assert {Started, Epoch} <= set(events)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_accuracy_is_measured_in_float32(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, seen = run(Execution(precision)), []
+    one, flags = run(Execution(precision)), []
     inner = one.accuracy
 
     def spy(x: Tensor, y: Tensor) -> tuple[float, float]:
-        seen.append([*(f.allow_tf32 for f in FLAGS), torch.is_autocast_enabled("cpu")])
+        flags.append([*(f.allow_tf32 for f in FLAGS), torch.is_autocast_enabled("cpu")])
         return inner(x, y)
 
     monkeypatch.setattr(one, "accuracy", spy)
     one.step(0, *batch())
     one.record(batch())
-    assert seen
-    assert not any(map(any, seen))
+    assert flags
+    assert not any(map(any, flags))
 
 
 def test_what_a_device_does_not_have_is_refused() -> None:
@@ -197,10 +199,10 @@ def test_without_a_compiler_steps_are_not_compiled_and_it_is_said(monkeypatch: p
         raise RuntimeError("no C++ compiler")
 
     monkeypatch.setattr(torch, "compile", refuse)
-    execution = Execution.of("cpu", compiled=True).tried("cpu")
+    execution = Execution.of("cpu", compiled=True).try_compiling("cpu")
     assert not execution.compiled
     assert "no C++ compiler" in execution.describe()
-    assert "not one graph" in Execution.of("cpu", compiled=True).tried("cpu", whole=False).describe()
+    assert "not one graph" in Execution.of("cpu", compiled=True).try_compiling("cpu", whole=False).describe()
 
 
 @pytest.mark.parametrize("classes", [2, 5])

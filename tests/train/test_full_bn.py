@@ -133,7 +133,7 @@ def test_where_it_goes() -> None:
     assert [s for s, _ in statuses(preactivation_net())] == ["inserted", "inserted", "classifier"]
     (left, classifier) = placements(sequence_net())
     assert (left.status, classifier.status) == ("left", "classifier")
-    assert "rank 3" in left.why
+    assert "rank 3" in left.reason
 
 
 def test_not_where_the_value_is_an_output() -> None:

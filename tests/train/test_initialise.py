@@ -37,8 +37,8 @@ def branches() -> Network:
 
 def mean_abs(network: Network) -> list[float]:
     """``n E|W|`` of each layer, in the order of the graph."""
-    found = [s.op for s in network.plan().steps if isinstance(s.op, ops.Layer)]
-    return [m.weight[0].numel() * float(m.weight.detach().abs().mean()) for m in found]
+    layers = [s.op for s in network.plan().steps if isinstance(s.op, ops.Layer)]
+    return [m.weight[0].numel() * float(m.weight.detach().abs().mean()) for m in layers]
 
 
 def test_the_mean_of_the_weights_follows_the_paths() -> None:

@@ -16,7 +16,7 @@ from pipeline.bounds.margins import head
 from pipeline.core.threat import clipped_box
 from pipeline.data import Loader, load
 from pipeline.train import Finished, Task, recipe, train
-from pipeline.train.adversary import attacked
+from pipeline.train.adversary import adversarial_points
 from tests.nets import Drawing
 
 EPS = Fraction(1, 20)
@@ -24,8 +24,8 @@ EPS = Fraction(1, 20)
 
 @cache
 def digits(part: str) -> tuple[Tensor, Tensor]:
-    found = load("digits", part=part)
-    return torch.from_numpy(found.images).reshape(-1, 1, 8, 8).float(), torch.from_numpy(found.labels)
+    data = load("digits", part=part)
+    return torch.from_numpy(data.images).reshape(-1, 1, 8, 8).float(), torch.from_numpy(data.labels)
 
 
 def network():
@@ -39,8 +39,10 @@ def network():
 
 def learnt(name: str, eps: Fraction = EPS, **settings: object) -> Finished:
     x, y = digits("train")
-    asked = recipe(name, input_shape=(1, 8, 8), n_train=len(x), **({"epochs": 12, "batch_size": 64} | settings))
-    *_, last = train(Task(network(), Loader(x, y, batch_size=64, seed=0), asked, eps, digits("test")))
+    hyperparameters = recipe(
+        name, input_shape=(1, 8, 8), n_train=len(x), **({"epochs": 12, "batch_size": 64} | settings)
+    )
+    *_, last = train(Task(network(), Loader(x, y, batch_size=64, seed=0), hyperparameters, eps, digits("test")))
     assert isinstance(last, Finished)
     return last
 
@@ -48,7 +50,7 @@ def learnt(name: str, eps: Fraction = EPS, **settings: object) -> Finished:
 def attacked_accuracy(last: Finished, eps: Fraction) -> float:
     x, y = digits("test")
     box, draw = clipped_box(x, float(eps)), torch.rand(x.shape, generator=torch.Generator().manual_seed(0))
-    point = attacked(head(last.network.plan()), box, y, draw, steps=20, step=0.25)
+    point = adversarial_points(head(last.network.plan()), box, y, draw, steps=20, step=0.25)
     return float((last.network(point).argmax(1) == y).double().mean())
 
 

@@ -21,7 +21,8 @@ from pipeline.data import Loader
 from pipeline.errors import Diverged, InputRejected, Preempted, UsageError
 from pipeline.system.seal import Seal
 from pipeline.train import BatchDone, Checkpoint, Epoch, Finished, Started, recipe, train
-from pipeline.train.step import Trainer, shrinkage
+from pipeline.train.objective import shrinkage
+from pipeline.train.step import Trainer
 from pipeline.train.task import Task, prepare
 from tests.nets import Drawing, conv_net, mlp
 
@@ -54,10 +55,12 @@ def start(
 ):
     x, y = data(network)
     fast = {"epochs": 4, "batch_size": 16, "warmup_start": 2, "warmup_length": 2, "learning_rate": 5e-3}
-    asked = recipe("shi2021", input_shape=x.shape[1:], n_train=len(x), **(fast | (settings or {})))
-    batches = Loader(x, y, batch_size=asked.batch_size, seed=asked.seed, device=device)
-    held = tuple(v[:32].to(device) for v in data(network, 48))
-    return train(Task(network, batches, asked, eps, held, identity=identity or {}), device=device, **options)
+    hyperparameters = recipe("shi2021", input_shape=x.shape[1:], n_train=len(x), **(fast | (settings or {})))
+    batches = Loader(x, y, batch_size=hyperparameters.batch_size, seed=hyperparameters.seed, device=device)
+    held_out = tuple(v[:32].to(device) for v in data(network, 48))
+    return train(
+        Task(network, batches, hyperparameters, eps, held_out, identity=identity or {}), device=device, **options
+    )
 
 
 def outcome(network: Network, **options: Any) -> tuple[Network, list[dict[str, float]]]:
@@ -67,8 +70,8 @@ def outcome(network: Network, **options: Any) -> tuple[Network, list[dict[str, f
 
 
 def same(a: Network, b: Network) -> bool:
-    mine, theirs = a.state_dict(), b.state_dict()
-    return mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
+    left, right = a.state_dict(), b.state_dict()
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -130,26 +133,26 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
 ) -> None:
     network = conv_net(bn=True)
     whole, history = outcome(network, settings=settings)
-    taken = 0
+    steps = 0
 
     def stop() -> bool:
-        nonlocal taken
-        taken += 1
-        return taken in stops
+        nonlocal steps
+        steps += 1
+        return steps in stops
 
-    kept = Checkpoint(tmp_path / "run" / "checkpoint.pt", Seal(bytes(32)))
+    checkpoint = Checkpoint(tmp_path / "run" / "checkpoint.pt", Seal(bytes(32)))
     for _ in stops:
         with pytest.raises(Preempted, match="goes on"):
-            outcome(network, checkpoint=kept, should_stop=stop, settings=settings)
-    resumed, again = outcome(network, checkpoint=kept, should_stop=stop, settings=settings)
+            outcome(network, checkpoint=checkpoint, should_stop=stop, settings=settings)
+    resumed, replay = outcome(network, checkpoint=checkpoint, should_stop=stop, settings=settings)
     assert same(whole, resumed)
-    assert history == again
+    assert history == replay
 
 
 def test_a_finished_run_trains_nothing_more(tmp_path: Path) -> None:
-    network, kept = mlp(12, 9, 4), Checkpoint(tmp_path / "checkpoint.pt", Seal(bytes(32)))
-    trained, history = outcome(network, checkpoint=kept)
-    events = list(start(network, checkpoint=kept))
+    network, checkpoint = mlp(12, 9, 4), Checkpoint(tmp_path / "checkpoint.pt", Seal(bytes(32)))
+    trained, history = outcome(network, checkpoint=checkpoint)
+    events = list(start(network, checkpoint=checkpoint))
     assert [type(e) for e in events] == [Started, Finished]
     assert events[0].resumed_at == (4, 0)
     assert same(events[-1].network, trained)
@@ -157,17 +160,17 @@ def test_a_finished_run_trains_nothing_more(tmp_path: Path) -> None:
 
 
 def test_another_run_s_checkpoint_is_refused(tmp_path: Path) -> None:
-    network, kept = mlp(12, 9, 4), Checkpoint(tmp_path / "checkpoint.pt", Seal(bytes(32)))
-    outcome(network, checkpoint=kept, identity={"data": "a" * 64})
-    for changed, told in (
+    network, checkpoint = mlp(12, 9, 4), Checkpoint(tmp_path / "checkpoint.pt", Seal(bytes(32)))
+    outcome(network, checkpoint=checkpoint, identity={"data": "a" * 64})
+    for changed, message in (
         ({"eps": Fraction(1, 10)}, "eps was 1/20 and is 1/10"),
         ({"settings": {"tau": 0.4}}, r"recipe\.tau"),
         ({"identity": {"data": "b" * 64}}, "data was"),
     ):
-        with pytest.raises(UsageError, match=told):
-            outcome(network, checkpoint=kept, **({"identity": {"data": "a" * 64}} | changed))
+        with pytest.raises(UsageError, match=message):
+            outcome(network, checkpoint=checkpoint, **({"identity": {"data": "a" * 64}} | changed))
     with pytest.raises(UsageError, match="model was"):
-        outcome(mlp(12, 9, 4, seed=1), checkpoint=kept, identity={"data": "a" * 64})
+        outcome(mlp(12, 9, 4, seed=1), checkpoint=checkpoint, identity={"data": "a" * 64})
 
 
 def trained_form(events: Any) -> Network:
@@ -229,11 +232,11 @@ def test_at_eps_zero_training_is_natural() -> None:
 
 @pytest.mark.parametrize("model", [mlp(12, 9, 4), mlp(12, 9, 4, bn=True)])
 def test_a_loss_that_is_not_finite_ends_the_run_and_says_where_and_why(model: Network) -> None:
-    with pytest.raises(Diverged, match="learning rate") as told:
+    with pytest.raises(Diverged, match="learning rate") as error:
         outcome(model, settings={"learning_rate": 1e30, "full_bn": False})
-    assert "epoch 1" in str(told.value)
-    assert "weights have reached 1e+30" in str(told.value)
-    assert "Linear 'file/n" in str(told.value)
+    assert "epoch 1" in str(error.value)
+    assert "weights have reached 1e+30" in str(error.value)
+    assert "Linear 'file/n" in str(error.value)
 
 
 def test_bounds_that_explode_are_told_by_their_layer() -> None:
@@ -242,18 +245,18 @@ def test_bounds_that_explode_are_told_by_their_layer() -> None:
     with torch.no_grad():
         network.graph.n1.weight.mul_(1e30)
         network.graph.n3.weight.mul_(1e30)
-    with pytest.raises(Diverged, match=r"bounds of Linear 'file/n3' are not finite") as told:
+    with pytest.raises(Diverged, match=r"bounds of Linear 'file/n3' are not finite") as error:
         outcome(network, settings={"init": "keep", "full_bn": False})
-    assert "weights have reached" in str(told.value)
+    assert "weights have reached" in str(error.value)
 
 
 def test_data_that_are_not_finite_are_told() -> None:
     network = mlp(12, 9, 4)
     x, y = data(network)
     x[50, 3] = torch.nan
-    asked = recipe("shi2021", input_shape=(12,), n_train=len(x), epochs=2, batch_size=16)
+    settings = recipe("shi2021", input_shape=(12,), n_train=len(x), epochs=2, batch_size=16)
     with pytest.raises(Diverged, match=r"Batch \d of its data holds a value that is not finite"):
-        list(train(Task(network, Loader(x, y, batch_size=16, seed=0), asked, EPS)))
+        list(train(Task(network, Loader(x, y, batch_size=16, seed=0), settings, EPS)))
 
 
 def test_after_a_failure_the_weights_are_those_that_met_it() -> None:
@@ -275,10 +278,12 @@ def test_a_deep_net_whose_gradients_have_no_square_in_float32() -> None:
     """Forty layers: at first bounds are of 1e25, and the norm of what the plain loss gives is infinite."""
     network = mlp(12, *[64] * 40, 4)
     x, y = data(network)
-    asked = recipe("shi2021", input_shape=(12,), n_train=96, epochs=12, batch_size=16, warmup_start=1, warmup_length=6)
+    settings = recipe(
+        "shi2021", input_shape=(12,), n_train=96, epochs=12, batch_size=16, warmup_start=1, warmup_length=6
+    )
     loader = Loader(x, y, batch_size=16, seed=0)
-    task = Task(network, loader, asked, Fraction(1, 1000))
-    one = Trainer(prepare(task), len(loader), asked, task.eps, 0.0, 1.0)
+    task = Task(network, loader, settings, Fraction(1, 1000))
+    one = Trainer(prepare(task), len(loader), settings, task.eps, 0.0, 1.0)
     losses = []
     for epoch in range(1, 13):
         one.begin(epoch)
@@ -306,7 +311,7 @@ def test_what_was_divided_is_multiplied_again(monkeypatch: pytest.MonkeyPatch) -
     """A constant added to the loss changes no step, whatever its size."""
     network = mlp(12, 9, 4)
     x, y = data(network, 16)
-    found = []
+    results = []
     for more in (0.0, 2.0**24, 2.0**60):
         run = Trainer(
             copy.deepcopy(network), 3, recipe("vanilla-ibp", input_shape=(12,), n_train=16, epochs=1), EPS, 0.0, 1.0
@@ -315,9 +320,9 @@ def test_what_was_divided_is_multiplied_again(monkeypatch: pytest.MonkeyPatch) -
         terms = run.terms(0, x, y)
         monkeypatch.setattr(run, "terms", lambda *_, t=terms, m=more: replace(t, loss=t.loss + m))
         run.step(0, x, y)
-        found.append(torch.cat([p.grad.flatten() for p in run.parameters]))
-    assert found[0].norm() > 0.1
-    assert all(torch.equal(found[0], other) for other in found[1:])
+        results.append(torch.cat([p.grad.flatten() for p in run.parameters]))
+    assert results[0].norm() > 0.1
+    assert all(torch.equal(results[0], other) for other in results[1:])
 
 
 def test_the_held_out_part_chooses_the_epoch_that_is_delivered() -> None:
@@ -346,8 +351,8 @@ def test_the_mean_of_the_weights_is_delivered_and_shown() -> None:
     for event in events:
         if isinstance(event, BatchDone) and event.epoch == 2:
             weight = events.gi_frame.f_locals["session"].model.graph.n1.weight.detach().clone()
-            kept = min(0.5, steps / (steps + 9))
-            mean = weight if mean is None else kept * mean + (1 - kept) * weight
+            decay = min(0.5, steps / (steps + 9))
+            mean = weight if mean is None else decay * mean + (1 - decay) * weight
             steps += 1
         last = event
     assert isinstance(last, Finished)

@@ -18,7 +18,7 @@ from pipeline.core import ops
 from pipeline.core.network import Network
 from pipeline.core.threat import Box, clipped_box
 from pipeline.train import recipe
-from pipeline.train.adversary import attacked
+from pipeline.train.adversary import adversarial_points
 from pipeline.train.batch_network import batch_network
 from pipeline.train.full_bn import insert
 from pipeline.train.losses import LOSSES, LossInput
@@ -74,13 +74,13 @@ def terms(of: Objective, x: Tensor, y: Tensor, *, phase: Phase = FULL) -> Terms:
 
 
 def linear_margins(network: Network, samples: LossInput) -> Tensor:
-    made = recipe("crown-ibp", input_shape=(1, 8, 8), n_train=100)
-    return CrownIBP(network, made).linear_margins(samples)
+    settings = recipe("crown-ibp", input_shape=(1, 8, 8), n_train=100)
+    return CrownIBP(network, settings).linear_margins(samples)
 
 
 def effective(network: Network, x: Tensor) -> Layers:
     """The layers of an MLP with BatchNorm under the statistics of the batch, by the definition of BatchNorm."""
-    found, h = [], x
+    layers, h = [], x
     for op in (s.op for s in network.plan().steps):
         if isinstance(op, nn.ReLU):
             h = h.relu()
@@ -91,13 +91,13 @@ def effective(network: Network, x: Tensor) -> Layers:
             z = h @ weight.T + bias
             s = bn.weight / ((z - z.mean(0)).square().mean(0) + bn.eps).sqrt()
             weight, bias = s[:, None] * weight, s * (bias - z.mean(0)) + bn.bias
-        found.append((weight, bias))
+        layers.append((weight, bias))
         h = h @ weight.T + bias
-    return found
+    return layers
 
 
-def parts(found: Terms) -> list[Tensor]:
-    return list(vars(found).values())
+def parts(terms_of_batch: Terms) -> list[Tensor]:
+    return list(vars(terms_of_batch).values())
 
 
 def run_mlp(layers: Layers, x: Tensor) -> Tensor:
@@ -108,13 +108,13 @@ def run_mlp(layers: Layers, x: Tensor) -> Tensor:
 
 def ends(layers: Layers, low: Tensor, up: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Before each ReLU, by W+ and W-."""
-    found = []
+    boxes = []
     for weight, bias in layers[:-1]:
         plus, minus = weight.clamp(min=0), weight.clamp(max=0)
         low, up = low @ plus.T + up @ minus.T + bias, up @ plus.T + low @ minus.T + bias
-        found.append((low, up))
+        boxes.append((low, up))
         low, up = low.relu(), up.relu()
-    return found
+    return boxes
 
 
 def least_margin(layers: Layers, low: Tensor, up: Tensor, y: int, j: int, *, crown: bool) -> Tensor:
@@ -222,16 +222,16 @@ def test_micro_batches_have_the_gradient_of_the_whole(
 ) -> None:
     network = NETS[name]().double().train()
     x, y = batch(network)
-    found = []
+    results = []
     for size in (None, micro_batch):
         state = copy.deepcopy(network.state_dict())
         got = terms(objective(network, micro_batch=size, **settings), x, y, phase=phase)
         network.zero_grad()
         got.loss.backward()
-        found.append([*parts(got), *(torch.zeros(()) if p.grad is None else p.grad for p in network.parameters())])
-        found[-1] += [b.double() for b in network.buffers()]
+        results.append([*parts(got), *(torch.zeros(()) if p.grad is None else p.grad for p in network.parameters())])
+        results[-1] += [b.double() for b in network.buffers()]
         network.load_state_dict(state)
-    for whole, summed in zip(*found, strict=True):
+    for whole, summed in zip(*results, strict=True):
         assert float((whole - summed).abs().max()) <= 1e-10 * max(1.0, float(whole.abs().max()))
 
 
@@ -289,7 +289,7 @@ def test_the_attack_stays_in_the_box_and_gains(steps: int, step: float) -> None:
     draw = torch.rand(x.shape, generator=torch.Generator().manual_seed(0))
 
     def attack(count: int) -> Tensor:
-        return attacked(top, box, y, draw, steps=count, step=step)
+        return adversarial_points(top, box, y, draw, steps=count, step=step)
 
     point = attack(steps)
     slack = 1e-6

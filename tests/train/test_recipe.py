@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.errors import UsageError
 from pipeline.settings import settle
-from pipeline.train import NAMES, Recipe, as_toml, recipe, told
+from pipeline.train import NAMES, Recipe, as_toml, describe, recipe
 
 
 def test_the_papers_figures() -> None:
@@ -46,8 +46,10 @@ def test_vanilla_lacks_the_three_ideas_and_nothing_else() -> None:
 def test_a_run_of_another_length_keeps_its_shares(epochs: int, start: int, ramp: int, decays: tuple[int, ...]) -> None:
     scaled = recipe("shi2021", input_shape=(1, 28, 28), n_train=60_000, epochs=epochs)
     assert (scaled.warmup_start, scaled.warmup_length, scaled.decay_epochs) == (start, ramp, decays)
-    given = recipe("shi2021", input_shape=(1, 28, 28), n_train=60_000, epochs=30, warmup_length=10, decay_epochs=(1,))
-    assert (given.warmup_length, given.decay_epochs) == (10, (1,))
+    explicit = recipe(
+        "shi2021", input_shape=(1, 28, 28), n_train=60_000, epochs=30, warmup_length=10, decay_epochs=(1,)
+    )
+    assert (explicit.warmup_length, explicit.decay_epochs) == (10, (1,))
 
 
 def test_flat_images_are_not_cropped_and_small_data_makes_small_batches() -> None:
@@ -110,9 +112,9 @@ def test_a_recipe_written_down_is_the_recipe_read_back(name: str, tmp_path: Path
     whole = recipe(name, input_shape=(3, 32, 32), n_train=50_000, epochs=30, seed=7, micro_batch=32)
     (tmp_path / "pipeline.toml").write_text(as_toml(whole))
     settings, source = settle(tmp_path / "model.onnx", {"retrain": {}}, {})
-    asked = {"seed": settings.seed, **settings.retrain}
-    assert asked.pop("recipe") == name
-    assert recipe(name, input_shape=(1, 8, 8), n_train=10**6, **asked) == whole
+    values = {"seed": settings.seed, **settings.retrain}
+    assert values.pop("recipe") == name
+    assert recipe(name, input_shape=(1, 8, 8), n_train=10**6, **values) == whole
     assert source["seed"] == "pipeline.toml"
     changed, _ = settle(tmp_path / "model.onnx", {"retrain": {"epochs": 31}}, {})
     assert changed.retrain == settings.retrain | {"epochs": 31}
@@ -122,7 +124,7 @@ def test_a_recipe_written_down_is_the_recipe_read_back(name: str, tmp_path: Path
 
 def test_every_setting_is_told() -> None:
     whole = recipe("mtl-ibp", input_shape=(1, 8, 8), n_train=100)
-    lines = told(whole)
+    lines = describe(whole)
     assert all(f"{key} " in ", ".join(lines) for key in Recipe.model_fields if key not in ("name", "micro_batch"))
     assert max(map(len, lines)) <= 150
 

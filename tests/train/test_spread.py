@@ -46,11 +46,11 @@ def images(network: Network, n: int = 51) -> tuple[Tensor, Tensor]:
 
 def first_steps(crew: Crew, name: str, *, compiled: bool = False) -> dict[str, Any]:
     """Two epochs of three steps, the second in the ramp: totals after each step, and all that a step changes."""
-    asked = dict(RECIPES[name])
+    overrides = dict(RECIPES[name])
     network = residual_concat_net().to(torch.float64)
     x, y = images(network)
     short = {"epochs": 3, "batch_size": BATCH, "warmup_start": 2, "warmup_length": 2, "ema": 0.9}
-    settings = recipe(asked.pop("recipe", name), input_shape=x.shape[1:], n_train=len(x), **(short | asked))
+    settings = recipe(overrides.pop("recipe", name), input_shape=x.shape[1:], n_train=len(x), **(short | overrides))
     batches = Loader(x, y, batch_size=BATCH, seed=0, augment=Augment(1, True))
     run = Trainer(prepare(Task(network, batches, settings, EPS)), len(batches), settings, EPS, 0.0, 1.0, crew=crew)
     if compiled:
@@ -102,9 +102,9 @@ def compiled(crew: Crew) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_a_compiled_step_meets_the_others_within_one_graph(alone: dict[str, dict[str, Any]], tmp_path: Path) -> None:
-    for told in together(compiled, 2, tmp_path):
-        torch.testing.assert_close(told["totals"], alone["shi2021"]["totals"], rtol=1e-8, atol=1e-8)
-        torch.testing.assert_close(told["state"], alone["shi2021"]["state"], rtol=1e-6, atol=1e-8)
+    for result in together(compiled, 2, tmp_path):
+        torch.testing.assert_close(result["totals"], alone["shi2021"]["totals"], rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(result["state"], alone["shi2021"]["state"], rtol=1e-6, atol=1e-8)
 
 
 def run(
@@ -120,9 +120,11 @@ def run(
         n_train=len(x),
         **{"epochs": 3, "batch_size": batch_size, "warmup_start": 1, "warmup_length": 1},
     )
-    left = iter(range(stop_after)) if stop_after is not None and crew.rank == crew.world - 1 else itertools.repeat(0)
+    remaining = (
+        iter(range(stop_after)) if stop_after is not None and crew.rank == crew.world - 1 else itertools.repeat(0)
+    )
     batches = Loader(x, y, batch_size=batch_size, seed=0)
-    stop = {"should_stop": lambda: next(left, None) is None}
+    stop = {"should_stop": lambda: next(remaining, None) is None}
     kept = Checkpoint(checkpoint, Seal(bytes(32)))
     task = Task(network, batches, settings, EPS, images(network, 7))
     *_, last = train(task, checkpoint=kept, crew=crew, **stop)
@@ -150,29 +152,29 @@ def failure(work: Callable[..., Any], *arguments: Any, **options: Any) -> str:
 
 def endings(crew: Crew, folder: Path) -> dict[str, Any]:
     """A run that is stopped, goes on and ends; one that cannot begin; and what is left of the crew when one process goes."""
-    told: dict[str, Any] = {"fetched": crew.each(lambda: fetched(folder / "once"), first_alone=True)}
-    told |= {"too few": failure(run, crew, folder / "few", batch_size=2)}
-    told["spoilt"] = failure(run, crew, folder / "spoilt", spoilt=True)
-    told["stopped"] = failure(run, crew, folder / "many", stop_after=4)
-    told |= run(crew, folder / "many")
-    told["taken over"] = run(crew, folder / "one")
+    ends: dict[str, Any] = {"fetched": crew.each(lambda: fetched(folder / "once"), first_alone=True)}
+    ends |= {"too few": failure(run, crew, folder / "few", batch_size=2)}
+    ends["spoilt"] = failure(run, crew, folder / "spoilt", spoilt=True)
+    ends["stopped"] = failure(run, crew, folder / "many", stop_after=4)
+    ends |= run(crew, folder / "many")
+    ends["taken over"] = run(crew, folder / "one")
     if crew.rank < crew.world - 1:
-        told["gone"] = failure(crew.any, False)
-    return told
+        ends["gone"] = failure(crew.any, False)
+    return ends
 
 
 def test_a_run_ends_alike_for_all_and_goes_on_with_any_number_of_processes(tmp_path: Path) -> None:
     assert failure(run, ALONE, tmp_path / "one", stop_after=4).startswith("75 ")
     everyone = together(endings, 3, tmp_path, tmp_path)
     one = run(ALONE, tmp_path / "whole")
-    for told in everyone:
-        assert told["fetched"] == 1, "by one process"
-        assert told["too few"].startswith("2 each process needs a sample")
-        assert told["spoilt"].startswith("6 the loss of epoch 1 is not finite")
-        assert "mend the data" in told["spoilt"], "whichever process the sample is with"
-        assert told["stopped"].startswith("75 training was stopped in epoch 2"), "asked of one process, done by all"
-        for found in (told, told["taken over"]):
-            assert found["loss"] == pytest.approx(one["loss"], rel=1e-8)
-            torch.testing.assert_close(found["state"], one["state"], rtol=1e-6, atol=1e-8)
-            assert all(torch.equal(v, everyone[0]["state"][k]) for k, v in told["state"].items())
-    assert all(told["gone"].startswith("74 another process") for told in everyone[:2])
+    for ends in everyone:
+        assert ends["fetched"] == 1, "by one process"
+        assert ends["too few"].startswith("2 each process needs a sample")
+        assert ends["spoilt"].startswith("6 the loss of epoch 1 is not finite")
+        assert "mend the data" in ends["spoilt"], "whichever process the sample is with"
+        assert ends["stopped"].startswith("75 training was stopped in epoch 2"), "asked of one process, done by all"
+        for result in (ends, ends["taken over"]):
+            assert result["loss"] == pytest.approx(one["loss"], rel=1e-8)
+            torch.testing.assert_close(result["state"], one["state"], rtol=1e-6, atol=1e-8)
+            assert all(torch.equal(v, everyone[0]["state"][k]) for k, v in ends["state"].items())
+    assert all(ends["gone"].startswith("74 another process") for ends in everyone[:2])

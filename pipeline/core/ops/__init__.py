@@ -1,7 +1,7 @@
 """The operators that torch.nn lacks, as modules: values are positional, static parameters belong to the module.
 
-Together with ``torch.nn`` they are the whole vocabulary of a ``Network``. A module's ``forward`` is its concrete meaning;
-what it means for boxes and linear forms stands in ``rules/``. Constants that are tensors arrive as values.
+Together with ``torch.nn`` they are the whole vocabulary of a ``Network``. A module's ``forward`` says what it computes on
+tensors; what it means for boxes and linear forms is in ``rules/``. Constants that are tensors are passed as values.
 """
 
 # ruff: noqa: F403 (an operator is named where it is written, and nowhere else)

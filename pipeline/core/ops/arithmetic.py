@@ -1,4 +1,4 @@
-"""Operators of two or more values, entry by entry: sums, products, comparisons; and products of matrices."""
+"""Elementwise operators of two or more values (sums, products, comparisons), and products of matrices."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Function(nn.Module):
 
 
 class Add(Function):
-    """``a + b``, alone or as one step of a sum of several ``operands``, which a runtime may take in another order."""
+    """``a + b``, alone or as one step of a sum of several ``operands``, which a runtime may add in another order."""
 
     function = staticmethod(torch.add)
 
@@ -45,7 +45,7 @@ class MatMul(Function):
 
 
 class Product(Function):
-    """Mul of two values that both depend on the input: no longer affine, and so another operator than Mul."""
+    """Mul of two values that both depend on the input: it is not affine, and so another operator than Mul."""
 
     function = staticmethod(torch.mul)
 
@@ -57,7 +57,7 @@ class Quotient(Function):
 
 
 class GuardedQuotient(Function):
-    """Div by a norm that depends on the input; what has the norm zero is left as it is."""
+    """Div by a norm that depends on the input; where the norm is zero, ``x`` itself."""
 
     @staticmethod
     def function(x: Tensor, y: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Functions of one value, entry by entry."""
+"""Elementwise functions of one value."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Round(Function):
 
 
 class RoundToGrid(Round):
-    """The Round of a QuantizeLinear: a runtime may evaluate what lies between two of them in whole numbers."""
+    """The Round of a QuantizeLinear: a runtime may evaluate the operators between two of them in integers."""
 
 
 class Exp(Function):
@@ -49,7 +49,7 @@ class Sqrt(Function):
 
 
 class RootOfSquares(Function):
-    """The square root of a sum of squares: what rounding leaves of its box below zero is no value of it."""
+    """The square root of a sum of squares: its argument is never negative, though by rounding its box may be."""
 
     function = staticmethod(torch.sqrt)
 
@@ -75,7 +75,7 @@ class Erf(Function):
 
 
 class Clip(nn.Module):
-    """``min(max(x, low), high)``; an absent end is infinite."""
+    """``min(max(x, low), high)``; an end of None is infinite."""
 
     def __init__(self, low: float | None = None, high: float | None = None):
         super().__init__()
@@ -96,12 +96,12 @@ class Cast(nn.Module):
         self.dtype = dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        # Between float32 and float64 the walk's own precision wins: a Cast must not narrow a float64 bound.
+        # Between float32 and float64 the precision of the walk stays: a Cast must not round a float64 bound.
         return x if self.keeps_precision and x.is_floating_point() else x.to(self.dtype)
 
     @property
     def keeps_precision(self) -> bool:
-        """Whether the target is a type that walks are made in; half precision and integers round."""
+        """Whether the target is a type that walks compute in; half precision and integers round."""
         return self.dtype in (torch.float32, torch.float64)
 
     def extra_repr(self) -> str:
@@ -109,9 +109,9 @@ class Cast(nn.Module):
 
 
 class WholeKernel(nn.Module):
-    """The identity behind operators that a runtime computes in one kernel of its own, ``operator`` by name.
+    """The identity after a group of operators that a runtime computes in one kernel, named ``operator``.
 
-    In real arithmetic they are that kernel; what its float32 evaluation errs by is not the sum of what theirs do.
+    In real arithmetic the group equals the kernel; the kernel's float32 error is not the sum of the errors of the group.
     """
 
     def __init__(self, operator: str):

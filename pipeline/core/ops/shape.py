@@ -1,4 +1,4 @@
-"""Operators that move, pick or repeat entries and compute none."""
+"""Operators that move, select or repeat entries, without arithmetic."""
 
 from __future__ import annotations
 
@@ -76,13 +76,13 @@ class Slice(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for start, end, axis, step in zip(self.starts, self.ends, self.axes, self.steps, strict=True):
-            picked = range(x.shape[axis])[start:end:step]
+            indices = range(x.shape[axis])[start:end:step]
             if step > 0:
-                x = x.narrow(axis, picked.start, len(range(picked.start, picked.stop)))
+                x = x.narrow(axis, indices.start, len(range(indices.start, indices.stop)))
                 if step > 1:
                     x = x[(slice(None),) * (axis % x.dim()) + (slice(None, None, step),)]
             else:
-                x = x.index_select(axis, torch.tensor(list(picked), dtype=torch.int64, device=x.device))
+                x = x.index_select(axis, torch.tensor(list(indices), dtype=torch.int64, device=x.device))
         return x
 
     def extra_repr(self) -> str:
@@ -90,7 +90,7 @@ class Slice(nn.Module):
 
 
 class Concat(nn.Module):
-    """Values end to end along an axis; one with a batch of one (a constant token) stands beside every sample of the others."""
+    """Values end to end along an axis; one with a batch of one (a constant token) is repeated for every sample."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -129,9 +129,9 @@ class Expand(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rank = max(x.dim(), len(self.shape))
-        have = (1,) * (rank - x.dim()) + tuple(x.shape)
-        want = (1,) * (rank - len(self.shape)) + self.shape
-        return x.expand([h if w in (1, -1) else w for h, w in zip(have, want, strict=True)])
+        old = (1,) * (rank - x.dim()) + tuple(x.shape)
+        new = (1,) * (rank - len(self.shape)) + self.shape
+        return x.expand([o if n in (1, -1) else n for o, n in zip(old, new, strict=True)])
 
     def extra_repr(self) -> str:
         return f"shape={self.shape}"
@@ -147,7 +147,7 @@ class Tile(nn.Module):
 
 
 class Gather(nn.Module):
-    """ONNX Gather: entries of ``axis`` picked by constant indices of any rank."""
+    """ONNX Gather: entries along ``axis`` at constant indices of any rank."""
 
     indices: Tensor
 
@@ -159,8 +159,8 @@ class Gather(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         axis = self.axis % x.dim()
         index = torch.where(self.indices < 0, self.indices + x.shape[axis], self.indices)
-        picked = x.index_select(axis, index.reshape(-1))
-        return picked.reshape([*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]])
+        entries = x.index_select(axis, index.reshape(-1))
+        return entries.reshape([*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]])
 
     def extra_repr(self) -> str:
         return f"axis={self.axis}, indices={tuple(self.indices.shape)}"

@@ -1,4 +1,4 @@
-"""Operators over the places of an image."""
+"""Operators over the pixels of an image."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 
 class Resize(nn.Module):
-    """ONNX Resize: along each axis a matrix (out, in), kept as the few entries that an entry of the result reads.
+    """ONNX Resize: a matrix (out, in) along each axis, stored as the nonzero entries of each row.
 
-    ``exact`` says that every implementation has these weights, because no rounding made them.
+    ``exact`` says that no rounding is in the weights, so that every implementation has the same.
     """
 
     def __init__(self, matrices: Mapping[int, Tensor], *, exact: bool = False):
@@ -25,7 +25,7 @@ class Resize(nn.Module):
 
     @property
     def index(self) -> list[Tensor]:
-        """By axis: which entries each entry of the result reads, (out, taps)."""
+        """For each axis the entries that each entry of the result reads, (out, taps)."""
         return [self.get_buffer(f"index{i}") for i in range(len(self.axes))]
 
     @property
@@ -36,12 +36,12 @@ class Resize(nn.Module):
         return self.weighted(x, self.weights)
 
     def weighted(self, x: Tensor, weights: Sequence[Tensor]) -> Tensor:
-        """The same reading with other weights, such as their absolute values."""
+        """The operator with other weights, such as the absolute values. Raises ValueError for another size of input."""
         for axis, size, index, weight in zip(self.axes, self.sizes, self.index, weights, strict=True):
             if x.shape[axis] != size:
                 raise ValueError(f"a Resize was made for {size} entries along axis {axis}, and got {x.shape[axis]}")
-            read = x.index_select(axis, index.reshape(-1)).unflatten(axis, index.shape)
-            x = (read * weight.reshape(*index.shape, *[1] * (read.dim() - axis - 2))).sum(axis + 1)
+            taps = x.index_select(axis, index.reshape(-1)).unflatten(axis, index.shape)
+            x = (taps * weight.reshape(*index.shape, *[1] * (taps.dim() - axis - 2))).sum(axis + 1)
         return x
 
     def extra_repr(self) -> str:
@@ -53,9 +53,9 @@ class Resize(nn.Module):
 
 
 class DepthToSpace(nn.Module):
-    """ONNX DepthToSpace: channels become blocks of ``b x b`` places (batch, channels, height, width).
+    """ONNX DepthToSpace of (batch, channels, height, width): channels become blocks of ``b x b`` pixels.
 
-    Of the index of a channel the place in the block is the slowest part (DCR), or the fastest with ``columns_first`` (CRD).
+    The position in the block is the slowest part of a channel's index (DCR), or the fastest with ``columns_first`` (CRD).
     """
 
     def __init__(self, blocksize: int, *, columns_first: bool = False):
@@ -76,7 +76,7 @@ class DepthToSpace(nn.Module):
 
 
 class SpaceToDepth(nn.Module):
-    """ONNX SpaceToDepth: blocks of ``b x b`` places become channels, the place in the block the slowest part of their index."""
+    """ONNX SpaceToDepth: blocks of ``b x b`` pixels become channels, the inverse of DepthToSpace (DCR)."""
 
     def __init__(self, blocksize: int):
         super().__init__()

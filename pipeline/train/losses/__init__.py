@@ -1,6 +1,6 @@
-"""What a batch is trained on once eps has left zero: one class for each loss, one file for each class.
+"""The robust losses, which are minimised once eps has left zero: one class for each loss, one file for each class.
 
-A file here is found by itself: to add a loss, write one. ``LOSSES`` holds them by name.
+Every file here is imported: to add a loss, add a file. ``LOSSES`` holds them by name.
 """
 
 import importlib

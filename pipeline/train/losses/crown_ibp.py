@@ -40,7 +40,7 @@ class CrownIBP(IBP):
         return (1 - beta) * margins + beta * self.linear_margins(samples)
 
     def linear_margins(self, samples: LossInput) -> Float[Tensor, "rows batch"]:
-        """Margins by one walk back to the input over the boxes of IBP, differentiable in weights and boxes alike."""
+        """Margins by one backward walk to the input over the boxes of IBP, differentiable in weights and boxes."""
         boxes = {i: v.box if isinstance(v, Lockstep) else v for i, v in enumerate(samples.values) if v is not None}
         bounds = Bounds(LinearWalk(self.network, plan=samples.top.plan), [Box(samples.box)], boxes)
         logits = bounds.box(samples.top.index).center

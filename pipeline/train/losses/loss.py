@@ -1,4 +1,4 @@
-"""What every loss is: a function of the samples of a batch after one walk, and what it needs of that walk."""
+"""The interface of a loss: a function of the samples of a batch after one walk, and its demands on that walk."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class LossInput:
     """Some samples of a batch, as a loss reads them."""
 
     top: Head
-    """The network that is trained, under the statistics of the clean batch, up to its logits."""
+    """The network in training, under the statistics of the clean batch, up to its logits."""
     points: Float[Tensor, " batch *features"]
-    """The inputs whose values were walked: the samples, or attacked ones (``Loss.attacks``)."""
+    """The inputs of the walk: the samples, or adversarial points (``Loss.attacks``)."""
     box: Interval
-    """The pixels that the threat model allows."""
+    """The inputs that the threat model allows."""
     labels: Int[Tensor, " batch"]
     values: Sequence[Lockstep | Tensor | None]
-    """The values of ``points`` and the boxes of ``box`` at every node; empty where no bounds were asked for."""
+    """The values of ``points`` and the boxes of ``box`` at every node; empty where the loss reads no bounds."""
     progress: Float[Tensor, ""]
     """``eps / eps_max``, in [0, 1]."""
 
@@ -49,12 +49,12 @@ class LossInput:
 
 
 class Loss(ABC):
-    """A robust loss. It knows the recipe and the network; what changes from batch to batch it is handed."""
+    """A robust loss of a network under a recipe."""
 
     settings: ClassVar[tuple[str, ...]] = ()
-    """The fields of ``Recipe`` that it reads; elsewhere they mean nothing and are refused."""
+    """The fields of ``Recipe`` that it reads; a recipe whose loss does not read a field must leave it at its default."""
     attacks: ClassVar[bool] = False
-    """Whether ``LossInput.points`` are attacked samples."""
+    """Whether ``LossInput.points`` are adversarial points."""
     bounds: ClassVar[bool] = True
     """Whether it reads bounds; without them, and without regularisers, boxes are not walked."""
 
@@ -69,7 +69,7 @@ class Loss(ABC):
     def __call__(self, samples: LossInput, *, linear: bool) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """The loss summed over the samples, and how many of them the bounds certify (zero without bounds).
 
-        ``linear`` is ``Loss.linear`` of the epoch, decided once for all of its batches.
+        ``linear``: whether ``Loss.linear`` holds for any batch of the epoch.
         """
 
 
@@ -78,7 +78,7 @@ LOSSES: dict[str, type[Loss]] = {}
 
 
 def loss(name: str) -> Callable[[L], L]:
-    """Registers a loss under the name that recipes use. Raises KeyError on a duplicate."""
+    """Register a loss under the name that recipes use. Raises KeyError on a duplicate."""
 
     def register(kind: L) -> L:
         if name in LOSSES:

@@ -1,4 +1,4 @@
-"""The loss of MTL-IBP: a share of the bounds, the rest of attacked samples."""
+"""The loss of MTL-IBP: a weighted mean of the loss of the bounds and of the loss at adversarial points."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pipeline.train.losses.loss import LossInput, loss
 
 @loss("mtl-ibp")
 class MTLIBP(CrownIBP):
-    """``alpha CE(-m) + (1 - alpha) CE(z')`` with logits ``z'`` of attacked samples (De Palma et al., arXiv 2305.13991, eq. 7).
+    """``alpha CE(-m) + (1 - alpha) CE(z')``, ``z'`` the logits of adversarial points (De Palma et al., arXiv 2305.13991, eq. 7).
 
-    The margins ``m`` are IBP's, or mixed with those of CROWN-IBP where ``crown_start`` or ``crown_end`` say so.
+    The margins ``m`` are those of IBP, or mixed with those of CROWN-IBP where ``crown_start`` or ``crown_end`` is positive.
     """
 
     settings = (*CrownIBP.settings, "alpha", "adversary_steps", "adversary_step")

@@ -1,4 +1,4 @@
-"""The loss of adversarial training: attacked samples alone."""
+"""The loss of adversarial training: that of adversarial points alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.train.losses.loss import Loss, LossInput, loss
 
 @loss("pgd")
 class Adversarial(Loss):
-    """``CE(z')`` of attacked samples (Madry et al., arXiv 1706.06083)."""
+    """``CE(z')`` with logits ``z'`` of adversarial points (Madry et al., arXiv 1706.06083, eq. 2.1)."""
 
     settings = ("adversary_steps", "adversary_step")
     attacks, bounds = True, False
