@@ -193,7 +193,7 @@ def _whole(m: Measured) -> bool:
 def _seal() -> Seal | str:
     """What authenticates the user's own files, or why nothing does."""
     key = user_key()
-    return key.why if key.secret is None else Seal(key.secret, "kernel tables")
+    return key.reason if key.secret is None else Seal(key.secret, "kernel tables")
 
 
 def _instructions() -> str:
