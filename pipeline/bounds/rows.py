@@ -131,7 +131,7 @@ class RowBounds:
             row = Specification(zeros.long(), zeros, zeros[0])
             self._need = need(
                 lambda: quick.over(one),
-                lambda bounds, rows: quick._lower(bounds, row[[0] * rows]),
+                lambda bounds, rows: quick._lower(bounds, row.repeated(rows)),
                 self.linear.memory,
                 besides=self._tightening(one),
             )

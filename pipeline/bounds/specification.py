@@ -51,6 +51,10 @@ class Specification:
         """Some of the rows, ``[rows]``, of some of the samples, ``[rows, samples]``."""
         return self._each(lambda part: part[at])
 
+    def repeated(self, count: int) -> Specification:
+        """All rows, ``count`` times over."""
+        return self._each(lambda part: torch.cat([part] * count))
+
     def to(self, device: torch.device | str) -> Specification:
         """The same on a device."""
         return self._each(lambda part: part.to(device))

@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Int64
 
-SMALLEST, FEWEST = 8, 16
+SMALLEST, FEWEST = 16, 16
 """Samples in a block at least, and blocks where there are as many samples as that takes."""
 
 Rows = Int64[np.ndarray, " rows"]
@@ -23,7 +23,7 @@ def blocks(n: int) -> list[Rows]:
     """The rows of ``n`` samples in consecutive blocks of sizes that differ by one at most.
 
     About ``sqrt(n)`` blocks of about ``sqrt(n)`` samples, a multiple of 16 of them: fewer would leave little to share out, more
-    would make small batches. Below 128 samples there is a block for every eight.
+    would make small batches. Below 256 samples there is a block for every sixteen.
     """
     many = n >= SMALLEST * FEWEST
     count = FEWEST * max(1, round(math.sqrt(n) / FEWEST)) if many else max(1, n // SMALLEST)

@@ -13,7 +13,7 @@ from pipeline.results.blocks import blocks, together_in
 from pipeline.results.samples import COLUMNS
 from tests.climbing import deployed, images_of, labels_of, lively
 
-NETWORK, N = lively(), 40
+NETWORK, N = lively(), 80
 IMAGES = images_of(NETWORK, N)
 LABELS = labels_of(NETWORK, IMAGES)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from pipeline.bounds import margins, splits
+from pipeline.bounds.ascent import SearchBounds
 from pipeline.certify import PGD, Strategy
 from pipeline.certify.prover import Prover
 from pipeline.core.threat import LinfBall
@@ -83,8 +85,14 @@ def test_a_rung_that_proves_too_much_is_an_alarm(monkeypatch, method):
 
 
 def test_branch_and_bound_that_proves_too_much_is_an_alarm(monkeypatch):
-    honest = splits.SplitBounds.lower
-    monkeypatch.setattr(splits.SplitBounds, "lower", lambda self, *given, **more: honest(self, *given, **more).abs())
+    improved, proved = SearchBounds.improved, splits.SplitBounds.proved
+
+    def lie(self, *given):
+        domains = improved(self, *given)
+        return replace(domains, lower=domains.lower.abs())
+
+    monkeypatch.setattr(SearchBounds, "improved", lie)
+    monkeypatch.setattr(splits.SplitBounds, "proved", lambda self, *given, **more: proved(self, *given, **more).abs())
     with pytest.raises(Contradiction, match=r"attack changed|another label"):
         climb(NETWORK, ("1/20",), method="complete")
 

@@ -460,7 +460,7 @@ ROWS = {
         Row("a FIFO for settings", settings(os.mkfifo), 2, "is a file of settings"),
         Row("a folder for settings", settings(Path.mkdir), 2, "is a file of settings", INSPECT),
         Row("a std that float32 has not", toml("mean = [0]\nstd = [1e-300]"), 2, "no subnormal"),
-        Row("a mean that float32 has not", toml("mean = [1e308]\nstd = [1]"), 2, "which float32 holds"),
+        Row("a mean that float32 has not", toml("mean = [1e308]\nstd = [1]"), 2, "lies in their range"),
         Row("a range that float32 has not", toml("range = [-1e308, 1e308]"), 2, "numbers that float32 holds"),
         Row("a folder for a property", lambda f: (f / "p.vnnlib").mkdir(), 3, "Is a directory", PROPERTY),
         Row("a FIFO for a fixed copy", lambda f: os.mkfifo(f / "o"), 2, "is something else", (*INSPECT, "--freeze", "o")),

@@ -24,7 +24,7 @@ def test_suspects_are_made_again_from_their_seed():
 
 def test_most_suspects_are_certified_somewhere_and_none_falsely(tmp_path):
     """`make fuzz` goes on for minutes, from other seeds."""
-    figures = search(6, 100, tmp_path, points=64)
+    figures = search(12, 100, tmp_path, points=64)
     assert figures.false == 0
     assert figures.suspects >= 2
 

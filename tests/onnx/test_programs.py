@@ -17,7 +17,7 @@ from pipeline.onnx.kernel_sweep import measure
 from pipeline.rules import programs, rule_for
 from tests.onnx import files
 
-LENGTHS = [1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 33, 100, 768, 4096]
+LENGTHS = [1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 33, 100, 768, pytest.param(4096, marks=pytest.mark.slow)]
 ROWS = 24
 
 
