@@ -57,7 +57,7 @@ def commands(page: Path) -> list[tuple[str, int]]:
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     shutil.copyfile(ROOT / "models" / "digits.onnx", tmp_path / "model.onnx")
-    for name, part, count in (("test", "test", 24), ("train", "train", 256), ("empty", "test", 0)):
+    for name, part, count in (("test", "test", 32), ("train", "train", 256), ("empty", "test", 0)):
         data = load("digits", part=part)
         np.savez(tmp_path / f"{name}.npz", x=data.images[:count], y=data.labels[:count])
     raw = (load("digits", part="test").images[:24] * 255).astype(np.uint8)

@@ -47,7 +47,9 @@ def share_of(n: int, settings: Settings, gates: Demands, run: str) -> reports.Sh
     """The share of a run over ``n`` samples that was asked for. Raises UsageError (2) where there are too few to share out."""
     number, of = settings.shard or (1, 1)
     if of > (most := len(blocks(n))):
-        raise UsageError(f"{n} samples are shared out among at most {most}; received --shard {number}/{of}.")
+        raise UsageError(
+            f"--shard shares out {n} samples among at most {most}, sixteen or more to each; received {number}/{of}. Take fewer shards."
+        )
     reference = gates.reference
     asked = reports.Asked(
         fail_under=settings.fail_under,
