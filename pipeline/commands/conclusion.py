@@ -48,7 +48,8 @@ def share_of(n: int, settings: Settings, gates: Demands, run: str) -> reports.Sh
     number, of = settings.shard or (1, 1)
     if of > (most := len(blocks(n))):
         raise UsageError(
-            f"--shard shares out {n} samples among at most {most}, sixteen or more to each; received {number}/{of}. Take fewer shards."
+            f"--shard shares out {n} samples among at most {most}, sixteen or more to each; received {number}/{of}. "
+            "Take fewer shards."
         )
     reference = gates.reference
     asked = reports.Asked(
