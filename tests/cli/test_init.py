@@ -256,7 +256,7 @@ def test_the_commands_of_a_job_over_two_machines_make_one_report(pipeline, repos
     code, _, err = pipeline(*argv)
     assert code == 0, err
     with (repository / "pipeline.toml").open("a") as settings:
-        settings.write('max_samples = 16\nmethod = "ibp"\nattack = false\n')
+        settings.write('max_samples = 32\nmethod = "ibp"\nattack = false\n')
     many, command, machines, merge = shards_of(server, (repository / "job").read_text())
     assert many == len(machines) == 2
     # A shell expands the job's commands; what it would start runs here.
@@ -266,7 +266,7 @@ def test_the_commands_of_a_job_over_two_machines_make_one_report(pipeline, repos
         code, _, err = pipeline(*(repository / "argv").read_text().splitlines())
         assert code == ends, err
     result = read(repository / "robustness").result
-    assert (result.data.n_evaluated, result.shard, [gate.passed for gate in result.gates]) == (16, None, [False])
+    assert (result.data.n_evaluated, result.shard, [gate.passed for gate in result.gates]) == (32, None, [False])
 
 
 def test_a_job_is_shared_out_among_so_many_and_kubernetes_needs_an_image(pipeline, here):
