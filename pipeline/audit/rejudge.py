@@ -58,7 +58,14 @@ def _improved(gate: GateOutcome, result: Result) -> GateOutcome:
     training = result.training
     if training is None or training.before is None or training.after is None:
         raise ValueError("the result compares no files")
-    level = next((x for x in result.levels if x.eps == training.after.eps), None)
-    if level is None or (training.after.attacked, training.after.certified) != (level.attacked, level.certified):
+    after = training.after
+    level = next((x for x in result.levels if x.eps == after.eps), None)
+    if level is None or (after.attacked, after.certified, after.undecided) != (
+        level.attacked,
+        level.certified,
+        level.undecided,
+    ):
         raise ValueError("what it says of the new file is not what the result counts")
-    return next(again for again in improvement(training.before, training.after) if again.metric == gate.metric)
+    if training.before.certified.n != after.certified.n:
+        raise ValueError("the two files are compared on other samples")
+    return next(again for again in improvement(training.before, after) if again.metric == gate.metric)

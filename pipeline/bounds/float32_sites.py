@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.core import ops
 from pipeline.core.network import Plan, Step
-from pipeline.core.rounding import FLOAT32_MAX, SLACK, TINY64, U64, Outward, gamma
+from pipeline.core.rounding import FLOAT32_MAX, JOINED, SLACK, TINY64, U64, Outward, gamma
 from pipeline.errors import EnvironmentFailure, InputRejected
 from pipeline.rules.rule import Rearrange, fold_floor, rule_for
 
@@ -92,10 +92,6 @@ def _products(plan: Plan, constants: Mapping[int, Tensor]) -> dict[int, tuple[fl
 def _reach(numbers: Sequence[float]) -> tuple[float, float]:
     """The least and the greatest product of some of them."""
     return math.prod(min(n, 1.0) for n in numbers), math.prod(max(n, 1.0) for n in numbers)
-
-
-JOINED = 4
-"""How many numbers around one matrix product may become its factor: each costs two roundings at most, of the slack."""
 
 
 def _number(step: Step, known: tuple[Tensor | None, ...]) -> float | None:

@@ -61,7 +61,7 @@ def _show(found: Any, out: Any) -> None:
     cuda = found.cuda or "no device: --device cuda and --provider cuda are refused"
     rows = [
         ("versions", ", ".join(f"{k} {v}" for k, v in found.versions.items())),
-        ("runtime", f"ONNX Runtime {build.onnxruntime}, library SHA-256 {build.library}"),
+        ("runtime", f"ONNX Runtime {build.onnxruntime}, library SHA-256 {build.runtime_sha256}"),
         ("processor", build.instructions),
         ("providers", ", ".join(found.providers)),
         ("CUDA", cuda),

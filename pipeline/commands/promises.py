@@ -64,7 +64,7 @@ def measured(subject: Subject, settings: Settings) -> Kernels:
     return Kernels(
         errors,
         report.KernelErrors(
-            library_sha256=table.build.library,
+            runtime_sha256=table.build.runtime_sha256,
             instructions=table.build.instructions,
             libm=table.libm(needed),
             errors=errors,
@@ -118,8 +118,8 @@ def rests_on_another_build(stated: report.RuntimeExecution | None, now: report.R
             f"{_listed(there.errors)}, and on the same build they are {_listed(here.errors)}. Certify again."
         )
     return (
-        f"it is proved again with the kernels of another build ({here.library_sha256[:12]} on {here.instructions}), and the "
-        f"report speaks of {there.library_sha256[:12]} on {there.instructions}: of that, nothing is proved again"
+        f"it is proved again with the kernels of another build ({here.runtime_sha256[:12]} on {here.instructions}), and the "
+        f"report speaks of {there.runtime_sha256[:12]} on {there.instructions}: of that, nothing is proved again"
     )
 
 

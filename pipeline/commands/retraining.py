@@ -196,6 +196,11 @@ def _settled(file: ModelFile, flags: Mapping[str, Any]) -> tuple[Settings, dict[
         raise UsageError(
             "--eps is missing, and neither pipeline.toml nor the file says it: which radius, such as --eps 8/255?"
         )
+    if settings.require_improvement and settings.before_samples is not None:
+        raise UsageError(
+            "--require-improvement compares both files on the same samples, and --before-samples takes fewer of them for the "
+            "given one; leave one of the two out."
+        )
     if settings.shard is not None:
         raise UsageError("retrain certifies all samples of the file that it wrote; say --shard to certify.")
     if settings.norm != "linf":

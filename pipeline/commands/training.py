@@ -80,7 +80,10 @@ def compared(
     """Before and after at the eps that was trained for, and a plain sentence for each way in which the new file is worse."""
     old, new = before.fields["levels"][-1], after.fields["levels"][-1]
     sides = tuple(
-        reports.Accuracies(eps=x.eps, natural=x.natural, attacked=x.attacked, certified=x.certified) for x in (old, new)
+        reports.Accuracies(
+            eps=x.eps, natural=x.natural, attacked=x.attacked, certified=x.certified, undecided=x.undecided
+        )
+        for x in (old, new)
     )
     worse = []
     for name in ("attacked", "certified"):

@@ -28,6 +28,8 @@ GROUP = 64
 SLACK = 12
 """Roundings, beyond those of the sum of products, that a runtime may add to one affine output: alpha, beta, a folded BatchNorm,
 Mul or Add (six), a reciprocal square root of two ulp, a residual added into the accumulator."""
+JOINED = 4
+"""How many numbers around one matrix product a runtime may make its factor: each costs at most two roundings, of the slack."""
 
 
 def gamma(n: int, unit: float) -> float:

@@ -11,8 +11,8 @@ from onnx import defs, numpy_helper
 from pipeline.errors import InputRejected
 from pipeline.onnx.chosen_output import nodes_for
 from pipeline.onnx.names import listed, shown
+from pipeline.onnx.operators import OPSETS
 
-OPSETS = range(7, 24)
 STANDARD = ("", "ai.onnx")
 CLASSICAL = "ai.onnx.ml"
 _CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}

@@ -39,7 +39,7 @@ class Build:
     """What a kernel's result may depend on besides its input."""
 
     onnxruntime: str
-    library: str
+    runtime_sha256: str
     """SHA-256 of the native library that Python loads."""
     instructions: str
     """The architecture, and the vector instructions that kernels are chosen by."""
@@ -52,7 +52,7 @@ class Build:
         return hashlib.sha256(json.dumps({"schema": SCHEMA, **asdict(self)}, sort_keys=True).encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
-        return f"ONNX Runtime {self.onnxruntime} on CPU, library SHA-256 {self.library}, {self.instructions}"
+        return f"ONNX Runtime {self.onnxruntime} on CPU, library SHA-256 {self.runtime_sha256}, {self.instructions}"
 
     def runs_as(self, other: Build) -> bool:
         """Whether a table of this build holds for the other."""

@@ -132,14 +132,14 @@ class KernelErrors(Frozen):
     """By how much float32 kernels err, absolutely and relatively, and the build that this was measured on: its native
     library, the instructions that it chooses its code by, and the C library's mathematics where a kernel may call them."""
 
-    library_sha256: Sha256
+    runtime_sha256: Sha256
     instructions: Name
     libm: Name | None = None
     errors: dict[str, tuple[float, float]]
 
     def __str__(self) -> str:
         libm = "" if self.libm is None else f" and the C library's mathematics {self.libm}"
-        return f"{', '.join(self.errors)} as in the library with SHA-256 {self.library_sha256} on {self.instructions}{libm}"
+        return f"{', '.join(self.errors)} as in the library with SHA-256 {self.runtime_sha256} on {self.instructions}{libm}"
 
 
 class RuntimeExecution(Frozen):

@@ -53,12 +53,13 @@ Number = Annotated[float | int | str | None, BeforeValidator(_finite_or_null)]
 
 
 class Accuracies(Frozen):
-    """Natural, attacked and certified accuracy of a model at one eps."""
+    """Natural, attacked and certified accuracy of a model at one eps; `undecided` counts samples that a budget left."""
 
     eps: str
     natural: Rate
     attacked: Rate | None
     certified: Rate
+    undecided: int = Field(default=0, ge=0)
 
 
 class Training(Frozen):

@@ -49,7 +49,7 @@ def test_doctor_shows_a_stored_table(pipeline, entry):
     assert code == 0
     assert "Sigmoid: error <= 2e-07" in out
     assert "(measured here)" in out
-    assert kernel_table.here().library in out
+    assert kernel_table.here().runtime_sha256 in out
     assert "measure-kernels Tanh" in out
 
 
@@ -122,10 +122,12 @@ def test_a_report_names_the_build_that_it_rests_on(pipeline, sigmoid, entry):
     assert code == 0, err
     method, build = json.loads(out)["result"]["method"], kernel_table.here()
     said = " ".join(method["assumptions"])
-    assert f"Sigmoid 2e-07 (ONNX Runtime {build.onnxruntime} on CPU, library SHA-256 {build.library}" in said
-    assert f"Sigmoid as in the library with SHA-256 {build.library} on {build.instructions}" in method["statement"]
+    assert f"Sigmoid 2e-07 (ONNX Runtime {build.onnxruntime} on CPU, library SHA-256 {build.runtime_sha256}" in said
+    assert (
+        f"Sigmoid as in the library with SHA-256 {build.runtime_sha256} on {build.instructions}" in method["statement"]
+    )
     assert method["execution"]["kernels"] == {
-        "library_sha256": build.library,
+        "runtime_sha256": build.runtime_sha256,
         "instructions": build.instructions,
         "libm": build.libm,
         "errors": {"Sigmoid": [2e-07, 0.0]},
@@ -156,7 +158,7 @@ def test_a_report_of_one_build_is_proved_again_and_told_from_one_of_another(
     assert pipeline("certify", sigmoid, *CERTIFY)[0] == 0
     again = ("verify", "sigmoid.report", "--model", sigmoid, "--data", "digits", "--recheck", "5")
     assert pipeline(*again)[0] == 0
-    build = replace(kernel_table.here(), library="0" * 64)
+    build = replace(kernel_table.here(), runtime_sha256="0" * 64)
     monkeypatch.setattr(kernel_table, "here", lambda: build)
     assert pipeline(*again)[0] == 3  # nothing is known of that build
     kernel_table.store("Sigmoid", entry)

@@ -128,6 +128,13 @@ def test_the_given_file_is_certified_on_fewer_samples_where_it_is_asked_to_be(pi
     assert "50" in out
 
 
+def test_an_improvement_is_judged_on_the_same_samples(pipeline, here):
+    code, _, err = pipeline("retrain", "model.onnx", *SHORT, "--before-samples", "50", "--require-improvement")
+    assert code == 2
+    assert "on the same samples" in err
+    assert not (here / "model.certified.onnx").exists()
+
+
 def test_a_gate_that_fails_still_leaves_file_and_report(pipeline, here):
     code, _, _ = pipeline("retrain", "model.onnx", *SHORT, "--no-attack", "--fail-under", "natural=1")
     assert code == 1

@@ -234,7 +234,7 @@ def test_a_table_of_another_build_is_never_used(state, monkeypatch):
     """Neither under its own name nor renamed, by the user's key or among those shipped; without libm only what calls none."""
     build = kernel_table.here()
     others = [
-        replace(build, library="0" * 64),
+        replace(build, runtime_sha256="0" * 64),
         replace(build, instructions=f"{build.instructions} AVX512F"),
         replace(build, onnxruntime="0.0"),
         replace(build, libm="0" * 64),
@@ -283,7 +283,7 @@ def test_a_table_that_promises_too_much_is_caught_by_running_the_kernel():
 def test_what_is_shipped_is_whole_and_holds_where_its_build_runs():
     """Each entry tried every float32; where this is one of the builds, its kernels are those, bit by bit."""
     for table in kernel_table.shipped():
-        assert len(table.build.library) == 64
+        assert len(table.build.runtime_sha256) == 64
         for name, entry in table.operators.items():
             assert name in OPERATORS
             assert entry.patterns == PATTERNS

@@ -15,9 +15,11 @@ from pipeline.results import Accuracies, Rate, Report
 from tests.render.test_terminal import printed
 
 
-def side(natural: int, attacked: int | None, certified: int, eps: str = "8/255") -> Accuracies:
+def side(natural: int, attacked: int | None, certified: int, undecided: int = 0) -> Accuracies:
     of = None if attacked is None else Rate.of(attacked, 400)
-    return Accuracies(eps=eps, natural=Rate.of(natural, 400), attacked=of, certified=Rate.of(certified, 400))
+    return Accuracies(
+        eps="8/255", natural=Rate.of(natural, 400), attacked=of, certified=Rate.of(certified, 400), undecided=undecided
+    )
 
 
 def retrained(make_report: Callable, before: Accuracies, after: Accuracies) -> Report:
@@ -59,10 +61,16 @@ def test_no_headline_is_cut(make_report: Callable, width: int) -> None:
         (side(360, 200, 10), side(300, 199, 11), [True, False]),
         (side(360, 200, 10), side(400, 400, 10), [False, True]),
         (side(360, None, 10), side(360, None, 9), [False]),
+        # What a budget left of either file may still be certified, or broken.
+        (side(360, 200, 10, 1), side(300, 200, 11), [None, True]),
+        (side(360, 200, 10, 1), side(300, 200, 12), [True, True]),
+        (side(360, 200, 10), side(300, 200, 10, 1), [None, None]),
+        (side(360, 200, 10, 1), side(300, 199, 10), [False, None]),
+        (side(360, 200, 10), side(300, 201, 11, 1), [True, True]),
     ],
 )
 def test_the_gate_on_improvement_is_decided_on_counts(
-    before: Accuracies, after: Accuracies, passed: list[bool]
+    before: Accuracies, after: Accuracies, passed: list[bool | None]
 ) -> None:
     assert [gate.passed for gate in improvement(before, after)] == passed
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pipeline.core.rounding import TINY32, U32
 from pipeline.onnx.executed.graphs import Graph, GraphOperator
 from pipeline.onnx.executed.matching import Matching, copy_source, skip_copies
 from pipeline.onnx.executed.views import blocks
 
-UNIT, TINY = 2.0**-24, 2.0**-126
 BLOCKS = (16, 8, 4)
 NORM_ROUNDINGS = 5
 """``var + eps``, its root, the quotient, and two more."""
@@ -44,7 +44,7 @@ class ScaleShift:
     def error(self) -> float:
         """A bound of the relative error of folding: ``gamma(n, u)``, n the roundings."""
         n = self.roundings + 1
-        return n * UNIT / (1 - n * UNIT) * (1 + 2.0**-20)
+        return n * U32 / (1 - n * U32) * (1 + 2.0**-20)
 
     def by_channel(self, channels: int, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         """Scale, shift and size as vectors along axis 1 of ``rank``; None where one varies along another axis."""
@@ -122,9 +122,9 @@ def by_channel(array: np.ndarray, channels: int, rank: int, axis: int) -> np.nda
 
 
 def is_near(array: np.ndarray, expected: np.ndarray, size: np.ndarray, error: float) -> bool:
-    """``|array - expected| <= error |size| + TINY``, at every entry."""
+    """``|array - expected| <= error |size| + TINY32``, at every entry."""
     with np.errstate(all="ignore"):
-        return bool((np.abs(array.astype(np.float64) - expected) <= error * np.abs(size) + TINY).all())
+        return bool((np.abs(array.astype(np.float64) - expected) <= error * np.abs(size) + TINY32).all())
 
 
 def blocked_filters(array: np.ndarray, filters: np.ndarray, error: float) -> tuple[bool, int] | None:

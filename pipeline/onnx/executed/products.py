@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from pipeline.core.rounding import JOINED
 from pipeline.onnx.executed.activations import before_activation, other_activation
 from pipeline.onnx.executed.folding import ScaleShift, by_channel, executed_constant, is_near, scale_shift
 from pipeline.onnx.executed.graphs import Graph, GraphOperator
@@ -17,10 +18,9 @@ from pipeline.onnx.executed.layers import with_residual
 from pipeline.onnx.executed.matching import Matching, Pair, Steps, rewriting, skip_copies
 from pipeline.onnx.executed.views import AS_IT_IS, FLAT, SWAPPED
 
-JOINED = 4
 RANGE = 120.0
 """Joined scales may be multiplied in any order: the absolute values of their binary exponents sum to at most this. There are at
-most ``JOINED`` of them, the number that ``bounds/float32_sites.py`` charges."""
+most ``JOINED`` of them, as many as are charged for."""
 
 
 @rewriting("Gemm", "com.microsoft.FusedGemm")
