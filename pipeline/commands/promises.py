@@ -11,6 +11,7 @@ import torch
 from pipeline.bounds.ibp import IntervalWalk
 from pipeline.commands.subject import Subject
 from pipeline.core.interval import Interval
+from pipeline.core.network import Plan
 from pipeline.core.rounding import Outward, unbounded, unmeasured
 from pipeline.errors import Contradiction, InputRejected
 from pipeline.onnx import executed, kernel_table, kernels, subnormal
@@ -41,6 +42,7 @@ def measured(subject: Subject, settings: Settings) -> Kernels:
     than its table was made from.
     """
     if settings.arithmetic != "float32-any-order":
+        _bound_blank(subject, Outward(deployed=False))
         return Kernels()
     needed, assumed = _needed(subject)
     if settings.provider != "cpu" and (needed or assumed):
@@ -91,17 +93,28 @@ class _Asked(dict[str, tuple[float, float]]):
         return True
 
 
-@torch.no_grad()
 def _needed(subject: Subject) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The kernels that rules ask for on the way from a point to the logits, and what they assume of other kernels' steps."""
     asked: Any = _Asked()
-    network = subject.network.in_float64()
-    points = [torch.zeros(*(d or 1 for d in port.shape), dtype=torch.float64) for port in network.inputs]
-    plan, _ = network.plan().before_softmax()
-    walk = IntervalWalk(network, Outward(deployed=True, kernels=asked), plan)
-    walk.boxes([Interval(point, torch.zeros_like(point)) for point in points])
+    plan = _bound_blank(subject, Outward(deployed=True, kernels=asked))
     rules = [rule for step in plan.steps if (rule := rule_for(step.op)) is not None]
     return tuple(sorted(asked)), tuple(dict.fromkeys(rule.assumes for rule in rules if rule.assumes))
+
+
+@torch.no_grad()
+def _bound_blank(subject: Subject, rounding: Outward) -> Plan:
+    """Bound blank samples, so that what no rule can bound is refused before any data are read; return what was walked.
+
+    Two of them where the file takes any number, since an axis of length one can stand for that of one sample.
+    """
+    network = subject.network.in_float64()
+    points = [
+        torch.zeros(port.shape[0] or 2, *(d or 1 for d in port.shape[1:]), dtype=torch.float64)
+        for port in network.inputs
+    ]
+    plan, _ = network.plan().before_softmax()
+    IntervalWalk(network, rounding, plan).boxes([Interval(point, torch.zeros_like(point)) for point in points])
+    return plan
 
 
 def rests_on_another_build(stated: report.RuntimeExecution | None, now: report.RuntimeExecution | None) -> str | None:

@@ -26,6 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.certify import PGD, Certification, Deployed, Strategy, Work, certify, sampled
 from pipeline.certify.prover import Prover
+from pipeline.commands.inspection import inspect
 from pipeline.commands.promises import refuse_unpromised
 from pipeline.commands.subject import open_model
 from pipeline.core import ops
@@ -878,6 +879,22 @@ def test_what_is_certified_of_it_is_true_or_it_is_refused_by_name(
         judged(this, tmp_path, flushing)
     judge(refused.value)
     assert this.says in str(refused.value)
+    assert refused_by_inspect(tmp_path / "adversarial.onnx")
+
+
+def refused_by_inspect(path: Any, **flags: str) -> str:
+    """What ``pipeline inspect`` says of a file that it refuses, or that ``certify`` would."""
+    try:
+        return inspect(path, flags).refused or ""
+    except InputRejected as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("this", [f for f in FILES if f.says and "first axis" in f.says], ids=lambda f: f.name)
+def test_samples_elsewhere_than_first_are_refused_by_inspect_in_every_arithmetic(this: File, tmp_path: Any) -> None:
+    path = tmp_path / "adversarial.onnx"
+    path.write_bytes(this.model().SerializeToString())
+    assert str(this.says) in refused_by_inspect(path, arithmetic="real")
 
 
 def test_there_are_twelve_of_each_kind() -> None:
