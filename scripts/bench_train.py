@@ -38,7 +38,8 @@ sys.path.insert(0, str(ROOT))
 from models.cnn7 import CNN7  # noqa: E402
 from pipeline.bounds.margins import MarginBounds  # noqa: E402
 from pipeline.core.network import Network, Port, Provenance, Weight  # noqa: E402
-from pipeline.core.rounding import EXACT, Outward, Rounding  # noqa: E402
+from pipeline.core.outward import Outward  # noqa: E402
+from pipeline.core.rounding import EXACT, Rounding  # noqa: E402
 from pipeline.core.threat import LinfBall  # noqa: E402
 from pipeline.data import Augment, Loader  # noqa: E402
 from pipeline.system.allocator import keep_large_blocks  # noqa: E402

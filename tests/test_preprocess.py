@@ -10,8 +10,8 @@ import torch
 
 from pipeline.bounds.margins import MarginBounds
 from pipeline.core.interval import Interval
+from pipeline.core.outward import Outward
 from pipeline.core.preprocess import Normalise, without_normalisation
-from pipeline.core.rounding import Outward
 from pipeline.core.threat import LinfBall, clipped_box
 from pipeline.data import channel_axis
 from pipeline.errors import UsageError

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core import ops
+from pipeline.core.floating_point import FLOAT32_MAX, JOINED, SLACK, TINY64, U64, gamma
 from pipeline.core.network import Plan, Step
-from pipeline.core.rounding import FLOAT32_MAX, JOINED, SLACK, TINY64, U64, Outward, gamma
+from pipeline.core.outward import Outward
 from pipeline.errors import EnvironmentFailure, InputRejected
 from pipeline.rules.rule import Rearrange, fold_floor, rule_for
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pipeline.core.rounding import GROUP
+from pipeline.core.floating_point import GROUP
 
 T = TypeVar("T")
 ROWS = 8

@@ -10,7 +10,8 @@ from pipeline.bounds import walk
 from pipeline.bounds.float32_sites import sites
 from pipeline.core.interval import Interval, Lockstep
 from pipeline.core.network import Network, Plan, Step
-from pipeline.core.rounding import EXACT, Outward, Rounding
+from pipeline.core.outward import Outward
+from pipeline.core.rounding import EXACT, Rounding
 from pipeline.distributed.sync_batch import WHOLE, Batch
 from pipeline.errors import PipelineError
 from pipeline.rules import rule_for

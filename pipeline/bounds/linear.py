@@ -19,10 +19,11 @@ from torch import Tensor
 from pipeline.bounds import walk
 from pipeline.bounds.footprint import STEP_FLOPS, measured
 from pipeline.bounds.ibp import IntervalWalk
+from pipeline.core.floating_point import GROUP
 from pipeline.core.interval import Interval
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.network import Network, Plan, Step
-from pipeline.core.rounding import EXACT, GROUP, Rounding
+from pipeline.core.rounding import EXACT, Rounding
 from pipeline.core.threat import Region
 from pipeline.rules import Affine, rule_for
 from pipeline.rules.relax import Lines, Relaxation

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from pipeline.bounds import walk
 from pipeline.bounds.rows import RowBounds, affine_tail, ends_tail
 from pipeline.bounds.specification import Specification
+from pipeline.core.floating_point import TINY32
 from pipeline.core.interval import Interval, Lockstep, at_least_float32
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.network import Network, Plan, Step
-from pipeline.core.rounding import EXACT, TINY32, Rounding
+from pipeline.core.rounding import EXACT, Rounding
 from pipeline.core.threat import Box, Region
 from pipeline.errors import InputRejected
 from pipeline.rules import Affine, rule_for

@@ -10,9 +10,10 @@ import torch
 
 from pipeline.bounds.ibp import IntervalWalk
 from pipeline.commands.subject import Subject
+from pipeline.core.floating_point import unbounded, unmeasured
 from pipeline.core.interval import Interval
 from pipeline.core.network import Plan
-from pipeline.core.rounding import Outward, unbounded, unmeasured
+from pipeline.core.outward import Outward
 from pipeline.errors import Contradiction, InputRejected
 from pipeline.onnx import executed, kernel_table, kernels, subnormal
 from pipeline.onnx.executed.graphs import Graph

@@ -56,3 +56,10 @@ class Lockstep:
 def at_least_float32(value: Tensor) -> Tensor:
     """The value in float32, or unchanged in float64: in training products may be bfloat16, while sums of them are not."""
     return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+def peak(inputs: tuple[Interval | Tensor, ...], rank: int) -> Tensor:
+    """The largest magnitude in each sample, shaped to broadcast over an output of that rank."""
+    boxes = [x for x in inputs if isinstance(x, Interval)]
+    peak = torch.stack([x.magnitude.reshape(len(x.radius), -1).amax(1) for x in boxes]).amax(0)
+    return peak.reshape(-1, *[1] * (rank - 1))

@@ -10,8 +10,8 @@ import torch
 from torch import fx
 
 from pipeline.core import ops
+from pipeline.core.floating_point import TINY32
 from pipeline.core.network import Network
-from pipeline.core.rounding import TINY32
 from pipeline.errors import UsageError
 
 _NAMES = ("mean", "less_mean", "std", "over_std")

@@ -17,7 +17,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor
 
-from pipeline.core.rounding import U32
+from pipeline.core.floating_point import U32
 
 CHUNK = 1 << 16
 """The longest tensor that a kernel is run on here."""

@@ -22,9 +22,10 @@ import onnx
 import torch
 from torch import Tensor
 
+from pipeline.core.floating_point import TINY32
 from pipeline.core.interval import Interval
 from pipeline.core.network import Network, Step
-from pipeline.core.rounding import TINY32, Outward
+from pipeline.core.outward import Outward
 from pipeline.errors import InputRejected, out_of_memory
 from pipeline.onnx import runtime
 from pipeline.onnx.correspondence import Mismatch, in_layout_of, value_of

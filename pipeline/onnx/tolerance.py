@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.floating_point import U32, gamma
 from pipeline.core.interval import Interval
-from pipeline.core.rounding import U32, gamma
 from pipeline.onnx.kernels import OPERATORS
 
 TOLERANCE = 2.0**-18

@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.core import ops
-from pipeline.core.rounding import U32, Outward, Rounding
+from pipeline.core.floating_point import U32
+from pipeline.core.outward import Outward
+from pipeline.core.rounding import Rounding
 from pipeline.rules.curves import Curve, bent
 from pipeline.rules.elementwise import Elementwise
 from pipeline.rules.rule import Example, Value, rule

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core import ops
+from pipeline.core.floating_point import SLACK, TINY32
 from pipeline.core.interval import Interval
-from pipeline.core.rounding import SLACK, TINY32
 from pipeline.rules.multi_input import broadcast_shape, copies
 from pipeline.rules.relax import Window
 from pipeline.rules.rule import Affine, Example, Value, rule

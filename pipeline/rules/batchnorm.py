@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.core.floating_point import SLACK, TINY32
 from pipeline.core.interval import Interval, Lockstep, at_least_float32
 from pipeline.core.ops import AffineBN, BatchNorm, Layer
-from pipeline.core.rounding import EXACT, SLACK, TINY32, Rounding
+from pipeline.core.rounding import EXACT, Rounding
 from pipeline.distributed.sync_batch import WHOLE, Batch
 from pipeline.rules.affine import correlate
 from pipeline.rules.relax import Chain, Relaxation, Window

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core import ops
+from pipeline.core.floating_point import FLOAT32_MAX, SLACK, TINY32, dot
 from pipeline.core.interval import Interval
 from pipeline.core.linear_form import LinearForm
-from pipeline.core.rounding import EXACT, FLOAT32_MAX, SLACK, TINY32, Outward, Rounding, dot
+from pipeline.core.outward import Outward
+from pipeline.core.rounding import EXACT, Rounding
 from pipeline.rules.multi_input import as_box, broadcast, constant_part, operand_forms
 from pipeline.rules.relax import Line, Lines, Relaxation
 from pipeline.rules.rule import Example, Rule, Value, rule

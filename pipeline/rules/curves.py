@@ -14,7 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pipeline.core.rounding import EXACT, TINY32, Rounding
+from pipeline.core.floating_point import TINY32
+from pipeline.core.rounding import EXACT, Rounding
 
 Kind = Literal["convex", "concave", "linear"]
 MIRRORED: dict[Kind, Kind] = {"convex": "concave", "concave": "convex", "linear": "linear"}

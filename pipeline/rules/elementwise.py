@@ -10,8 +10,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from pipeline.core.floating_point import TINY32
 from pipeline.core.interval import Interval
-from pipeline.core.rounding import EXACT, TINY32, Rounding
+from pipeline.core.rounding import EXACT, Rounding
 from pipeline.rules.curves import Curve
 from pipeline.rules.relax import Line, Lines, Relaxation
 from pipeline.rules.rule import Op, Rule, Value

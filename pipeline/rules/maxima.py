@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.core import ops
+from pipeline.core.floating_point import dot
 from pipeline.core.interval import Interval
 from pipeline.core.linear_form import LinearForm
-from pipeline.core.rounding import EXACT, Rounding, dot
+from pipeline.core.rounding import EXACT, Rounding
 from pipeline.rules.multi_input import Negated, constant_part, copies, negate, operand_forms
 from pipeline.rules.relax import Relaxation
 from pipeline.rules.rule import Example, Monotone, Rule, Value, rule

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.core.floating_point import dot, unbounded
 from pipeline.core.interval import Interval
 from pipeline.core.linear_form import LinearForm
-from pipeline.core.rounding import Outward, Rounding, dot, unbounded
+from pipeline.core.outward import Outward
+from pipeline.core.rounding import Rounding
 from pipeline.errors import InputRejected
 from pipeline.rules.relax import Relaxation
 from pipeline.rules.rule import Value

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core import ops
-from pipeline.core.rounding import TINY32, Outward, Rounding
+from pipeline.core.floating_point import TINY32
+from pipeline.core.outward import Outward
+from pipeline.core.rounding import Rounding
 from pipeline.rules.curves import Curve, Kind
 from pipeline.rules.elementwise import Elementwise
 from pipeline.rules.rule import Example, Value, rule

@@ -11,8 +11,10 @@ import math
 import torch
 from torch import Tensor
 
+from pipeline.core.floating_point import FLOAT32_MAX, LARGEST_KERNEL, TINY32, U32, gamma
 from pipeline.core.interval import Interval
-from pipeline.core.rounding import FLOAT32_MAX, LARGEST_KERNEL, TINY32, U32, Outward, Rounding, gamma
+from pipeline.core.outward import Outward
+from pipeline.core.rounding import Rounding
 
 EXPONENTIAL = "Softmax"
 """What the exponential inside a Softmax is called where its error was measured."""

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.core.floating_point import dot
 from pipeline.core.interval import Interval
 from pipeline.core.linear_form import LinearForm
-from pipeline.core.rounding import Rounding, dot
+from pipeline.core.rounding import Rounding
 
 Origin = tuple[int, ...]
 Window = Callable[[Tensor, Origin], Sequence[tuple[Tensor | None, Origin]]]

@@ -14,8 +14,10 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.floating_point import SLACK, U64
 from pipeline.core.interval import Interval, Lockstep
-from pipeline.core.rounding import EXACT, SLACK, U64, Outward, Rounding
+from pipeline.core.outward import Outward
+from pipeline.core.rounding import EXACT, Rounding
 from pipeline.distributed.sync_batch import WHOLE, Batch
 from pipeline.errors import InputRejected, PipelineError
 from pipeline.rules.relax import AffineMap, Relaxation, Window

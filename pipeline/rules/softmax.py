@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.floating_point import dot
 from pipeline.core.interval import Interval
 from pipeline.core.linear_form import LinearForm
-from pipeline.core.rounding import EXACT, Rounding, dot
+from pipeline.core.rounding import EXACT, Rounding
 from pipeline.rules.programs import SOFTMAX, log_softmax_error, softmax_error
 from pipeline.rules.relax import Relaxation
 from pipeline.rules.rule import Example, Rule, Value, rule

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from pipeline.core import ops
 from pipeline.core.interval import Interval
-from pipeline.core.rounding import EXACT, Outward, Rounding
+from pipeline.core.outward import Outward
+from pipeline.core.rounding import EXACT, Rounding
 from pipeline.rules.multi_input import own_kernel
 from pipeline.rules.rule import Affine, Example, Value, rule
 

@@ -12,7 +12,7 @@ from torch import nn
 from pipeline.bounds.margins import MarginBounds
 from pipeline.core import ops
 from pipeline.core.interval import Interval
-from pipeline.core.rounding import Outward
+from pipeline.core.outward import Outward
 from pipeline.core.threat import LinfBall
 from pipeline.methods import METHODS
 from pipeline.rules import rule_for

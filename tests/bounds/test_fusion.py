@@ -12,7 +12,7 @@ import torch
 
 from pipeline.bounds.ibp import IntervalWalk
 from pipeline.core.interval import Interval
-from pipeline.core.rounding import Outward
+from pipeline.core.outward import Outward
 from tests.onnx import files
 from tests.onnx.files import load
 

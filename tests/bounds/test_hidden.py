@@ -21,7 +21,7 @@ from pipeline.certify.attack import PGD, attack
 from pipeline.core import ops
 from pipeline.core.interval import Interval
 from pipeline.core.network import Network
-from pipeline.core.rounding import Outward
+from pipeline.core.outward import Outward
 from pipeline.core.threat import LinfBall
 from pipeline.methods import METHODS
 from tests import nets

@@ -14,9 +14,10 @@ from pipeline.bounds.ibp import IntervalWalk
 from pipeline.bounds.margins import MarginBounds
 from pipeline.core import ops
 from pipeline.core import rounding as arithmetic
+from pipeline.core.floating_point import gamma
 from pipeline.core.interval import Interval
 from pipeline.core.linear_form import LinearForm
-from pipeline.core.rounding import Outward, gamma
+from pipeline.core.outward import Outward
 from pipeline.errors import InputRejected
 from pipeline.onnx.kernels import full
 from pipeline.rules import rule_for

@@ -17,8 +17,10 @@ from torch import nn
 from pipeline.bounds.float32_sites import self_test
 from pipeline.bounds.ibp import IntervalWalk
 from pipeline.bounds.margins import MarginBounds
+from pipeline.core.floating_point import gamma
 from pipeline.core.interval import Interval
-from pipeline.core.rounding import EXACT, Outward, gamma
+from pipeline.core.outward import Outward
+from pipeline.core.rounding import EXACT
 from pipeline.core.threat import LinfBall
 from pipeline.errors import EnvironmentFailure, InputRejected
 from pipeline.rules import rule_for

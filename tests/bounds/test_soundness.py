@@ -17,7 +17,8 @@ from pipeline.core import ops
 from pipeline.core.interval import Interval
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.network import Network
-from pipeline.core.rounding import EXACT, Outward
+from pipeline.core.outward import Outward
+from pipeline.core.rounding import EXACT
 from pipeline.core.threat import Box, EuclideanBall, LinfBall
 from pipeline.methods import METHODS
 from tests import laws, nets

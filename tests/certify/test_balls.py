@@ -12,7 +12,7 @@ from torch import nn
 from pipeline.bounds.margins import MarginBounds
 from pipeline.certify import PGD, attack
 from pipeline.core import ops
-from pipeline.core.rounding import Outward
+from pipeline.core.outward import Outward
 from pipeline.core.threat import L2Ball, LinfBall, Region, concatenate
 from pipeline.methods import METHODS
 from pipeline.results import Verdict

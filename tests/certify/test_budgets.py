@@ -17,7 +17,8 @@ from pipeline.bounds.footprint import footprint
 from pipeline.bounds.margins import MarginBounds
 from pipeline.certify import Strategy, Work
 from pipeline.certify.prover import Prover
-from pipeline.core.rounding import GROUP, Outward
+from pipeline.core.floating_point import GROUP
+from pipeline.core.outward import Outward
 from pipeline.core.threat import LinfBall
 from pipeline.errors import Incomplete, UsageError
 from pipeline.methods import METHODS

@@ -20,10 +20,11 @@ from pipeline.bounds.alpha import Search, improved
 from pipeline.bounds.ibp import IntervalWalk
 from pipeline.bounds.linear import Bounds, LinearWalk
 from pipeline.bounds.margins import MarginBounds
+from pipeline.core.floating_point import U64
 from pipeline.core.interval import Interval
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.network import Network, Plan
-from pipeline.core.rounding import U64, Outward
+from pipeline.core.outward import Outward
 from pipeline.core.threat import Box
 from pipeline.errors import InputRejected, PipelineError
 from pipeline.methods import METHODS

@@ -11,7 +11,7 @@ import torch
 from pipeline.bounds.ibp import IntervalWalk
 from pipeline.core.interval import Interval
 from pipeline.core.network import Network
-from pipeline.core.rounding import Outward
+from pipeline.core.outward import Outward
 from pipeline.errors import InputRejected
 from pipeline.onnx.importer import convert
 from pipeline.onnx.passes.normalise import normalise

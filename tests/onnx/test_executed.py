@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from pipeline.bounds.ibp import IntervalWalk
 from pipeline.core.interval import Interval
-from pipeline.core.rounding import Outward
+from pipeline.core.outward import Outward
 from pipeline.errors import InputRejected
 from pipeline.onnx import executed, importer, model_file, runtime
 from pipeline.onnx.executed import optimised, pools, products, require, unaccounted

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.core.rounding import Outward
+from pipeline.core.outward import Outward
 from pipeline.errors import EnvironmentFailure
 from pipeline.onnx import kernel_table
 from pipeline.onnx.kernel_sweep import EVERY, LARGEST, PATTERNS, Measured, Sweep, contradicted, measure

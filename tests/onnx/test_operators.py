@@ -14,7 +14,7 @@ from torch import nn
 from pipeline.bounds.ibp import IntervalWalk
 from pipeline.core import ops
 from pipeline.core.interval import Interval
-from pipeline.core.rounding import Outward
+from pipeline.core.outward import Outward
 from pipeline.errors import InputRejected
 from pipeline.rules import unsupported
 from tests.onnx.files import load, model, node, saved, weights

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pipeline.core.interval import Interval
-from pipeline.core.rounding import Outward
+from pipeline.core.outward import Outward
 from pipeline.onnx import runtime
 from pipeline.onnx.kernel_sweep import measure
 from pipeline.rules import programs, rule_for

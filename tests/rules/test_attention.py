@@ -12,7 +12,7 @@ from pipeline.bounds.margins import MarginBounds
 from pipeline.core import ops
 from pipeline.core.interval import Interval
 from pipeline.core.network import Network
-from pipeline.core.rounding import Outward
+from pipeline.core.outward import Outward
 from pipeline.methods import METHODS
 from pipeline.rules import unsupported
 from tests.nets import Drawing

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from pipeline.core import ops
 from pipeline.core.interval import Interval
 from pipeline.core.linear_form import LinearForm
-from pipeline.core.rounding import EXACT, Outward
+from pipeline.core.outward import Outward
+from pipeline.core.rounding import EXACT
 from pipeline.errors import InputRejected
 from pipeline.rules import rule_for, rules
 from pipeline.rules.curves import MIRRORED

@@ -12,7 +12,8 @@ from torch import nn
 
 from pipeline.core.interval import Interval, Lockstep
 from pipeline.core.linear_form import LinearForm
-from pipeline.core.rounding import EXACT, Outward
+from pipeline.core.outward import Outward
+from pipeline.core.rounding import EXACT
 from pipeline.rules import Affine, rule_for, rules
 from tests import laws
 

@@ -10,7 +10,8 @@ from torch import nn
 
 from pipeline.core.interval import Interval
 from pipeline.core.linear_form import LinearForm
-from pipeline.core.rounding import EXACT, Outward
+from pipeline.core.outward import Outward
+from pipeline.core.rounding import EXACT
 from pipeline.rules import rule_for
 from tests import laws
 

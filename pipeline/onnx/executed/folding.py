@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipeline.core.rounding import TINY32, U32
+from pipeline.core.floating_point import TINY32, U32
 from pipeline.onnx.executed.graphs import Graph, GraphOperator
 from pipeline.onnx.executed.matching import Matching, copy_source, skip_copies
 from pipeline.onnx.executed.views import blocks

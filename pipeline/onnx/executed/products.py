@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipeline.core.rounding import JOINED
+from pipeline.core.floating_point import JOINED
 from pipeline.onnx.executed.activations import before_activation, other_activation
 from pipeline.onnx.executed.folding import ScaleShift, by_channel, executed_constant, is_near, scale_shift
 from pipeline.onnx.executed.graphs import Graph, GraphOperator
