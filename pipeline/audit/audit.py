@@ -70,31 +70,31 @@ def restated(raw: Any, result: BaseModel) -> Iterator[str]:
 
 
 def audit(
-    folder: Path, text: str, raw: dict[str, Any], found: Findings
+    folder: Path, text: str, raw: dict[str, Any], findings: Findings
 ) -> tuple[Report | None, Samples | None, Counterexamples | None]:
     """Check everything that needs no model and no data; what could be read, for further checks.
 
     Raises InputRejected (3) for what is no report although its digest is right.
     """
-    if not found.weigh("the digest of the result, and the spelling of report.json", sealed(text, raw)):
+    if not findings.weigh("the digest of the result, and the spelling of report.json", sealed(text, raw)):
         return None, None, None
     try:
         report = Report.model_validate(raw)
     except ValidationError as error:
         raise InputRejected(f"This is no report: {error.errors()[0]['msg']}. Certify again.") from error
     except Contradiction as error:
-        found.faults.append(str(error))
+        findings.faults.append(str(error))
         return None, None, None
     result = report.result
-    found.faults += restated(raw["result"], result)
-    found.checked.append("the laws between levels, classes and verdict")
-    found.weigh("the kind of report", _kind(report))
-    found.weigh("that range, statement and selection are those of one run", _of_one_run(result))
-    samples = _samples(folder, result, found)
-    found.weigh(
+    findings.faults += restated(raw["result"], result)
+    findings.checked.append("the laws between levels, classes and verdict")
+    findings.weigh("the kind of report", _kind(report))
+    findings.weigh("that range, statement and selection are those of one run", _of_one_run(result))
+    samples = _samples(folder, result, findings)
+    findings.weigh(
         f"{len(result.gates)} gates, evaluated again" if result.gates else "that no gate was asked", rejudged(result)
     )
-    return report, samples, _counterexamples(folder, result, samples, found)
+    return report, samples, _counterexamples(folder, result, samples, findings)
 
 
 def _kind(report: Report) -> Iterator[str]:
@@ -106,11 +106,11 @@ def _of_one_run(result: Result) -> Iterator[str]:
     """What is said twice, or follows from something else that is said."""
     if result.threat.range != result.preprocessing.range:
         yield f"report.json: pixels lie in {result.preprocessing.range}, and the attacker's in {result.threat.range}."
-    data, drawn = result.data, result.data.selection
-    taken = data.n_total if drawn.method == "all" else min(drawn.max_samples or 0, data.n_total)
+    data, selection = result.data, result.data.selection
+    expected = data.n_total if selection.method == "all" else min(selection.max_samples or 0, data.n_total)
     of_run = data.n_evaluated if result.shard is None else result.shard.n_run
-    if of_run != taken:
-        yield f"report.json: {of_run} samples of {data.n_total} were evaluated, its selection takes {taken}."
+    if of_run != expected:
+        yield f"report.json: {of_run} samples of {data.n_total} were evaluated, its selection takes {expected}."
     # Another version may have worded it otherwise.
     if result.tool.version == _version() and result.method.execution is not None:
         region = "box" if result.threat.norm == "linf" else "Euclidean ball"
@@ -128,20 +128,20 @@ def _version() -> str:
         return "unknown"
 
 
-def _samples(folder: Path, result: Result, found: Findings) -> Samples | None:
+def _samples(folder: Path, result: Result, findings: Findings) -> Samples | None:
     if result.samples is None:
-        found.faults.append("report.json: it describes no samples, so that its counts rest on nothing.")
+        findings.faults.append("report.json: it describes no samples, so that its counts rest on nothing.")
         return None
     try:
         samples = read_samples(folder / FILE_NAME, result.samples)
     except PipelineError as error:
-        found.faults.append(f"{FILE_NAME}: {error}")
+        findings.faults.append(f"{FILE_NAME}: {error}")
         return None
-    found.checked.append(
+    findings.checked.append(
         f"{FILE_NAME}: its digest, and the laws of {len(samples)} samples: certified, survived, correct"
     )
-    found.weigh("certified and attacked fall, sample by sample, as eps grows", _monotone(samples))
-    found.weigh("counts, classes, margins and rungs, computed again from the samples", _counts(result, samples))
+    findings.weigh("certified and attacked fall, sample by sample, as eps grows", _monotone(samples))
+    findings.weigh("counts, classes, margins and rungs, computed again from the samples", _counts(result, samples))
     return samples
 
 
@@ -204,21 +204,23 @@ def differing(a: Any, b: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
         yield where, str(a)[:60], str(b)[:60]
 
 
-def _counterexamples(folder: Path, result: Result, samples: Samples | None, found: Findings) -> Counterexamples | None:
+def _counterexamples(
+    folder: Path, result: Result, samples: Samples | None, findings: Findings
+) -> Counterexamples | None:
     if result.counterexamples is None:
         if samples is not None and (samples.verdict == Verdict.FALSIFIED).any():
-            found.faults.append("report.json: samples are falsified, and it describes no counterexamples.")
+            findings.faults.append("report.json: samples are falsified, and it describes no counterexamples.")
         elif (folder / COUNTEREXAMPLES_NAME).exists():
-            found.faults.append(f"{COUNTEREXAMPLES_NAME}: it is there, and the report describes none.")
+            findings.faults.append(f"{COUNTEREXAMPLES_NAME}: it is there, and the report describes none.")
         return None
     try:
         read = read_counterexamples(folder / COUNTEREXAMPLES_NAME, result.counterexamples)
     except PipelineError as error:
-        found.faults.append(f"{COUNTEREXAMPLES_NAME}: {error}")
+        findings.faults.append(f"{COUNTEREXAMPLES_NAME}: {error}")
         return None
     if samples is None:
         return None
-    passed = found.weigh(
+    passed = findings.weigh(
         f"{COUNTEREXAMPLES_NAME}: its digest, one point for each falsified sample", _points(read, samples)
     )
     return read if passed else None

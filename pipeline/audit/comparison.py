@@ -91,14 +91,14 @@ def compare(before: Path, after: Path) -> Comparison:
             f"Reports are compared at an eps that both have; one has {', '.join(one.samples.eps)}, the other "
             f"{', '.join(two.samples.eps)}. Certify both at one eps."
         )
-    found = [_change(one, two, "natural", *rows[0])]
-    found += [_change(one, two, metric, i, j) for i, j in rows for metric in METRICS[1:]]
+    changes = [_change(one, two, "natural", *rows[0])]
+    changes += [_change(one, two, metric, i, j) for i, j in rows for metric in METRICS[1:]]
     return Comparison(
         before=_side(one),
         after=_side(two),
         n=len(one.samples),
         differing=differing,
-        changes=tuple(change for change in found if change is not None),
+        changes=tuple(change for change in changes if change is not None),
     )
 
 

@@ -16,11 +16,11 @@ class Findings:
 
     def weigh(self, what: str, faults: Iterable[str]) -> bool:
         """Enter a check with the faults that it found, or as passed where it found none; whether it passed."""
-        found = list(faults)
-        self.faults += found
-        if not found:
+        new = list(faults)
+        self.faults += new
+        if not new:
             self.checked.append(what)
-        return not found
+        return not new
 
     def skip(self, what: str) -> None:
         """Enter something that was not checked, with the reason."""

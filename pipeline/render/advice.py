@@ -29,8 +29,8 @@ def headline(report: Report) -> str:
     """What was found, in one sentence."""
     level, shard = strongest(report), report.result.shard
     if shard is not None:
-        found = f"{level.certified.k} of its {level.certified.n} samples are provably robust"
-        return f"Shard {shard}: {found} at ε = {level.eps}{in_norm(report)}."
+        count = f"{level.certified.k} of its {level.certified.n} samples are provably robust"
+        return f"Shard {shard}: {count} at ε = {level.eps}{in_norm(report)}."
     if (worse := made_worse(report)) is not None:
         return worse
     if is_near_chance(report.result):
@@ -40,12 +40,12 @@ def headline(report: Report) -> str:
     if report.result.method.arithmetic == "none":
         return f"Measured for comparison only; arithmetic `none` certifies nothing at ε = {level.eps}."
     if level.certified.k == 0:
-        found = (
+        outcome = (
             "No sample was proved robust before the budget ran out"
             if level.undecided
             else "No sample is provably robust"
         )
-        return f"{found} at ε = {level.eps}{in_norm(report)}."
+        return f"{outcome} at ε = {level.eps}{in_norm(report)}."
     least = "At least " if level.undecided else ""
     return f"{least}{percent(level.certified.value)} of the samples are provably robust at ε = {level.eps}{in_norm(report)}."
 
@@ -61,10 +61,10 @@ def made_worse(report: Report) -> str | None:
         if before is not None and after is not None:
             changes[name] = after.exact - before.exact
     gain = changes.pop("certified")
-    lost = {name: change for name, change in changes.items() if change < 0}
-    if not lost or gain >= HARDLY:
+    losses = {name: change for name, change in changes.items() if change < 0}
+    if not losses or gain >= HARDLY:
         return None
-    points = ", ".join(f"{name} {100 * float(change):+.1f}" for name, change in [*lost.items(), ("certified", gain)])
+    points = ", ".join(f"{name} {100 * float(change):+.1f}" for name, change in [*losses.items(), ("certified", gain)])
     return f"The new file is worse than the given one: {points} points at ε = {training.after.eps}."
 
 
@@ -136,22 +136,22 @@ def next_step(report: Report, *, here: bool = False) -> tuple[str, str | None]:
 
 def _expected(report: Report, level: Level, eps: str) -> str:
     """Why an ordinary model has no certificates, where bounds lose their precision, and what others attained."""
-    said = [
+    sentences = [
         f"{'Next to nothing' if level.certified.k else '0 %'} certified is expected of a model trained in the ordinary "
         "way: its bounds are too wide to prove anything."
     ]
     where = lost(level.layers)
     if where is not None:
         layer = level.layers[where]
-        said.append(
+        sentences.append(
             f"They lose most on the way to layer {where + 1}, {clean(layer.name, 60)}, where they are "
             f"{layer.looseness:.3g} times as wide as what sampled points reach."
         )
-    said.append("Retrain it for certificates.")
+    sentences.append("Retrain it for certificates.")
     published = (
         quoted(report.result.model.input.shape[1:], Fraction(eps)) if report.result.threat.norm == "linf" else None
     )
-    return " ".join([*said, published] if published else said)
+    return " ".join([*sentences, published] if published else sentences)
 
 
 def _as_guessing(report: Report) -> str:
@@ -171,17 +171,17 @@ def _too_often_wrong(level: Level) -> str:
 
 
 def _preprocessing(report: Report) -> str:
-    """What flags said of it, to be said again."""
-    prepared, said = report.result.preprocessing, []
+    """The flags that stated it, to be stated again."""
+    prepared, flags = report.result.preprocessing, []
     if "flag" in prepared.source:
         ends = prepared.range if prepared.range != (0.0, 1.0) else None
         for name, values in (("mean", prepared.mean), ("std", prepared.std), ("range", ends)):
-            said += [] if values is None else [f" --{name}={','.join(f'{v:.9g}' for v in values)}"]
-    return "".join(said)
+            flags += [] if values is None else [f" --{name}={','.join(f'{v:.9g}' for v in values)}"]
+    return "".join(flags)
 
 
 def _as_given(report: Report) -> tuple[str, str]:
     argv, result = report.run.argv, report.result
     model = next((word for word in argv if PurePath(word).name == result.model.file), result.model.file)
-    said = dict(pairwise(argv))
-    return model, said.get("--test-data", said.get("--data", result.data.uri))
+    flags = dict(pairwise(argv))
+    return model, flags.get("--test-data", flags.get("--data", result.data.uri))

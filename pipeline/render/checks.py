@@ -16,11 +16,11 @@ STATES: dict[bool | None, State] = {True: "passed", False: "failed", None: "unde
 
 @dataclass(frozen=True)
 class Check:
-    """One condition, what became of it, and what was seen."""
+    """One condition, what became of it, and the figures behind it."""
 
     name: str
     state: State
-    said: str
+    detail: str
 
 
 def checks(report: Report) -> tuple[Check, ...]:
@@ -36,8 +36,8 @@ def checks(report: Report) -> tuple[Check, ...]:
 
 
 def _gate(gate: GateOutcome) -> Check:
-    said = f"{' '.join(gate.told.split())} ({gate.k} of {gate.n})"
-    return Check(clean(gate.id, 120), STATES[gate.passed], said)
+    detail = f"{' '.join(gate.told.split())} ({gate.k} of {gate.n})"
+    return Check(clean(gate.id, 120), STATES[gate.passed], detail)
 
 
 def _contradictions(report: Report) -> Check:
@@ -48,6 +48,6 @@ def _contradictions(report: Report) -> Check:
         return Check(name, "failed", f"file and network differ in {parity.argmax_disagreements} of {parity.n} classes")
     if parity is None and not attacked:
         return Check(name, "skipped", "neither parity nor an attack was run")
-    seen = ["no certified sample was broken by the attack"] if attacked else []
-    seen += [f"file and network agree on {parity.n} points"] if parity else []
-    return Check(name, "passed", "; ".join(seen))
+    facts = ["no certified sample was broken by the attack"] if attacked else []
+    facts += [f"file and network agree on {parity.n} points"] if parity else []
+    return Check(name, "passed", "; ".join(facts))

@@ -23,21 +23,21 @@ METRICS = ("natural", "attacked", "certified")
 def figures(report: Report, level: Level) -> list[Drawing]:
     """Those figures that this report has the numbers for; per-class bars and margins are of `level`."""
     result = report.result
-    drawn = []
+    drawings = []
     if result.training and len(result.training.curves) > 1:
-        drawn.append(training_curves(result.training.curves))
+        drawings.append(training_curves(result.training.curves))
     if len(result.levels) > 1:
-        drawn.append(accuracy_curve(result.levels))
+        drawings.append(accuracy_curve(result.levels))
     rows = [row for row in result.per_class if row.eps == level.eps]
     if rows:
-        drawn.append(class_bars(rows, result.data.class_names, level.eps))
+        drawings.append(class_bars(rows, result.data.class_names, level.eps))
     if level.margin is not None:
-        drawn.append(margin_histogram(level.margin, level.eps))
+        drawings.append(margin_histogram(level.margin, level.eps))
     if level.layers:
-        drawn.append(layer_states(level.layers, level.eps))
+        drawings.append(layer_states(level.layers, level.eps))
     if any(layer.looseness is not None for layer in level.layers):
-        drawn.append(looseness(level.layers, level.eps))
-    return drawn
+        drawings.append(looseness(level.layers, level.eps))
+    return drawings
 
 
 def accuracy_curve(levels: tuple[Level, ...]) -> Drawing:

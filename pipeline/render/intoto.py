@@ -19,8 +19,10 @@ def statement(report: Report) -> str:
 
     PASSED is said only of a whole report whose gates all passed; without a gate, or with samples left undecided, WARNED.
     """
-    result, seen = report.result, checks(report)
-    named = {state: [case.name for case in seen if case.state == state] for state in ("passed", "failed", "undecided")}
+    result, outcomes = report.result, checks(report)
+    named = {
+        state: [case.name for case in outcomes if case.state == state] for state in ("passed", "failed", "undecided")
+    }
     failed = bool(named["failed"]) or result.verdict != "pass"
     unsure = result.partial or not result.gates
     files = ((result.model.file, result.model.sha256), *((f.name, f.sha256) for f in result.model.external_data))

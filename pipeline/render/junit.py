@@ -23,10 +23,10 @@ def junit(report: Report) -> str:
         "errors": sum(case.state == "undecided" for case in cases),
         "skipped": sum(case.state == "skipped" for case in cases),
     }
-    said = {key: str(value) for key, value in counts.items()} | {"time": f"{report.run.seconds:.3f}"}
+    attributes = {key: str(value) for key, value in counts.items()} | {"time": f"{report.run.seconds:.3f}"}
     model = clean(result.model.file, 120)
-    suites = ElementTree.Element("testsuites", said)
-    suite = ElementTree.SubElement(suites, "testsuite", {"name": model, "timestamp": clean(report.run.started), **said})
+    suites = ElementTree.Element("testsuites", attributes)
+    suite = ElementTree.SubElement(suites, "testsuite", {"name": model, "timestamp": clean(report.run.started), **attributes})
     properties = ElementTree.SubElement(suite, "properties")
     for name, value in (
         ("headline", headline(report)),
@@ -43,10 +43,10 @@ def junit(report: Report) -> str:
     for case in cases:
         element = ElementTree.SubElement(suite, "testcase", {"classname": model, "name": case.name, "time": "0"})
         if case.state in ELEMENT:
-            ElementTree.SubElement(element, ELEMENT[case.state], {"message": case.said, "type": case.state})
+            ElementTree.SubElement(element, ELEMENT[case.state], {"message": case.detail, "type": case.state})
         else:
-            ElementTree.SubElement(element, "system-out").text = case.said
+            ElementTree.SubElement(element, "system-out").text = case.detail
     if grave := [clean(caution.message, 1000) for caution in result.warnings[:MOST_WARNINGS] if caution.code]:
-        ElementTree.SubElement(suite, "system-err").text = "\n".join(f"warning: {said}" for said in grave)
+        ElementTree.SubElement(suite, "system-err").text = "\n".join(f"warning: {message}" for message in grave)
     ElementTree.indent(suites)
     return ElementTree.tostring(suites, "unicode", xml_declaration=True) + "\n"

@@ -83,9 +83,9 @@ def looseness(layers: tuple[Layer, ...], eps: str) -> Drawing:
         for i, layer in enumerate(layers)
     )
     where = lost(layers)
-    said = "" if where is None else f" Most is lost on the way to layer {where + 1}, {clean(layers[where].name, 60)}."
+    worst = "" if where is None else f" Most is lost on the way to layer {where + 1}, {clean(layers[where].name, 60)}."
     caption = (
-        f"At ε = {eps}, by IBP: the width of the boxes over that which values at a few of their vertices span.{said}"
+        f"At ε = {eps}, by IBP: the width of the boxes over that which values at a few of their vertices span.{worst}"
     )
     svg = draw(paint, key="looseness", title="Looseness by layer", description=caption, height=2.3)
     return Drawing("Looseness by layer", caption, svg, (), ("layer", "name", "mean radius", "looseness"), rows)

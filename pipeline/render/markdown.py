@@ -67,10 +67,10 @@ def _verdict(report: Report) -> list[str]:
     if not result.gates:
         return ["No gate was asked; what is not asked cannot fail.", *(["Partial: a budget ran out."] * result.partial)]
     failed, undecided = (sum(gate.passed is state for gate in result.gates) for state in (False, None))
-    said = [f"{failed} of {len(result.gates)} gates failed"] * (failed > 0) + [f"{undecided} undecided"] * (
+    problems = [f"{failed} of {len(result.gates)} gates failed"] * (failed > 0) + [f"{undecided} undecided"] * (
         undecided > 0
     )
-    return [f"**{', '.join(said).capitalize()}.**" if said else f"All {len(result.gates)} gates passed."]
+    return [f"**{', '.join(problems).capitalize()}.**" if problems else f"All {len(result.gates)} gates passed."]
 
 
 def _level(level: Level) -> str:

@@ -32,8 +32,8 @@ def line(report: Report) -> str:
     """What was found, in a line."""
     result = report.result
     gates = [gate.passed for gate in result.gates]
-    told = f", {gates.count(True)} of {len(gates)} gates passed" if gates else ""
-    return f"{clean(result.model.file, 60)}: {headline(report)[:-1]} ({count(result.data.n_evaluated)} samples{told})"
+    passed = f", {gates.count(True)} of {len(gates)} gates passed" if gates else ""
+    return f"{clean(result.model.file, 60)}: {headline(report)[:-1]} ({count(result.data.n_evaluated)} samples{passed})"
 
 
 def fragment(report: Report) -> str:

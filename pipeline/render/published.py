@@ -45,5 +45,5 @@ def quoted(shape: tuple[int | str | None, ...], eps: Fraction) -> str | None:
         return None
     best = min(near, key=lambda row: max(row.eps / eps, eps / row.eps))
     rows = [row for row in near if (row.data, row.eps) == (best.data, best.eps)]
-    said = ", ".join(f"{row.method} {row.certified:.2f} % ({row.natural:.2f} % natural)" for row in rows)
-    return f"Published for CNN-7 on {best.data} at ε = {best.eps}: {said}."
+    figures = ", ".join(f"{row.method} {row.certified:.2f} % ({row.natural:.2f} % natural)" for row in rows)
+    return f"Published for CNN-7 on {best.data} at ε = {best.eps}: {figures}."

@@ -24,7 +24,7 @@ class RunReport:
 
     @property
     def result(self) -> Result:
-        """Everything deterministic that was found."""
+        """Everything deterministic that was table."""
         return self.report.result
 
     def __getattr__(self, name: str) -> Any:
@@ -53,17 +53,17 @@ class RunReport:
         """One row a sample and eps: index, label, predicted, eps, verdict, lower bound of the margin, what decided it."""
         s = self.samples
         n, many = len(s), len(s.eps)
-        found: dict[str, list[Any]] = {
+        table: dict[str, list[Any]] = {
             name: getattr(s, name).tolist() * many for name in ("index", "label", "predicted")
         }
-        found["eps"] = [eps for eps in s.eps for _ in range(n)]
-        found["verdict"] = [Verdict(code).word for code in s.verdict.ravel()]
-        found["margin_lower"] = s.margin_lower.ravel().tolist()
+        table["eps"] = [eps for eps in s.eps for _ in range(n)]
+        table["verdict"] = [Verdict(code).word for code in s.verdict.ravel()]
+        table["margin_lower"] = s.margin_lower.ravel().tolist()
         if s.decided_by is not None:
-            found["decided_by"] = [DECIDERS[code] for code in s.decided_by.ravel()]
+            table["decided_by"] = [DECIDERS[code] for code in s.decided_by.ravel()]
         if s.largest_eps is not None:
-            found["largest_eps"] = s.largest_eps.tolist() * many
-        return found
+            table["largest_eps"] = s.largest_eps.tolist() * many
+        return table
 
     def to_pandas(self) -> Any:
         """``columns`` as a DataFrame. Raises EnvironmentFailure (74) where pandas is not installed."""

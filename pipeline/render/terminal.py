@@ -49,11 +49,11 @@ class _Titled:
     body: RenderableType
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        said = Text(self.headline, style="bold")
-        if said.cell_len + ROOM <= options.max_width:
-            yield Panel(self.body, title=said, title_align="left", padding=(1, 2))
+        title = Text(self.headline, style="bold")
+        if title.cell_len + ROOM <= options.max_width:
+            yield Panel(self.body, title=title, title_align="left", padding=(1, 2))
         else:
-            yield Panel(Group(said, Text(), self.body), padding=(1, 2))
+            yield Panel(Group(title, Text(), self.body), padding=(1, 2))
 
 
 def panel(report: Report, *, folder: Path | None = None) -> RenderableType:
@@ -100,13 +100,13 @@ def _facts(report: Report) -> RenderableType:
     grid.add_column(overflow="fold")
     model, data, threat = result.model, result.data, result.threat
     low, high = threat.range
-    taken = (
+    evaluated = (
         f"{count(data.n_evaluated)} of {count(data.n_total)}"
         if data.n_evaluated < data.n_total
         else count(data.n_total)
     )
     grid.add_row("Model", Text(f"{clean(model.file, 60)}  {count(model.parameters)} parameters, {model.sha256[:12]}"))
-    grid.add_row("Data", Text(f"{clean(data.uri, 60)}  {clean(data.part, 20)} part, {taken} samples"))
+    grid.add_row("Data", Text(f"{clean(data.uri, 60)}  {clean(data.part, 20)} part, {evaluated} samples"))
     who = "L∞, every pixel" if threat.norm == "linf" else "L2, all pixels together, each"
     grid.add_row("Threat", Text(f"{who} in [{low:g}, {high:g}], by at most ε = {_all_eps(result.levels)}"))
     bounds = ", then ".join(result.method.bounds)
@@ -135,8 +135,8 @@ def _level(level: Level) -> RenderableType:
         else:
             low, high = (percent(end)[:-2] for end in rate.ci95)
             of = f"{count(rate.k)}/{count(rate.n)}"
-            shown = f"{name} (at least)" if name == "certified" and level.undecided else name
-            grid.add_row(Text(shown), Meter(rate, STYLES[name]), percent(rate.value), of, f"{low} – {high}")
+            label = f"{name} (at least)" if name == "certified" and level.undecided else name
+            grid.add_row(Text(label), Meter(rate, STYLES[name]), percent(rate.value), of, f"{low} – {high}")
     return grid
 
 
