@@ -267,7 +267,7 @@ REPORTS: list[Fault] = [
     ("commands/conclusion.py", 'if known.get("shard") is not None:', "if False:", f"{MERGE} -k bit"),
     ("results/blocks.py", "where = np.searchsorted([block[0] for block in blocks], rows, side=\"right\")", "where = 0 * rows",
      f"{MERGE} tests/results/test_blocks.py"),
-    ("audit/audit.py", "if of_run != taken:", "if False:", f"{AROUND} -k alone"),
+    ("audit/audit.py", "if of_run != expected:", "if False:", f"{AROUND} -k alone"),
     ("audit/audit.py", "if result.threat.range != result.preprocessing.range:", "if False:", f"{AROUND} -k little"),
     ("audit/audit.py", "if result.method.statement != statement:", "if False:", f"{AROUND} -k statement"),
     ("commands/reopen.py", "if not np.array_equal(samples.index, selected(result)):", "if False:", f"{AROUND} -k drawn"),
