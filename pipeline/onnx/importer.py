@@ -246,6 +246,3 @@ def _with_free_sizes(port: Port, declared: onnx.ValueInfoProto) -> Port:
         s if i == 0 or d.dim_value > 0 else None for i, (s, d) in enumerate(zip(port.shape, dims, strict=True))
     )
     return Port(port.name, port.dtype, shape)
-
-
-__all__ = ["Imported", "convert", "load"]

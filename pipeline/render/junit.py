@@ -26,7 +26,9 @@ def junit(report: Report) -> str:
     attributes = {key: str(value) for key, value in counts.items()} | {"time": f"{report.run.seconds:.3f}"}
     model = clean(result.model.file, 120)
     suites = ElementTree.Element("testsuites", attributes)
-    suite = ElementTree.SubElement(suites, "testsuite", {"name": model, "timestamp": clean(report.run.started), **attributes})
+    suite = ElementTree.SubElement(
+        suites, "testsuite", {"name": model, "timestamp": clean(report.run.started), **attributes}
+    )
     properties = ElementTree.SubElement(suite, "properties")
     for name, value in (
         ("headline", headline(report)),

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.errors import InputRejected, PipelineError
 from pipeline.onnx import runtime
-from pipeline.onnx.batch import rules, trace
+from pipeline.onnx.batch import registry, rules
 from pipeline.onnx.operators import TABLE
 from pipeline.onnx.passes.normalise import normalise
 from pipeline.rules import unsupported
@@ -92,19 +92,19 @@ WRONG = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_rule_is_found_out(name, monkeypatch):
-    key = trace.POINTWISE if name in TABLE and TABLE[name].pointwise else name
-    monkeypatch.setitem(trace.RULES, key, WRONG[name])
+    key = registry.POINTWISE if name in TABLE and TABLE[name].pointwise else name
+    monkeypatch.setitem(registry.RULES, key, WRONG[name])
     seeds = (s for s in range(2000) if any(n.op_type == name for n in Game(s).nodes))
     assert any(played([s])["mixed"] for s in itertools.islice(seeds, 80))
 
 
 def test_every_operator_of_the_table_has_a_rule():
     """One without is refused, so that none can be forgotten; ``Linear`` is the import's own."""
-    assert not {name for name in TABLE if trace.rule_of(name) is None}
+    assert not {name for name in TABLE if registry.rule_of(name) is None}
 
 
 def test_an_operator_without_a_rule_is_refused_by_name(monkeypatch):
-    monkeypatch.delitem(trace.RULES, "Softmax")
+    monkeypatch.delitem(registry.RULES, "Softmax")
     with pytest.raises(InputRejected, match="Softmax 'end': where its samples stand is not known"):
         accepted(model([node("Softmax", ["x"], ["y"], name="end")], ["N", 3]))
 

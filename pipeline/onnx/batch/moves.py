@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 from pipeline.onnx.batch.axis import BatchAxis, Untraceable, axis_of, reshape_batch_axis
+from pipeline.onnx.batch.registry import batch_rule
 from pipeline.onnx.batch.rules import after_reduction, first_operand, not_along
 from pipeline.onnx.batch.symbolic import Symbolic
-from pipeline.onnx.batch.trace import BatchTrace, batch_rule
+from pipeline.onnx.batch.trace import BatchTrace
 from pipeline.onnx.ir import Node
 
 WITHOUT_END = (1 << 31) - 1

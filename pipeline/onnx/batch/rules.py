@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 from pipeline.onnx.batch.axis import BatchAxis, Untraceable, axis_of
-from pipeline.onnx.batch.trace import POINTWISE, BatchTrace, batch_rule
+from pipeline.onnx.batch.registry import POINTWISE, batch_rule
+from pipeline.onnx.batch.trace import BatchTrace
 from pipeline.onnx.ir import Node
 
 

@@ -96,6 +96,19 @@ class Symbolic:
             raise Untraceable("of an entry for each sample")
         return list(zip(self.base.reshape(-1).tolist(), self.slope.reshape(-1).tolist(), strict=True))
 
+    def shape_at_one(self) -> tuple[list[int], int | None]:
+        """The shape that it states at N = 1, and which size is that of the batch.
+
+        Raises Untraceable unless one size at most depends on N, as a multiple of it.
+        """
+        shape, axis = [], None
+        for i, (base, slope) in enumerate(self.terms()):
+            if slope and (base or slope < 0 or axis is not None):
+                raise Untraceable("a size is another function of the batch size than a multiple of it")
+            axis = i if slope else axis
+            shape.append(int(slope or base))
+        return shape, axis
+
 
 Evaluation = Callable[[Node, Sequence["Symbolic | None"]], Symbolic]
 _EVALUATIONS: dict[str, Evaluation] = {}

@@ -196,20 +196,9 @@ def _reduce_prod(node: Node, args: Sequence[Symbolic | None]) -> Symbolic:
     return result.map(lambda v: v.reshape(1)) if node.attributes.peek("keepdims", 1) else result
 
 
-def _per_sample(target: Symbolic) -> tuple[list[int], int | None]:
-    """A shape at N = 1, and its batch axis. Raises Untraceable unless one size at most depends on N, as a multiple of it."""
-    shape, axis = [], None
-    for i, (base, slope) in enumerate(target.terms()):
-        if slope and (base or slope < 0 or axis is not None):
-            raise Untraceable("a size is another function of the batch size than a multiple of it")
-        axis = i if slope else axis
-        shape.append(int(slope or base))
-    return shape, axis
-
-
 @evaluates("ConstantOfShape")
 def _constant_of_shape(node: Node, args: Sequence[Symbolic | None]) -> Symbolic:
-    value, (shape, axis) = node.attributes.peek("value"), _per_sample(_first(args))
+    value, (shape, axis) = node.attributes.peek("value"), _first(args).shape_at_one()
     fill_value = np.float32(0) if value is None else numpy_helper.to_array(value).reshape(())
     return Symbolic.of(np.full(shape, fill_value), axis=axis)
 
@@ -217,7 +206,7 @@ def _constant_of_shape(node: Node, args: Sequence[Symbolic | None]) -> Symbolic:
 @evaluates("Expand")
 def _expand(node: Node, args: Sequence[Symbolic | None]) -> Symbolic:
     x, target = _pair(args)
-    shape, axis = _per_sample(target)
+    shape, axis = target.shape_at_one()
     rank = max(x.base.ndim, len(shape))
     x_axis = None if x.axis is None else x.axis + rank - x.base.ndim
     axis = None if axis is None else axis + rank - len(shape)

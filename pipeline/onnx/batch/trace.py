@@ -15,37 +15,10 @@ from onnx import GraphProto
 
 from pipeline.errors import InputRejected
 from pipeline.onnx.batch.axis import BatchAxis, Untraceable
+from pipeline.onnx.batch.registry import rule_of
 from pipeline.onnx.batch.symbolic import Symbolic, evaluate, shape_of
 from pipeline.onnx.ir import Draft, Node
 from pipeline.onnx.names import shown
-from pipeline.onnx.operators import TABLE
-
-Rule = Callable[["BatchTrace", Node], BatchAxis]
-"""The batch axis of an operator's results. Raises Untraceable where samples influence each other or cannot be tracked."""
-RULES: dict[str, Rule] = {}
-
-
-def batch_rule(*names: str) -> Callable[[Rule], Rule]:
-    """Register the decorated function as the rule of operators. Raises KeyError where one has a rule already."""
-
-    def register(rule: Rule) -> Rule:
-        for name in names:
-            if name in RULES:
-                raise KeyError(f"an operator has one rule; {name} has one already")
-            RULES[name] = rule
-        return rule
-
-    return register
-
-
-POINTWISE = "pointwise"
-"""The key, in ``RULES``, of the rule that all operators marked pointwise in the table of operators share."""
-
-
-def rule_of(operator: str) -> Rule | None:
-    """The rule of an operator, None where it has none."""
-    entry = TABLE.get(operator)
-    return RULES.get(POINTWISE if entry is not None and entry.pointwise else operator)
 
 
 class BatchTrace:
