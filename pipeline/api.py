@@ -6,7 +6,7 @@ The events of ``pipeline.commands`` are run to their end. A notebook shows progr
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,6 +35,12 @@ def certify(
     *,
     eps: Eps | None = None,
     norm: Literal["linf", "l2"] | None = None,
+    scale: Literal["std", "range"] | None = None,
+    scale_data: str | None = None,
+    radius: str | Sequence[float] | None = None,
+    features: Mapping[str, float | Mapping[str, float]] | None = None,
+    fixed: Sequence[str | int] | None = None,
+    movable: Sequence[str | int] | None = None,
     method: str | None = None,
     max_samples: int | None = None,
     seed: int | None = None,
@@ -72,7 +78,8 @@ def certify(
     """Certify an ONNX file on a data set; what is left out comes from ``pipeline.toml``, the file, or defaults.
 
     ``data`` is a URI (``"npz:test.npz"``), a pair ``(images, labels)`` of arrays, or a Dataset of PyTorch: pixels in the valid
-    range, before any normalisation. ``eps`` is one radius or several, as fractions of the pixel range: ``"8/255"`` is exact.
+    range, before any normalisation. ``eps`` is one radius or several, as fractions of the pixel range: ``"8/255"`` is exact. Of
+    tabular data it multiplies the radius of each feature: ``scale``, ``radius`` and ``features`` (radius, low, high by name).
     Other arguments are the flags of ``pipeline certify``. The report's folder is ``report``, else the model's name with .report
     here. ``watch`` is called with each event on the way. Raises what the exit codes stand for (``pipeline.errors``); a gate that
     fails does not raise: see ``verdict``.

@@ -24,6 +24,7 @@ from pipeline.numbers import BLANK, exact, parse_eps, parse_shard, real, whole
 __all__ = ["Settings", "limits_beside", "metadata_of", "settle", "settled"]
 
 CURVE = tuple(Fraction(k) / 255 for k in (Fraction(1, 2), 1, 2, 4, 8, 16))
+SCALED_CURVE = tuple(Fraction(1, k) for k in (100, 50, 20, 10, 5, 2))
 CURVE_SAMPLES = 200
 TOML, METADATA = "pipeline.toml", "the file's metadata"
 FITTING = ("range", "mean", "std", "layout", "threshold")
@@ -54,6 +55,16 @@ Real = Annotated[float, BeforeValidator(_real), Field(allow_inf_nan=False)]
 MANY = 10**9
 
 
+class Feature(BaseModel):
+    """How far eps = 1 moves a feature, in its own units, and within which range."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    radius: Real = Field(ge=0)
+    low: Real | None = None
+    high: Real | None = None
+
+
 class Settings(BaseModel):
     """Every setting that flags, a file and metadata can give; None where nothing was said.
 
@@ -66,6 +77,18 @@ class Settings(BaseModel):
     data: str | None = None
     test_data: str | None = None
     norm: Literal["linf", "l2"] = "linf"
+    scale: Literal["std", "range"] | None = None
+    """Of each feature: its standard deviation or its range in the training data is moved by eps = 1."""
+    scale_data: str | None = None
+    """The training data whose scale is meant; None takes the train part of the data, or the data."""
+    radius: str | tuple[Real, ...] | None = None
+    """How far eps = 1 moves each feature, or the archive that says it."""
+    features: dict[str, Feature] = Field(default_factory=dict)
+    """The same of some features, by name or number, each with a valid range if it has one."""
+    fixed: tuple[str, ...] = ()
+    """Features that stay as they are."""
+    movable: tuple[str, ...] = ()
+    """Features that may move although they hold whole numbers or two values alone."""
     eps: tuple[Fraction, ...] | None = None
     range: tuple[Real, Real] | None = None
     mean: tuple[Real, ...] | None = None
@@ -114,9 +137,36 @@ class Settings(BaseModel):
     """Settings of the recipe, under the names that ``Recipe`` gives them."""
 
     @property
+    def by_feature(self) -> bool:
+        """Whether each feature has a radius of its own, which eps multiplies."""
+        return bool(self.scale or self.radius or self.features or self.fixed)
+
+    @property
+    def curve(self) -> bool:
+        """Whether no eps was said, and none is meant by radii in units of the data."""
+        return self.eps is None and not (self.by_feature and (self.radius or self.features))
+
+    @property
     def radii(self) -> tuple[Fraction, ...]:
         """``eps``, or the curve where none was said: eight times as far where the distance is Euclidean."""
-        return self.eps or (CURVE if self.norm == "linf" else tuple(8 * eps for eps in CURVE))
+        if self.eps or not self.curve:
+            return self.eps or (Fraction(1),)
+        if self.scale:
+            return SCALED_CURVE
+        return CURVE if self.norm == "linf" else tuple(8 * eps for eps in CURVE)
+
+    @field_validator("features", mode="before")
+    @classmethod
+    def _plain_radii(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return {name: said if isinstance(said, Mapping | Feature) else {"radius": said} for name, said in value.items()}
+
+    @field_validator("fixed", "movable", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        parts = value.split(",") if isinstance(value, str) else value
+        return [str(part).strip(BLANK) for part in parts] if isinstance(parts, list | tuple) else parts
 
     @field_validator("eps", mode="before")
     @classmethod
@@ -124,8 +174,9 @@ class Settings(BaseModel):
         if value is None:
             return None
         parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
-        # A Euclidean ball may be larger than any one pixel's range.
-        parse = parse_eps if info.data.get("norm") != "l2" else _euclidean
+        # A Euclidean ball may be larger than any one pixel's range, and a box than a feature's deviation.
+        by_feature = any(info.data.get(name) for name in ("scale", "radius", "features"))
+        parse = _multiple if by_feature else parse_eps if info.data.get("norm") != "l2" else _euclidean
         exact = [p if isinstance(p, Fraction) else parse(str(p)) for p in parts]
         return tuple(sorted(set(exact)))
 
@@ -172,6 +223,11 @@ class Settings(BaseModel):
     def _numbers(cls, value: Any) -> Any:
         return value.split(",") if isinstance(value, str) else value
 
+    @field_validator("radius", mode="before")
+    @classmethod
+    def _radius(cls, value: Any) -> Any:
+        return value.split(",") if isinstance(value, str) and not value.startswith("npz:") else value
+
     @field_validator("fail_under", "max_regression", mode="before")
     @classmethod
     def _several(cls, value: Any) -> Any:
@@ -189,6 +245,16 @@ def _euclidean(text: str) -> Fraction:
     if eps is None or not 0 <= eps <= 1000:
         raise UsageError(
             f"a Euclidean eps is a number in units of the pixel range, such as 0.5 or 128/255; received {text[:40]!r}."
+        )
+    return eps
+
+
+def _multiple(text: str) -> Fraction:
+    """How many times its own radius each feature may move."""
+    eps = exact(text)
+    if eps is None or not 0 <= eps <= 1000:
+        raise UsageError(
+            f"eps is a multiple of each feature's radius or deviation, such as 0.1, at most 1000; received {text[:40]!r}."
         )
     return eps
 
@@ -234,6 +300,7 @@ def settle(model: Path, flags: Mapping[str, Any], metadata: Mapping[str, str]) -
             said["retrain"] = retrain
     settings = settled(said, source)
     _require_normalisation(settings, source)
+    _require_radii(settings)
     return settings, source
 
 
@@ -246,6 +313,8 @@ def _require_normalisation(settings: Settings, source: Mapping[str, str]) -> Non
             f"--mean and --std belong together, (x - mean) / std; {source[name]} says {name} {_listed(value)} alone. "
             f"Say --{other} too, as the deployment has it: --{other} {none} if it has none."
         )
+    if settings.range is None and settings.by_feature:  # in units of the data, of which no range is known
+        return
     low, high = settings.range or (0.0, 1.0)
     if mean is None or all(low <= m <= high for m in mean):
         return
@@ -259,6 +328,17 @@ def _require_normalisation(settings: Settings, source: Mapping[str, str]) -> Non
             "are stored, say --range 0,255 too."
         )
     raise UsageError(f"{rule}. State mean and std in the units of --range, or the --range that they are of.")
+
+
+def _require_radii(settings: Settings) -> None:
+    """Radii of features are said in one way, and of boxes. Raises UsageError."""
+    if settings.scale and settings.radius:
+        raise UsageError("--radius and --scale both say how far eps = 1 moves each feature: give one of them.")
+    if settings.by_feature and settings.norm != "linf":
+        raise UsageError("radii by feature are those of a box; leave --norm l2 out, or --scale, --radius and --fixed.")
+    for name, value, other in (("movable", settings.movable, "scale"), ("scale-data", settings.scale_data, "scale")):
+        if value and not settings.scale:
+            raise UsageError(f"--{name} means nothing without --{other}; give both, or neither.")
 
 
 def _listed(values: tuple[float, ...] | None) -> str:

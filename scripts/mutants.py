@@ -32,6 +32,7 @@ SECONDS = 600
 COPIED = ("pipeline", "tests", "models", "scripts", "pyproject.toml", "README.md")
 
 LAWS, CURVES, SEVERAL = "tests/rules/test_laws.py", "tests/rules/test_curves.py", "tests/rules/test_multi_input.py"
+FEATURES = "tests/certify/test_feature_box.py"
 SOUND, HIDDEN = "tests/bounds/test_soundness.py", "tests/bounds/test_hidden.py"
 ROUNDING, RATIONAL = "tests/bounds/test_rounding.py", "tests/bounds/test_rational.py"
 ORDERS, PARTS = "tests/bounds/test_any_order.py", "tests/bounds/test_mutations.py"
@@ -190,8 +191,11 @@ ACCOUNT: list[Fault] = [
      "return torch.fmax(least, highest)", f"{ORDERS} {HIDDEN} -k alpha"),
     ("bounds/walk.py", "if index not in pending else merge(index, pending[index], part)",
      "if index not in pending else part", SOUND),
-    ("core/threat.py", "torch.where(box.radius > 0, box.radius + slack, box.radius) if radius else box.radius",
-     "box.radius", f"{RATIONAL} {ROUNDING} {BALLS}"),
+    ("core/threat.py", "torch.where(moves, box.radius + slack, box.radius)", "box.radius", f"{RATIONAL} {ROUNDING} {BALLS} {FEATURES}"),
+    ("core/feature_box.py", "float(self.eps) * self.features.radius, self.features.low",
+     "float(self.eps) * self.features.radius.clip(max=0.25), self.features.low", FEATURES),
+    ("certify/attack.py", "return cls(*_ends(x, ball), radius.to(x).expand_as(x))",
+     "return cls(x - radius.max().to(x), x + radius.max().to(x), radius.to(x).expand_as(x))", FEATURES),
     ("core/threat.py", "torch.minimum(eps, x - low), torch.minimum(eps, high - x)",
      "torch.minimum(eps, x - low), torch.minimum(eps, high - x) / 2", f"{ROUNDING} {RATIONAL} {BALLS} {SOUND}"),
     ("bounds/rows.py", "start + shape.numel(), torch.zeros_like(const)", "start + shape.numel(), const", ASKED),

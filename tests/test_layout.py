@@ -22,6 +22,7 @@ ONLY_IN = {
     "jinja2": ("render/",),
     "torchvision": ("data/",),
     "datasets": ("data/hub.py",),
+    "pyarrow": ("data/table.py",),
     "huggingface_hub": ("data/hub.py",),
 }
 

@@ -29,7 +29,7 @@ from pipeline.results.samples import (
     read_counterexamples,
     read_samples,
 )
-from pipeline.results.statements import ASSUMPTIONS, SAMPLES
+from pipeline.results.statements import ASSUMPTIONS, SAMPLES, region_of
 from pipeline.results.summarise import Looked, largest_eps, levels, per_class
 from pipeline.results.text import quoted
 from pipeline.results.write import intact
@@ -113,8 +113,9 @@ def _of_one_run(result: Result) -> Iterator[str]:
         yield f"report.json: {of_run} samples of {data.n_total} were evaluated, its selection takes {expected}."
     # Another version may have worded it otherwise.
     if result.tool.version == _version() and result.method.execution is not None:
-        region = "box" if result.threat.norm == "linf" else "Euclidean ball"
-        statement = SAMPLES[result.method.arithmetic].format(region=region, execution=result.method.execution)
+        statement = SAMPLES[result.method.arithmetic].format(
+            region=region_of(result.threat), execution=result.method.execution
+        )
         if result.method.statement != statement:
             yield "report.json: its statement of what certified means is not the one of this program."
         if missing := set(ASSUMPTIONS[result.method.arithmetic]) - set(result.method.assumptions):

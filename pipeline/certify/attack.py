@@ -63,8 +63,10 @@ class Space:
     @classmethod
     def around(cls, x: Tensor, ball: Ball) -> Space:
         """The ball of each sample, to the last float32 inside it."""
-        radius = float(ball.radius)
-        return cls(*_ends(x, ball), radius, x if isinstance(ball, L2Ball) else None, radius)
+        radius = ball.extent(x).radius
+        if not isinstance(radius, Tensor):
+            return cls(*_ends(x, ball), radius, x if isinstance(ball, L2Ball) else None, radius)
+        return cls(*_ends(x, ball), radius.to(x).expand_as(x))
 
     def __getitem__(self, samples: Tensor) -> Space:
         unit = self.unit[samples] if isinstance(self.unit, Tensor) else self.unit
@@ -235,9 +237,12 @@ def _unit(direction: Tensor) -> Tensor:
 
 
 def _ends(x: Tensor, ball: Ball) -> tuple[Tensor, Tensor]:
-    """The least and greatest float32 inside the real box around each pixel, so that no point leaves it by rounding."""
-    exact, radius = x.double(), float(ball.radius)
-    low, high = (exact - radius).clamp(min=ball.low), (exact + radius).clamp(max=ball.high)
+    """The least and greatest float32 inside the real box around each entry, so that no point leaves it by rounding.
+
+    An entry of radius 0 stays as it is."""
+    exact = x.double()
+    radius, least, greatest = (torch.as_tensor(v, dtype=torch.float64, device=x.device) for v in ball.extent(x))
+    low, high = torch.maximum(exact - radius, least), torch.minimum(exact + radius, greatest)
     low32, high32 = low.float(), high.float()
     # One step inwards wherever the nearest float32 lies outside, or where float64 itself may have rounded.
     low32 = torch.where(low32.double() <= low, torch.nextafter(low32, x), low32)

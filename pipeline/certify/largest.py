@@ -13,7 +13,7 @@ from pipeline.certify.prover import Prover
 from pipeline.certify.rungs import chunks
 from pipeline.certify.scheduler import Work
 from pipeline.certify.verdict_table import VerdictTable
-from pipeline.core.threat import Ball, LinfBall
+from pipeline.core.threat import Ball
 from pipeline.progress import Progress
 from pipeline.results.blocks import Rows, by_block
 
@@ -86,7 +86,7 @@ def certified_at(
 
 def _ends(prover: Prover, table: VerdictTable) -> np.ndarray:
     """By sample, a point of the grid that nothing below can be certified at: an eps of a counterexample, or the whole range."""
-    whole = 1.0 if isinstance(table.balls[0], LinfBall) else math.sqrt(prover.images[0].size)
+    whole = table.balls[0].whole(prover.images[0].size)
     end = np.full(len(table.correct), math.ceil(whole / TOLERANCE) + 1, np.int64)
     for level in reversed(range(len(table.balls))):
         end[table.correct & ~table.alive[level]] = math.ceil(table.balls[level].eps / TOLERANCE)

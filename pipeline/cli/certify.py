@@ -11,6 +11,7 @@ import click
 from pipeline.cli.options import (
     data_options,
     devices_option,
+    feature_options,
     flags_of,
     gate_options,
     ladder_options,
@@ -27,6 +28,7 @@ from pipeline.errors import UsageError
 @data_options
 @click.option("--test-data", metavar="URI", hidden=True)
 @threat_options
+@feature_options
 @ladder_options
 @proof_options
 @click.option(
@@ -49,6 +51,7 @@ def command(
     pipeline certify model.onnx --data npz:test.npz --eps 8/255
     pipeline certify model.onnx --data dir:images --eps 2/255,8/255 --fail-under certified@2/255=0.5
     pipeline certify model.onnx --data npz:test.npz --eps 0.5 --norm l2 --time-budget 10m
+    pipeline certify model.onnx --data csv:test.csv --scale std --eps 0.1
     pipeline certify model.onnx --property unsafe.vnnlib --time-budget 2m
     pipeline certify model.onnx --data npz:test.npz --eps 8/255 --devices 4
     pipeline certify model.onnx --data npz:test.npz --eps 8/255 --shard 3/16

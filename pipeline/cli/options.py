@@ -30,7 +30,7 @@ data_options = _apply(
     click.option(
         "--data",
         metavar="URI",
-        help="npz:FILE, dir:FOLDER, torchvision:NAME, hf:NAME[?split=..], or digits.",
+        help="npz:FILE, csv:FILE, parquet:FILE, dir:FOLDER, torchvision:NAME, hf:NAME[?split=..], or digits.",
     ),
     click.option("--mean", metavar="M[,M...]", help="Mean subtracted outside the graph, one a channel."),
     click.option("--std", metavar="S[,S...]", help="Standard deviation divided by outside the graph."),
@@ -42,6 +42,30 @@ data_options = _apply(
 
 threat_options = _apply(
     click.option("--eps", metavar="E[,E...]", help="Radius as a fraction of the pixel range, such as 8/255; exact."),
+)
+
+
+feature_options = _apply(
+    click.option(
+        "--scale",
+        type=click.Choice(["std", "range"]),
+        help="Of tabular data: eps is in standard deviations, or ranges, of each feature. Whole numbers, flags and one-hot "
+        "groups stay fixed.",
+    ),
+    click.option(
+        "--scale-data", metavar="URI", help="Training data whose deviations are meant.  [the data's train part]"
+    ),
+    click.option(
+        "--radius",
+        metavar="R[,R...]|npz:FILE",
+        help="How far eps = 1 moves each feature, in its own units; 0 fixes it.",
+    ),
+    click.option(
+        "--fixed", metavar="NAME,...", help="Features that may not move, by name or number from 0 (also 3-7)."
+    ),
+    click.option(
+        "--movable", metavar="NAME,...", help="Whole numbers, flags or one-hot groups that --scale lets move too."
+    ),
 )
 
 

@@ -18,6 +18,7 @@ from pipeline.commands import facts
 from pipeline.commands.conclusion import conclude
 from pipeline.commands.events import Done, Event, Note
 from pipeline.commands.examination import examine
+from pipeline.commands.features import Reach, reach_of
 from pipeline.commands.promises import measured
 from pipeline.commands.subject import Subject, device_of, need_data, open_model, opened, test_part
 from pipeline.data import Dataset
@@ -91,12 +92,14 @@ def _certify(
         uri = settings.test_data or need_data(subject, settings)
         data = crew.each(lambda: test_part(uri, settings), first_alone=settings.download)
     dataset = data
-    if settings.eps is None:
+    reach = reach_of(dataset, subject, settings, crew)
+    if settings.curve:
         yield Note(f"no eps was given: the curve over {', '.join(map(str, settings.radii))}")
-    journal = yield from resumed(run, run_key(subject, dataset, settings), crew)
+    journal = yield from resumed(run, run_key(subject, dataset, settings, reach), crew)
     work = Work(crew, journal, settings.time_budget, began, should_stop)
-    whole = run_key(subject, dataset, settings.model_copy(update={"shard": None})) if settings.shard else None
-    evidence = yield from examine(subject, dataset, settings, source, gates, work, run=whole)
+    unshared = settings.model_copy(update={"shard": None})
+    whole = run_key(subject, dataset, unshared, reach) if settings.shard else None
+    evidence = yield from examine(subject, dataset, settings, source, gates, work, run=whole, reach=reach)
     result = conclude(evidence.fields, evidence.samples, gates)
     stopped_by = "time budget" if evidence.cut else None
     described = reports.Report.of(
@@ -112,7 +115,7 @@ def _certify(
     yield Done(described, folder, leads=crew.leads)
 
 
-def run_key(subject: Subject, dataset: Dataset, settings: Settings) -> str:
+def run_key(subject: Subject, dataset: Dataset, settings: Settings, reach: Reach | None = None) -> str:
     """The digest of everything that a verdict depends on; gates, and how long one may look, are not among it."""
     asked = settings.model_dump(
         mode="json", exclude=GATES | {"time_budget", "download", "thumbnails", "retrain", "parity_seed"}
@@ -121,6 +124,7 @@ def run_key(subject: Subject, dataset: Dataset, settings: Settings) -> str:
         "model": asdict(subject.file.digests),
         "data": dataset.digest,
         "settings": asked,
+        "features": None if reach is None else reach.digest,
         "device": device_of(settings),
         "versions": facts.versions(),
         "program": program(),

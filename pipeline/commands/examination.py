@@ -18,10 +18,12 @@ from pipeline.certify.together import LOOKED_AT, require_independent, require_la
 from pipeline.commands import facts
 from pipeline.commands.conclusion import share_of
 from pipeline.commands.events import Event, Note
+from pipeline.commands.features import Reach, ball_of
 from pipeline.commands.first_look import first_look, require_said_threshold
 from pipeline.commands.promises import Kernels, measured, refuse_unpromised
 from pipeline.commands.subject import Subject, chosen, device_of, to_inputs
-from pipeline.core.threat import BALLS, Ball
+from pipeline.core.feature_box import FeatureBox
+from pipeline.core.threat import Ball
 from pipeline.data import Dataset, Fitted
 from pipeline.distributed.group import Crew
 from pipeline.gates import Demands, Setup
@@ -40,6 +42,8 @@ BLIND = (
 ENDS = "the file ends in a {}, which keeps the order of its inputs: margins are taken of those"
 
 
+SPANNED = 1024
+"""Samples between whose values points are drawn where features have no common range."""
 REAL, IN_BOXES = 16, 2
 """Real samples at which parity is measured, and how many samples' boxes it is looked into."""
 
@@ -70,8 +74,11 @@ def examine(
     gates: Demands = NONE,
     work: Work | None = None,
     run: str | None = None,
+    reach: Reach | None = None,
 ) -> Generator[Event, None, Evidence]:
     """Certify an opened file on one part of a data set, or on a shard of it: ``run`` is the digest of the whole run then.
+
+    ``reach`` are radii by feature, where there are some.
 
     Whatever is said of the run is found from all of its samples, in every shard alike.
     """
@@ -82,13 +89,15 @@ def examine(
     indices, limit = chosen(len(dataset), settings)
     fitted = to_inputs(dataset, subject, settings, indices)
     shard = None if run is None else share_of(len(indices), settings, gates, run)
-    balls = [BALLS[settings.norm](eps, *fitted.value_range) for eps in settings.radii]
+    threat = facts.threat(settings, fitted, reach)
+    balls = [ball_of(threat, eps, subject.sample_shape) for eps in settings.radii]
     labels = sorted(set(fitted.labels.tolist()))
     gates.check(eps=settings.radii, attacked=settings.attack, arithmetic=settings.arithmetic, labels=labels)
     together = subject.predict_together
     last = "Sigmoid" if subject.threshold else "Softmax"
     softmax = (ENDS.format(last),) if subject.network.plan().before_softmax()[1] is not None else ()
-    for note in (*fitted.notes, *softmax, *([kernels.note] if kernels.note else [])):
+    features = reach.notes if reach else ()
+    for note in (*fitted.notes, *features, *softmax, *([kernels.note] if kernels.note else [])):
         yield Note(note)
     seed = seed_of(settings, work.crew)
     yield Note(
@@ -110,8 +119,8 @@ def examine(
         "model": facts.model(subject),
         "preprocessing": facts.preprocessing(subject, fitted, source),
         "data": facts.data(dataset, len(own), limit, settings.seed, fitted.notes),
-        "threat": reports.Threat(norm=settings.norm, range=fitted.value_range),
-        "method": facts.method(subject, settings, how, kernels),
+        "threat": threat,
+        "method": facts.method(subject, settings, how, kernels, threat),
     }
     doubts = (*_comparable(gates, told, indices, fitted.labels), *note_on_metadata(gates, source))
     for note in doubts:
@@ -208,9 +217,18 @@ def _parity(subject: Subject, fitted: Fitted, ball: Ball, seed: int) -> Measured
     rng = np.random.default_rng(seed)
     x = torch.from_numpy(fitted.images[np.sort(rng.permutation(len(fitted.images))[:IN_BOXES])])
     drawn = [point.numpy() for point in verdicts.unforeseen(x, ball, rng)]
-    low, high = fitted.value_range
-    drawn.append((low + (high - low) * rng.random((IN_BOXES, *x.shape[1:]))).astype(np.float32))
+    drawn.append(_anywhere(fitted, ball, x.numpy(), rng))
     return subject.parity_on(fitted.images[:REAL], np.concatenate(drawn))
+
+
+def _anywhere(fitted: Fitted, ball: Ball, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Points of the whole range, or of what samples span where each feature has its own; what is fixed stays that of ``x``."""
+    if not isinstance(ball, FeatureBox):
+        low, high = fitted.value_range
+        return (low + (high - low) * rng.random(x.shape)).astype(np.float32)
+    seen = fitted.images[:SPANNED]
+    points = seen.min(0) + (seen.max(0) - seen.min(0)) * rng.random(x.shape)
+    return np.where(ball.features.radius > 0, points, x).astype(np.float32)
 
 
 def _proved(

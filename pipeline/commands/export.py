@@ -6,10 +6,12 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from pipeline import results as reports
 from pipeline.commands import reopen
-from pipeline.core.threat import LinfBall
+from pipeline.commands.features import ball_in
+from pipeline.core.threat import Ball
 from pipeline.errors import UsageError
 from pipeline.numbers import parse_eps
 from pipeline.results import Preprocessing, Result
@@ -40,7 +42,7 @@ def export_vnnlib(
     dataset = reopen.dataset(result, data)
     reopen.require_same(dataset, result)
     pixels = reopen.images(dataset, result, samples, layout)[int(at[0])]
-    ball = LinfBall(Fraction(samples.eps[level]), *result.preprocessing.range)
+    ball = ball_in(result, Fraction(samples.eps[level]))
     lower, upper = _box(pixels, ball, result.preprocessing)
     label = int(samples.label[at[0]])
     output, comments = result.model.output, _comments(result, samples, int(at[0]), level)
@@ -58,11 +60,13 @@ def _level(known: tuple[str, ...], eps: str | None) -> int:
     raise UsageError(f"--eps is one of the report's, {', '.join(known)}; received {eps or 'none'}.")
 
 
-def _box(pixels: np.ndarray, ball: LinfBall, prepared: Preprocessing) -> tuple[list[Fraction], list[Fraction]]:
-    low, high = Fraction(ball.low), Fraction(ball.high)
+def _box(pixels: np.ndarray, ball: Ball, prepared: Preprocessing) -> tuple[list[Fraction], list[Fraction]]:
+    _, *valid = ball.extent(torch.from_numpy(pixels[None]))
+    low, high = (np.broadcast_to(np.asarray(v), pixels.shape).reshape(-1).tolist() for v in valid)
     exact = [Fraction(float(v)) for v in pixels.reshape(-1)]
-    lower = [max(v - ball.radius, low) for v in exact]
-    upper = [min(v + ball.radius, high) for v in exact]
+    radii = [ball.radius_of(i) for i in range(len(exact))]
+    lower = [v - r if e == -np.inf else max(v - r, Fraction(e)) for v, r, e in zip(exact, radii, low, strict=True)]
+    upper = [v + r if e == np.inf else min(v + r, Fraction(e)) for v, r, e in zip(exact, radii, high, strict=True)]
     if prepared.mean is None or prepared.std is None:
         return lower, upper
     axis = pixels.ndim - 1 if prepared.layout == "NHWC" else 0

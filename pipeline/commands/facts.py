@@ -11,12 +11,13 @@ from typing import Any
 import torch
 
 from pipeline.certify import PGD, Strategy
+from pipeline.commands.features import Reach
 from pipeline.commands.promises import Kernels
 from pipeline.commands.subject import Subject
 from pipeline.data import Dataset, Fitted, without_folders
 from pipeline.results import facts as report
 from pipeline.results.result import Run
-from pipeline.results.statements import ASSUMPTIONS, SAMPLES
+from pipeline.results.statements import ASSUMPTIONS, SAMPLES, region_of
 from pipeline.settings import Settings
 
 
@@ -112,16 +113,27 @@ def data(dataset: Dataset, evaluated: int, limit: int | None, seed: int, notes: 
     )
 
 
-def method(subject: Subject, settings: Settings, how: Strategy, kernels: Kernels) -> report.Method:
+def threat(settings: Settings, fitted: Fitted, reach: Reach | None) -> report.Threat:
+    """What an attacker may do to a sample."""
+    if reach is None:
+        return report.Threat(norm=settings.norm, range=fitted.value_range)
+    told = reach.told()
+    clip = told.low is not None or told.high is not None
+    return report.Threat(norm=settings.norm, space="feature", range=fitted.value_range, clip=clip, features=told)
+
+
+def method(
+    subject: Subject, settings: Settings, how: Strategy, kernels: Kernels, about: report.Threat
+) -> report.Method:
     """How samples were certified, and what certified means."""
-    region, ran = "box" if settings.norm == "linf" else "Euclidean ball", kernels.on(subject.executed.execution)
+    ran = kernels.on(subject.executed.execution)
     return report.Method(
         bounds=how.methods,
         requested=settings.method,
         dtype="float64",
         arithmetic=settings.arithmetic,
         assumptions=(*ASSUMPTIONS[settings.arithmetic], *kernels.assumptions, *subject.assumptions),
-        statement=SAMPLES[settings.arithmetic].format(region=region, execution=ran),
+        statement=SAMPLES[settings.arithmetic].format(region=region_of(about), execution=ran),
         attack=_attack(how.attack),
         long_attack=_attack(how.long_attack),
         memory_budget=settings.memory_budget,

@@ -201,6 +201,10 @@ def _settled(file: ModelFile, flags: Mapping[str, Any]) -> tuple[Settings, dict[
             "--require-improvement compares both files on the same samples, and --before-samples takes fewer of them for the "
             "given one; leave one of the two out."
         )
+    if settings.by_feature:
+        raise UsageError(
+            "retrain knows one radius for all entries of a sample: leave --scale, --radius, --fixed and [features] to certify."
+        )
     if settings.shard is not None:
         raise UsageError("retrain certifies all samples of the file that it wrote; say --shard to certify.")
     if settings.norm != "linf":

@@ -241,6 +241,7 @@ def to_inputs(dataset: Dataset, subject: Subject, settings: Settings, rows: np.n
         layout=settings.layout,
         value_range=settings.range,
         label_offset=settings.label_offset,
+        as_stored=settings.by_feature,
     )
 
 
@@ -251,7 +252,7 @@ def test_part(uri: str, settings: Settings) -> Dataset:
 
 def chosen(n: int, settings: Settings) -> tuple[np.ndarray, int | None]:
     """Which samples are certified, and the limit that was applied: for the curve of a run without eps, 200 by seed."""
-    limit = settings.max_samples or (CURVE_SAMPLES if settings.eps is None else None)
+    limit = settings.max_samples or (CURVE_SAMPLES if settings.curve else None)
     if limit is None or limit >= n:
         return np.arange(n), None
     return select(n, limit, settings.seed), limit

@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator
 from fractions import Fraction
 
 import numpy as np
+import torch
 
 from pipeline import certify as verdicts
 from pipeline.audit.findings import Findings
@@ -13,9 +14,10 @@ from pipeline.certify import PGD, Certification, Progress, certified_at
 from pipeline.certify.prover import Prover
 from pipeline.commands import reopen
 from pipeline.commands.events import Note
+from pipeline.commands.features import ball_in
 from pipeline.commands.promises import Kernels, measured, rests_on_another_build
 from pipeline.commands.subject import Subject, device_of
-from pipeline.core.threat import BALLS, Ball
+from pipeline.core.threat import Ball, L2Ball
 from pipeline.errors import Contradiction, InputRejected
 from pipeline.limits import limits, raised
 from pipeline.methods import DECIDERS, IBP, METHODS, bounding
@@ -40,25 +42,24 @@ def check_points(
 
 
 def _outside(result: Result, points: Counterexamples, pixels: np.ndarray) -> Iterator[str]:
-    ball_of = BALLS[result.threat.norm]
     for i, (point, x) in enumerate(zip(points.image, pixels, strict=True)):
-        ball = ball_of(Fraction(str(points.eps[i])), *result.threat.range)
-        if point.shape != x.shape or not _inside(point, x, float(ball.radius), ball.radius, result):
+        if point.shape != x.shape or not _inside(point, x, ball_in(result, Fraction(str(points.eps[i])))):
             yield f"counterexamples.npz: the point of sample {points.index[i]} lies outside its ball."
 
 
-def _inside(point: np.ndarray, x: np.ndarray, radius: float, exact: Fraction, result: Result) -> bool:
+def _inside(point: np.ndarray, x: np.ndarray, ball: Ball) -> bool:
     if not np.isfinite(point).all():
         return False
     p, c = point.astype(np.float64).reshape(-1), x.astype(np.float64).reshape(-1)
-    low, high = result.threat.range
+    limits = ball.extent(torch.from_numpy(x[None]))
+    radius, low, high = (np.broadcast_to(np.asarray(v), x.shape).reshape(-1) for v in limits)
     if (p < np.minimum(c, low)).any() or (p > np.maximum(c, high)).any():
         return False
-    if result.threat.norm == "l2":
-        return float(np.linalg.norm(p - c)) <= radius
+    if isinstance(ball, L2Ball):
+        return float(np.linalg.norm(p - c)) <= radius[0]
     # Where float64 is not sure, the difference is taken exactly.
-    close = np.flatnonzero(np.abs(p - c) > radius * (1 - 1e-12))
-    return all(abs(Fraction(float(p[i])) - Fraction(float(c[i]))) <= exact for i in close)
+    close = np.flatnonzero((np.abs(p - c) > radius * (1 - 1e-12)) & (p != c))
+    return all(abs(Fraction(float(p[i])) - Fraction(float(c[i]))) <= ball.radius_of(int(i)) for i in close)
 
 
 def _harmless(points: Counterexamples, subject: Subject) -> Iterator[str]:
@@ -93,7 +94,7 @@ def recheck(
     if (said := rests_on_another_build(result.method.execution, kernels.on(subject.executed.execution))) is not None:
         yield Note(said, warning=True)
     how = _how(result, samples, rows, subject, kernels)
-    balls = [_ball(result, level.exact) for level in result.levels]
+    balls = [ball_in(result, level.exact) for level in result.levels]
     events = verdicts.certify(
         subject.network, subject.predict, pixels[rows], samples.label[rows], balls, how, indices=samples.index[rows]
     )
@@ -130,10 +131,6 @@ def _how(result: Result, samples: Samples, rows: np.ndarray, subject: Subject, k
         domains=limits().domains,
         kernels=kernels.errors,
     )
-
-
-def _ball(result: Result, eps: Fraction) -> Ball:
-    return BALLS[result.threat.norm](eps, *result.threat.range)
 
 
 def _method(result: Result, samples: Samples, rows: np.ndarray) -> str:
@@ -207,7 +204,7 @@ def _largest(
         found.checked.append(what)
         return
     prover = Prover(subject.network, pixels[rows][ask], samples.label[rows][ask], how)
-    balls = [_ball(result, Fraction(float(eps))) for eps in stated[ask]]
+    balls = [ball_in(result, Fraction(float(eps))) for eps in stated[ask]]
     methods = [method for method in bounding(METHODS) if method in result.method.bounds]
     proved = yield from certified_at(prover, balls, methods, subject.classes)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -18,7 +19,7 @@ from pipeline.core.rounding import Rounding
 
 
 def clipped_box(
-    x: Float[Tensor, " batch *features"], eps: Tensor | float, low: float = 0.0, high: float = 1.0
+    x: Float[Tensor, " batch *features"], eps: Tensor | float, low: Tensor | float = 0.0, high: Tensor | float = 1.0
 ) -> Interval:
     """The box ``[x - eps, x + eps]`` clipped to the valid range ``[low, high]``, as center and radius.
 
@@ -111,6 +112,14 @@ class Mixed:
         return Mixed(tuple(self.parts[i] for i in indices), self.box[samples])
 
 
+class Extent(NamedTuple):
+    """How far an entry may move, and its valid range: numbers, or float64 tensors of the shape of one sample."""
+
+    radius: Tensor | float
+    low: Tensor | float
+    high: Tensor | float
+
+
 @dataclass(frozen=True)
 class Ball(ABC):
     """All inputs within ``eps`` of a sample in a norm, and within the valid range.
@@ -127,26 +136,46 @@ class Ball(ABC):
         """The radius in the units of the data: ``eps (high - low)``, exact."""
         return self.eps * (Fraction(self.high) - Fraction(self.low))
 
+    def radius_of(self, entry: int) -> Fraction:
+        """How far one entry of a flattened sample may move, exact."""
+        return self.radius
+
+    def extent(self, x: Float[Tensor, " batch *features"]) -> Extent:
+        """Radius, to the nearest float64, and valid range of the entries of a sample, on the device of ``x``."""
+        return Extent(float(self.radius), self.low, self.high)
+
     @abstractmethod
     def region(self, x: Float[Tensor, " batch *features"]) -> Region:
         """The region of each sample; it contains every real point of the ball, in spite of rounding."""
+
+    @abstractmethod
+    def whole(self, entries: int) -> float:
+        """An eps beyond which no larger one is looked for, of samples of so many entries."""
 
 
 class LinfBall(Ball):
     """Within ``eps`` in every pixel."""
 
     def box(self, x: Float[Tensor, " batch *features"]) -> Interval:
-        """The region of each sample as an Interval, widened to contain every real point of the ball."""
+        """The region of each sample as an Interval, widened to contain every real point of the ball.
+
+        An entry that may not move has radius 0 exactly. Of the others radius and center err by at most ``u |x| + 5 u r``, u the
+        unit roundoff. A sample that float32 has put beside its range is a point of its own region.
+        """
         unit = torch.finfo(x.dtype).eps / 2
-        radius = float(self.radius) * (1 + 4 * unit)
-        box = clipped_box(x, radius, self.low, self.high)
-        slack = (x.abs() + 2 * box.radius + abs(self.low) + abs(self.high)) * (4 * unit)
-        return Interval(
-            box.center, torch.where(box.radius > 0, box.radius + slack, box.radius) if radius else box.radius
-        )
+        radius, low, high = (torch.as_tensor(v, dtype=torch.float64).to(x) for v in self.extent(x))
+        moves = radius > 0
+        least = radius.new_tensor(torch.finfo(x.dtype).tiny)
+        radius = torch.where(moves, torch.maximum(radius * (1 + 4 * unit), least), radius)
+        box = clipped_box(x, radius, torch.minimum(low, x), torch.maximum(high, x))
+        slack = (x.abs() + 2 * box.radius) * (4 * unit)
+        return Interval(box.center, torch.where(moves, box.radius + slack, box.radius))
 
     def region(self, x: Float[Tensor, " batch *features"]) -> Box:
         return Box(self.box(x))
+
+    def whole(self, entries: int) -> float:
+        return 1.0
 
 
 class L2Ball(Ball):
@@ -156,6 +185,9 @@ class L2Ball(Ball):
         """``|d|_inf <= |d|_2``, so that the clipped box of the same radius contains the ball."""
         around = LinfBall(self.eps, self.low, self.high).box(x)
         return EuclideanBall(x, float(self.radius) * (1 + 8 * torch.finfo(x.dtype).eps), around)
+
+    def whole(self, entries: int) -> float:
+        return math.sqrt(entries)
 
 
 BALLS: dict[str, type[Ball]] = {"linf": LinfBall, "l2": L2Ball}

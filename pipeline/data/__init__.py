@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from pipeline.data.dataset import Dataset, hold_out, select
+from pipeline.data.discrete import discrete
 from pipeline.data.fit import Fitted, Layout, Pixels, fit
 from pipeline.data.layout import channel_axis
 from pipeline.data.loader import Augment, Loader
@@ -23,6 +24,7 @@ __all__ = [
     "Part",
     "Pixels",
     "channel_axis",
+    "discrete",
     "fit",
     "has_part",
     "hold_out",

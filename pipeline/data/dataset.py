@@ -28,6 +28,8 @@ class Dataset:
     part: str = "all"
     class_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    feature_names: tuple[str, ...] | None = None
+    """Of the entries of a sample, where the source names them."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -57,6 +59,7 @@ def make(
     part: str = "all",
     class_names: tuple[str, ...] | None = None,
     notes: tuple[str, ...] = (),
+    feature_names: tuple[str, ...] | None = None,
 ) -> Dataset:
     """A Dataset of raw arrays, brought to uint8 or float32 images and int64 labels without changing what they say.
 
@@ -69,7 +72,7 @@ def make(
             f"{uri!r}: images and labels must have one row each per sample; found images of shape {images.shape} "
             f"and labels of shape {labels.shape}. Store them as (N, ...) and (N,)."
         )
-    return Dataset(images, labels, uri, part, class_names, (*notes, *image_notes, *label_notes))
+    return Dataset(images, labels, uri, part, class_names, (*notes, *image_notes, *label_notes), feature_names)
 
 
 def hold_out(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:

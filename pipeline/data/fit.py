@@ -73,12 +73,14 @@ def fit(
     layout: Layout | None = None,
     value_range: tuple[float, float] | None = None,
     label_offset: int = 0,
+    as_stored: bool = False,
 ) -> Fitted:
     """The data set, or some of its rows, as inputs of shape `input_shape` (one sample, no batch axis), with labels from 0.
 
     Labels are judged as a whole, whichever rows are taken: whether data are accepted does not depend on the draw.
     8-bit images become x/255 unless `value_range` says that the model takes them as they stand. `layout` is the order
-    of channels of the side whose shape does not tell it. `label_offset` is added to every label.
+    of channels of the side whose shape does not tell it. `label_offset` is added to every label. `as_stored` takes values as they
+    stand, and what they span for their range where `value_range` says none.
 
     Raises InputRejected for data that do not fit, UsageError for settings that mean nothing, Incomplete for no samples.
     """
@@ -94,21 +96,34 @@ def fit(
     if rows is not None:
         dataset, labels = dataset.take(rows), labels[rows]
     images, layout_notes = arrange(dataset.images, input_shape, layout, uri=dataset.uri)
-    pixels, bounds, range_notes = _scale(images, value_range, dataset.uri, order_of(input_shape, layout))
+    _require_finite(images, dataset.uri)
+    if as_stored and value_range is None:
+        pixels, bounds, range_notes = _span(images)
+    else:
+        pixels, bounds, range_notes = _scale(images, value_range, dataset.uri, order_of(input_shape, layout))
     notes = (*dataset.notes, *layout_notes, *range_notes, *label_notes)
     return Fitted(pixels, labels, bounds, order_of(input_shape, layout), notes)
 
 
-def _scale(
-    images: np.ndarray, value_range: tuple[float, float] | None, uri: str, order: str
-) -> tuple[Pixels, tuple[float, float], tuple[str, ...]]:
-    unit = (0.0, 1.0)
+def _require_finite(images: np.ndarray, uri: str) -> None:
     if images.dtype != np.uint8 and not np.isfinite(images).all():
         bad = ~np.isfinite(images.reshape(len(images), -1)).all(axis=1)
         raise InputRejected(
             f"{uri!r}: values must be finite; {int(bad.sum())} of {len(bad)} samples hold NaN or infinity, "
             f"the first is sample {int(bad.argmax())}. Repair or remove them."
         )
+
+
+def _span(images: np.ndarray) -> tuple[Pixels, tuple[float, float], tuple[str, ...]]:
+    """Values as they stand, and from where to where they go."""
+    low, high = float(images.min()), float(images.max())
+    return Pixels(images), (low, high if low < high else low + 1), (f"values taken as they stand, {low:g} to {high:g}",)
+
+
+def _scale(
+    images: np.ndarray, value_range: tuple[float, float] | None, uri: str, order: str
+) -> tuple[Pixels, tuple[float, float], tuple[str, ...]]:
+    unit = (0.0, 1.0)
     low, high = float(images.min()), float(images.max())
     if images.dtype == np.uint8 and value_range in (None, unit):
         if high > 1:
@@ -142,7 +157,8 @@ def _advice(images: np.ndarray, low: float, high: float, order: str) -> str:
     if low >= 0 or within or max(-low, high) > MOST_DEVIATIONS or (images[:8] == np.round(images[:8])).all():
         return (
             f"Say `--range LOW,HIGH` (such as `--range {_likely(low, high)}`), "
-            "or store images before normalisation and give --mean and --std."
+            + ("--scale std where each feature has a unit of its own, " if order == "flat" else "")
+            + "or store images before normalisation and give --mean and --std."
         )
     axis = {"NCHW": 1, "NHWC": images.ndim - 1}.get(order)
     others = tuple(a for a in range(images.ndim) if a != axis)

@@ -1,4 +1,4 @@
-"""The grammar of data URIs: npz:PATH, dir:PATH, torchvision:NAME[?root=DIR], hf:NAME[?split=..&revision=..], digits.
+"""The grammar of data URIs: npz:PATH, csv:PATH[?label=..], parquet:PATH, dir:PATH, torchvision:NAME[?root=DIR], hf:NAME, digits.
 
 A bare path is guessed, and the guess is a note of the data set.
 """
@@ -14,13 +14,14 @@ from zipfile import ZipInfo
 
 import numpy as np
 
-from pipeline.data import digits, folder, hub, npz, vision
+from pipeline.data import digits, folder, hub, npz, table, vision
 from pipeline.data.dataset import IN_MEMORY, Dataset, make
 from pipeline.errors import InputRejected, UsageError
 
 Part = Literal["train", "test"]
 PARTS: tuple[Part, Part] = ("train", "test")
-SCHEMES = ("npz", "dir", "torchvision", "hf", "digits")
+SCHEMES = ("npz", "csv", "parquet", "dir", "torchvision", "hf", "digits")
+TABLES: tuple[table.Format, ...] = ("csv", "parquet")
 
 
 def load(uri: str, *, part: Part | None, download: bool = False) -> Dataset:
@@ -36,6 +37,8 @@ def load(uri: str, *, part: Part | None, download: bool = False) -> Dataset:
         dataset = digits.read(part)
     elif scheme == "npz":
         dataset = _load_npz(Path(rest), part, uri)
+    elif scheme in TABLES:
+        dataset = table.read(scheme, rest, uri=uri)
     elif scheme == "dir":
         dataset = _load_folder(Path(rest), part, uri)
     elif scheme == "hf":
@@ -56,7 +59,7 @@ def has_part(uri: str, part: Part) -> bool:
         return npz.has_pair(npz.members(Path(rest)), part)
     if scheme == "dir":
         return part in folder.parts(Path(rest))
-    return scheme != "hf" or hub.parse(rest).split is None
+    return scheme not in TABLES and (scheme != "hf" or hub.parse(rest).split is None)
 
 
 def parse(uri: str) -> tuple[str, str, tuple[str, ...]]:
@@ -71,14 +74,16 @@ def parse(uri: str) -> tuple[str, str, tuple[str, ...]]:
         return "dir", uri, (f"{path.name!r} was taken as a folder of images",)
     if path.is_file() and path.suffix == ".npz":
         return "npz", uri, (f"{path.name!r} was taken as an npz archive",)
+    if path.is_file() and path.suffix[1:] in TABLES:
+        return path.suffix[1:], uri, (f"{path.name!r} was taken as a table",)
     if uri in vision.NAMES:
         raise UsageError(f"{uri!r} is no data URI. Did you mean torchvision:{uri}?")
     if os.path.lexists(path) and not path.is_file():
         raise InputRejected(f"Data are a file or a folder; {uri!r} is something else (a FIFO, a device, a dead link).")
-    what = "a file that is not .npz" if path.is_file() else "no file or folder of that name"
+    what = "a file that is no .npz, .csv or .parquet" if path.is_file() else "no file or folder of that name"
     raise UsageError(
         f"{uri!r} names no data: {what}. "
-        f"Use npz:PATH, dir:PATH, torchvision:NAME ({', '.join(vision.NAMES)}), hf:NAME or digits."
+        f"Use npz:PATH, csv:PATH, parquet:PATH, dir:PATH, torchvision:NAME ({', '.join(vision.NAMES)}), hf:NAME or digits."
     )
 
 
@@ -92,7 +97,8 @@ def without_folders(uri: str) -> str:
     if scheme == "hf":
         name, mark, query = rest.partition("?")
         return f"hf:{Path(name).resolve().name if Path(name).is_dir() else name}{mark}{query}"
-    return f"{scheme}:{Path(rest).resolve().name}" if rest else scheme
+    path, mark, query = rest.partition("?") if scheme in TABLES else (rest, "", "")
+    return f"{scheme}:{Path(path).resolve().name}{mark}{query}" if rest else scheme
 
 
 def _load_npz(path: Path, part: Part | None, uri: str) -> Dataset:
@@ -147,4 +153,4 @@ def _join(parts: list[Dataset]) -> Dataset:
     images = np.concatenate([p.images for p in parts])
     labels = np.concatenate([p.labels for p in parts])
     notes = tuple(dict.fromkeys(note for p in parts for note in p.notes))
-    return Dataset(images, labels, first.uri, "all", first.class_names, notes)
+    return Dataset(images, labels, first.uri, "all", first.class_names, notes, first.feature_names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -87,6 +88,9 @@ def row_of(eps: Fraction, written: tuple[str, ...]) -> int | None:
 
 
 def _threat_text(threat: Threat) -> str:
+    if threat.features is not None:
+        radii = threat.features.model_dump_json(include={"radii", "low", "high"})
+        return f"radii by feature, digest {hashlib.sha256(radii.encode()).hexdigest()[:12]}"
     return f"{threat.norm} in [{threat.range[0]:g}, {threat.range[1]:g}]{'' if threat.clip else ', not clipped'}"
 
 

@@ -68,6 +68,9 @@ def made_worse(report: Report) -> str | None:
     return f"The new file is worse than the given one: {points} points at ε = {training.after.eps}."
 
 
+BY_FEATURE = ("--scale", "--scale-data", "--radius", "--fixed", "--movable")
+
+
 def in_norm(report: Report) -> str:
     """A word on the norm, where it is not the usual one."""
     return " in L2" if report.result.threat.norm == "l2" else ""
@@ -86,8 +89,9 @@ def next_step(report: Report, *, here: bool = False) -> tuple[str, str | None]:
     model, data, pixels = shlex.quote(clean(model)), shlex.quote(clean(data)), _preprocessing(report)
     # Without a part for training, the data are those that a model is tested on.
     training = f"--data {data}" if result.data.part != "all" else f"--data TRAINING_DATA --test-data {data}"
-    norm = " --norm l2" if result.threat.norm == "l2" else ""
-    command = f"{model} --data {data}{pixels}{norm} --eps {level.eps}"
+    command = f"{model} --data {data}{pixels}{_threat(report)} --eps {level.eps}"
+    # Training knows one radius for all entries.
+    retrain = None if result.threat.features else f"pipeline retrain {model} {training}{pixels} --eps"
     failed = next((gate for gate in result.gates if gate.passed is False), None)
     if result.shard is not None:
         return f"Merge the reports of all {result.shard.of} shards: that decides the gates.", "pipeline merge REPORT..."
@@ -108,11 +112,11 @@ def next_step(report: Report, *, here: bool = False) -> tuple[str, str | None]:
         if 2 * level.natural.k < level.natural.n and result.preprocessing.mean is None:
             return _too_often_wrong(level), f"pipeline inspect {model}"
         middle = result.levels[len(result.levels) // 2].eps
-        return _expected(report, level, middle), f"pipeline retrain {model} {training}{pixels} --eps {middle}"
+        return _expected(report, level, middle), retrain and f"{retrain} {middle}"
     if failed is not None and failed.metric == "natural":
         return "The natural accuracy misses its gate before any attack: check data and preprocessing.", None
     if failed is not None and report.kind == "certification":
-        return "A gate failed: retrain at its eps.", f"pipeline retrain {model} {training}{pixels} --eps {failed.eps}"
+        return "A gate failed: retrain at its eps.", retrain and f"{retrain} {failed.eps}"
     if failed is not None:
         return "A gate failed: train longer, or give the model more width.", None
     if made_worse(report) is not None:
@@ -125,7 +129,7 @@ def next_step(report: Report, *, here: bool = False) -> tuple[str, str | None]:
     if not result.gates and floor <= share_of_guessing(result):
         return (
             "So few are certified that a file which always says one class could meet a gate at it: retrain for certificates.",
-            f"pipeline retrain {model} {training}{pixels} --eps {level.eps}",
+            retrain and f"{retrain} {level.eps}",
         )
     if not result.gates:
         return "Hold this in your pipeline with a gate.", (
@@ -149,7 +153,9 @@ def _expected(report: Report, level: Level, eps: str) -> str:
         )
     sentences.append("Retrain it for certificates.")
     published = (
-        quoted(report.result.model.input.shape[1:], Fraction(eps)) if report.result.threat.norm == "linf" else None
+        quoted(report.result.model.input.shape[1:], Fraction(eps))
+        if report.result.threat.norm == "linf" and report.result.threat.features is None
+        else None
     )
     return " ".join([*sentences, published] if published else sentences)
 
@@ -178,6 +184,15 @@ def _preprocessing(report: Report) -> str:
         for name, values in (("mean", prepared.mean), ("std", prepared.std), ("range", ends)):
             flags += [] if values is None else [f" --{name}={','.join(f'{v:.9g}' for v in values)}"]
     return "".join(flags)
+
+
+def _threat(report: Report) -> str:
+    """What flags said of it, to be said again."""
+    if report.result.threat.features is None:
+        return " --norm l2" if report.result.threat.norm == "l2" else ""
+    said = dict(pairwise(report.run.argv))
+    given = [(flag, said[flag]) for flag in BY_FEATURE if flag in said]
+    return "".join(f" {flag} {shlex.quote(clean(value, 200))}" for flag, value in given)
 
 
 def _as_given(report: Report) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.render.layers import layer_states, looseness
 from pipeline.render.svg import COLOURS, Drawing, draw
+from pipeline.render.threat import PIXELS, units
 from pipeline.results.per_radius import ClassRow, Level, Margin
 from pipeline.results.result import Report
 from pipeline.results.text import clean, percent
@@ -27,7 +28,7 @@ def figures(report: Report, level: Level) -> list[Drawing]:
     if result.training and len(result.training.curves) > 1:
         drawings.append(training_curves(result.training.curves))
     if len(result.levels) > 1:
-        drawings.append(accuracy_curve(result.levels))
+        drawings.append(accuracy_curve(result.levels, units(result.threat)))
     rows = [row for row in result.per_class if row.eps == level.eps]
     if rows:
         drawings.append(class_bars(rows, result.data.class_names, level.eps))
@@ -40,13 +41,13 @@ def figures(report: Report, level: Level) -> list[Drawing]:
     return drawings
 
 
-def accuracy_curve(levels: tuple[Level, ...]) -> Drawing:
+def accuracy_curve(levels: tuple[Level, ...], units: str = PIXELS) -> Drawing:
     """Accuracy against eps with 95 % bands."""
     metrics = _metrics(levels[0].attacked)
     rows = tuple((v.eps, *(percent(getattr(v, m).value) for m in metrics)) for v in levels)
     description = "; ".join(f"at {row[0]}: {', '.join(row[1:])}" for row in rows)
     svg = draw(
-        lambda figure: paint_curve(figure.add_subplot(), levels),
+        lambda figure: paint_curve(figure.add_subplot(), levels, units=units),
         key="curve",
         title="Accuracy against ε",
         description=description,
@@ -56,7 +57,9 @@ def accuracy_curve(levels: tuple[Level, ...]) -> Drawing:
     return Drawing("Accuracy against ε", caption, svg, metrics, ("ε", *metrics), rows)
 
 
-def paint_curve(axes: Axes, levels: Sequence[Level], colours: Mapping[str, str] = COLOURS) -> None:
+def paint_curve(
+    axes: Axes, levels: Sequence[Level], colours: Mapping[str, str] = COLOURS, *, units: str = PIXELS
+) -> None:
     """Each accuracy against eps, with its exact 95 % interval as a band."""
     eps = [level.eps_float for level in levels]
     for name in _metrics(levels[0].attacked):
@@ -69,7 +72,7 @@ def paint_curve(axes: Axes, levels: Sequence[Level], colours: Mapping[str, str] 
         axes.set_xscale("log", base=2)
     axes.set_xticks(eps, [level.eps for level in levels])
     axes.minorticks_off()
-    axes.set_xlabel("ε, in units of the pixel range")
+    axes.set_xlabel(f"ε, in units of {units}")
     _percent_axis(axes)
 
 

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from pipeline.render.advice import headline, next_step, strongest
 from pipeline.render.figures import figures
 from pipeline.render.terminal import change, rates
+from pipeline.render.threat import sentence, where, who
 from pipeline.render.thumbnails import Pictures
 from pipeline.results.rate import Rate
 from pipeline.results.result import Report
@@ -27,14 +28,17 @@ def render(report: Report, *, pictures: Pictures | None = None) -> str:
     Every value is escaped, stripped of control characters and cut; a name is cut at 200 characters.
     """
     level = strongest(report)
-    sentence, command = next_step(report)
+    following, command = next_step(report)
     return _template().render(
         report=report,
         result=report.result,
         level=level,
         headline=headline(report),
+        threat=sentence(report.result.threat),
+        who=who(report.result.threat),
+        where=where(report.result.threat),
         figures=figures(report, level),
-        next_sentence=sentence,
+        next_sentence=following,
         next_command=command,
         pictures=pictures or {},
         style=Markup(_beside("report.css")),

@@ -7,6 +7,7 @@ import shlex
 from typing import Any
 
 from pipeline.render.checks import checks
+from pipeline.render.threat import sentence
 from pipeline.results.result import Report
 from pipeline.results.text import clean
 
@@ -36,6 +37,7 @@ def statement(report: Report) -> str:
                     "part": clean(result.data.part),
                     "samples": result.data.n_evaluated,
                     "norm": result.threat.norm,
+                    **({"radii": sentence(result.threat)} if result.threat.features else {}),
                     "eps": [level.eps for level in result.levels],
                     "arithmetic": result.method.arithmetic,
                 },

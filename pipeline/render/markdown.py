@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from pipeline.render.advice import headline, next_step, nothing_checked, strongest
 from pipeline.render.terminal import change, rates
+from pipeline.render.threat import sentence
+from pipeline.results.facts import Threat
 from pipeline.results.per_radius import Level
 from pipeline.results.rate import Rate
 from pipeline.results.result import Report
@@ -125,7 +127,7 @@ def _facts(report: Report) -> str:
         ("model", cell(model.file)),
         ("SHA-256", f"`{model.sha256}`"),
         ("data", f"{cell(data.uri)}, {count(data.n_evaluated)} of {count(data.n_total)} samples"),
-        ("threat", f"{'L∞' if result.threat.norm == 'linf' else 'L2'}, clipped to the pixel range"),
+        ("threat", _threat(result.threat)),
         ("proof", f"{', '.join(result.method.bounds)}; arithmetic `{result.method.arithmetic}`"),
     ]
     if worst is not None:
@@ -136,6 +138,12 @@ def _facts(report: Report) -> str:
         rows += [("stopped by", cell(report.run.stopped_by))]
     rows += [("result", f"`{report.result_sha256}`")]
     return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def _threat(threat: Threat) -> str:
+    if threat.features is not None:
+        return cell(sentence(threat), 400)
+    return f"{'L∞' if threat.norm == 'linf' else 'L2'}, clipped to the pixel range"
 
 
 def _or_dash(rate: Rate | None) -> str:

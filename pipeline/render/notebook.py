@@ -10,6 +10,7 @@ from markupsafe import Markup, escape
 from pipeline.render.advice import headline, strongest
 from pipeline.render.figures import paint_classes, paint_curve, paint_margins
 from pipeline.render.terminal import rates
+from pipeline.render.threat import units
 from pipeline.results.result import Report
 from pipeline.results.text import clean, count, percent
 
@@ -87,7 +88,7 @@ def plot(report: Report) -> Figure:
     rows = [row for row in report.result.per_class if row.eps == level.eps]
     figure = Shown(figsize=(12, 3.4), layout="constrained")
     curve, classes, margins = figure.subplots(1, 3)
-    paint_curve(curve, report.result.levels, PALETTE)
+    paint_curve(curve, report.result.levels, PALETTE, units=units(report.result.threat))
     curve.set_title("accuracy against ε")
     curve.legend(frameon=False, loc="lower left")
     paint_classes(classes, rows, report.result.data.class_names, PALETTE)

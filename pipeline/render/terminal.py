@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.render.advice import headline, next_step, strongest
+from pipeline.render.threat import where, who
 from pipeline.results.outcome import GateOutcome
 from pipeline.results.per_radius import Level
 from pipeline.results.rate import Rate
@@ -99,7 +100,6 @@ def _facts(report: Report) -> RenderableType:
     grid.add_column(style="dim")
     grid.add_column(overflow="fold")
     model, data, threat = result.model, result.data, result.threat
-    low, high = threat.range
     evaluated = (
         f"{count(data.n_evaluated)} of {count(data.n_total)}"
         if data.n_evaluated < data.n_total
@@ -107,8 +107,10 @@ def _facts(report: Report) -> RenderableType:
     )
     grid.add_row("Model", Text(f"{clean(model.file, 60)}  {count(model.parameters)} parameters, {model.sha256[:12]}"))
     grid.add_row("Data", Text(f"{clean(data.uri, 60)}  {clean(data.part, 20)} part, {evaluated} samples"))
-    who = "L∞, every pixel" if threat.norm == "linf" else "L2, all pixels together, each"
-    grid.add_row("Threat", Text(f"{who} in [{low:g}, {high:g}], by at most ε = {_all_eps(result.levels)}"))
+    within = f"{who(threat)} {where(threat)}, by at most ε = {_all_eps(result.levels)}"
+    if threat.features is not None:
+        within = f"{who(threat)}, ε = {_all_eps(result.levels)}; radii are {clean(threat.features.units, 200)}"
+    grid.add_row("Threat", Text(within))
     bounds = ", then ".join(result.method.bounds)
     grid.add_row("Proof", Text(f"{bounds} in {result.method.dtype}, arithmetic {result.method.arithmetic}"))
     largest = result.largest_eps

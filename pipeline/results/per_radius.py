@@ -6,15 +6,8 @@ from fractions import Fraction
 
 from pydantic import model_validator
 
-from pipeline.errors import Contradiction
 from pipeline.results.facts import Exact, Name
-from pipeline.results.rate import Frozen, Rate
-
-
-def law(holds: bool, found: str) -> None:
-    """Raise Contradiction (5) for a result that breaks a law of its schema."""
-    if not holds:
-        raise Contradiction(f"A result breaks a law of its schema: {found}. This is a fault of the program; report it.")
+from pipeline.results.rate import Frozen, Rate, law
 
 
 class Verdicts(Frozen):

@@ -17,6 +17,12 @@ ALPHA = 0.05
 DECIMAL = re.compile(r"[01]\.[0-9]{4}")
 
 
+def law(holds: bool, found: str) -> None:
+    """Raise Contradiction (5) for a result that breaks a law of its schema."""
+    if not holds:
+        raise Contradiction(f"A result breaks a law of its schema: {found}. This is a fault of the program; report it.")
+
+
 class Frozen(BaseModel):
     """A part of the result: immutable, without unknown fields, without NaN or infinity."""
 

@@ -15,8 +15,8 @@ from pydantic import BeforeValidator, Field, JsonValue, model_validator
 from pipeline.results.canonical import Version, digest
 from pipeline.results.facts import Caution, Data, Method, Model, Name, Parity, Preprocessing, Sha256, Threat, Tool
 from pipeline.results.outcome import GateOutcome
-from pipeline.results.per_radius import ClassRow, Level, law
-from pipeline.results.rate import Frozen, Rate
+from pipeline.results.per_radius import ClassRow, Level
+from pipeline.results.rate import Frozen, Rate, law
 from pipeline.results.shard import Shard
 
 Kind = Literal["certification", "retraining"]
@@ -101,6 +101,12 @@ class Result(Frozen):
 
     @model_validator(mode="after")
     def _laws(self) -> Result:
+        features, shape = self.threat.features, self.model.input.shape[1:]
+        size = math.prod(d for d in shape if isinstance(d, int))
+        law(
+            features is None or len(features.radii) == size,
+            f"radii by feature are of the entries of an input of {shape}",
+        )
         undecided = sum(level.undecided for level in self.levels)
         law(self.partial == (undecided > 0), f"partial is {self.partial}, and {undecided} verdicts are undecided")
         for level in self.levels:

@@ -8,8 +8,7 @@ from pydantic import Field, model_validator
 
 from pipeline.results.blocks import Rows, blocks
 from pipeline.results.facts import Exact, Sha256
-from pipeline.results.per_radius import law
-from pipeline.results.rate import Frozen
+from pipeline.results.rate import Frozen, law
 
 
 class Asked(Frozen):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.choices import Mode
+from pipeline.results.facts import Threat
 
 SAMPLES: dict[Mode, str] = {
     "float32-any-order": (
@@ -19,6 +20,17 @@ SAMPLES: dict[Mode, str] = {
     "none": "Bounds without any account of rounding, for comparisons of speed: nothing is certified.",
 }
 """Of a certification; ``region`` is what a threat allows around a sample, ``execution`` what runs the file."""
+
+
+def region_of(threat: Threat) -> str:
+    """What a threat allows around a sample, as a statement says it."""
+    if threat.features is None:
+        return "box" if threat.norm == "linf" else "Euclidean ball"
+    fixed = len(threat.features.fixed)
+    count = len(threat.features.radii)
+    stay = f"; {fixed} of {count} features stay exactly as they are" if fixed else ""
+    return f"box (each feature within eps times its own radius{stay})"
+
 
 PROPERTY: dict[Mode, str] = {
     "float32-any-order": (
