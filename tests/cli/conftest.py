@@ -58,7 +58,7 @@ def nursery() -> Iterator[Nursery]:
 TERMINATED, INTERRUPTED = (signal.SIGTERM, 75), (signal.SIGINT, 130)
 
 
-@pytest.fixture(params=[TERMINATED, INTERRUPTED], ids=["SIGTERM", "SIGINT"])
+@pytest.fixture(params=[TERMINATED, pytest.param(INTERRUPTED, marks=pytest.mark.slow)], ids=["SIGTERM", "SIGINT"])
 def stopped(here, nursery, request):
     """``stopped(begun, *argv)`` runs a command and stops it once there is a file like ``begun``; it must say so and exit."""
     number, code = request.param

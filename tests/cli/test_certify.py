@@ -285,7 +285,7 @@ def test_budgets_that_mean_nothing_are_usage_errors(pipeline, argv):
 
 CLIMB = (
     *("certify", "model.onnx", "--data", "digits", "--eps", "1/255,1/20"),
-    *("--restarts", "20", "--max-samples", "300"),
+    *("--restarts", "10", "--max-samples", "120"),
 )
 
 

@@ -50,7 +50,7 @@ CERTIFY = [
     "crown-ibp",
 ]
 COMMANDS = {"retrain": (RETRAIN, "model.certified.report"), "certify": (CERTIFY, "model.report")}
-KILLS = [pytest.param(5, id="5 kills"), pytest.param(100, id="100 kills", marks=pytest.mark.slow)]
+KILLS = [pytest.param(3, id="3 kills"), pytest.param(100, id="100 kills", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
+import signal
 import time
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from pipeline.data import load
 from pipeline.results import read
 from pipeline.system.seal import LENGTH
 from pipeline.system.user_key import VARIABLE
+from tests.cli.nursery import Nursery
 
 EPS = "1/10"
 CERTIFY = ("certify", "model.onnx", "--data", "npz:d.npz", "--eps", EPS, "--method", "ibp", "--report", "r")
@@ -61,23 +61,24 @@ def planted(folder: Path) -> None:
     )  # fmt: skip
 
 
-def begun(*argv: str, run: str) -> dict[str, bytes]:
-    """What a command leaves in its folder when it is killed as soon as the folder says whose it is."""
-    process = subprocess.Popen([sys.executable, "-m", "pipeline", *argv], stderr=subprocess.DEVNULL)
+def begun(nursery: Nursery, *argv: str, run: str) -> dict[str, bytes]:
+    """What a command of the same user leaves in its folder when it is killed as soon as the folder says whose it is."""
+    own = f"import os; os.environ[{VARIABLE!r}] = {os.environ[VARIABLE]!r}"
+    process = nursery.start(Path.cwd(), *argv, before=own)
     while not (Path(run) / "key").exists():
-        assert process.poll() is None
+        assert nursery.runs()
         time.sleep(0.01)
-    process.kill()
-    process.wait()
+    os.kill(process, signal.SIGKILL)
+    assert nursery.end().code == -signal.SIGKILL
     return {path.name: path.read_bytes() for path in Path(run).iterdir() if path.name != "lock"}
 
 
-def test_planted_parts_decide_nothing_whatever_says_whose_they_are(digits, pipeline):
+def test_planted_parts_decide_nothing_whatever_says_whose_they_are(digits, pipeline, nursery):
     argv = (*CERTIFY, "--fail-under", "certified=0.9")
     code, _, err = pipeline(*argv)
     assert code == 1, err
     honest = read(Path("r")).result_sha256
-    key = begun(*argv, run="r.run")["key"]
+    key = begun(nursery, *argv, run="r.run")["key"]
     for told in (None, b"", key, key[:-1], read(Path("r")).result_sha256.encode()):
         shutil.rmtree("r.run", ignore_errors=True)
         planted(Path("r.run"))
@@ -91,15 +92,15 @@ def test_planted_parts_decide_nothing_whatever_says_whose_they_are(digits, pipel
         assert not Path("r.run").exists()
 
 
-def test_what_another_command_of_ones_own_left_is_told_from_a_strangers(digits, pipeline):
-    begun(*CERTIFY, "--seed", "1", run="r.run")
+def test_what_another_command_of_ones_own_left_is_told_from_a_strangers(digits, pipeline, nursery):
+    begun(nursery, *CERTIFY, "--seed", "1", run="r.run")
     code, _, err = pipeline(*CERTIFY)
     assert code == 0
     assert "another model, data, settings or version: it is cleared" in " ".join(err.split())
 
 
-def test_a_folder_of_another_user_or_machine_is_cleared_and_said(digits, pipeline, monkeypatch):
-    begun(*CERTIFY, run="r.run")
+def test_a_folder_of_another_user_or_machine_is_cleared_and_said(digits, pipeline, nursery, monkeypatch):
+    begun(nursery, *CERTIFY, run="r.run")
     monkeypatch.setenv(VARIABLE, "01" * 32)
     code, _, err = pipeline(*CERTIFY)
     assert code == 0

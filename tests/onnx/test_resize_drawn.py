@@ -107,11 +107,11 @@ class Drawn:
         return self.emit("Resize", x, roi, none, target, **attributes)
 
 
-@pytest.mark.parametrize("part", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 4))])
+@pytest.mark.parametrize("part", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 10))])
 def test_a_resize_is_read_rightly_or_refused(part: int) -> None:
     """With no parity in between, at several batch sizes and, where they are free, sizes."""
     counts: Counter[str] = Counter()
-    for seed in range(250 * part, 250 * (part + 1)):
+    for seed in range(100 * part, 100 * (part + 1)):
         drawn = Drawn(seed)
         try:
             network = imported(drawn.model)
@@ -129,4 +129,4 @@ def test_a_resize_is_read_rightly_or_refused(part: int) -> None:
             assert got.shape == expected.shape, drawn.model
             assert np.allclose(got, expected, atol=1e-5), drawn.model
             counts["equal"] += 1
-    assert counts["equal"] > 60
+    assert counts["equal"] > 24

@@ -79,7 +79,7 @@ def alone() -> dict[str, dict[str, Any]]:
     return of_all(ALONE)
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_several_processes_learn_what_one_learns(alone: dict[str, dict[str, Any]], world: int, tmp_path: Path) -> None:
     everyone = together(of_all, world, tmp_path)
     for name, one in alone.items():
