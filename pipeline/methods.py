@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 IBP, COMPLETE, SHORT_ATTACK, LONG_ATTACK = "ibp", "complete", "pgd", "long pgd"
 Improve = Callable[[Any, Any, Any, Any], Any]
+DOMAINS, DOMAINS_OF_AUTO = 1_000, 64
+"""Parts that branch and bound divides a region into at most, unless a run says otherwise; as the last rung of ``auto``."""
 
 
 def _nothing_more(bounds: Any, forms: Any, least: Any, search: Any) -> Any:
@@ -34,7 +36,7 @@ class BoundingMethod:
     searches: bool = False
     """Whether it searches, for each form anew: boxes that are cut are bounded by a method that does not."""
     splits: bool = False
-    """Whether it goes on by branch and bound, a sample at a time, to a proof or a counterexample; to be asked for by name."""
+    """Whether it goes on by branch and bound, a sample at a time, to a proof or a counterexample."""
 
     @property
     def label(self) -> str:
@@ -58,7 +60,12 @@ def choices() -> tuple[str, ...]:
 def up_to(choice: str) -> tuple[str, ...]:
     """The methods that may be tried, cheapest first."""
     names = tuple(METHODS)
-    return bounding(names) if choice == "auto" else names[: names.index(choice) + 1]
+    return names if choice == "auto" else names[: names.index(choice) + 1]
+
+
+def domains_of(choice: str) -> int:
+    """Into how many parts branch and bound divides the region of a sample at most, where a run does not say."""
+    return DOMAINS_OF_AUTO if choice == "auto" else DOMAINS
 
 
 def bounding(names: Iterable[str]) -> tuple[str, ...]:

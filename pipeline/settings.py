@@ -104,8 +104,8 @@ class Settings(BaseModel):
     seed: Whole = Field(0, ge=0)
     arithmetic: Mode = "float32-any-order"
     method: str = "auto"
-    max_domains: Whole = Field(1_000, ge=1, le=MANY)
-    """Into how many parts branch and bound divides a region at most: of a sample, or of a property without a time budget."""
+    max_domains: Whole | None = Field(None, ge=1, le=MANY)
+    """Into how many parts branch and bound divides a region at most; None: see ``domains_of``, and ``certify/property.py``."""
     time_budget: float | None = Field(None, ge=0)
     memory_budget: int | None = Field(None, ge=1 << 20, le=LARGEST)
     largest_eps: bool = False

@@ -30,6 +30,7 @@ from pipeline.results import (
     Threat,
     Tool,
     Training,
+    Unfinished,
     Verdict,
     levels,
     per_class,
@@ -205,7 +206,14 @@ def hostile_report() -> Report:
     """A report in which every name that a stranger chooses is an attack."""
     base = build_report().result
     level = base.levels[0].model_copy(
-        update={"layers": (Layer(name=HOSTILE, kind=HOSTILE, unstable=0, active=0, inactive=1),)}
+        update={
+            "layers": (Layer(name=HOSTILE, kind=HOSTILE, unstable=0, active=0, inactive=1),),
+            "unfinished": (
+                Unfinished(
+                    index=3, why="domains", domains=64, depth=7, bound=-0.1, charge=1e-3, layer=HOSTILE, share=0.5
+                ),
+            ),
+        }
     )
     return build_report(
         model=base.model.model_copy(update={"file": HOSTILE, "ops": {HOSTILE: 3}, "metadata": {HOSTILE: HOSTILE}}),

@@ -172,7 +172,13 @@ def _counts(result: Result, samples: Samples) -> Iterator[str]:
     if unknown := {r.name for x in result.levels for r in x.rungs} - set(DECIDERS):
         yield f"report.json: it names a rung that there is not: {sorted(unknown)[0][:40]!r}."
         return
-    looked = [Looked(x.layers, x.rounding, tuple((r.name, r.examined) for r in x.rungs)) for x in result.levels]
+    for row, level in enumerate(result.levels):
+        unknown_here = set(samples.index[samples.verdict[row] == Verdict.UNKNOWN].tolist())
+        if other := [one.index for one in level.unfinished if one.index not in unknown_here]:
+            yield f"report.json: it says why sample {other[0]} is unknown at eps {level.eps}, and it is none of the unknown."
+    looked = [
+        Looked(x.layers, x.rounding, tuple((r.name, r.examined) for r in x.rungs), x.unfinished) for x in result.levels
+    ]
     tolerance = result.largest_eps.tolerance if result.largest_eps else ""
     for name, stated, counted in (
         ("levels", result.levels, levels(samples, looked=looked)),

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.bounds import walk
-from pipeline.bounds.condensed import Condensed, CondensedForms, Found, condensed
+from pipeline.bounds.condensed import LARGEST, Condensed, CondensedForms, Found, condensed
 from pipeline.bounds.splits import Domains, SplitBounds, Trace
 from pipeline.core.network import Step
 
@@ -35,13 +35,13 @@ class Ascent:
 
 
 class SearchBounds:
-    """About the bounds of ``split``, with their derivatives."""
+    """About the bounds of ``split``, with their derivatives; ``memory`` bytes may go into the condensed network."""
 
-    def __init__(self, split: SplitBounds):
+    def __init__(self, split: SplitBounds, memory: int = LARGEST):
         self.split = split
         self.condensed: Condensed | None = None
         self.forms: CondensedForms | None = None
-        if found := condensed(split):
+        if found := condensed(split, memory, TOGETHER):
             self.condensed, self.forms = found
         self.layers = [at for _, _, at in split.layers]
         self.start, self.slope, self.offset = (

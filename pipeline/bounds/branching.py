@@ -35,6 +35,12 @@ def halves_of(search: SearchBounds, domains: Domains, enough: Tensor) -> tuple[D
     return Domains.joined(both), divided, torch.cat(points)
 
 
+@torch.no_grad()
+def losses(search: SearchBounds, domains: Domains) -> Tensor:
+    """(rows, neurons): what each neuron's line loses at the point that minimises the bound, zero where its sign is assumed."""
+    return torch.cat([_scores(search, part)[0].clamp_min(0) for part in search.parts(domains)])
+
+
 def _scores(search: SearchBounds, domains: Domains) -> tuple[Tensor, Tensor, Tensor]:
     """By neuron, what its line loses at the point that minimises the bound, and what its upper line is off by at zero."""
     found = search.bound(domains, domains.alpha, domains.beta)

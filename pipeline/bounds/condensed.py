@@ -21,8 +21,10 @@ from pipeline.core.linear_form import LinearForm
 from pipeline.core.rounding import EXACT
 from pipeline.core.threat import Box, EuclideanBall
 
-LARGEST = 1 << 25
-"""The numbers in the largest matrices that a network is condensed to."""
+LARGEST = 1 << 27
+"""Bytes of the largest matrices that a network is condensed to, however much memory is allowed."""
+OF_A_WALK = 16, 6
+"""The tensors that are alive at once in a walk, of a number for each neuron and of one for each pixel."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,17 +165,19 @@ def in_precision_of(value: Tensor, region: Box | EuclideanBall) -> Box | Euclide
 
 
 @torch.no_grad()
-def condensed(split: SplitBounds) -> tuple[Condensed, CondensedForms] | None:
+def condensed(split: SplitBounds, memory: int, rows: int) -> tuple[Condensed, CondensedForms] | None:
     """The network of ``split`` between its unstable ReLUs, and its forms, in float32.
 
-    None where something else than ReLUs is not affine, or where the matrices would be large: ``LARGEST``. Found by walks
-    from every neuron in which all of them are silent; what these saw on the way are the coefficients over their outputs.
+    None where something else than ReLUs is not affine, or where matrices, and walks of so many ``rows`` through them, would take
+    more than ``memory`` bytes. Found by walks from every neuron in which all of them are silent; what these saw on the way are
+    the coefficients over their outputs.
     """
     bounds, count = split.bounds, split.neurons
     ((index, region),) = bounds.regions.items()
     assert isinstance(region, Box | EuclideanBall)
     size = region.box.center.numel()
-    if count * (count + size) > LARGEST or not all(map(split.affine_between, bounds.plan.steps)):
+    matrices, walks = 4 * count * (count + size), 4 * rows * (OF_A_WALK[0] * count + OF_A_WALK[1] * size)
+    if matrices > LARGEST or matrices + walks > memory or not all(map(split.affine_between, bounds.plan.steps)):
         return None
 
     def found(rows: Domains, start: Mapping[int, LinearForm] | None) -> CondensedForms | None:
@@ -186,14 +190,16 @@ def condensed(split: SplitBounds) -> tuple[Condensed, CondensedForms] | None:
         const = rows.sign.new_zeros(len(rows)) if end is None else end.const[:, 0]
         return CondensedForms(inputs.float(), split.gathered(trace.outputs, len(rows)).float(), const.float())
 
-    parts = []
-    for mine, start in split.neuron_forms():
-        parts.append(found(split.unassumed(torch.zeros(mine.stop - mine.start, dtype=torch.int64)), start))
     forms = found(split.unassumed(torch.arange(len(split.forms.const))), None)
-    if forms is None or None in parts:
+    if forms is None:
         return None
-    neurons = CondensedForms(
-        *(torch.cat([getattr(forms, f.name)[:0], *(getattr(p, f.name) for p in parts)]) for f in fields(CondensedForms))
-    )
+    empty = forms.const.new_empty
+    neurons = CondensedForms(empty(count, size), empty(count, count), empty(count))
+    for mine, start in split.neuron_forms():
+        part = found(split.unassumed(torch.zeros(mine.stop - mine.start, dtype=torch.int64)), start)
+        if part is None:
+            return None
+        for f in fields(CondensedForms):
+            getattr(neurons, f.name)[mine] = getattr(part, f.name)
     lower, upper = (end.float() for end in split.ends())
     return Condensed(neurons, [at for _, _, at in split.layers], region, Triangles.over(lower, upper)), forms

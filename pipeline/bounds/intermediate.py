@@ -11,7 +11,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from pipeline.bounds.ascent import Ascent, SearchBounds
+from pipeline.bounds.ascent import TOGETHER, Ascent, SearchBounds
 from pipeline.bounds.linear import Bounds
 from pipeline.bounds.splits import SplitBounds
 from pipeline.core.linear_form import LinearForm
@@ -37,12 +37,15 @@ def optimised(search: SearchBounds, weight: Tensor) -> Bounds:
     for layer, (step, at, mine) in enumerate(split.layers):
         if not len(some := affordable[mine].nonzero().flatten()):
             continue
-        rows = search.condensed.neurons[some + mine.start]
-        part = search.before(layer, rows.with_negated(), lower, upper)
-        all_ = torch.arange(2 * len(some), device=lower.device)
-        root = part.whole(all_, lower.new_full((len(all_),), -torch.inf))
-        found = part.improved(root, EACH_END, part.start.new_full((len(all_),), torch.inf))
-        low, high = _proved(split, step, at[some], found.alpha.to(lower)).chunk(2)
+        ends = []
+        for few in some.split(TOGETHER // 2):  # as many as are walked at once: slopes of all would be many numbers
+            forms = search.condensed.neurons[few + mine.start].with_negated()
+            part = search.before(layer, forms, lower, upper)
+            all_ = torch.arange(2 * len(few), device=lower.device)
+            root = part.whole(all_, lower.new_full((len(all_),), -torch.inf))
+            found = part.improved(root, EACH_END, part.start.new_full((len(all_),), torch.inf))
+            ends.append(_proved(split, step, at[few], found.alpha.to(lower)).reshape(2, -1))
+        low, high = torch.cat(ends, 1)
         bounds.narrow(step.args[0], at[some], low, -high)
         lower, upper = split.ends()
     return bounds

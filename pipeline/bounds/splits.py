@@ -51,6 +51,11 @@ class Domains:
     def __getitem__(self, rows: slice | Tensor) -> Domains:
         return Domains(*(getattr(self, f.name)[rows] for f in fields(self)))
 
+    @property
+    def nbytes(self) -> int:
+        """What these take in memory."""
+        return sum(getattr(self, f.name).nbytes for f in fields(self))
+
     def split(self, rows: int) -> Iterator[Domains]:
         """So many at once."""
         return (self[slice(start, start + rows)] for start in range(0, len(self), rows))

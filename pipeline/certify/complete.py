@@ -8,8 +8,10 @@ bound is put to the file, so that what has a counterexample is falsified on the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -18,18 +20,21 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pipeline.bounds.ascent import Ascent, SearchBounds
-from pipeline.bounds.branching import halves_of
+from pipeline.bounds.branching import halves_of, losses
+from pipeline.bounds.condensed import LARGEST
+from pipeline.bounds.footprint import Need
 from pipeline.bounds.intermediate import optimised
 from pipeline.bounds.linear import Bounds
 from pipeline.bounds.margins import MarginBounds, margin_form
 from pipeline.bounds.splits import Domains, SplitBounds
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.threat import Region
+from pipeline.methods import DOMAINS
+from pipeline.results import Unfinished
+from pipeline.system.clock import OutOfTime
 
 AS_IT_IS, ROOT, CHILD = Ascent(0), Ascent(30), Ascent(6)
 """Searches for slopes and multipliers: none, of the whole region, and of a part."""
-DOMAINS = 1_000
-"""Parts that a sample is divided into at most, unless a run says otherwise."""
 ABREAST = 32
 """Parts that are split at once at most."""
 EARLY = 64
@@ -37,9 +42,12 @@ EARLY = 64
 BESIDES = 1.5
 """A search goes on until its bound exceeds what rounding took from the first one by this factor."""
 
+MOST_ROWS = 256
+"""Rows that are walked through the network at once at most: more are no faster."""
+
 Judge = Callable[[Tensor], tuple[Tensor, np.ndarray]]
 """Points as the file takes them, and which of these it gives another label."""
-End = Literal["proved", "falsified", "domains", "stuck", "charge"]
+End = Literal["proved", "falsified", "domains", "memory", "time", "split", "charge"]
 
 
 @dataclass(frozen=True)
@@ -47,9 +55,9 @@ class Decision:
     """How the search ended, after how many parts, and how deep they went.
 
     ``proved``: ``margin`` is the least bound of any part. ``falsified``: ``point`` has another label. Undecided are
-    ``domains``: there were too many; ``stuck``: all signs of some part are assumed and its bound is not enough; ``charge``: in
-    real arithmetic all would be proved, and what float32 may lose is more than that leaves. ``margin`` is then the least bound
-    known of an open part.
+    ``domains``: there were too many; ``memory``: those that are open take too much; ``time``: the clock ran out; ``split``: all
+    signs of some part are assumed and its bound is not enough; ``charge``: in real arithmetic all would be proved, and what
+    float32 may lose is more than that leaves. ``margin`` is then the least bound known of an open part.
     """
 
     end: End
@@ -57,6 +65,44 @@ class Decision:
     deepest: int
     margin: float
     point: Tensor | None = None
+    charge: float = 0.0
+    """What rounding takes from the bound of any part at least, of the form of which it takes most."""
+    layer: str | None = None
+    """Where that open part's bound loses most, by the file's own name."""
+    share: float | None = None
+    """Of all that it loses at ReLUs, how much is lost there."""
+
+    def unfinished(self, index: int) -> Unfinished | None:
+        """What a report says of a sample, or box, of that index, where there is no answer."""
+        if self.end == "proved" or self.end == "falsified":  # each by itself: mypy narrows them
+            return None
+        bound, charge = (x if math.isfinite(x) else None for x in (self.margin, self.charge))
+        return Unfinished(
+            index=index,
+            why=self.end,
+            domains=self.domains,
+            depth=self.deepest,
+            bound=bound,
+            charge=charge,
+            layer=self.layer,
+            share=self.share,
+        )
+
+
+@dataclass(frozen=True)
+class Room:
+    """What one search may take: ``rows`` walked through the network at once, and bytes for the ``matrices`` of the condensed
+    network, walks through them included, and for the ``parts`` that are open."""
+
+    rows: int = 2 * ABREAST
+    matrices: int = 2 * LARGEST
+    parts: int = LARGEST
+
+    @classmethod
+    def within(cls, memory: int, need: Need) -> Room:
+        """A quarter for walks, half for matrices and a quarter for parts of what a sample's boxes leave of ``memory`` bytes."""
+        left = max(0, memory - need.sample)
+        return cls(max(4, min(MOST_ROWS, need.rows(need.sample + left // 4, 1))), left // 2, left // 4)
 
 
 def margins_decided(
@@ -78,16 +124,23 @@ def decide(
     *,
     needed: float = 0.0,
     domains: int = DOMAINS,
-    rows: int = 2 * ABREAST,
+    room: Room | None = None,
     together: bool = True,
     check: Callable[[], None] = lambda: None,
+    timed: bool = False,
 ) -> Decision:
     """Whether every form over the node ``index`` exceeds ``needed`` over the region of ``known``, a batch of one.
 
-    ``rows`` parts are walked at once; the network takes as many points ``together``, or one. ``check`` is called at every split,
-    and may raise to end the search.
+    The network takes several points ``together``, or one. ``check`` is called at every split, and may raise to end the search;
+    where it raises OutOfTime and the search is ``timed``, what is known by then is the decision.
     """
-    return _Search(known, forms, index, judge, needed, domains, rows, together, check).run()
+    search = _Search(known, forms, index, judge, needed, domains, room or Room(), together, check)
+    try:
+        return search.run()
+    except OutOfTime:
+        if not timed:
+            raise
+    return search.interrupted()
 
 
 @dataclass(eq=False)
@@ -100,7 +153,7 @@ class _Search:
     judge: Judge
     needed: float
     domains: int
-    rows: int
+    room: Room
     together: bool
     check: Callable[[], None]
     done: int = 0
@@ -108,6 +161,9 @@ class _Search:
     least: float = torch.inf
     hopeless: bool = False
     """Whether a point was found whose value leaves less than rounding takes, so that no number of parts is enough."""
+    search: SearchBounds | None = None
+    open_: Domains | None = None
+    """What stands open."""
 
     def run(self) -> Decision:
         """First over the boxes that are known, then, where few parts are not enough, over boxes by optimised slopes."""
@@ -116,14 +172,15 @@ class _Search:
         if isinstance(found, Decision):
             return found
         if self.domains > EARLY:
+            assert self.search is not None
             self.known = optimised(self.search, self.search.weight(found))
             found = self._divided(found.of.unique(), self.domains)
         return found if isinstance(found, Decision) else self._undecided("domains", found)
 
     def _divided(self, of: Tensor, most: int) -> Decision | Domains:
         """Some of the forms over the whole region, and over its parts; what is open where there would be more than ``most``."""
-        self.split = SplitBounds(self.known, self.forms, self.index, self.rows, self.together)
-        self.search = search = SearchBounds(self.split)
+        self.split = SplitBounds(self.known, self.forms, self.index, self.room.rows, self.together)
+        self.search = search = SearchBounds(self.split, self.room.matrices)
         root = search.whole(of, torch.full_like(self.forms.const[of, 0], -torch.inf))
         first = search.improved(root, AS_IT_IS, torch.full_like(self.forms.const[:, 0], torch.inf))
         charge = (first.lower - self.split.proved(first)).nan_to_num(torch.inf, torch.inf, torch.inf).clamp_min(0)
@@ -134,9 +191,13 @@ class _Search:
         self.done += len(root)
         open_ = self._left_open(search.improved(first, ROOT, enough))
         while len(open_):
+            self.open_ = open_
             self.check()
+            if 2 * open_.nbytes > self.room.parts:  # twice, while they are joined
+                return self._undecided("memory", open_)
             order = open_.lower.nan_to_num(-torch.inf).argsort(stable=True)
-            taken, rest = open_[order[:ABREAST]], open_[order[ABREAST:]]
+            abreast = max(1, min(ABREAST, (most - self.done) // 2))
+            taken, rest = open_[order[:abreast]], open_[order[abreast:]]
             halves, divided, points = halves_of(search, taken, enough)
             tried, fooled = self.judge(torch.minimum(torch.maximum(points.to(box.lower), box.lower), box.upper))
             if fooled.any():
@@ -147,13 +208,14 @@ class _Search:
                 self.hopeless, open_ = True, self._left_open(open_)
                 continue
             if len(self._left_open(self.split.solved(taken[~divided]))):
-                return self._undecided("stuck", open_)
+                return self._undecided("split", open_)
             if self.done + len(halves) > most:
                 return open_
             self.done += len(halves)
             self.deepest = max(self.deepest, int((halves.sign != 0).sum(1).amax()) if len(halves) else 0)
             open_ = Domains.joined([rest, self._left_open(search.improved(halves, CHILD, enough))])
-        return Decision("charge" if self.hopeless else "proved", self.done, self.deepest, self.least - self.needed)
+        decision = Decision("charge" if self.hopeless else "proved", self.done, self.deepest, self.least - self.needed)
+        return replace(decision, charge=float(self.charge.max()))
 
     def _left_open(self, found: Domains) -> Domains:
         """What is not proved, by the walk that accounts for rounding; where that is hopeless, by one that leaves it out."""
@@ -167,6 +229,28 @@ class _Search:
         return found[~closed]
 
     def _undecided(self, end: End, open_: Domains) -> Decision:
-        lowest = float(open_.lower.nan_to_num(-torch.inf).min())
-        real = lowest > self.needed and bool((self.split.proved(open_, exact=True) > self.needed).all())
-        return Decision("charge" if real else end, self.done, self.deepest, lowest - self.needed)
+        lower = open_.lower.nan_to_num(-torch.inf)
+        lowest = float(lower.min())
+        if end != "time" and lowest > self.needed and bool((self.split.proved(open_, exact=True) > self.needed).all()):
+            end = "charge"
+        decision = Decision(end, self.done, self.deepest, lowest - self.needed, charge=float(self.charge.max()))
+        layer, share = self._loosest(open_[lower.argmin()[None]])
+        return replace(decision, layer=layer, share=share)
+
+    def _loosest(self, part: Domains) -> tuple[str | None, float | None]:
+        """The layer of ReLUs in whose lines the bound of a part loses most, and its share of the whole loss."""
+        assert self.search is not None
+        lost = losses(self.search, part)[0]
+        by_layer = [float(lost[mine].sum()) for _, _, mine in self.split.layers]
+        if not by_layer or not 0 < sum(by_layer) < torch.inf:
+            return None, None
+        most = max(range(len(by_layer)), key=lambda i: by_layer[i])
+        name = self.known.linear.intervals.network.origin(self.split.layers[most][0].name)
+        return name, min(1.0, by_layer[most] / sum(by_layer))
+
+    def interrupted(self) -> Decision:
+        """What is known where the clock ran out."""
+        with suppress(OutOfTime):
+            if self.open_ is not None:
+                return self._undecided("time", self.open_)
+        return Decision("time", self.done, self.deepest, -torch.inf)

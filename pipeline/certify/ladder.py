@@ -1,7 +1,8 @@
 """Verdicts for a whole data set, the cheapest proof first: what a rung decides, no later rung looks at.
 
 The file's own prediction, a short attack on every correct sample, IBP on every sample, CROWN-IBP, a long attack on what is
-left, CROWN, alpha-CROWN. The order costs or saves time and nothing else: each rung's answers are true by themselves.
+left, CROWN, alpha-CROWN, branch and bound. The order costs or saves time and nothing else: each rung's answers are true by
+themselves.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ class _Ladder:
             if waiting is not None and METHODS[method].cost >= ATTACKS[LONG_ATTACK]:
                 yield from self._attack(LONG_ATTACK, waiting)
                 waiting = None
-            yield from rungs.complete(method) if METHODS[method].splits else rungs.linear(method)
+            yield from rungs.climb(method)
         largest = None
         if settings.largest_eps:
             methods = bounding((IBP, *linear))
@@ -121,11 +122,12 @@ class _Ladder:
         yield Certification(
             self.table.balls,
             self.table.samples(self.indices, cut=self.work.cut, largest=largest),
-            tuple(Looked(layers[i], costs[i], self.table.rungs(i)) for i in range(len(self.balls))),
+            tuple(
+                Looked(layers[i], costs[i], self.table.rungs(i), rungs.unfinished(i)) for i in range(len(self.balls))
+            ),
             dict(self.work.seconds),
             self.work.cut,
             int(self.blind.sum()),
-            rungs.divided,
         )
 
     @property

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.certify.complete import ABREAST, decide
+from pipeline.certify.complete import Room, decide
 from pipeline.certify.refuter import Refuter
 from pipeline.certify.subdomain import Subdomain, whole
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.threat import Box
 from pipeline.methods import COMPLETE, IBP, BoundingMethod
 from pipeline.progress import Progress
+from pipeline.results import Unfinished
 from pipeline.system.clock import Clock, OutOfTime
 from pipeline.vnnlib import Property
 
@@ -40,6 +41,8 @@ class Outcome:
     domains: int = 0
     """Into how many parts boxes were divided by the signs of ReLUs."""
     timed_out: bool = False
+    unfinished: Unfinished | None = None
+    """Why the first box that could not be divided to the end is open."""
 
     @classmethod
     def before(cls, question: Property) -> Outcome:
@@ -154,11 +157,14 @@ def _by_signs(
             index,
             judge,
             domains=domains,
-            rows=max(4, min(2 * ABREAST, refuter.engine.need(COMPLETE).rows(engine.linear.memory, 1) // 2)),
+            room=Room.within(engine.linear.memory, refuter.engine.need(COMPLETE)),
             together=refuter.batch > 1,
             check=clock.check,
+            timed=True,
         )
         outcome.domains += found.domains
+        outcome.unfinished = found.unfinished(patch.case)
+        outcome.timed_out = found.end == "time"
         if found.end == "proved":
             outcome.left = [other for other in outcome.left if other is not patch]
             outcome.by = refuter.methods[-1].name

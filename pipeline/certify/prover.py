@@ -12,14 +12,14 @@ from torch import Tensor
 
 from pipeline.bounds.margins import MarginBounds
 from pipeline.certify.attack import Predict, moved_inside
-from pipeline.certify.complete import Decision, margins_decided
+from pipeline.certify.complete import Decision, Room, margins_decided
 from pipeline.certify.engine import Engine
 from pipeline.certify.looseness import looseness, numbers
 from pipeline.certify.verdicts import Images, Strategy
 from pipeline.choices import Mode
 from pipeline.core.network import Network
 from pipeline.core.threat import Ball, LinfBall, Region, concatenate
-from pipeline.methods import IBP, METHODS
+from pipeline.methods import DOMAINS, IBP, METHODS
 from pipeline.results import Layer
 from pipeline.rules import Affine, Rule, rule_for
 from pipeline.system.clock import Clock, OutOfTime
@@ -82,6 +82,7 @@ class Prover:
         """
         x, label = self._tensors(row)
         bounds, start = self.engine.bounds(method), torch.from_numpy(self.images[row])
+        most = self.settings.most_domains or DOMAINS
 
         def judge(points: Tensor) -> tuple[Tensor, np.ndarray]:
             if predict is None:
@@ -97,8 +98,8 @@ class Prover:
             ball.region(x),
             label,
             judge,
-            domains=self.settings.domains if predict is not None else min(FEW_DOMAINS, self.settings.domains),
-            rows=max(4, self.engine.need(method).rows(bounds.linear.memory, 1) // 2),
+            domains=most if predict is not None else min(FEW_DOMAINS, most),
+            room=Room.within(bounds.linear.memory, self.engine.need(method)),
             together=self.settings.batch is None,
             check=self.clock.check,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -14,7 +15,9 @@ from pipeline.certify.scheduler import Work
 from pipeline.certify.verdict_table import VerdictTable
 from pipeline.certify.verdicts import Images
 from pipeline.core.threat import Ball
+from pipeline.methods import METHODS
 from pipeline.progress import Progress
+from pipeline.results import Unfinished
 from pipeline.results.blocks import Rows, by_block
 
 FIRST_WAVE, GROWTH = 2, 4
@@ -38,34 +41,35 @@ class Rungs:
     """The margin of each sample itself: a bound further below zero than this above it is none to go on from."""
     impatient: bool
     """Whether a rung is left, in one block and at one eps, with a wave of samples in which it proves none."""
-    divided: dict[str, list[float]] = field(default_factory=dict)
-    """By how branch and bound ended, the least bound of each sample."""
+    _left: list[dict[int, Unfinished]] = field(init=False)
+    """By level, why branch and bound did not decide a row."""
+
+    def __post_init__(self) -> None:
+        self._left = [{} for _ in self.balls]
 
     @property
     def balls(self) -> tuple[Ball, ...]:
         return self.table.balls
 
-    def linear(self, method: str) -> Generator[Progress, None, None]:
-        """Bound what is still open, the largest eps first, since its proofs hold for the smaller; nearest to proved first.
+    def climb(self, method: str) -> Generator[Progress, None, None]:
+        """Try a method on what is open, the largest eps first, since its proofs hold for the smaller; nearest to proved first.
 
         Where ``impatient``, a block goes through its samples in waves that grow, and leaves the rung with one in which nothing is
-        proved: those behind are further from a proof. Only behind the first wave it goes on, where a bound came within reach.
+        decided: those behind are further from a proof. Only behind the first wave it goes on, where a bound came within reach, or
+        rounding alone stood in the way.
         """
-        table, size = self.table, self.prover.batch(method, self.classes)
+        table, splits = self.table, METHODS[method].splits
+        size = 1 if splits else self.prover.batch(method, self.classes)
         total, done = sum(len(table.open(i)) for i in range(len(self.balls))), 0
         for level in reversed(range(len(self.balls))):
-            ball = self.balls[level]
-
-            def compute(rows: np.ndarray, ball: Ball = ball) -> dict[str, np.ndarray]:
-                return {"margins": self.prover.margins(method, ball, rows)}
-
+            compute = partial(self._divided if splits else self._bounded, method, level)
             waiting = [self._waves(level, rows) for rows in by_block(self.blocks, table.open(level))]
             wave = 0
             while waiting:
                 rows = [waves[0] for waves in waiting]
                 first = [self._sentinel(level, some) if wave == 0 else some[:0] for some in rows]
                 cuts = [chunks(np.concatenate(both), size) for both in zip(first, rows, strict=True)]
-                key = f"{method}@{ball.eps}#{wave}"
+                key = f"{method}@{self.balls[level].eps}#{wave}"
                 results = yield from self.work.units(
                     key, [cut for some in cuts for cut in some], compute, phase=method, before=done, total=total
                 )
@@ -79,6 +83,33 @@ class Rungs:
         if total:
             yield Progress(method, total, total)
 
+    def unfinished(self, level: int) -> tuple[Unfinished, ...]:
+        """Why branch and bound left those samples that are unknown at a level, by index."""
+        still = set(self.table.open(level).tolist())
+        found = (one for row, one in self._left[level].items() if row in still)
+        return tuple(sorted(found, key=lambda one: one.index))
+
+    def _bounded(self, method: str, level: int, rows: np.ndarray) -> Arrays:
+        return {"margins": self.prover.margins(method, self.balls[level], rows)}
+
+    def _divided(self, method: str, level: int, row: np.ndarray) -> Arrays:
+        """One sample by branch and bound."""
+        # Of what is falsified already no counterexample is looked for: a proof would give the search away.
+        looked_for = bool(self.table.alive[level, row].all())
+        found = self.prover.decided(method, self.balls[level], row, self.predict if looked_for else None)
+        broken, label, point = found.end == "falsified", self.labels[row], self.images[row][:0]
+        if found.point is not None:
+            point = found.point[None].cpu().numpy()
+            label = self.predict(point).argmax(1)
+        how = {
+            "margins": np.array([found.margin if found.end == "proved" else np.nan]),
+            "broken": np.array([broken]),
+            "points": point,
+            "labels": label,
+        }
+        left = found.unfinished(int(self.indices[row[0]]))
+        return how if left is None else how | {"left": np.array([left.model_dump_json()])}
+
     def _entered(
         self, method: str, level: int, cuts: Sequence[Rows], results: Sequence[Arrays | None], wave: int
     ) -> bool:
@@ -88,49 +119,17 @@ class Rungs:
             if found is None:
                 table.skipped[level, pick] = True
                 continue
+            alive = table.alive[level, pick]
             gained += table.bound(method, level, pick, found["margins"])
-            near |= bool((table.alive[level, pick] & (found["margins"] > -self.reach[pick])).any())
-            table.looked(method, level, int(table.alive[level, pick].sum()))
+            near |= bool((alive & (found["margins"] > -self.reach[pick])).any())
+            table.looked(method, level, int(alive.sum()))
+            if "broken" in found and found["broken"].any():
+                table.attacked(method, level, pick, Attacked(found["broken"], found["points"], found["labels"]))
+                gained += int(alive.sum())
+            if "left" in found and alive.all():
+                self._left[level][int(pick[0])] = left = Unfinished.model_validate_json(str(found["left"][0]))
+                near |= left.why == "charge"
         return gained > 0 or not self.impatient or (near and wave == 0) or None in results
-
-    def complete(self, method: str) -> Generator[Progress, None, None]:
-        """Decide what is still open by branch and bound, a sample at a time, as ``linear`` goes through them."""
-        table = self.table
-        total, done = sum(len(table.open(i)) for i in range(len(self.balls))), 0
-        for level in reversed(range(len(self.balls))):
-            ball, rows = self.balls[level], self._nearest(level, table.open(level))
-            guards = {int(row) for some in by_block(self.blocks, rows) for row in self._sentinel(level, some)}
-
-            def compute(row: np.ndarray, ball: Ball = ball, guards: set[int] = guards) -> dict[str, np.ndarray]:
-                # Of what is falsified already no counterexample is looked for: a proof would give the search away.
-                guard = row[0] in guards
-                found = self.prover.decided(method, ball, row, None if guard else self.predict)
-                broken, label, point = found.end == "falsified", self.labels[row], self.images[row][:0]
-                if found.point is not None:
-                    point = found.point[None].cpu().numpy()
-                    label = self.predict(point).argmax(1)
-                margin = np.array([found.margin if found.end == "proved" else np.nan])
-                how = {"end": np.array([found.end], np.str_), "margins": margin, "least": np.array([found.margin])}
-                return how | {"broken": np.array([broken]), "points": point, "labels": label}
-
-            cuts = chunks(np.array([*sorted(guards), *rows], np.int64), 1)
-            results = yield from self.work.units(
-                f"{method}@{ball.eps}", cuts, compute, phase=method, before=done, total=total
-            )
-            for pick, found in zip(cuts, results, strict=True):
-                if found is None:
-                    table.skipped[level, pick] = True
-                    continue
-                if alive := bool(table.alive[level, pick].all()):
-                    self.divided.setdefault(str(found["end"][0]), []).append(float(found["least"][0]))
-                table.bound(method, level, pick, found["margins"])
-                if found["broken"].any():
-                    table.attacked(method, level, pick, Attacked(found["broken"], found["points"], found["labels"]))
-                table.looked(method, level, int(alive))
-            done += len(rows)
-            table.check(self.indices)
-        if total:
-            yield Progress(method, total, total)
 
     def _sentinel(self, level: int, rows: Rows) -> Rows:
         """The falsified sample nearest to a proof in the block of some rows: every rung bounds it too, and a proof of it gives

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from pipeline.certify.attack import PGD
-from pipeline.certify.complete import DOMAINS
 from pipeline.choices import Mode
 from pipeline.core.threat import Ball
-from pipeline.methods import ATTACKS, LONG_ATTACK, METHODS, up_to
+from pipeline.methods import ATTACKS, LONG_ATTACK, METHODS, domains_of, up_to
 from pipeline.results import Looked, Samples
 
 
@@ -38,8 +37,8 @@ class Strategy:
     batch: int | None = None
     """Samples bounded at once; None chooses by the size of the network's values."""
     method: str = "auto"
-    domains: int = DOMAINS
-    """Into how many parts branch and bound divides a sample's region at most."""
+    domains: int | None = None
+    """Into how many parts branch and bound divides a sample's region at most; None for what the method usually does."""
     memory: int | None = None
     """Bytes that one batch may take, the float64 network included; None for a usual amount, or what one sample needs."""
     largest_eps: bool = False
@@ -51,6 +50,11 @@ class Strategy:
     def methods(self) -> tuple[str, ...]:
         """The methods of bounding that may be tried, cheapest first."""
         return up_to(self.method)
+
+    @property
+    def most_domains(self) -> int | None:
+        """``domains`` as a number; None where nothing is divided."""
+        return (self.domains or domains_of(self.method)) if METHODS[self.methods[-1]].splits else None
 
     @property
     def long_attack(self) -> PGD | None:
@@ -73,5 +77,3 @@ class Certification:
     """Whether a budget left something out."""
     blind: int = 0
     """On how many samples that survived the attack it never saw a gradient."""
-    divided: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """By how branch and bound ended (see ``complete.End``), the least bound of each sample."""

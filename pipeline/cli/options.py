@@ -84,13 +84,14 @@ proof_options = _apply(
     click.option(
         "--method",
         type=click.Choice(choices()),
-        help="Climb the ladder of bounds up to this one; auto leaves a rung that proves nothing.  [auto; behind retrain: ibp]",
+        help="Climb the ladder of bounds up to this one; auto climbs all, and leaves a rung that decides nothing.  [auto; "
+        "behind retrain: ibp]",
     ),
     click.option(
         "--max-domains",
         type=WHOLE,
         metavar="N",
-        help="Parts that branch and bound divides a region into at most.  [1000]",
+        help="Parts that branch and bound divides a region into at most.  [64 as the last rung of auto, else 1000]",
     ),
     click.option("--memory-budget", metavar="SIZE", help="Beyond the model and its data, such as 800MB or 4GB.  [1GB]"),
     click.option("--arithmetic", type=click.Choice(MODES), help="Whose arithmetic is certified.  [float32-any-order]"),

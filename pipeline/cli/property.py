@@ -69,6 +69,10 @@ def _show(done: Any, out: Any) -> None:
         tried = f"{', '.join(result.methods)} left {result.boxes_open} boxes open after {result.boxes_bounded} bounds"
         attack = "no counterexample was found" if result.attack else "no counterexample was looked for (--no-attack)"
         lines += [tried, attack]
+        if result.unfinished is not None:
+            from pipeline.render.unknown import of_box
+
+            lines.append(f"box {result.unfinished.index}: {of_box(result.unfinished)}")
         more = (
             "More of --time-budget"
             if result.verdict == "timeout"

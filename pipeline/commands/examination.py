@@ -132,8 +132,6 @@ def examine(
         )
         fitted, indices = fitted.take(own), indices[own]
     result, spots = yield from _proved(subject, fitted, balls, how, indices, seed, work, together_in(cut), looked_into)
-    if note := divided(result.divided):
-        yield Note(note)
     if result.blind:
         doubts = (*doubts, BLIND.format(result.blind))
         yield Note(doubts[-1], warning=True)
@@ -186,25 +184,6 @@ def _how(subject: Subject, settings: Settings, pgd: PGD | None, kernels: Kernels
         kernels=kernels.errors,
         memory=settings.memory_budget,
     )
-
-
-DIVIDED = {
-    "proved": "proved",
-    "falsified": "falsified",
-    "domains": "open after --max-domains parts",
-    "stuck": "open where every sign is decided",
-    "charge": "certified by --arithmetic real alone, as float32 may lose more than their margin",
-}
-
-
-def divided(ends: Mapping[str, Sequence[float]]) -> str:
-    """How branch and bound ended, in words; nothing where it was not asked."""
-
-    def said(end: str) -> str:
-        near = f" (least bounds {min(ends[end]):.2g} to {max(ends[end]):.2g})" if end in ("domains", "stuck") else ""
-        return f"{len(ends[end])} {DIVIDED[end]}{near}"
-
-    return "branch and bound: " + ", ".join(said(end) for end in DIVIDED if end in ends) if ends else ""
 
 
 def seed_of(settings: Settings, crew: Crew) -> int:

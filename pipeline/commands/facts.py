@@ -137,6 +137,7 @@ def method(
         attack=_attack(how.attack),
         long_attack=_attack(how.long_attack),
         memory_budget=settings.memory_budget,
+        max_domains=how.most_domains,
         provider=settings.provider,
         execution=ran,
     )

@@ -133,7 +133,9 @@ def _looked(levels: Sequence[reports.Level]) -> reports.Looked:
             certified_in_real=sum(cost.certified_in_real for cost in costs),
         )
     layers = next((level.layers for level in levels if level.layers), ())
-    return reports.Looked(layers, rounding, tuple((n, sum(one.get(n, 0) for one in examined)) for n in names))
+    unfinished = sorted((one for level in levels for one in level.unfinished), key=lambda one: one.index)
+    counts = tuple((n, sum(one.get(n, 0) for one in examined)) for n in names)
+    return reports.Looked(layers, rounding, counts, tuple(unfinished))
 
 
 def _parity(found: Sequence[reports.Parity | None]) -> reports.Parity | None:

@@ -27,7 +27,7 @@ from pipeline.commands.subject import Subject, device_of, opened
 from pipeline.distributed.group import ALONE
 from pipeline.errors import UsageError
 from pipeline.gates.demands import GATES
-from pipeline.methods import bounding, up_to
+from pipeline.methods import DOMAINS, bounding, up_to
 from pipeline.onnx.model_file import ModelFile
 from pipeline.results.property import (
     PropertyFile,
@@ -124,6 +124,7 @@ def decide_read(
         decided_by=_by(outcome, witness),
         boxes_bounded=outcome.boxes,
         boxes_open=len(outcome.left),
+        unfinished=outcome.unfinished,
         attack=None if falsifier is None else _attack(falsifier.settings),
         witness=None if witness is None else _found(witness),
         notes=(*notes, *([kernels.note] if kernels.note else [])),
@@ -167,7 +168,7 @@ def _decided(
     def look(patch: Subdomain, points: Tensor) -> bool:
         return falsifier is not None and falsifier.at(patch, points) is not None
 
-    most = settings.max_domains if clock.deadline is None else MAX_BOXES
+    most = settings.max_domains or (DOMAINS if clock.deadline is None else MAX_BOXES)
     outcome = yield from prove(refuter, clock, stop=stop, look=look, domains=most)
     if falsifier is None:
         return outcome, None, kernels

@@ -20,7 +20,7 @@ from pipeline.commands.subject import Subject, device_of
 from pipeline.core.threat import Ball, L2Ball
 from pipeline.errors import Contradiction, InputRejected
 from pipeline.limits import limits, raised
-from pipeline.methods import DECIDERS, IBP, METHODS, bounding
+from pipeline.methods import DECIDERS, DOMAINS, IBP, METHODS, bounding
 from pipeline.results import Counterexamples, Report, Result, Samples, Verdict, clean
 
 
@@ -128,7 +128,8 @@ def _how(result: Result, samples: Samples, rows: np.ndarray, subject: Subject, k
         device_of(settings),
         1 if subject.network.inputs[0].shape[0] is not None else None,
         method=_method(result, samples, rows),
-        domains=limits().domains,
+        # The search is the same again but for the last bits, and takes about as many parts.
+        domains=min(2 * (result.method.max_domains or DOMAINS), limits().domains),
         kernels=kernels.errors,
     )
 
@@ -164,9 +165,8 @@ def _broken_here(samples: Samples, rows: np.ndarray, now: Certification) -> Note
 def _contradicted(samples: Samples, rows: np.ndarray, now: Certification) -> Iterator[str]:
     index = samples.index[rows]
     # A run may have been allowed more parts than a stranger's report is.
-    more = (
-        f" {limits().domains} parts were not enough for some. {raised('domains')}" if "domains" in now.divided else ""
-    )
+    spent = any(one.why == "domains" for looked in now.looked for one in looked.unfinished)
+    more = f" {limits().domains} parts were not enough for some. {raised('domains')}" if spent else ""
     if (bad := now.samples.predicted != samples.predicted[rows]).any():
         yield f"the file gives {int(bad.sum())} samples another label than stated; the first is {index[bad.argmax()]}."
         return

@@ -15,6 +15,7 @@ from pipeline.render.figures import figures
 from pipeline.render.terminal import change, rates
 from pipeline.render.threat import sentence, where, who
 from pipeline.render.thumbnails import Pictures
+from pipeline.render.unknown import nearest, reasons
 from pipeline.results.rate import Rate
 from pipeline.results.result import Report
 from pipeline.results.text import clean, count, percent
@@ -41,6 +42,8 @@ def render(report: Report, *, pictures: Pictures | None = None) -> str:
         next_sentence=following,
         next_command=command,
         pictures=pictures or {},
+        reasons=reasons(report, level),
+        unfinished=nearest(level),
         style=Markup(_beside("report.css")),
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pipeline.render.advice import headline, next_step, nothing_checked, strongest
 from pipeline.render.terminal import change, rates
 from pipeline.render.threat import sentence
+from pipeline.render.unknown import reasons
 from pipeline.results.facts import Threat
 from pipeline.results.per_radius import Level
 from pipeline.results.rate import Rate
@@ -46,6 +47,7 @@ def markdown(report: Report) -> str:
         f"{'**Warning:**' if caution.code else 'Note:'} {prose(caution.message)}"
         for caution in result.warnings[:MOST_WARNINGS]
     ]
+    parts += [f"Unknown: {prose(why)}" for why in reasons(report, strongest(report))]
     sentence, command = next_step(report)
     parts += [f"**Next:** {prose(sentence, 1000)}"]
     # An indented block takes any line as it is.

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from pipeline.render.advice import headline, next_step, strongest
 from pipeline.render.threat import where, who
+from pipeline.render.unknown import reasons
 from pipeline.results.outcome import GateOutcome
 from pipeline.results.per_radius import Level
 from pipeline.results.rate import Rate
@@ -200,6 +201,8 @@ def _remarks(report: Report, folder: Path | None) -> RenderableType:
     for caution in report.result.warnings:
         label = Text("Warning", style="bold red") if caution.code else Text("Note", style="bold yellow")
         grid.add_row(label, Text(clean(caution.message, 1000)))
+    for i, why in enumerate(reasons(report, strongest(report))):
+        grid.add_row(Text("" if i else "Unknown", style="bold yellow"), Text(why))
     sentence, command = next_step(report, here=True)
     grid.add_row(Text("Next", style="bold"), Text(sentence))
     if command:

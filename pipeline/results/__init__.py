@@ -39,6 +39,7 @@ from pipeline.results.samples import (
 from pipeline.results.shard import Asked, Shard
 from pipeline.results.summarise import Looked, largest_eps, levels, per_class
 from pipeline.results.text import clean, quoted
+from pipeline.results.unfinished import Unfinished
 from pipeline.results.write import dump, read, write
 
 __all__ = [
@@ -79,6 +80,7 @@ __all__ = [
     "Threat",
     "Tool",
     "Training",
+    "Unfinished",
     "Verdict",
     "Verdicts",
     "clean",

@@ -209,7 +209,8 @@ class RuntimeExecution(Frozen):
 class Method(Frozen):
     """How samples were certified, and what "certified" says: `statement`, under `assumptions`.
 
-    `bounds` are the rungs that may have been climbed, cheapest first, as `requested`; `long_attack` came before CROWN.
+    `bounds` are the rungs that may have been climbed, cheapest first, as `requested`; `long_attack` came before CROWN. Branch and
+    bound divided a region into at most `max_domains` parts, None where it was not among them.
     """
 
     bounds: tuple[str, ...]
@@ -221,6 +222,7 @@ class Method(Frozen):
     attack: Attack | None = None
     long_attack: Attack | None = None
     memory_budget: int | None = None
+    max_domains: int | None = None
     provider: str
     execution: RuntimeExecution | None = None
 

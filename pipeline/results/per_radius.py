@@ -8,6 +8,7 @@ from pydantic import model_validator
 
 from pipeline.results.facts import Exact, Name
 from pipeline.results.rate import Frozen, Rate, law
+from pipeline.results.unfinished import Unfinished
 
 
 class Verdicts(Frozen):
@@ -99,7 +100,7 @@ class Level(Frozen):
 
     `attacked` counts the samples for which no counterexample was found, None where none was looked for; `undecided`
     those of the unknown that a budget left unexamined: `certified` is then a lower bound. `edge` holds the correct
-    samples whose margin is bounded nearest to zero.
+    samples whose margin is bounded nearest to zero, `unfinished` the unknown that branch and bound was tried on, by index.
     """
 
     eps: Exact
@@ -114,6 +115,7 @@ class Level(Frozen):
     layers: tuple[Layer, ...] = ()
     rungs: tuple[Rung, ...] = ()
     rounding: RoundingCost | None = None
+    unfinished: tuple[Unfinished, ...] = ()
 
     @property
     def exact(self) -> Fraction:
@@ -130,6 +132,8 @@ class Level(Frozen):
             self.natural.k == n - v.misclassified, f"{where}: {self.natural.k} correct, {v.misclassified} misclassified"
         )
         law((self.certified.k, self.certified.n) == (v.certified, n), f"{where}: certified {self.certified} for {v}")
+        index = [one.index for one in self.unfinished]
+        law(index == sorted(set(index)) and len(index) <= v.unknown, f"{where}: {len(index)} unfinished for {v}")
         law(0 <= self.undecided <= v.unknown, f"{where}: {self.undecided} undecided of {v.unknown} unknown")
         if self.attacked is not None:
             survived = self.natural.k - v.falsified

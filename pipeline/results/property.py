@@ -11,6 +11,7 @@ from pipeline.results.canonical import Version, digest
 from pipeline.results.facts import Name, RuntimeExecution, Sha256, Tool
 from pipeline.results.rate import Frozen
 from pipeline.results.result import Run
+from pipeline.results.unfinished import Unfinished
 from pipeline.results.write import dump, put
 
 PropertyVerdict = Literal["holds", "violated", "unknown", "timeout"]
@@ -65,6 +66,8 @@ class PropertyResult(Frozen):
     decided_by: str | None
     boxes_bounded: int
     boxes_open: int
+    unfinished: Unfinished | None = None
+    """Of the verdicts `unknown` and `timeout`: why the first box that stayed open was not divided to the end, by ReLUs' signs."""
     attack: dict[str, int | float] | None
     witness: WitnessPoint | None = None
     notes: tuple[str, ...] = ()

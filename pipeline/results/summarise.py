@@ -14,6 +14,7 @@ from pipeline.results.per_radius import ClassRow, Edge, Histogram, Layer, Level,
 from pipeline.results.rate import Rate
 from pipeline.results.result import LargestEps
 from pipeline.results.samples import Samples, Verdict
+from pipeline.results.unfinished import Unfinished
 
 BINS = 40
 NEAR_ZERO = 1e-3
@@ -22,12 +23,13 @@ NEAREST = 10
 
 @dataclass(frozen=True)
 class Looked:
-    """What the verdicts at one eps do not say: how loose the layers are, what rounding cost, what each rung examined."""
+    """What the verdicts at one eps do not say: looseness of layers, cost of rounding, what rungs examined and left."""
 
     layers: tuple[Layer, ...] = ()
     rounding: RoundingCost | None = None
     rungs: tuple[tuple[str, int], ...] = ()
     """Names out of DECIDERS with the number of samples that each examined, in order."""
+    unfinished: tuple[Unfinished, ...] = ()
 
 
 def levels(samples: Samples, *, looked: Sequence[Looked] = ()) -> tuple[Level, ...]:
@@ -89,6 +91,7 @@ def _level(samples: Samples, row: int, looked: Looked) -> Level:
         layers=looked.layers,
         rungs=_rungs(samples, row, looked),
         rounding=looked.rounding,
+        unfinished=looked.unfinished,
     )
 
 

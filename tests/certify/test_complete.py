@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,14 @@ from pipeline.bounds.margins import MarginBounds
 from pipeline.bounds.splits import Domains, SplitBounds
 from pipeline.certify import complete
 from pipeline.certify.complete import Decision, margins_decided
+from pipeline.certify.prover import Prover
 from pipeline.choices import Mode
 from pipeline.core import ops
 from pipeline.core.network import Network
 from pipeline.core.rounding import rounding_of
 from pipeline.core.threat import LinfBall
+from pipeline.methods import DOMAINS_OF_AUTO
+from pipeline.system.clock import OutOfTime
 from tests import nets
 from tests.climbing import climb, deployed, images_of, labels_of, lively, same
 
@@ -74,7 +78,7 @@ class Question:
             last[self.label] += by
 
     def asked(
-        self, mode: Mode = "real", judge: complete.Judge = nobody, *, looks: bool = False, **limits: int
+        self, mode: Mode = "real", judge: complete.Judge = nobody, *, looks: bool = False, **limits: Any
     ) -> Decision:
         """``looks``: whether the search knows the values at its points, and so when it is of no use to go on."""
         bounds = MarginBounds(self.network, rounding_of(mode), method="alpha-crown")
@@ -91,7 +95,7 @@ def test_a_true_question_is_proved_and_a_false_one_is_not(seed: int, monkeypatch
         monkeypatch.setattr(condensed, "LARGEST", -1)
     asked = Question(seed)
     asked.move(-1e-7)
-    assert asked.asked().end in ("stuck", "charge")
+    assert asked.asked().end in ("split", "charge")
     asked.move(2e-3)
     found = asked.asked()
     assert found.end == "proved"
@@ -122,7 +126,7 @@ def test_the_boxes_are_bounded_again_where_few_parts_are_not_enough(monkeypatch:
     asked.move(2e-3)
     assert asked.asked().end == "proved"
     asked.move(-2e-3 - 1e-7)
-    assert asked.asked().end in ("stuck", "charge")
+    assert asked.asked().end in ("split", "charge")
     assert asked.asked(domains=4).end == "domains"
 
 
@@ -187,7 +191,7 @@ def test_a_counterexample_is_found_where_there_is_one() -> None:
 def test_limits_end_it() -> None:
     asked = Question(2)
     asked.move(-1e-3)
-    assert asked.asked(domains=2).end in ("domains", "stuck")
+    assert asked.asked(domains=2).end in ("domains", "split")
     assert asked.asked(domains=2).domains <= 4
 
     def check() -> None:
@@ -201,7 +205,7 @@ def test_limits_end_it() -> None:
 def test_how_many_parts_are_walked_at_once_changes_no_decision() -> None:
     asked = Question(3)
     asked.move(2e-3)
-    few, many = asked.asked(rows=4), asked.asked(rows=64)
+    few, many = (asked.asked(room=complete.Room(rows)) for rows in (4, 64))
     assert (few.end, few.domains) == (many.end, many.domains)
     assert few.margin == pytest.approx(many.margin, abs=1e-9)
 
@@ -221,13 +225,14 @@ def test_a_network_that_is_no_chain_of_relus_ends(kind: str) -> None:
     x = torch.full((1, 3), 0.5, dtype=torch.float64)
     bounds = MarginBounds(network, rounding_of("real"), method="alpha-crown")
     found = margins_decided(bounds, LinfBall(Fraction(1, 2)).region(x), network(x).argmax(1), nobody)
-    assert found.end in ("proved", "stuck", "charge")
+    assert found.end in ("proved", "split", "charge")
 
 
 def test_the_ladder_decides_more_and_nothing_otherwise() -> None:
     eps = ("1/20", "1/10")
     before, after = (climb(lively(), eps, method=method, n=24) for method in ("alpha-crown", "complete"))
-    assert sum(map(len, after.divided.values())) > 0
+    left = [[one.index for one in looked.unfinished] for looked in after.looked]
+    assert left == [np.flatnonzero(row == 3).tolist() for row in after.samples.verdict]
     left, decided = (c.samples.verdict == 3 for c in (before, after))
     assert int(decided.sum()) < int(left.sum())
     assert (after.samples.verdict[~left] == before.samples.verdict[~left]).all()
@@ -241,5 +246,59 @@ def test_the_ladder_decides_more_and_nothing_otherwise() -> None:
         assert deployed(network)(image[None]).argmax(1)[0] != labels[index]
 
 
-def test_by_itself_auto_does_not_go_so_far() -> None:
-    assert not climb(lively(), ("1/20",), n=8).divided
+def test_by_itself_auto_goes_so_far_within_its_limit() -> None:
+    """More parts decide more; of what is left it says why."""
+    auto, few = (climb(lively(), ("1/10",), n=24, domains=domains) for domains in (None, 2))
+    decided = [c.samples.verdict[0] != 3 for c in (few, auto)]
+    assert (decided[0] <= decided[1]).all()
+    assert int(decided[0].sum()) < int(decided[1].sum())
+    left = auto.looked[0].unfinished
+    assert left
+    assert {one.why for one in left} == {"domains"}
+    assert all(DOMAINS_OF_AUTO - 2 < one.domains <= DOMAINS_OF_AUTO and 0 < one.depth < one.domains for one in left)
+    assert all(one.bound < 0 <= one.charge and one.layer and 0 < one.share <= 1 for one in left)
+    assert all(one.domains == 4 for one in few.looked[0].unfinished)  # a part for each margin is there before any split
+    assert all(auto.samples.verdict[0, one.index] == 3 for one in left)
+
+
+@pytest.mark.parametrize(("end", "tried"), [("domains", 2 * 2), ("charge", 2 * (2 + 8))])
+def test_auto_leaves_branch_and_bound_with_a_wave_in_which_nothing_is_decided(
+    end: complete.End, tried: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two blocks; where rounding alone is in the way there is a second wave. By name it is tried on all."""
+    monkeypatch.setattr(Prover, "decided", lambda *given: Decision(end, 9, 3, -0.1))
+    auto, named = (climb(lively(), ("1/3",), n=32, attack=None, method=m).looked[0] for m in ("auto", "complete"))
+    assert (len(auto.unfinished), len(named.unfinished)) == (tried, dict(named.rungs)["complete"])
+    assert len(named.unfinished) == 27
+
+
+def test_memory_for_open_parts_is_a_limit_and_memory_for_matrices_none() -> None:
+    asked = Question(0)
+    asked.move(2e-3)
+    found = asked.asked(room=complete.Room(parts=1))
+    assert (found.end, found.unfinished(7).why) == ("memory", "memory")  # type: ignore[union-attr]
+    assert found.domains < asked.asked().domains
+    assert asked.asked(room=complete.Room(matrices=1000)).end == "proved"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(condensed, "Condensed", None)  # is not made
+        assert asked.asked(room=complete.Room(matrices=1000)).end == "proved"
+
+
+def test_what_is_known_where_the_clock_runs_out() -> None:
+    asked, calls = Question(0), 0
+    asked.move(2e-3)
+
+    def check() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise OutOfTime
+
+    found = asked.asked(check=check, timed=True)
+    assert found.end == "time"
+    assert found.domains > 1
+    assert -1 < found.margin < 2e-3
+    assert found.layer is not None
+    calls = 0
+    with pytest.raises(OutOfTime):
+        asked.asked(check=check)

@@ -143,6 +143,17 @@ def rewritten(folder: Path, change) -> None:
     path.write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n")
 
 
+LEFT = {
+    "index": 10**6,
+    "why": "charge",
+    "domains": 9,
+    "depth": 3,
+    "bound": 0.5,
+    "charge": 1.0,
+    "layer": None,
+    "share": None,
+}
+
 FORGERIES = [
     ("a gate passed", lambda r: r["gates"][0].update(passed=False) or r.update(verdict="fail"), "gate 'natural=0.5'"),
     ("a class gate", lambda r: r["gates"][1].update(observed="0.9999"), "class:3"),
@@ -155,6 +166,11 @@ FORGERIES = [
     ("no samples", lambda r: r.update(samples=None), "no samples"),
     ("no counterexamples", lambda r: r.update(counterexamples=None), "no counterexamples"),
     ("another eps", lambda r: r["gates"][2].update(eps="1/3"), "not in the result"),
+    (
+        "a reason",
+        lambda r: r["levels"][1].update(unfinished=[LEFT]),
+        "none of the unknown",
+    ),
     ("laws", lambda r: r["levels"][0]["verdicts"].update(certified=40), "breaks a law"),
 ]
 
