@@ -49,6 +49,8 @@ def certify(
     range: tuple[float, float] | None = None,
     layout: Literal["NCHW", "NHWC"] | None = None,
     label_offset: int | None = None,
+    input: str | None = None,
+    constants: Mapping[str, float | str | Sequence[float]] | None = None,
     output: str | None = None,
     threshold: float | None = None,
     arithmetic: Mode | None = None,

@@ -95,6 +95,10 @@ class Settings(BaseModel):
     std: tuple[Real, ...] | None = None
     layout: Literal["NCHW", "NHWC"] | None = None
     label_offset: Whole = Field(0, ge=-MANY, le=MANY)
+    input: str | None = None
+    """Which of several inputs is perturbed."""
+    constants: dict[str, float | str | tuple[Real, ...]] = Field(default_factory=dict)
+    """Inputs that all samples have alike: a number for all entries, one for each, or the archive that holds them."""
     output: str | None = None
     threshold: Real | None = None
     """Above which the one number that a file gives a sample means label 1."""
@@ -223,6 +227,11 @@ class Settings(BaseModel):
     def _numbers(cls, value: Any) -> Any:
         return value.split(",") if isinstance(value, str) else value
 
+    @field_validator("constants", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return dict(map(constant, value)) if isinstance(value, list | tuple) else value
+
     @field_validator("radius", mode="before")
     @classmethod
     def _radius(cls, value: Any) -> Any:
@@ -247,6 +256,17 @@ def _euclidean(text: str) -> Fraction:
             f"a Euclidean eps is a number in units of the pixel range, such as 0.5 or 128/255; received {text[:40]!r}."
         )
     return eps
+
+
+def constant(text: str) -> tuple[str, Any]:
+    """``NAME=1``, ``NAME=0,1,1`` or ``NAME=npz:FILE``. Raises UsageError."""
+    name, equals, said = str(text).rpartition("=")
+    if not equals or not name or not said:
+        raise UsageError(f"--constant is NAME=NUMBER, NAME=NUMBER,... or NAME=npz:FILE; received {str(text)[:60]!r}.")
+    numbers = [real(part) for part in said.split(",")]
+    if said.startswith("npz:") or None in numbers:
+        return name, said
+    return name, numbers[0] if len(numbers) == 1 else tuple(numbers)
 
 
 def _multiple(text: str) -> Fraction:

@@ -14,6 +14,7 @@ from pipeline.cli.options import (
     feature_options,
     flags_of,
     gate_options,
+    inputs_options,
     ladder_options,
     model_argument,
     proof_options,
@@ -29,6 +30,7 @@ from pipeline.errors import UsageError
 @click.option("--test-data", metavar="URI", hidden=True)
 @threat_options
 @feature_options
+@inputs_options
 @ladder_options
 @proof_options
 @click.option(

@@ -9,13 +9,14 @@ from typing import Any
 
 import click
 
-from pipeline.cli.options import flags_of, model_argument
+from pipeline.cli.options import flags_of, inputs_options, model_argument
 from pipeline.errors import InputRejected
 
 
 @click.command("inspect")
 @model_argument
 @click.option("--output", metavar="NAME", help="Look at one output of several.")
+@inputs_options
 @click.option(
     "--freeze",
     type=click.Path(path_type=Path),

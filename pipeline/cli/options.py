@@ -45,6 +45,19 @@ threat_options = _apply(
 )
 
 
+inputs_options = _apply(
+    click.option(
+        "--input", metavar="NAME", help="Which of several inputs is perturbed; the data hold the others by name."
+    ),
+    click.option(
+        "--constant",
+        "constants",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="An input that all samples have alike: a number, one for each entry, or npz:FILE; repeatable.",
+    ),
+)
+
 feature_options = _apply(
     click.option(
         "--scale",

@@ -90,7 +90,7 @@ def _certify(
         yield Note(note)
     if data is None:
         uri = settings.test_data or need_data(subject, settings)
-        data = crew.each(lambda: test_part(uri, settings), first_alone=settings.download)
+        data = crew.each(lambda: test_part(uri, settings, subject.joined), first_alone=settings.download)
     dataset = data
     reach = reach_of(dataset, subject, settings, crew)
     if settings.curve:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -14,11 +14,16 @@ from pipeline.certify import PGD, Strategy
 from pipeline.commands.features import Reach
 from pipeline.commands.promises import Kernels
 from pipeline.commands.subject import Subject
+from pipeline.core.joined import Joined
+from pipeline.core.network import Port
 from pipeline.data import Dataset, Fitted, without_folders
 from pipeline.results import facts as report
 from pipeline.results.result import Run
 from pipeline.results.statements import ASSUMPTIONS, SAMPLES, region_of
 from pipeline.settings import Settings
+
+Dims = Callable[[str, tuple[int | None, ...]], tuple[int | str | None, ...]]
+"""The declared shape of an input, by its name, and what stands where it is not declared."""
 
 
 def version_of(name: str) -> str:
@@ -57,6 +62,7 @@ def model(subject: Subject) -> report.Model:
         ir_version=proto.ir_version,
         opsets={o.domain or "ai.onnx": o.version for o in proto.opset_import},
         input=report.Input(name=entry.name, dtype="float32", shape=dims(entry.name, entry.shape)),
+        inputs=None if subject.joined is None else inputs_of(subject.joined, dims),
         output=report.Output(
             name=exit_.name,
             shape=exit_.shape,
@@ -67,6 +73,25 @@ def model(subject: Subject) -> report.Model:
         parameters=sum(parameters.values()),
         ops=dict(Counter(n.op_type for n in proto.graph.node)),
         metadata=file.metadata,
+    )
+
+
+def inputs_of(joined: Joined, dims: Dims) -> tuple[report.InputUse, ...]:
+    """Which input is perturbed, and where the others come from."""
+    constants = {**joined.constants, **joined.alike}
+
+    def use(port: Port) -> Literal["perturbed", "data", "constant"]:
+        return "perturbed" if port.name == joined.perturbed else "constant" if port.name in constants else "data"
+
+    return tuple(
+        report.InputUse(
+            name=port.name,
+            dtype=str(port.dtype).removeprefix("torch."),
+            shape=dims(port.name, port.shape),
+            use=use(port),
+            value=tuple(constants[port.name].ravel().tolist()) if port.name in constants else None,
+        )
+        for port in joined.ports
     )
 
 

@@ -11,19 +11,23 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import results as reports
+from pipeline.commands.several_inputs import load_for
 from pipeline.commands.subject import Subject, to_inputs
 from pipeline.core.feature_box import FeatureBox, FeatureRadii
 from pipeline.core.floating_point import TINY32
+from pipeline.core.joined import Joined
 from pipeline.core.threat import BALLS, Ball
-from pipeline.data import Dataset, Fitted, discrete, has_part, load, npz, without_folders
+from pipeline.data import Dataset, Fitted, discrete, has_part, npz, without_folders
 from pipeline.data.dataset import IN_MEMORY
 from pipeline.distributed.group import Crew
 from pipeline.errors import InputRejected, UsageError
 from pipeline.numbers import whole
+from pipeline.onnx.names import shown
 from pipeline.results import Result, Threat
 from pipeline.settings import Settings
 
 LARGEST32 = float(np.finfo(np.float32).max)
+VALID_RANGE = "the valid range"
 WORDS = {"std": "standard deviations", "range": "ranges"}
 
 
@@ -69,7 +73,7 @@ def reach_of(dataset: Dataset, subject: Subject, settings: Settings, crew: Crew)
 
     Raises UsageError (2) for a feature that is not there, or none that may move, InputRejected (3) for data that do not fit.
     """
-    if not settings.by_feature:
+    if not (settings.by_feature or subject.joined):
         return None
     fitted = to_inputs(dataset, subject, settings)
     named = dataset.feature_names
@@ -77,7 +81,8 @@ def reach_of(dataset: Dataset, subject: Subject, settings: Settings, crew: Crew)
     size = int(np.prod(shape))
     low, high = np.full(size, -np.inf), np.full(size, np.inf)
     if settings.range is not None or not (settings.scale or settings.radius or settings.features):
-        low[:], high[:] = fitted.value_range
+        own = slice(None) if subject.joined is None else subject.joined.entries
+        low[own], high[own] = settings.range or ((0.0, 1.0) if subject.joined else fitted.value_range)
     notes: list[str] = []
     if settings.scale:
         radius, units, told = crew.each(
@@ -89,7 +94,7 @@ def reach_of(dataset: Dataset, subject: Subject, settings: Settings, crew: Crew)
     elif settings.features:
         radius, units = np.zeros(size), "the radii that were given"
     else:
-        radius, units = high - low, "the valid range"
+        radius, units = np.where(np.isfinite(low), high - low, 0.0), VALID_RANGE
     for word, said in settings.features.items():
         at = _index(word, named, size)
         radius[at] = said.radius
@@ -99,6 +104,11 @@ def reach_of(dataset: Dataset, subject: Subject, settings: Settings, crew: Crew)
         )
     for at in _indices(settings.fixed, named, size):
         radius[at] = 0.0
+    if subject.joined is not None:
+        stays = np.ones(size, bool)
+        stays[subject.joined.entries] = False
+        radius[stays] = 0.0
+        units = f"{units}, of input {shown(subject.joined.perturbed, 40)}"
     _require(radius, low, high, fitted, named)
     if settings.features and not settings.scale and settings.radius is None:
         notes.append(f"{int((radius == 0).sum())} features without a radius stay as they are")
@@ -127,7 +137,7 @@ def _scaled(
     dataset: Dataset, subject: Subject, settings: Settings, named: tuple[str, ...] | None
 ) -> tuple[np.ndarray, str, list[str]]:
     """Radii in deviations or ranges of the training data; what holds whole numbers or two values alone stays as it is."""
-    training = _training(dataset, settings)
+    training = _training(dataset, settings, subject.joined)
     values = to_inputs(training, subject, settings.model_copy(update={"range": None})).images[:]
     values = values.reshape(len(values), -1).astype(np.float64)
     radius = values.std(0) if settings.scale == "std" else values.max(0) - values.min(0)
@@ -147,11 +157,11 @@ def _scaled(
     return radius, f"{WORDS[str(settings.scale)]} of {len(values)} samples of {where}", told
 
 
-def _training(dataset: Dataset, settings: Settings) -> Dataset:
+def _training(dataset: Dataset, settings: Settings, joined: Joined | None) -> Dataset:
     uri = settings.scale_data or settings.data
     if uri is None or (settings.scale_data is None and (dataset.uri == IN_MEMORY or not has_part(uri, "train"))):
         return dataset
-    return load(uri, part="train" if has_part(uri, "train") else None, download=settings.download)
+    return load_for(joined, uri, "train" if has_part(uri, "train") else None, settings)
 
 
 def _given(said: str | tuple[float, ...], shape: tuple[int, ...], low: np.ndarray, high: np.ndarray) -> np.ndarray:

@@ -131,6 +131,8 @@ def require_said_threshold(subject: Subject, settings: Settings, fitted: Fitted)
 def _out_of_scale(subject: Subject, images: np.ndarray) -> str | None:
     """What is wrong with the values that the first layer gets, where graph or flags make them of the pixels."""
     network, flagged = subject.imported.network, subject.normalise is not None
+    if subject.joined is not None:
+        return None
     graph = entrance(network)
     some = images if network.inputs[0].shape[0] is None else images[:1]
     if not (graph.told or flagged) or not some.std():

@@ -12,9 +12,10 @@ import numpy as np
 from pipeline.audit.audit import differing
 from pipeline.audit.findings import Findings
 from pipeline.commands import facts
+from pipeline.commands.features import VALID_RANGE
 from pipeline.commands.subject import Subject, open_model
 from pipeline.commands.training import ASIDE
-from pipeline.data import Dataset, fit, hold_out, load, select
+from pipeline.data import Dataset, fit, hold_out, load, select, several
 from pipeline.errors import Contradiction, InputRejected, UsageError
 from pipeline.onnx import digest, model_file
 from pipeline.onnx.model_file import ModelFile
@@ -33,6 +34,8 @@ def settings(result: Result) -> Settings:
         "mean": prepared.mean,
         "std": prepared.std,
         "layout": prepared.layout if prepared.layout in ("NCHW", "NHWC") else None,
+        "input": next((i.name for i in result.model.inputs or () if i.use == "perturbed"), None),
+        "constants": {i.name: i.value or () for i in result.model.inputs or () if i.use == "constant"},
         "output": result.model.output.name,
         "threshold": result.model.output.threshold,
         "arithmetic": method.arithmetic,
@@ -61,7 +64,21 @@ def dataset(result: Result, uri: str | Dataset | None, *, download: bool = False
         whole = load(uri, part=None, download=download)
         return hold_out(whole, ASIDE, seed if isinstance(seed, int) else 0)[1]
     part = about.part if about.part in ("train", "test") else None
+    if result.model.inputs is not None:
+        return _rows(result, uri, part)
     return load(uri, part=part, download=download)  # type: ignore[arg-type]
+
+
+def _rows(result: Result, uri: str, part: str | None) -> Dataset:
+    """The samples of a file of several inputs."""
+    inputs = [i for i in result.model.inputs or () if i.dtype == "float32"]
+    perturbed = next((i.name for i in inputs if i.use == "perturbed"), "")
+    shapes = {i.name: tuple(d for d in i.shape[1:] if isinstance(d, int)) for i in inputs}
+    constants = {i.name: np.asarray(i.value, np.float32) for i in inputs if i.value is not None}
+    features = result.threat.features
+    unit = features is not None and features.high is not None and {*features.high} <= {None, 1.0}
+    pixels = features is not None and unit and features.units.startswith(VALID_RANGE)
+    return several.read(uri, part, shapes, perturbed=perturbed, constants=constants, pixels=pixels)  # type: ignore[arg-type]
 
 
 def require_same(found: Dataset, result: Result) -> None:

@@ -23,7 +23,7 @@ from pipeline.core.binary import without_threshold
 from pipeline.core.preprocess import without_normalisation
 from pipeline.data import Fitted
 from pipeline.distributed.group import Crew, process_group
-from pipeline.errors import EnvironmentFailure, UsageError
+from pipeline.errors import EnvironmentFailure, InputRejected, UsageError
 from pipeline.gates.demands import demands
 from pipeline.methods import IBP
 from pipeline.onnx import model_file
@@ -86,6 +86,8 @@ def _retrain(
     folder = report or run_folder.retraining_folder(out)
     gates = demands(settings, folder)
     subject = open_model(file, settings)
+    if subject.joined is not None:
+        raise InputRejected(f"retrain takes models with one input; this file has {len(subject.joined.ports)}.")
     uri = need_data(subject, settings)
     train_part, testing, aside = crew.each(lambda: training.parts(uri, settings), first_alone=settings.download)
     if aside:

@@ -12,10 +12,12 @@ import torch
 
 from pipeline.certify.engine import predicted_at_once
 from pipeline.certify.together import PredictTogether
+from pipeline.commands.several_inputs import joined_of, load_for
 from pipeline.core.binary import Threshold
+from pipeline.core.joined import Joined
 from pipeline.core.network import Network, Port
 from pipeline.core.preprocess import Normalise
-from pipeline.data import Dataset, Fitted, channel_axis, fit, has_part, load, select
+from pipeline.data import Dataset, Fitted, channel_axis, fit, has_part, select
 from pipeline.distributed.group import ALONE, Crew
 from pipeline.errors import EnvironmentFailure, InputRejected, NoClassifier, UsageError
 from pipeline.limits import hold
@@ -43,6 +45,8 @@ class Subject:
     """Where the file gives one number a sample."""
     memory: int | None = None
     """The budget in bytes, where one was asked for."""
+    joined: Joined | None = None
+    """Where the file has several inputs, of which the network takes a row."""
 
     @property
     def assumptions(self) -> tuple[str, ...]:
@@ -76,20 +80,25 @@ class Subject:
     def run(self, inputs: np.ndarray, *, chunk: int | None = None) -> np.ndarray:
         """The delivered bytes on their own inputs: logits (n, classes)."""
         name = self.network.outputs[0].name
-        found = self.session.batched(inputs, output=name, chunk=chunk or self.at_once).reshape(len(inputs), -1)
+        given = self._of_file(inputs)
+        found = self.session.batched(*given, output=name, chunk=chunk or self.at_once).reshape(len(inputs), -1)
         return self.threshold.columns(found[:, 0]) if self.threshold else found
 
     def parity_on(self, images: np.ndarray, drawn: np.ndarray) -> parity.MeasuredParity:
         """Parity at real samples beside the usual points, and node by node at others. Raises InputRejected (3) without it."""
-        real, more = map(self.inputs, (images, drawn))
-        xs = parity.points(self.imported.network, real)
-        measured = parity.compare(self.session, self.file.model, self.imported.network, xs, [more])
+        real, more = (self._of_file(self.inputs(x)) for x in (images, drawn))
+        usual = parity.points(self.imported.network)
+        xs = [np.concatenate([x[:64], y]) for x, y in zip(real, usual, strict=True)]
+        measured = parity.compare(self.session, self.file.model, self.imported.network, xs, more)
         parity.require(measured)
         return measured
 
+    def _of_file(self, inputs: np.ndarray) -> list[np.ndarray]:
+        return [inputs] if self.joined is None else self.joined.inputs(inputs)
+
     def agrees_at(self, images: np.ndarray) -> None:
         """Every node at some points more. Raises InputRejected (3) where one differs."""
-        xs = [self.inputs(images)]
+        xs = self._of_file(self.inputs(images))
         seen = parity.by_node(self.session, self.file.model, self.imported.network, xs)
         if seen.difference is not None:
             parity.refuse(seen.difference.describe(self.imported.network))
@@ -127,17 +136,16 @@ def subject_of(file: ModelFile, imported: importer.Imported, settings: Settings)
         raise UsageError(
             f"a classifier has one output of logits; this file has {len(network.outputs)}: name it with --output {names}."
         )
-    if len(network.inputs) != 1:
-        names = ", ".join(shown(p.name) for p in network.inputs)
-        raise InputRejected(
-            f"certify and retrain take models with one input; this file has {len(network.inputs)}: {names}."
-        )
-    (port,) = network.inputs
     if not parity.batch_axis(network):
+        port = next(p for p in network.inputs if not parity.counts_samples(p))
         raise InputRejected(
             f"the first axis of the input must count samples; input {shown(port.name)!r} has shape {list(port.shape)}. "
             "Export the model with a batch axis."
         )
+    joined = joined_of(network, settings)
+    if joined is not None:
+        network = joined.before(network)
+    (port,) = network.inputs
     shape = tuple(port.shape[1:])
     if any(d is None for d in shape) or not shape:
         raise InputRejected(
@@ -171,7 +179,8 @@ def subject_of(file: ModelFile, imported: importer.Imported, settings: Settings)
         normalise = Normalise.of(settings.mean, settings.std, axis)
     pixels = normalise.before(network) if normalise else network
     classes = 2 if threshold else logits.numel()
-    return Subject(file, imported, pixels, session, normalise, sample, classes, threshold, settings.memory_budget)
+    memory = settings.memory_budget
+    return Subject(file, imported, pixels, session, normalise, sample, classes, threshold, memory, joined)
 
 
 def _require_classes(port: Port, shape: torch.Size) -> None:
@@ -239,15 +248,15 @@ def to_inputs(dataset: Dataset, subject: Subject, settings: Settings, rows: np.n
         input_shape=subject.sample_shape,
         classes=subject.classes,
         layout=settings.layout,
-        value_range=settings.range,
+        value_range=settings.range if subject.joined is None else None,
         label_offset=settings.label_offset,
-        as_stored=settings.by_feature,
+        as_stored=settings.by_feature or subject.joined is not None,
     )
 
 
-def test_part(uri: str, settings: Settings) -> Dataset:
+def test_part(uri: str, settings: Settings, joined: Joined | None) -> Dataset:
     """The test part where the source has one, else all of it."""
-    return load(uri, part="test" if has_part(uri, "test") else None, download=settings.download)
+    return load_for(joined, uri, "test" if joined is not None or has_part(uri, "test") else None, settings)
 
 
 def chosen(n: int, settings: Settings) -> tuple[np.ndarray, int | None]:

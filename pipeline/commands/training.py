@@ -202,4 +202,4 @@ def parts(uri: str, settings: Settings) -> tuple[Dataset, Dataset, str | None]:
         told = f"the data has no test part: {count} samples are set aside by seed, never trained on, and certified on"
         return rest, held, told
     train_part = load(uri, part="train" if has_part(uri, "train") else None, download=settings.download)
-    return train_part, test_part(settings.test_data or uri, settings), None
+    return train_part, test_part(settings.test_data or uri, settings, None), None

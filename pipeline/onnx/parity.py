@@ -16,7 +16,7 @@ import torch
 from pydantic import ConfigDict
 
 from pipeline.core import ops
-from pipeline.core.network import Network
+from pipeline.core.network import Network, Port
 from pipeline.errors import InputRejected
 from pipeline.limits import limits
 from pipeline.onnx import runtime
@@ -115,8 +115,13 @@ def points(network: Network, real: np.ndarray | None = None, *, seed: int = 0, s
 
 
 def batch_axis(network: Network) -> bool:
-    """Whether the first axis of every input is the batch: it is free, or it is one and not the only axis."""
-    return all(p.shape and (p.shape[0] is None or (p.shape[0] == 1 and len(p.shape) > 1)) for p in network.inputs)
+    """Whether the first axis of every input is the batch."""
+    return all(map(counts_samples, network.inputs))
+
+
+def counts_samples(port: Port) -> bool:
+    """Whether the first axis is the batch: it is free, or it is one and not the only axis."""
+    return bool(port.shape) and (port.shape[0] is None or (port.shape[0] == 1 and len(port.shape) > 1))
 
 
 def free_batch(network: Network) -> bool:

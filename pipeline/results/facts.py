@@ -46,6 +46,13 @@ class Input(Frozen):
     shape: tuple[Dimension, ...]
 
 
+class InputUse(Input):
+    """One of several inputs: `perturbed`, read from the `data` with each sample, or a `constant` that all samples have alike."""
+
+    use: Literal["perturbed", "data", "constant"]
+    value: tuple[float, ...] | None = None
+
+
 class Output(Frozen):
     """The model's output; `kind` says whether margins are taken of logits or before a final softmax.
 
@@ -71,6 +78,8 @@ class Model(Frozen):
     ir_version: int
     opsets: dict[str, int]
     input: Input
+    inputs: tuple[InputUse, ...] | None = None
+    """Of a file of several, which `input` then has in a row, but for constants of other types."""
     output: Output
     parameters: int
     ops: dict[Name, int]

@@ -1,0 +1,117 @@
+"""Models of several inputs, of which one is perturbed: which, and what the others are."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.core.joined import Joined
+from pipeline.core.network import Network, Port
+from pipeline.data import Dataset, load, npz, several
+from pipeline.data.source import Part
+from pipeline.errors import InputRejected, UsageError
+from pipeline.onnx.names import shown
+from pipeline.settings import Settings
+
+
+def joined_of(network: Network, settings: Settings) -> Joined | None:
+    """How several inputs become one row; None for a network of one input.
+
+    Raises UsageError (2) where it is not said which input is perturbed and what others are, InputRejected (3) for inputs whose
+    samples have no fixed size, or that cannot be read with each sample.
+    """
+    names = {port.name for port in network.inputs}
+    if unknown := sorted({*settings.constants, *([settings.input] if settings.input else [])} - names):
+        raise UsageError(f"the inputs of this file are {_listed(network)}; received {shown(unknown[0], 60)!r}.")
+    if len(network.inputs) == 1:
+        if settings.constants:
+            raise UsageError("the one input of a file is what is perturbed, and no constant; leave --constant out.")
+        return None
+    if settings.mean is not None:
+        raise UsageError(
+            "--mean and --std are of a model with one input; put the normalisation into the file, or into the data."
+        )
+    for port in network.inputs:
+        if None in port.shape[1:]:
+            raise InputRejected(
+                f"the size of one sample must be fixed; input {shown(port.name)!r} has shape {list(port.shape)}. Export the "
+                "model at the size it is used with."
+            )
+    constants = {port.name: _constant(port, settings) for port in network.inputs if port.name in settings.constants}
+    left = [port for port in network.inputs if port.name not in constants]
+    perturbed = settings.input or (left[0].name if len(left) == 1 else None)
+    if perturbed is None or perturbed in constants:
+        raise UsageError(
+            f"this file has {len(network.inputs)} inputs, {_listed(network)}, and one is perturbed: say --input NAME. The others "
+            "come with each sample, from arrays of the npz under their names, or are said once: --constant NAME=VALUE."
+        )
+    for port in left:
+        if port.dtype != torch.float32:
+            raise InputRejected(
+                f"what is perturbed, or read with each sample, is float32; input {shown(port.name)!r} is "
+                f"{str(port.dtype).removeprefix('torch.')}: say it once for all samples, --constant {shown(port.name)}=VALUE."
+            )
+    other = {port.name for port in network.inputs if port.dtype != torch.float32}
+    return Joined(
+        network.inputs,
+        perturbed,
+        {name: value for name, value in constants.items() if name in other},
+        {name: value for name, value in constants.items() if name not in other},
+    )
+
+
+def load_for(joined: Joined | None, uri: str, part: Part | None, settings: Settings) -> Dataset:
+    """A part of the data for a model, or all of it."""
+    if joined is None:
+        return load(uri, part=part, download=settings.download)
+    return several.read(
+        uri,
+        part,
+        joined.shapes,
+        perturbed=joined.perturbed,
+        constants=joined.alike,
+        pixels=settings.range is None and not settings.by_feature,
+    )
+
+
+def _constant(port: Port, settings: Settings) -> np.ndarray:
+    """A batch of one of a constant input, in its own type. Raises UsageError, InputRejected."""
+    said, shape = settings.constants[port.name], tuple(d or 1 for d in port.shape[1:])
+    dtype = torch.empty(0, dtype=port.dtype).numpy().dtype
+    if isinstance(said, str):
+        path = Path(said.removeprefix("npz:"))
+        names = npz.members(path)
+        member = port.name if port.name in names else next(iter(names), "") if len(names) == 1 else ""
+        if not said.startswith("npz:") or not member:
+            raise UsageError(
+                f"--constant {shown(port.name)}=VALUE is a number, one for each entry, or npz:FILE with an array of that name; "
+                f"received {said[:60]!r}."
+            )
+        values = npz.read(path, member)
+    else:
+        values = np.asarray(said, np.float64)
+    if values.size not in (1, math.prod(shape)):
+        raise UsageError(
+            f"input {shown(port.name)!r} takes {math.prod(shape)} numbers for a sample; --constant gives {values.size}."
+        )
+    with np.errstate(all="ignore"):
+        found = np.broadcast_to(values.reshape(-1), math.prod(shape)).astype(dtype)
+    exact = np.array_equal(
+        found.astype(np.float64), np.broadcast_to(values.reshape(-1).astype(np.float64), found.shape)
+    )
+    if not (exact or (dtype.kind == "f" and np.isfinite(found).all())):
+        raise UsageError(
+            f"input {shown(port.name)!r} is {dtype}, which cannot hold what --constant says; mend the value."
+        )
+    return found.reshape(1, *shape)
+
+
+def _listed(network: Network) -> str:
+    def one(port: Port) -> str:
+        shape = " x ".join("n" if d is None else str(d) for d in port.shape)
+        return f"{shown(port.name)} ({str(port.dtype).removeprefix('torch.')}, {shape})"
+
+    return ", ".join(map(one, network.inputs))
