@@ -43,8 +43,8 @@ from pipeline.cli.status import Ending
 @click.option(
     "--recipe",
     metavar="NAME",
-    help="shi2021: the paper's; fast: ours, longer steps and a share of an attack's loss; mtl-ibp; vanilla-ibp, crown-ibp, "
-    "pgd: baselines without the paper's ideas.  [fast]",
+    help="shi2021: the paper's; fast: ours, longer steps and a share of an attack's loss; distil: ours, with the given network "
+    "as the attack's teacher; mtl-ibp; vanilla-ibp, crown-ibp, pgd: baselines without the paper's ideas.  [fast]",
 )
 @click.option(
     "--write-config",

@@ -93,7 +93,7 @@ def _retrain(
     if aside:
         yield Note(aside)
     images = to_inputs(train_part, subject, settings)
-    recipe = _recipe(subject, images, settings)
+    recipe, teacher = training.with_teacher(subject, _recipe(subject, images, settings), settings, crew)
     steps = recipe.epochs * math.ceil(len(images) / recipe.batch_size)
     execution = train.Execution.of(device_of(settings), settings.precision, settings.compile, steps=steps)
     key = training_key(subject, train_part, recipe, settings, execution)
@@ -122,7 +122,9 @@ def _retrain(
 
         execution = execution.try_compiling(device_of(settings), whole=recipe.one_graph)
         yield Note(execution.describe())
-        trained = yield from trained_network(subject, images, recipe, settings, run, key, stop, execution, crew)
+        trained = yield from trained_network(
+            subject, images, recipe, settings, run, key, stop, execution, crew, teacher
+        )
         told = training.left_in_file(subject, recipe, settings, aside)
         finished = crew.first(lambda: _written(subject, run, key, trained, told))
     else:

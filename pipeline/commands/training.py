@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from pipeline import train
 from pipeline.commands import facts
 from pipeline.commands.events import Note
 from pipeline.commands.examination import Evidence
-from pipeline.commands.subject import Subject, device_of, test_part
+from pipeline.commands.subject import Subject, device_of, open_model, opened, test_part
+from pipeline.core.network import Network
 from pipeline.data import Augment, Dataset, Fitted, Loader, has_part, hold_out, load
 from pipeline.distributed.group import Crew
 from pipeline.errors import InputRejected
@@ -33,6 +35,9 @@ def announced(subject: Subject, recipe: Recipe) -> list[str]:
     told = [f"recipe {recipe.name}: {recipe.epochs} epochs, batch {recipe.batch_size}, seed {recipe.seed}"]
     if recipe.init == "reinit":
         told.append("weights are drawn anew, as the paper does; --init keep starts from the given ones")
+    if recipe.teacher != "none":
+        teacher = "the network as given" if recipe.teacher == train.GIVEN else f"the file of {recipe.teacher}"
+        told.append(f"attacked samples are to get the classes that a teacher gives them unperturbed: {teacher}")
     if recipe.keep_sparsity:
         zeros = train.masks(subject.network)
         count = sum(int((mask == 0).sum()) for mask in zeros.values())
@@ -48,6 +53,19 @@ def announced(subject: Subject, recipe: Recipe) -> list[str]:
             f"no BatchNorm after {subject.network.origin(p.node)}: {p.reason}" for p in placed if p.status == "left"
         ]
     return told
+
+
+def with_teacher(subject: Subject, recipe: Recipe, settings: Settings, crew: Crew) -> tuple[Recipe, Network | None]:
+    """The network that the recipe's loss learns from, if any; and the recipe, which names a file by its digest.
+
+    Raises InputRejected (3) where the file is none that ``retrain`` could open.
+    """
+    if recipe.teacher == "none":
+        return recipe, None
+    if recipe.teacher == train.GIVEN:
+        return recipe, subject.network
+    other = open_model(opened(Path(recipe.teacher), crew), settings.model_copy(update={"output": None}))
+    return recipe.model_copy(update={"teacher": f"SHA-256 {other.file.digests.sha256}"}), other.network
 
 
 def delivered(finished: WrittenModel, recipe: Recipe) -> str:
@@ -108,6 +126,7 @@ def trained_network(
     should_stop: Callable[[], bool],
     execution: train.Execution,
     crew: Crew,
+    teacher: Network | None,
 ) -> Generator[Any, None, train.Finished]:
     """Train after ``recipe``, or go on from where the same command stopped. Raises InputRejected where nothing can be trained."""
     if not subject.network.trainable():
@@ -135,7 +154,8 @@ def trained_network(
     assert settings.eps is not None
     low, high = images.value_range
     watched = aside if len(held) else None
-    task = train.Task(subject.network, loader, recipe, settings.eps[-1], watched, low, high, identity={"run": key})
+    eps, identity = settings.eps[-1], {"run": key}
+    task = train.Task(subject.network, loader, recipe, eps, watched, low, high, identity=identity, teacher=teacher)
     events = train.train(
         task,
         device=device,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline.train.hyperparameters import Recipe as Recipe
     from pipeline.train.loop import train as train
     from pipeline.train.recipes import DEFAULT as DEFAULT
+    from pipeline.train.recipes import GIVEN as GIVEN
     from pipeline.train.recipes import NAMES as NAMES
     from pipeline.train.recipes import as_toml as as_toml
     from pipeline.train.recipes import describe as describe
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 _WHERE = {
     **dict.fromkeys(("BatchDone", "Epoch", "Event", "Fallback", "Finished", "Record", "Started"), "events"),
     **dict.fromkeys(("Placement", "fold", "insert", "placements"), "full_bn"),
-    **dict.fromkeys(("DEFAULT", "NAMES", "as_toml", "describe", "recipe"), "recipes"),
+    **dict.fromkeys(("DEFAULT", "GIVEN", "NAMES", "as_toml", "describe", "recipe"), "recipes"),
     **dict.fromkeys(("Batches", "Task"), "task"),
     "Checkpoint": "checkpoint",
     "Execution": "execution",

@@ -50,11 +50,14 @@ class Recipe(BaseModel):
         "Samples whose bounds fit at once; the gradient stays the batch's.", "N", default=None, ge=1
     )
 
-    loss: str = everyday("The robust loss: ibp, crown-ibp, mtl-ibp or pgd.", "NAME", default="ibp")
+    loss: str = everyday("The robust loss: ibp, crown-ibp, mtl-ibp, distil or pgd.", "NAME", default="ibp")
     natural_start: float = advanced("Of the natural loss where eps leaves zero.", "SHARE", default=0.0, ge=0, le=1)
     natural_end: float = advanced("Of the natural loss at the full eps.", "SHARE", default=0.0, ge=0, le=1)
     alpha: float = everyday(
-        "Of the bounds in mtl-ibp (arXiv 2305.13991); the rest is an attack's.", "SHARE", default=0.5, ge=0, le=1
+        "Of the bounds in mtl-ibp and distil; the rest is an attack's.", "SHARE", default=0.5, ge=0, le=1
+    )
+    teacher: str = everyday(
+        "Whom distil learns from: the network as given, or another ONNX file's.", "given|FILE", default="none"
     )
     adversary_steps: int = advanced("Steps of the attack that is trained on.", "N", default=1, ge=1)
     adversary_step: float = advanced(

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.bounds.ibp import lockstep
-from pipeline.bounds.margins import Head
+from pipeline.bounds.margins import Head, head
 from pipeline.core.interval import Interval, Lockstep, at_least_float32
 from pipeline.core.network import Network
 from pipeline.core.threat import clipped_box
@@ -78,9 +78,10 @@ class Objective:
     under these statistics: all terms are about one function, and the running statistics see clean data alone.
     """
 
-    def __init__(self, network: Network, recipe: Recipe):
+    def __init__(self, network: Network, recipe: Recipe, teacher: Network | None = None):
         self.network, self.recipe = network, recipe
         self.loss = LOSSES[recipe.loss](network, recipe)
+        self.teacher = head(teacher.plan()) if teacher is not None and self.loss.taught else None
         self.shells = shells_of(network.plan())
 
     def __call__(
@@ -154,8 +155,12 @@ class Objective:
         if draw is not None:
             points = adversarial_points(fixed, box, y, draw, steps=recipe.adversary_steps, step=recipe.adversary_step)
 
+        with torch.no_grad():
+            taught = None if self.teacher is None or not phase.robust else logits(self.teacher, x)
+
         def part(of: Head, rows: slice) -> MicroBatch:
-            return self._part(of, points[rows], box[rows], y[rows], now.progress, phase)
+            teacher = None if taught is None else taught[rows]
+            return self._part(of, points[rows], box[rows], y[rows], now.progress, phase, teacher)
 
         if recipe.micro_batch is None:
             whole = part(fixed, slice(None))
@@ -190,7 +195,14 @@ class Objective:
         )
 
     def _part(
-        self, top: Head, points: Tensor, box: Interval, y: Int[Tensor, " batch"], progress: Tensor, phase: Phase
+        self,
+        top: Head,
+        points: Tensor,
+        box: Interval,
+        y: Int[Tensor, " batch"],
+        progress: Tensor,
+        phase: Phase,
+        teacher: Tensor | None,
     ) -> MicroBatch:
         """One walk over some of the samples, and their robust loss."""
         zero = torch.zeros((), dtype=points.dtype, device=points.device)
@@ -198,7 +210,8 @@ class Objective:
         values = lockstep(top.plan, points, box) if bounded else ()
         if not phase.robust:
             return MicroBatch(zero, zero, values)
-        worst, certified = self.loss(LossInput(top, points, box, y, values, progress), linear=phase.linear)
+        samples = LossInput(top, points, box, y, values, progress, teacher)
+        worst, certified = self.loss(samples, linear=phase.linear)
         return MicroBatch(worst, certified, values)
 
     def _kappa(self, now: Schedule, phase: Phase) -> Tensor:

@@ -16,8 +16,14 @@ from pydantic import ValidationError
 from pipeline.errors import UsageError
 from pipeline.train.hyperparameters import Recipe
 
+GIVEN = "given"
+"""The teacher that is the network of the given file."""
 WITHOUT = {"ibp_init": False, "full_bn": False, "tightness": False, "balance": False}
 """The three ideas switched off: the network as it is, drawn as PyTorch draws it."""
+OURS: dict[str, Any] = {
+    **{"optimiser": "adamw", "weight_decay": 0.01, "decay_factor": 0.1},
+    **{"alpha": 0.8, "l1": 5e-7, "ema": 0.999, "population_bn": True},
+}
 CHANGES: dict[str, dict[str, Any]] = {
     "shi2021": {},
     "vanilla-ibp": WITHOUT,
@@ -28,10 +34,9 @@ CHANGES: dict[str, dict[str, Any]] = {
     # Madry et al., arXiv 1706.06083: seven steps of a quarter of the radius.
     "pgd": WITHOUT | {"loss": "pgd", "adversary_steps": 7, "adversary_step": 0.25},
     # Ours: the three ideas, and improvements published since; larger steps and later decays, see ``defaults``.
-    "fast": {
-        **{"optimiser": "adamw", "weight_decay": 0.01, "decay_factor": 0.1},
-        **{"loss": "mtl-ibp", "alpha": 0.8, "l1": 5e-7, "ema": 0.999, "population_bn": True},
-    },
+    "fast": OURS | {"loss": "mtl-ibp"},
+    # The same with a teacher in place of the labels of the attack's loss (arXiv 2606.31653): the network that the user gave.
+    "distil": OURS | {"loss": "distil", "teacher": GIVEN},
 }
 """The settings in which each recipe differs from the paper's."""
 NAMES = tuple(CHANGES)
@@ -71,11 +76,15 @@ def recipe(name: str = DEFAULT, *, input_shape: Sequence[int], n_train: int, **o
 
 
 def _check_loss(recipe: Recipe) -> None:
-    """Raise UsageError (2) for an unknown loss, or a setting other than its default that the loss does not read."""
+    """Raise UsageError (2) for an unknown loss, one without its teacher, or a setting, not its default, that it does not read."""
     from pipeline.train.losses import LOSSES
 
     if recipe.loss not in LOSSES:
         raise UsageError(f"a loss is one of {', '.join(LOSSES)}; received {recipe.loss!r}.")
+    if LOSSES[recipe.loss].taught and recipe.teacher == "none":
+        raise UsageError(
+            f"the loss {recipe.loss} learns from a teacher; name one: --teacher {GIVEN}, the network as given, or an ONNX file."
+        )
     for field in dict.fromkeys(name for kind in LOSSES.values() for name in kind.settings):
         unread = field not in LOSSES[recipe.loss].settings
         if unread and getattr(recipe, field) != Recipe.model_fields[field].default:
@@ -89,7 +98,7 @@ def _check_loss(recipe: Recipe) -> None:
 def defaults(name: str, shape: tuple[int, ...], n_train: int) -> dict[str, Any]:
     """The settings of a recipe for ``n_train`` samples of a shape; the rest are the defaults of ``Recipe``."""
     settings = _of_the_paper(shape, n_train)
-    if name == "fast":
+    if name in ("fast", "distil"):
         settings["learning_rate"] *= 2
         settings["decay_epochs"] = tuple(round(share * settings["epochs"]) for share in (0.8, 0.9))
         settings["batch_size"] = 256 if n_train >= 10_000 else settings["batch_size"]

@@ -51,6 +51,7 @@ class TrainingSession:
             execution=execution,
             masks=zeros,
             crew=crew,
+            teacher=task.teacher_on(device),
         )
         self.epoch, self.batches_done = 1, 0
         """The current epoch, and how many of its batches are done."""

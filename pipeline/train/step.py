@@ -50,6 +50,7 @@ class Trainer:
         execution: Execution = PLAIN,
         masks: Mapping[str, Tensor] | None = None,
         crew: Crew = ALONE,
+        teacher: Network | None = None,
     ):
         self.crew = crew
         self.model, self.steps_per_epoch, self.recipe, self.eps_max = model, steps_per_epoch, recipe, float(eps)
@@ -76,7 +77,9 @@ class Trainer:
         self.masks = [(by_name[name], mask.to(by_name[name])) for name, mask in (masks or {}).items()]
         self.average = Average(model, recipe.ema) if recipe.ema else None
         self.margins = MarginBounds(model)
-        objective = Objective(model, recipe)
+        if teacher is not None:
+            execution.place(teacher)
+        objective = Objective(model, recipe, teacher)
         self.loss, self.objective = objective.loss, Compiled(objective.__call__, execution, self.device)
         self.draws = torch.Generator(self.device)
         self.totals = torch.zeros(len(TERMS) + 2, dtype=torch.float64, device=self.device)

@@ -54,6 +54,8 @@ class Task:
     high: float = 1.0
     identity: Mapping[str, str] = field(default_factory=dict)
     """Digests of everything else that must be the same for a run to resume (the data, the file)."""
+    teacher: Network | None = None
+    """The accurate network that a loss such as ``distil`` learns from, over the same inputs and classes."""
 
     def __post_init__(self) -> None:
         inputs, outputs = self.network.inputs, self.network.outputs
@@ -63,18 +65,39 @@ class Task:
                 "logits with `--output`."
             )
         rules.require(self.network)
+        if self.teacher is not None:
+            _require_alike(self.teacher, self.network)
 
     @property
     def sample(self) -> Tensor:
         """Two samples, from which shapes are read."""
         return next(iter(self.batches.epoch(1)))[0][:2]
 
+    def teacher_on(self, device: torch.device | str) -> Network | None:
+        """A copy of the teacher on a device, in eval mode, that never trains."""
+        if self.teacher is None:
+            return None
+        return copy.deepcopy(self.teacher).to(device).eval().requires_grad_(False)
+
     def configuration(self, execution: Execution) -> dict[str, Any]:
         """Everything that the trained weights depend on: a checkpoint belongs to one such configuration."""
         recipe = {f"recipe.{k}": v for k, v in self.recipe.model_dump(mode="json").items()}
         data = {"eps": str(self.eps), "range": [self.low, self.high], "steps_per_epoch": len(self.batches)}
         arithmetic = {"precision": execution.precision, "channels_last": execution.channels_last}
-        return recipe | dict(self.identity) | data | {"model": digest(self.network)} | arithmetic
+        networks = {"model": digest(self.network)}
+        networks |= {} if self.teacher is None else {"teacher": digest(self.teacher)}
+        return recipe | dict(self.identity) | data | networks | arithmetic
+
+
+def _require_alike(teacher: Network, network: Network) -> None:
+    """Raise InputRejected (3) where a teacher has other inputs or classes."""
+    for what in ("inputs", "outputs"):
+        one, two = ([list(port.shape[1:]) for port in getattr(net, what)] for net in (teacher, network))
+        if one != two:
+            raise InputRejected(
+                f"a teacher speaks of the same samples and classes as its student; its {what} have the shapes {one}, the "
+                f"student's {two}. Name another file with --teacher."
+            )
 
 
 def prepare(

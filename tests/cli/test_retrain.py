@@ -13,7 +13,7 @@ import pytest
 from pipeline.data import load
 from pipeline.results import read
 from tests.cli.conftest import ROOT
-from tests.onnx.files import digests
+from tests.onnx.files import digests, model, node
 
 SHORT = ("--data", "digits", "--eps", "0.05", "--epochs", "4")
 
@@ -62,6 +62,30 @@ def test_onnx_runtime_agrees_with_the_report_on_natural_accuracy(pipeline, here)
     (logits,) = session.run(None, {session.get_inputs()[0].name: x})
     natural = read(here / "model.certified.report").result.levels[0].natural
     assert natural.k == int((logits.argmax(1) == data.labels).sum())
+
+
+def test_a_teacher_is_the_given_network_or_another_files(pipeline, here):
+    code, _, err = pipeline("retrain", "model.onnx", *SHORT, "--recipe", "distil", "--no-attack", "--out", "a.onnx")
+    assert code == 0, err
+    assert "a teacher gives them unperturbed: the network as given" in " ".join(err.split())
+    shutil.copyfile("model.onnx", "teacher.onnx")
+    other = ("--recipe", "distil", "--teacher", "teacher.onnx", "--no-attack", "--out", "b.onnx")
+    assert pipeline("retrain", "model.onnx", *SHORT, *other)[0] == 0
+    assert digests(here / "a.onnx").weights_sha256 == digests(here / "b.onnx").weights_sha256
+    told = read(here / "b.report").result.training.recipe["teacher"]
+    assert told == f"SHA-256 {digests(here / 'teacher.onnx').sha256}", "no path of this machine is left in a report"
+    shutil.copyfile(here / "a.onnx", here / "teacher.onnx")
+    code, _, err = pipeline("retrain", "model.onnx", *SHORT, *other)
+    assert code == 2, "another teacher makes another file"
+    assert "--force" in err
+
+
+def test_a_teacher_of_other_classes_is_refused(pipeline, here):
+    nodes = [node("Flatten", ["x"], ["f"]), node("MatMul", ["f", "w"], ["y"])]
+    onnx.save(model(nodes, ("N", 1, 8, 8), {"w": np.eye(64, 7, dtype=np.float32)}), here / "teacher.onnx")
+    code, _, err = pipeline("retrain", "model.onnx", *SHORT, "--recipe", "distil", "--teacher", "teacher.onnx")
+    assert code == 3
+    assert "same samples and classes" in " ".join(err.split())
 
 
 def test_bn_keep_writes_nodes(pipeline, here):

@@ -60,9 +60,11 @@ def batch(network: Network, n: int = 12, classes: int = 4) -> tuple[Tensor, Tens
 def objective(network: Network, kappa: float = 0.3, beta: float = 0.6, **settings: Any) -> Objective:
     """With a share of the natural loss and of linear margins that do not move with eps."""
     shares = {"natural_start": kappa, "natural_end": kappa}
-    if settings.get("loss") in ("crown-ibp", "mtl-ibp"):
+    if settings.get("loss") in ("crown-ibp", "mtl-ibp", "distil"):
         shares |= {"crown_start": beta, "crown_end": beta}
-    return Objective(network, recipe("shi2021", input_shape=(1, 8, 8), n_train=100, **shares, **settings))
+    teacher = mlp(12, 7, 4).double() if settings.get("loss") == "distil" else None
+    made = recipe("shi2021", input_shape=(1, 8, 8), n_train=100, **shares, **settings)
+    return Objective(network, made, teacher)
 
 
 def terms(of: Objective, x: Tensor, y: Tensor, *, phase: Phase = FULL) -> Terms:
@@ -142,7 +144,17 @@ def least_margin(layers: Layers, low: Tensor, up: Tensor, y: int, j: int, *, cro
     return a.clamp(min=0) @ low + a.clamp(max=0) @ up + constant
 
 
-def reference(network: Network, x: Tensor, y: Tensor, alpha: float, kappa: float, beta: float, steps: int, step: float):
+def reference(
+    network: Network,
+    x: Tensor,
+    y: Tensor,
+    alpha: float,
+    kappa: float,
+    beta: float,
+    steps: int,
+    step: float,
+    teacher: Network | None,
+) -> Tensor:
     layers = effective(network, x)
     low, up = (x - EPS).clamp(min=0), (x + EPS).clamp(max=1)
     draw = torch.rand(x.shape, generator=torch.Generator().manual_seed(7), dtype=x.dtype)
@@ -159,7 +171,11 @@ def reference(network: Network, x: Tensor, y: Tensor, alpha: float, kappa: float
             both = [least_margin(layers, low[i], up[i], int(y[i]), j, crown=c) for c in (False, True)]
             worst.append(-(1 - beta) * both[0] - beta * both[1])
         losses.append(torch.logsumexp(torch.stack(worst), 0))
-    robust = alpha * torch.stack(losses).mean() + (1 - alpha) * F.cross_entropy(run_mlp(layers, point), y)
+    attacked = F.cross_entropy(run_mlp(layers, point), y)
+    if teacher is not None:
+        p = teacher(x).softmax(1).detach()
+        attacked = (p * (p.log() - run_mlp(layers, point).log_softmax(1))).sum(1).mean()
+    robust = alpha * torch.stack(losses).mean() + (1 - alpha) * attacked
     return kappa * F.cross_entropy(run_mlp(layers, x), y) + (1 - kappa) * robust
 
 
@@ -172,8 +188,9 @@ def reference(network: Network, x: Tensor, y: Tensor, alpha: float, kappa: float
         ("ibp", 1.0, 0.3, 0.0, 1, 10.0),
         ("pgd", 0.0, 0.0, 0.0, 3, 0.5),
         ("mtl-ibp", 0.5, 0.2, 0.7, 2, 0.8),
+        ("distil", 0.4, 0.2, 0.7, 2, 0.8),
     ],
-    ids=["CROWN-IBP", "mixed margins", "MTL-IBP", "natural share", "PGD", "all"],
+    ids=["CROWN-IBP", "mixed margins", "MTL-IBP", "natural share", "PGD", "all", "a teacher"],
 )
 def test_loss_and_gradients_are_those_of_the_plain_formula(
     name: str, alpha: float, kappa: float, beta: float, steps: int, step: float
@@ -184,10 +201,11 @@ def test_loss_and_gradients_are_those_of_the_plain_formula(
         network.graph.n1.bn.weight.copy_(torch.linspace(-1.5, 1.2, 9))
     x, y = batch(network)
     parameters = list(network.parameters())
-    given = {"alpha": alpha, "adversary_steps": steps, "adversary_step": step}
+    given = {"alpha": alpha, "adversary_steps": steps, "adversary_step": step, "teacher": "given"}
     loss = objective(network, kappa, beta, loss=name, **{k: v for k, v in given.items() if k in LOSSES[name].settings})
     got = terms(loss, x, y, phase=Phase(robust=True)).loss
-    want = reference(network, x, y, alpha, kappa, beta, steps, step)
+    teacher = mlp(12, 7, 4).double() if name == "distil" else None
+    want = reference(network, x, y, alpha, kappa, beta, steps, step, teacher)
     assert torch.allclose(got, want, rtol=1e-10)
     pairs = zip(torch.autograd.grad(got, parameters), torch.autograd.grad(want, parameters), strict=True)
     assert all(torch.allclose(a, b, rtol=1e-7, atol=1e-9) for a, b in pairs)

@@ -34,6 +34,8 @@ class LossInput:
     """The values of ``points`` and the boxes of ``box`` at every node; empty where the loss reads no bounds."""
     progress: Float[Tensor, ""]
     """``eps / eps_max``, in [0, 1]."""
+    teacher: Float[Tensor, "batch classes"] | None = None
+    """The logits of a teacher at the samples themselves, where the loss reads them (``Loss.taught``)."""
 
     def margins(self) -> Float[Tensor, "rows batch"]:
         """Lower bounds of ``z_y - z_j`` over the box, by IBP."""
@@ -55,6 +57,8 @@ class Loss(ABC):
     """The fields of ``Recipe`` that it reads; a recipe whose loss does not read a field must leave it at its default."""
     attacks: ClassVar[bool] = False
     """Whether ``LossInput.points`` are adversarial points."""
+    taught: ClassVar[bool] = False
+    """Whether it reads ``LossInput.teacher``."""
     bounds: ClassVar[bool] = True
     """Whether it reads bounds; without them, and without regularisers, boxes are not walked."""
 
