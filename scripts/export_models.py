@@ -17,6 +17,7 @@ from torch import nn
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from models.cnn5 import CNN5  # noqa: E402
 from models.cnn7 import CNN7  # noqa: E402
 from models.digits_cnn import DigitsCNN  # noqa: E402
 from models.resnext import ResNeXt  # noqa: E402
@@ -24,8 +25,8 @@ from models.small_cnn import SmallCNN  # noqa: E402
 from models.wide_resnet8 import WideResNet8  # noqa: E402
 from pipeline import data  # noqa: E402
 
-ARCHITECTURES = {"cnn7": CNN7, "wide_resnet8": WideResNet8, "resnext": ResNeXt, "small_cnn": SmallCNN}
-WIDTH = {"cnn7": "width", "wide_resnet8": "widen", "resnext": "width", "small_cnn": "width"}
+ARCHITECTURES = {"cnn5": CNN5, "cnn7": CNN7, "wide_resnet8": WideResNet8, "resnext": ResNeXt, "small_cnn": SmallCNN}
+WIDTH = {"cnn5": "width", "cnn7": "width", "wide_resnet8": "widen", "resnext": "width", "small_cnn": "width"}
 
 
 def train_digits(epochs: int = 30, seed: int = 0) -> tuple[nn.Module, float]:

@@ -78,7 +78,10 @@ TABLES: dict[str, tuple[Setting, ...]] = {
         Setting("Wide-ResNet-8", "8/255", BEST, CIFAR, ("wide_resnet8", "--input", "3,32,32", "--no-bn"), 1),
         Setting("ResNeXt", "8/255", BEST, CIFAR, ("resnext", "--input", "3,32,32", "--no-bn"), 1),
     ),
-    "cifar10-2": (Setting("CNN-7", "2/255", BEST, CIFAR, ("cnn7", "--input", "3,32,32", "--no-bn")),),
+    "cifar10-2": tuple(
+        Setting(name, "2/255", BEST, CIFAR, (net, "--input", "3,32,32", "--no-bn"))
+        for name, net in (("CNN-5", "cnn5"), ("CNN-7", "cnn7"))
+    ),
     "mnist-0.4": (Setting("CNN-7", "0.4", BEST, (), ("cnn7", "--input", "1,28,28", "--no-bn")),),
     "tinyimagenet": (
         Setting("CNN-7", "1/255", BEST, TINY, ("cnn7", "--input", "3,64,64", "--classes", "200", "--no-bn"), 1),

@@ -38,6 +38,7 @@ TABLE = os.environ.get("GPU_TABLE", "cifar10")
 CIFAR = ("--mean", "0.4914,0.4822,0.4465", "--std", "0.2470,0.2435,0.2616")
 SETTINGS = {  # eps, network, further options, steps of shi2021 and of fast
     "cifar10": ("8/255", ("cnn7", "--input", "3,32,32"), CIFAR, 62_400, 31_200),
+    "cifar10-2-cnn5": ("2/255", ("cnn5", "--input", "3,32,32"), CIFAR, 62_400, 31_200),
     "cifar10-2": ("2/255", ("cnn7", "--input", "3,32,32"), CIFAR, 62_400, 31_200),
     "mnist-0.4": ("0.4", ("cnn7", "--input", "1,28,28"), (), 16_380, 16_380),
 }

@@ -24,9 +24,9 @@ def architecture(file: str, name: str) -> type[nn.Module]:
 
 @pytest.mark.parametrize(
     ("file", "name", "millions", "convolutions"),
-    [("cnn7", "CNN7", 17.2, 5), ("wide_resnet8", "WideResNet8", 21.4, 10), ("resnext", "ResNeXt", 17.6, 13)],
+    [("cnn5", "CNN5", 1.27, 3), ("cnn7", "CNN7", 17.2, 5), ("wide_resnet8", "WideResNet8", 21.4, 10), ("resnext", "ResNeXt", 17.6, 13)],
 )
-def test_the_papers_networks(file: str, name: str, millions: float, convolutions: int) -> None:
+def test_architectures_have_their_size(file: str, name: str, millions: float, convolutions: int) -> None:
     module = architecture(file, name)()
     layers = list(module.modules())
     assert sum(isinstance(m, nn.Conv2d) for m in layers) == convolutions
@@ -37,7 +37,17 @@ def test_the_papers_networks(file: str, name: str, millions: float, convolutions
     assert module.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
 
 
-@pytest.mark.parametrize("name", ["cnn7:CNN7", "wide_resnet8:WideResNet8", "resnext:ResNeXt", "small_cnn:SmallCNN"])
+def test_on_larger_images_the_last_convolution_of_cnn7_has_a_stride() -> None:
+    """So that 128 maps of 16x16 enter its dense layer, as the paper has it on TinyImageNet."""
+    module = architecture("cnn7", "CNN7")((3, 64, 64), 200)
+    assert [m.stride[0] for m in module if isinstance(m, nn.Conv2d)] == [1, 1, 2, 1, 2]
+    assert next(m for m in module if isinstance(m, nn.Linear)).in_features == 128 * 16 * 16
+
+
+NAMES = ["cnn5:CNN5", "cnn7:CNN7", "wide_resnet8:WideResNet8", "resnext:ResNeXt", "small_cnn:SmallCNN"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("bn", [False, True])
 def test_input_shape_and_classes_are_arguments(name: str, bn: bool) -> None:
     module = architecture(*name.split(":"))((1, 12, 20), 7, bn=bn).eval()
