@@ -10,7 +10,8 @@ from torch import nn
 class CNN7(nn.Sequential):
     """Convolutions of ``width`` (1, 1, 2 stride 2, 2, 2 times), then ``hidden`` units, then ``classes`` logits.
 
-    For images of 64 pixels and more the last convolution has stride 2 as well, as the paper has it on TinyImageNet. ``bn`` puts a BatchNorm between each of the six hidden layers and its ReLU. The paper's width is 64, its hidden 512.
+    For images of 64 pixels and more the last convolution has stride 2 as well, as the paper has it on TinyImageNet. ``bn`` puts
+    a BatchNorm between each of the six hidden layers and its ReLU. The paper's width is 64, its hidden 512.
     """
 
     def __init__(

@@ -24,7 +24,12 @@ def architecture(file: str, name: str) -> type[nn.Module]:
 
 @pytest.mark.parametrize(
     ("file", "name", "millions", "convolutions"),
-    [("cnn5", "CNN5", 1.27, 3), ("cnn7", "CNN7", 17.2, 5), ("wide_resnet8", "WideResNet8", 21.4, 10), ("resnext", "ResNeXt", 17.6, 13)],
+    [
+        ("cnn5", "CNN5", 1.27, 3),
+        ("cnn7", "CNN7", 17.2, 5),
+        ("wide_resnet8", "WideResNet8", 21.4, 10),
+        ("resnext", "ResNeXt", 17.6, 13),
+    ],
 )
 def test_architectures_have_their_size(file: str, name: str, millions: float, convolutions: int) -> None:
     module = architecture(file, name)()
