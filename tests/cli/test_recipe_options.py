@@ -91,7 +91,7 @@ def test_the_help_states_the_defaults_that_hold(name: str) -> None:
 def test_the_help_states_what_it_is_meant_to() -> None:
     told = {name: (OPTIONS[name].help or "").rpartition("  ")[2] for name in FIELDS}
     assert told["epochs"] == "[60 to 160 by the data; x>=1]"
-    assert told["ema"] == "[fast: 0.999; else 0; 0<=x<1]"
+    assert told["ema"] == "[fast, distil: 0.999; else 0; 0<=x<1]"
     assert told["tightness"] == "[vanilla-ibp, crown-ibp, pgd: off; else on]"
     assert (told["init"], told["micro_batch"], told["tau"]) == ("[reinit]", "[none; x>=1]", "[0.5; x>0]")
     assert all(name in (OPTIONS["recipe"].help or "") for name in NAMES)
