@@ -13,7 +13,7 @@ from torch import nn
 from pipeline.bounds.ibp import IntervalWalk
 from pipeline.bounds.margins import MarginBounds
 from pipeline.core import ops
-from pipeline.core import rounding as arithmetic
+from pipeline.core import outward
 from pipeline.core.floating_point import gamma
 from pipeline.core.interval import Interval
 from pipeline.core.linear_form import LinearForm
@@ -66,7 +66,7 @@ def test_gamma(monkeypatch):
     op, x = absorbing(), np.ones(401)
     assert not escapes(op, x, FLOAT32)
     assert escapes(op, x, REAL), "without the error of float32"
-    monkeypatch.setattr(arithmetic, "gamma", halved)
+    monkeypatch.setattr(outward, "gamma", halved)
     assert escapes(op, x, FLOAT32), "with half the terms"
 
 
@@ -89,7 +89,7 @@ def test_what_is_flushed(monkeypatch):
     op, x = linear([2.0**-100] * 40), np.full(40, 2.0**-28)
     how = Execution("given", ftz=True)
     assert not escapes(op, x, FLOAT32, how)
-    monkeypatch.setattr(Outward, "_flushed", lambda self, *rest: arithmetic.TINY64)
+    monkeypatch.setattr(Outward, "_flushed", lambda self, *rest: outward.TINY64)
     assert escapes(op, x, FLOAT32, how)
 
 
@@ -248,7 +248,7 @@ def test_a_form_is_minimised_whatever_the_order_of_its_products(monkeypatch):
             total = total + coeff[..., i] * value[:, i]
         return total
 
-    monkeypatch.setattr(arithmetic, "dot", in_order)
+    monkeypatch.setattr(outward, "dot", in_order)
     bound = REAL.minimum(form, Interval(center, torch.zeros_like(center)))
     assert Fraction(in_order(form.coeff, center).item()) > true
     assert Fraction(bound.item()) <= true
