@@ -12,8 +12,7 @@ from torch import nn
 
 from pipeline.bounds.ibp import IntervalWalk
 from pipeline.bounds.margins import MarginBounds
-from pipeline.core import ops
-from pipeline.core import outward
+from pipeline.core import ops, outward
 from pipeline.core.floating_point import gamma
 from pipeline.core.interval import Interval
 from pipeline.core.linear_form import LinearForm
