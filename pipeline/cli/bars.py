@@ -37,8 +37,8 @@ SHORTEN = dict.fromkeys(ATTACKS, "--no-attack skips it")
 def loudness() -> int:
     """-1 where ``--quiet`` was said, 1 where ``--verbose`` was, else 0."""
     context = click.get_current_context(silent=True)
-    said = {} if context is None else context.find_root().params
-    return bool(said.get("verbose")) - bool(said.get("quiet"))
+    params = {} if context is None else context.find_root().params
+    return bool(params.get("verbose")) - bool(params.get("quiet"))
 
 
 def consoles() -> tuple[Console, Console]:

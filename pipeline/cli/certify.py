@@ -45,7 +45,7 @@ from pipeline.errors import UsageError
 @gate_options
 @click.pass_obj
 def command(
-    ending: Ending, /, model: Path, vnnlib: Path | None, report: Path | None, style: str, devices: int, **given: Any
+    ending: Ending, /, model: Path, vnnlib: Path | None, report: Path | None, style: str, devices: int, **options: Any
 ) -> int:
     """Prove, sample by sample, that no perturbation within eps changes the label of MODEL, an ONNX file.
 
@@ -67,11 +67,11 @@ def command(
     if vnnlib is not None:
         if devices > 1:
             raise UsageError("a property is decided by one process; leave --devices out.")
-        if given["shard"] is not None:
+        if options["shard"] is not None:
             raise UsageError("--shard shares out samples, and a property has none; leave it out.")
         from pipeline.cli.property import answer
 
-        return answer(ending, model, vnnlib, flags_of(given), report, style)
+        return answer(ending, model, vnnlib, flags_of(options), report, style)
     from pipeline.cli.devices import launch, several
     from pipeline.cli.progress import Watch, consoles, present
     from pipeline.cli.signals import stopping
@@ -79,15 +79,15 @@ def command(
     from pipeline.numbers import parse_shard
     from pipeline.system import run_folder
 
-    shard = None if given["shard"] is None else parse_shard(given["shard"])
+    shard = None if options["shard"] is None else parse_shard(options["shard"])
     ending.will_be_in(
         report or run_folder.certification_folder(model, shard), command="certify", named=report is not None
     )
     if several(devices):
         return launch(ending, devices)
     out, errors = consoles()
-    with stopping() as asked:
-        events = certify(model, flags_of(given), report=report, argv=sys.argv[1:], should_stop=asked.is_set)
+    with stopping() as stop:
+        events = certify(model, flags_of(options), report=report, argv=sys.argv[1:], should_stop=stop.is_set)
         done = Watch(errors)(events)
     ending.reached(done)
     return present(done, style, out)

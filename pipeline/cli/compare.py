@@ -34,24 +34,24 @@ def command(before: Path, after: Path, style: str) -> int:
     from pipeline.cli.bars import consoles
     from pipeline.results import clean, dump
 
-    found = compare(before, after)
+    comparison = compare(before, after)
     if style == "json":
-        click.echo(dump(found), nl=False)
+        click.echo(dump(comparison), nl=False)
         return 0
     out, errors = consoles()
-    for name, text in found.differing.items():
+    for name, text in comparison.differing.items():
         errors.print(f"note: {name}: {clean(text)}", markup=False, highlight=False)
-    sides = [f"{clean(side.file, 60)} ({side.model_sha256[:12]})" for side in (found.before, found.after)]
-    out.print(Text(f"{' -> '.join(sides)}, {found.n} samples", style="bold"))
+    sides = [f"{clean(side.file, 60)} ({side.model_sha256[:12]})" for side in (comparison.before, comparison.after)]
+    out.print(Text(f"{' -> '.join(sides)}, {comparison.n} samples", style="bold"))
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
     for column in ("", "before", "after", "change", "lost", "gained", "p"):
         table.add_column(column, justify="left" if not column else "right")
-    for change in found.changes:
-        points = 100 * (change.after.k - change.before.k) / found.n
+    for change in comparison.changes:
+        points = 100 * (change.after.k - change.before.k) / comparison.n
         cells = (change.before.value, change.after.value, f"{points:+.2f}", f"{change.lost}", f"{change.gained}")
         table.add_row(_name(change), *cells, change.p_value)
     out.print(table)
-    for change in found.changes:
+    for change in comparison.changes:
         for word, count, samples in (
             ("lost", change.lost, change.lost_samples),
             ("gained", change.gained, change.gained_samples),

@@ -35,14 +35,14 @@ def command(ending: Ending, out: Path, eps: str, seed: int) -> int:
     ending.will_be_in(out / "report", command="demo", named=True)
     standard, errors = consoles()
     errors.print(Text(f"pipeline retrain {model} --data digits --eps {eps}", style="bold"))
-    with stopping() as asked:
+    with stopping() as stop:
         events = retrain(
             model,
             {"data": "digits", "eps": eps, "seed": seed},
             force=True,
             report=out / "report",
             argv=("retrain", str(model), "--data", "digits", "--eps", eps),
-            should_stop=asked.is_set,
+            should_stop=stop.is_set,
         )
         done = Watch(errors)(events)
     ending.reached(done)

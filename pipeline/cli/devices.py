@@ -43,18 +43,18 @@ def launch(ending: Ending, devices: int) -> int:
     The first process writes, prints and says how it ended; where it could not, or the cause is another's, that is said here.
     """
     with tempfile.TemporaryDirectory(prefix="pipeline-") as folder:
-        said = [None, *(Path(folder) / str(rank) for rank in range(1, devices))]
+        logs = [None, *(Path(folder) / str(rank) for rank in range(1, devices))]
         common = _environment(devices)
-        with _signals() as asked, _all_ended([]) as workers:
-            for rank, path in enumerate(said):
+        with _signals() as signals, _all_ended([]) as workers:
+            for rank, path in enumerate(logs):
                 workers.append(_start(ending.argv, rank, common, path))
-            codes = _codes(workers, asked)
-        code, rank = _verdict(codes, asked)
+            codes = _codes(workers, signals)
+        code, rank = _verdict(codes, signals)
         own = codes[rank] or 0
         if rank == 0 and own >= 0:
             ending.folder = None  # the first process has written it
             return code
-        failure = EnvironmentFailure(_told(rank, own, said[rank]))
+        failure = EnvironmentFailure(_failure_of(rank, own, logs[rank]))
         failure.exit_code = code
         raise failure
 
@@ -77,13 +77,13 @@ def _start(argv: Sequence[str], rank: int, common: Mapping[str, str], path: Path
     command = [sys.executable, "-m", "pipeline", *argv]
     if path is None:
         return subprocess.Popen(command, env=settings, stdin=subprocess.PIPE, start_new_session=True)
-    with open(path, "wb") as said:
+    with open(path, "wb") as log:
         return subprocess.Popen(
             command,
             env=settings,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            stderr=said,
+            stderr=log,
             start_new_session=True,
         )
 
@@ -102,13 +102,13 @@ def _environment(world: int) -> dict[str, str]:
 @contextmanager
 def _signals() -> Iterator[list[int]]:
     """The requests to stop that this process gets, in the order in which they come."""
-    asked: list[int] = []
+    signals: list[int] = []
     before = {
-        number: signal.signal(number, lambda number, frame: asked.append(number))
+        number: signal.signal(number, lambda number, frame: signals.append(number))
         for number in (signal.SIGTERM, signal.SIGINT)
     }
     try:
-        yield asked
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -125,14 +125,14 @@ def _all_ended(workers: list[subprocess.Popen[bytes]]) -> Iterator[list[subproce
             worker.wait()
 
 
-def _codes(workers: Sequence[subprocess.Popen[bytes]], asked: Sequence[int]) -> list[int | None]:
+def _codes(workers: Sequence[subprocess.Popen[bytes]], signals: Sequence[int]) -> list[int | None]:
     """The exit code of each once all have ended; None for one that had not, GRACE after another was killed or failed.
 
     Each is handed what this process is asked.
     """
     until, handed = float("inf"), 0
     while None in (codes := [worker.poll() for worker in workers]) and time.monotonic() < until:
-        for number in asked[handed:]:
+        for number in signals[handed:]:
             for worker in workers:
                 worker.send_signal(number)
             handed += 1
@@ -142,7 +142,7 @@ def _codes(workers: Sequence[subprocess.Popen[bytes]], asked: Sequence[int]) -> 
     return codes
 
 
-def _verdict(codes: Sequence[int | None], asked: Sequence[int]) -> tuple[int, int]:
+def _verdict(codes: Sequence[int | None], signals: Sequence[int]) -> tuple[int, int]:
     """The exit code of the run, and the rank of the process that it is taken from.
 
     A process that sees another gone ends with 74: one that was killed, or ended for a reason of its own, goes before it.
@@ -153,15 +153,15 @@ def _verdict(codes: Sequence[int | None], asked: Sequence[int]) -> tuple[int, in
             return code, rank
     for rank, code in ended:
         if code < 0:
-            stopped = 130 if signal.SIGINT in asked else Preempted.exit_code
-            return stopped if asked else EnvironmentFailure.exit_code, rank
+            stopped = 130 if signal.SIGINT in signals else Preempted.exit_code
+            return stopped if signals else EnvironmentFailure.exit_code, rank
     return (EnvironmentFailure.exit_code, ended[0][0]) if ended else (0, 0)
 
 
-def _told(rank: int, code: int, said: Path | None) -> str:
+def _failure_of(rank: int, code: int, log: Path | None) -> str:
     """What is known of the process that a run failed by."""
     if code < 0:
         name = signal.Signals(-code).name
         return f"process {rank} of this run was ended by {name}; what was kept is kept, run the same command again."
-    own = said.read_text("utf-8", errors="replace") if said else ""
+    own = log.read_text("utf-8", errors="replace") if log else ""
     return f"process {rank} of this run failed with exit code {code}: {own.strip()[-2000:].removeprefix('pipeline: ')}"

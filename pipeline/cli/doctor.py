@@ -28,9 +28,9 @@ def command(measuring: bool, sample: int | None, operators: tuple[str, ...]) -> 
     if not measuring:
         if operators or sample is not None:
             raise UsageError("operators and --sample belong to --measure-kernels.")
-        found = diagnose()
-        _show(found, out)
-        return 0 if found.fault is None else 74
+        diagnosis = diagnose()
+        _show(diagnosis, out)
+        return 0 if diagnosis.fault is None else 74
     watch = Watch(errors)
     with watch.bars:
         for event in measure_kernels(operators or ("Sigmoid", "Tanh", "Exp", "Erf", "Softmax"), sample=sample):
@@ -51,34 +51,35 @@ def _line(name: str, m: Any) -> str:
     return f"{name}: error <= {m.absolute:.3g}{relative} at {m.points} inputs, largest output {m.largest:.9g}{tails}"
 
 
-def _show(found: Any, out: Any) -> None:
+def _show(diagnosis: Any, out: Any) -> None:
     from pipeline.results import clean
 
-    build, operators = found.table.build, found.table.operators
+    build, operators = diagnosis.table.build, diagnosis.table.operators
     measured = [
-        f"{_line(name, m)}{'' if name in found.table.shipped else ' (measured here)'}" for name, m in operators.items()
+        f"{_line(name, m)}{'' if name in diagnosis.table.shipped else ' (measured here)'}"
+        for name, m in operators.items()
     ]
-    cuda = found.cuda or "no device: --device cuda and --provider cuda are refused"
+    cuda = diagnosis.cuda or "no device: --device cuda and --provider cuda are refused"
     rows = [
-        ("versions", ", ".join(f"{k} {v}" for k, v in found.versions.items())),
+        ("versions", ", ".join(f"{k} {v}" for k, v in diagnosis.versions.items())),
         ("runtime", f"ONNX Runtime {build.onnxruntime}, library SHA-256 {build.runtime_sha256}"),
         ("processor", build.instructions),
-        ("providers", ", ".join(found.providers)),
+        ("providers", ", ".join(diagnosis.providers)),
         ("CUDA", cuda),
         ("TF32", "off wherever this program runs a model; a deployment on CUDA must switch it off too (use_tf32=0)"),
-        ("threads", f"{found.threads[1]} of {found.threads[0]} cores"),
-        *(("telemetry", f"{package}: {said}") for package, said in found.telemetry.items()),
-        ("self-test", found.fault or "float64 is IEEE arithmetic, as far as a test can see"),
+        ("threads", f"{diagnosis.threads[1]} of {diagnosis.threads[0]} cores"),
+        *(("telemetry", f"{package}: {said}") for package, said in diagnosis.telemetry.items()),
+        ("self-test", diagnosis.fault or "float64 is IEEE arithmetic, as far as a test can see"),
         ("kernels", measured[0] if measured else "none known for this library on these instructions"),
         *(("", line) for line in measured[1:]),
     ]
-    if found.ignored:
-        rows.append(("warning", found.ignored))
-    if set(operators) - found.table.shipped:
-        rows.append(("measured", f"in {found.file}"))
-    if found.unmeasured:
-        rows.append(("missing", f"{', '.join(found.unmeasured)}: float32-any-order refuses them until"))
-        rows.append(("", f"pipeline doctor --measure-kernels {found.unmeasured[0]}   (minutes of CPU each)"))
-    rows += [("fix", sentence) for sentence in found.remedies]
+    if diagnosis.ignored:
+        rows.append(("warning", diagnosis.ignored))
+    if set(operators) - diagnosis.table.shipped:
+        rows.append(("measured", f"in {diagnosis.file}"))
+    if diagnosis.unmeasured:
+        rows.append(("missing", f"{', '.join(diagnosis.unmeasured)}: float32-any-order refuses them until"))
+        rows.append(("", f"pipeline doctor --measure-kernels {diagnosis.unmeasured[0]}   (minutes of CPU each)"))
+    rows += [("fix", sentence) for sentence in diagnosis.remedies]
     for label, text in rows:
         out.print(f"{label:<10} {clean(text, 2000)}", markup=False, highlight=False, soft_wrap=True)

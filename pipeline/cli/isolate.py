@@ -40,11 +40,11 @@ def supported() -> bool:
     return os.name == "posix"
 
 
-def wanted(asked: bool | None, environment: Mapping[str, str]) -> bool:
+def wanted(requested: bool | None, environment: Mapping[str, str]) -> bool:
     """Whether to run a child: as asked, else in CI; never within one."""
-    if INSIDE in environment or asked is False:
+    if INSIDE in environment or requested is False:
         return False
-    return bool(asked) or (environment.get("CI", "").lower() in ("true", "1") and supported())
+    return bool(requested) or (environment.get("CI", "").lower() in ("true", "1") and supported())
 
 
 def machine_memory() -> int:

@@ -170,9 +170,9 @@ def wants_json(argv: Sequence[str]) -> bool:
 
 def as_json(code: int, message: str) -> str:
     """A failure as an object: the exit code, and the parts of the message."""
-    found = {"code": code, **parts_of(message)._asdict(), "message": message}
+    failure = {"code": code, **parts_of(message)._asdict(), "message": message}
     # No build server may read a command in it.
-    return json.dumps({"error": found}, indent=2).replace("##", "#\\u0023")
+    return json.dumps({"error": failure}, indent=2).replace("##", "#\\u0023")
 
 
 def _clean(message: str) -> str:
@@ -210,17 +210,17 @@ def _ended(argv: list[str] | None, ending: Ending) -> tuple[int, str]:
     except OSError as error:
         return 74, f"the machine did not provide what was needed: {error}"
     except Exception as error:  # the boundary: nothing but our own fault is left
-        told = (str(error).splitlines() or [""])[0][:300]
+        reason = (str(error).splitlines() or [""])[0][:300]
         if out_of_memory(error):
             return (
                 (3, _over())
                 if isolate.INSIDE in os.environ
-                else (74, f"there is too little memory ({told or type(error).__name__}): {SMALLER}")
+                else (74, f"there is too little memory ({reason or type(error).__name__}): {SMALLER}")
             )
         # An error of its own since PyTorch 2.8.
-        if type(error).__name__ == "AcceleratorError" or "CUDA error: " in told:
-            return 74, f"the device failed ({told}): what was done until then is kept, so run the same command again."
-        return 70, f"this is a fault of ours: {type(error).__name__}: {told}\nPlease report it with {_save()}."
+        if type(error).__name__ == "AcceleratorError" or "CUDA error: " in reason:
+            return 74, f"the device failed ({reason}): what was done until then is kept, so run the same command again."
+        return 70, f"this is a fault of ours: {type(error).__name__}: {reason}\nPlease report it with {_save()}."
 
 
 def _over() -> str:

@@ -18,11 +18,11 @@ class Whole(click.ParamType[int]):
         self.least = least
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        found = value if isinstance(value, int) else whole(str(value))
-        if found is None or (self.least is not None and found < self.least):
+        number = value if isinstance(value, int) else whole(str(value))
+        if number is None or (self.least is not None and number < self.least):
             start = "" if self.least is None else f" from {self.least}"
             self.fail(f"a whole number{start} has at most 18 digits 0 to 9; received {str(value)[:40]!r}.", param, ctx)
-        return found
+        return number
 
 
 class Real(click.ParamType[float]):
@@ -31,12 +31,12 @@ class Real(click.ParamType[float]):
     name = "float"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        found = value if isinstance(value, float) else real(str(value))
-        if found is None:
+        number = value if isinstance(value, float) else real(str(value))
+        if number is None:
             self.fail(
                 f"a number is written like 0.1 or 1e-3, in digits 0 to 9; received {str(value)[:40]!r}.", param, ctx
             )
-        return found
+        return number
 
 
 WHOLE, REAL = Whole(), Real()

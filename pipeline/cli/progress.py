@@ -84,8 +84,8 @@ def present(done: Done, style: str, out: Console) -> int:
     summary.append(markdown(done.report))
     for gate in done.report.result.gates:
         if gate.passed is not True:
-            word, told = "failed" if gate.passed is False else "undecided", " ".join(gate.told.split())
-            summary.annotate(f"Gate {word}: {clean(gate.id, 120)}", f"{clean(told, 400)} ({gate.k} of {gate.n})")
+            word, text = "failed" if gate.passed is False else "undecided", " ".join(gate.told.split())
+            summary.annotate(f"Gate {word}: {clean(gate.id, 120)}", f"{clean(text, 400)} ({gate.k} of {gate.n})")
     if style == "json":
         sys.stdout.write(dump(done.report))
         return done.exit_code

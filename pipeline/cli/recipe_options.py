@@ -64,18 +64,18 @@ def _option(name: str, field: FieldInfo) -> Callable[[F], F]:
 
 def described(name: str, field: FieldInfo) -> str:
     """The help of a field: what it is, its default by recipe, and its bounds."""
-    told = [by_recipe(name, field), *([bounds] if (bounds := _bounds(field)) else [])]
-    return f"{field.description}  [{'; '.join(told)}]"
+    remarks = [by_recipe(name, field), *([bounds] if (bounds := _bounds(field)) else [])]
+    return f"{field.description}  [{'; '.join(remarks)}]"
 
 
 def by_recipe(name: str, field: FieldInfo) -> str:
     """The default that holds, said once where all recipes share it, and else what most have last."""
     recipes: dict[str, list[str]] = {}
     for recipe in NAMES:
-        shown = _shown([defaults(recipe, *data).get(name, field.default) for data in DATA])
-        recipes.setdefault(shown, []).append(recipe)
-    most = max(recipes, key=lambda shown: (len(recipes[shown]), DEFAULT in recipes[shown]))
-    some = [f"{', '.join(names)}: {shown}" for shown, names in recipes.items() if shown != most]
+        text = _shown([defaults(recipe, *data).get(name, field.default) for data in DATA])
+        recipes.setdefault(text, []).append(recipe)
+    most = max(recipes, key=lambda text: (len(recipes[text]), DEFAULT in recipes[text]))
+    some = [f"{', '.join(names)}: {text}" for text, names in recipes.items() if text != most]
     return "; ".join([*some, f"else {most}"]) if some else most
 
 
@@ -93,8 +93,8 @@ def _shown(values: Sequence[Any]) -> str:
 def _bounds(field: FieldInfo) -> str:
     """As click says them: ``0<=x<1``, ``x>=1``."""
     ends = {name: getattr(bound, name) for bound in field.metadata for name in SIGNS if hasattr(bound, name)}
-    told = {SIGNS[name]: f"{end:g}" for name, end in ends.items()}
-    if len(told) < 2:
-        return "".join(f"x{sign}{end}" for sign, end in told.items())
-    (low, least), (high, most) = told.items()
+    remarks = {SIGNS[name]: f"{end:g}" for name, end in ends.items()}
+    if len(remarks) < 2:
+        return "".join(f"x{sign}{end}" for sign, end in remarks.items())
+    (low, least), (high, most) = remarks.items()
     return f"{least}{low.replace('>', '<')}x{high}{most}"

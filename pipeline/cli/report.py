@@ -44,30 +44,30 @@ def command(
     from pipeline.results import read
     from pipeline.system.atomic import replace_atomically, require_replaceable
 
-    found = read(report)
+    whole = read(report)
     if html is None and (data is not None or layout is not None):
         raise UsageError("--data and --layout give --html its pictures of samples; name the page with --html FILE.")
-    shown: draws.Pictures = {}
+    thumbnails: draws.Pictures = {}
     if data is not None:
         from pipeline.commands.reopen import pictures
 
-        shown = pictures(report, data, layout=layout)
-    asked = (
-        (html, partial(draws.render, pictures=shown)),
+        thumbnails = pictures(report, data, layout=layout)
+    wanted = (
+        (html, partial(draws.render, pictures=thumbnails)),
         (md, draws.markdown),
         (junit, draws.junit),
         (intoto, draws.statement),
     )
-    files = [(path, draw) for path, draw in asked if path is not None]
+    files = [(path, draw) for path, draw in wanted if path is not None]
     if sum(str(path) == "-" for path, _ in files) > 1:
         raise UsageError("- is standard output, and takes one rendering; name files for the others.")
     for path, _ in files:
         if str(path) != "-":
             require_replaceable(path)
     if not files:
-        consoles()[0].print(draws.panel(found))
+        consoles()[0].print(draws.panel(whole))
     # Each is drawn before any is written.
-    for path, text in [(path, draw(found)) for path, draw in files]:
+    for path, text in [(path, draw(whole)) for path, draw in files]:
         if str(path) == "-":
             sys.stdout.write(text)
         else:

@@ -84,7 +84,7 @@ def command(
     style: str,
     write_config: Path | None,
     devices: int,
-    **given: Any,
+    **options: Any,
 ) -> int:
     """Train the classifier in MODEL, an ONNX file, to be certifiable at eps, and write it back into the same graph.
 
@@ -103,7 +103,7 @@ def command(
     from pipeline.cli.signals import stopping
     from pipeline.system import run_folder
 
-    flags = flags_of(given)
+    flags = flags_of(options)
     flags["retrain"] = {name: flags.pop(name) for name in ("recipe", *FIELDS) if name in flags}
     if write_config is not None:
         made = commands.write_config(model, flags, write_config, force=force)
@@ -114,7 +114,7 @@ def command(
     if several(devices):
         return launch(ending, devices)
     standard, errors = consoles()
-    with stopping() as asked:
+    with stopping() as stop:
         events = commands.retrain(
             model,
             flags,
@@ -122,7 +122,7 @@ def command(
             force=force,
             report=report,
             argv=sys.argv[1:],
-            should_stop=asked.is_set,
+            should_stop=stop.is_set,
             verbose=loudness() > 0,
         )
         done = Watch(errors)(events)

@@ -15,19 +15,19 @@ from pipeline.errors import Preempted
 @contextmanager
 def stopping() -> Iterator[threading.Event]:
     """An event that is set when the process is asked to stop; what then ends as Preempted is 130 after Ctrl-C, 75 else."""
-    asked, interrupted = threading.Event(), threading.Event()
+    stop, interrupted = threading.Event(), threading.Event()
 
     def handle(number: int, frame: Any) -> None:
         if number == signal.SIGINT:
-            if asked.is_set():
+            if stop.is_set():
                 raise KeyboardInterrupt
             interrupted.set()
-        asked.set()
+        stop.set()
 
     follow_launcher()
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield asked
+        yield stop
     except Preempted as stopped:
         if interrupted.is_set():
             stopped.exit_code = 130
