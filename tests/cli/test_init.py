@@ -221,6 +221,22 @@ def test_the_action_runs_its_command_and_states_the_exit_code(repository):
     assert output.read_text().endswith("exit-code=2\n")
 
 
+@pytest.mark.parametrize("server", ["github", "gitlab"])
+def test_a_job_is_what_its_server_reads(pipeline, repository, server):
+    """By the schemas that are published of both; our own workflows and action too."""
+    files = {"github-workflows" if server == "github" else "gitlab-ci": [f"{server}1.yml", f"{server}4.yml"]}
+    for path, shards in zip(*files.values(), ((), ("--shards", "4")), strict=True):
+        argv = ("init", server, "model.onnx", "--data", "npz:test.npz", *INSTALL, *shards, "--out", path)
+        assert pipeline(*argv)[0] == 0
+    if server == "github":
+        files["github-workflows"] += map(str, (ROOT / ".github" / "workflows").glob("*.yml"))
+        files["github-actions"] = [str(ROOT / ".github" / "actions" / "certify" / "action.yml")]
+    for schema, paths in files.items():
+        check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", *paths]
+        done = subprocess.run(check, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
 def shards_of(server: str, written: str) -> tuple[int, str, list[dict[str, str]], str]:
     """Of a job over several machines: how many, the command of each, what each is told, and the command that merges."""
     if server == "slurm":
