@@ -32,6 +32,7 @@ SECONDS = 600
 COPIED = ("pipeline", "tests", "models", "scripts", "pyproject.toml", "README.md")
 
 LAWS, CURVES, SEVERAL = "tests/rules/test_laws.py", "tests/rules/test_curves.py", "tests/rules/test_multi_input.py"
+VERSION_TWO = "tests/vnnlib/test_parser2.py"
 FEATURES = "tests/certify/test_feature_box.py"
 SOUND, HIDDEN = "tests/bounds/test_soundness.py", "tests/bounds/test_hidden.py"
 ROUNDING, RATIONAL = "tests/bounds/test_rounding.py", "tests/bounds/test_rational.py"
@@ -262,6 +263,8 @@ VERDICTS: list[Fault] = [
      "fooled = label == label", f"{LADDER} -k another_label"),
     ("certify/subdomain.py", "np.array([below64(-bound) for",
      "np.array([float(-bound) for", "tests/certify/test_property.py -k rounded"),
+    ("vnnlib/terms.py", "(lower if coefficient > 0 else upper)[index]", "(upper if coefficient > 0 else lower)[index]", VERSION_TWO),
+    ("vnnlib/parser2.py", "i * prod(of.shape[axis + 1 :])", "i * prod(of.shape[:axis])", VERSION_TWO),
     ("vnnlib/numbers.py", "return near if Fraction(near) <= value else math.nextafter(near, -math.inf)",
      "return near", "tests/vnnlib"),
     ("onnx/parity.py", "return self.difference is None",

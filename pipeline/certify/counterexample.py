@@ -153,8 +153,8 @@ class Judge:
         witness = check(self.text, [min(max(Fraction(float(p)), a), b) for p, a, b in ends], self.run)
         if (witness.point == point).all() and witness.refused is None:
             return witness
-        if self.question.open_ends:
-            return None  # a point on a side that a strict bound leaves out
+        if self.question.contains_more:
+            return None  # a point that a strict bound, or a constraint without a box, leaves out
         raise Contradiction(
             f"Two independent readings of the property disagree about a counterexample: {witness.refused or 'another point'}. "
             "Please report this with the property."

@@ -6,6 +6,8 @@ assertion is computed recursively as it is written, and no tolerance is granted 
 
 from __future__ import annotations
 
+import itertools
+import operator
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -45,10 +47,12 @@ def check(text: str, x: Sequence[Fraction], run: Run) -> Witness:
     """
     point = np.array([_nearest(value) for value in x], np.float32)
     y = np.asarray(run(point), np.float32).reshape(-1)
-    values = {f"X_{i}": value for i, value in enumerate(x)}
     if not np.isfinite(y).all():
         return Witness(tuple(x), point, y, "an output is not finite")
-    values |= {f"Y_{j}": Fraction(float(v)) for j, v in enumerate(y)}
+    given = {"input": list(x), "output": [Fraction(float(v)) for v in y]}
+    if re.match(r"(\s|;[^\r\n]*)*\(\s*vnnlib-version\s", text):
+        return Witness(tuple(x), point, y, _first_broken_of_version_two(text, given))
+    values = {f"{kind}_{i}": v for kind, side in (("X", "input"), ("Y", "output")) for i, v in enumerate(given[side])}
     return Witness(tuple(x), point, y, _first_broken(text, values))
 
 
@@ -91,6 +95,47 @@ def _first_broken(text: str, values: dict[str, Fraction]) -> str | None:
     return None if asserted else "the property asserts nothing"
 
 
+def _first_broken_of_version_two(text: str, given: dict[str, list[Fraction]]) -> str | None:
+    """The same in VNN-LIB 2.0: entries ``X[i,j]`` of the inputs and outputs that the network declares, in their order."""
+    plain = re.sub(r"\[[^\]]*\]", lambda m: re.sub(r"\s", "", m[0]), re.sub(r";[^\r\n]*", "", text))
+    values: dict[str, Fraction] = {}
+    left = {side: iter(numbers) for side, numbers in given.items()}
+    for side, name, shape in re.findall(r"\(\s*declare-(input|output)\s+([^\s()]+)\s+[^\s()]+\s*\[([\d,]*)\]", plain):
+        sizes = [int(size) for size in shape.split(",") if size]
+        for index in itertools.product(*map(range, sizes)):
+            value = next(left[side], None)
+            if value is None:
+                return f"the property declares more {side}s than the model has"
+            values[f"{name}[{','.join(map(str, index))}]" if index else name] = value
+    if any(next(rest, None) is not None for rest in left.values()):
+        return "the property declares fewer values than the model has"
+    tokens, asserted = _words(plain), 0
+    for word in tokens:
+        command = next(tokens, "")
+        if word != "(" or command not in ("vnnlib-version", "declare-network", "assert"):
+            raise InputRejected(f"A property declares a network and asserts; it has {word[:40]!r} {command[:40]!r}.")
+        if command != "assert":
+            _skip(tokens)
+            continue
+        asserted += 1
+        truth = _evaluate(tokens, next(tokens, ""), values, 0)
+        if next(tokens, "") != ")" or not isinstance(truth, bool):
+            raise InputRejected("An assertion holds one formula; the property has another kind.")
+        if not truth:
+            return f"assertion {asserted} is false"
+    return None if asserted else "the property asserts nothing"
+
+
+def _skip(tokens: Iterator[str]) -> None:
+    """To the end of a list that is open."""
+    depth = 1
+    while depth:
+        word = next(tokens, "")
+        depth += (word == "(") - (word == ")")
+        if not word:
+            raise InputRejected("A property closes every parenthesis; this one ends before.")
+
+
 def _words(text: str) -> Iterator[str]:
     for line in re.split("[\r\n]", text):
         yield from line.partition(";")[0].replace("(", " ( ").replace(")", " ) ").split()
@@ -113,9 +158,11 @@ def _evaluate(tokens: Iterator[str], word: str, values: dict[str, Fraction], dep
     if truths or not numbers:
         raise InputRejected(f"`{head[:40]}` stands before parts of another kind.")
     first, *rest = numbers
-    if len(numbers) == 2 and head in ("<=", ">=", "<", ">"):
-        (second,) = rest
-        return {"<=": first <= second, ">=": first >= second, "<": first < second, ">": first > second}[head]
+    if len(numbers) == 2 and head in ("==", "!="):
+        return (first == numbers[1]) == (head == "==")
+    if len(numbers) >= 2 and head in ("<=", ">=", "<", ">"):
+        holds = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}[head]
+        return all(holds(a, b) for a, b in itertools.pairwise(numbers))
     if head == "-":
         return -first if not rest else first - sum(rest)
     if head == "+":

@@ -35,6 +35,7 @@ COMMANDS = {
     "retrain": "Train the model in an ONNX file to be certifiable, and write it back.",
     "schema": "Print the JSON Schema of a report.",
     "verify": "Check a report against its samples, its model and its data.",
+    "vnnlib": "Answer VNN-LIB queries as verifiers do: verify, supports.",
 }
 
 

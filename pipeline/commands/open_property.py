@@ -31,6 +31,8 @@ def open_for(file: ModelFile, settings: Settings, question: Property, seed: int 
     are compared inside the boxes.
     """
     imported = importer.load(file, output=settings.output, level=settings.runtime_optimization)
+    if not _counts_samples(imported.network):
+        imported = importer.load(file, output=settings.output, level=settings.runtime_optimization, lift=True)
     network = imported.network
     for port in network.inputs:
         if port.dtype != torch.float32 or None in port.shape[1:]:
@@ -49,6 +51,7 @@ def open_for(file: ModelFile, settings: Settings, question: Property, seed: int 
             f"the first axis of every output must count samples; the shapes are {[list(y.shape) for y in ys]}. "
             "Name one that does with --output."
         )
+    _require_declared(network, question, [tuple(x.shape) for x in xs], [tuple(y.shape) for y in ys])
     counts = {
         "inputs": (question.inputs, sum(x.numel() for x in xs)),
         "outputs": (question.outputs, sum(y.numel() for y in ys)),
@@ -65,6 +68,33 @@ def open_for(file: ModelFile, settings: Settings, question: Property, seed: int 
     subject = Subject(file, imported, network, session, None, tuple(xs[0].shape[1:]), question.outputs)
     refuse_unpromised(subject, settings)
     return subject
+
+
+def _counts_samples(network: Network) -> bool:
+    """Whether a network has a batch axis, in front of all inputs and outputs."""
+    return parity.batch_axis(network) and all(port.shape[:1] in ((None,), (1,)) for port in network.outputs)
+
+
+def _require_declared(
+    network: Network, question: Property, inputs: list[tuple[int, ...]], outputs: list[tuple[int, ...]]
+) -> None:
+    """Raise InputRejected where inputs and outputs are declared in another order, by another name or of another shape."""
+    if not question.declared:
+        return
+    for kind, ports, shapes in (("X", network.inputs, inputs), ("Y", network.outputs, outputs)):
+        declared = [one for one in question.declared if one.kind == kind]
+        if len(declared) != len(ports):
+            names = ", ".join(shown(port.name) for port in ports)
+            raise InputRejected(
+                f"a property declares every input and output of a model, in its order; it declares {len(declared)} of "
+                f"{len(ports)}: {names}. A single one is named by --output."
+            )
+        for one, port, shape in zip(declared, ports, shapes, strict=True):
+            if one.onnx_name not in (None, port.name) or one.shape not in (shape, shape[1:]):
+                raise InputRejected(
+                    f"{shown(one.name)} is declared as {shown(one.onnx_name or one.name)} of shape {list(one.shape)}; the model "
+                    f"has {shown(port.name)} of shape {list(shape)} there. Declare them in the model's order."
+                )
 
 
 def require_rules(network: Network) -> None:

@@ -89,11 +89,17 @@ def decide_read(
     settings, source = settle(file.path, flags, file.metadata)
     clock = Clock(None if settings.time_budget is None else began + settings.time_budget)
     question = parse(asked.text)
+    settings = _of_declared_types(settings, source, question)
     seed = seed_of(settings, ALONE)
     subject = open_for(file, settings, question, seed)
     notes = list(subject.imported.notes)
     if question.vacuous:
         notes.append(f"{question.vacuous} disjuncts are met by no input (an empty box, or a false comparison)")
+    if question.relaxed:
+        notes.append(
+            f"{question.relaxed} constraints over several inputs, or inputs and outputs, are judged at counterexamples alone: "
+            "bounds are over a larger set"
+        )
     for note in notes:
         yield Note(note)
     names = [port.name for port in subject.network.outputs]
@@ -135,6 +141,18 @@ def decide_read(
         text_of = None if witness is None else counterexample(witness.x, exactly(witness.y))
         write_property(described, text_of, folder)
     yield Decided(described, folder)
+
+
+def _of_declared_types(settings: Settings, source: Mapping[str, str], question: Property) -> Settings:
+    """The arithmetic that the property declares: ``real``, or float32 as it is run. Raises UsageError where less is asked for."""
+    types = {one.element_type for one in question.declared}
+    if types == {"real"} and "arithmetic" not in source:
+        return settings.model_copy(update={"arithmetic": "real"})
+    if "float32" in types and settings.arithmetic == "real":
+        raise UsageError(
+            "the property declares float32, and --arithmetic real promises nothing of it: leave the flag out, or declare real."
+        )
+    return settings
 
 
 def _decided(

@@ -84,26 +84,33 @@ def load(
     output: str | None = None,
     real_inputs: np.ndarray | None = None,
     level: Optimization = "all",
+    lift: bool = False,
 ) -> Imported:
     """The Network of a file, or of one of its outputs, in eval mode, with a free batch where the graph allows it.
+
+    ``lift``: a file without a batch axis gets one, of size one.
 
     ``real_inputs``: samples to compare at besides random points; ``level``: of ONNX Runtime's optimisation. Raises InputRejected
     for a file that is unsafe or unsupported (all operators are named), or where the import computes something else (the first
     node that differs is named), UsageError for an output that the file does not have.
     """
     if output is None and (name := chosen_output.only(file.model)) is not None:
-        imported = load(file, output=name, real_inputs=real_inputs, level=level)
+        imported = load(file, output=name, real_inputs=real_inputs, level=level, lift=lift)
         note = f"output '{shown(name)}' was taken, the only one with numbers for each class; --output names another"
         return replace(imported, notes=(*imported.notes, note))
     model = file.model
     allowed.require(model, output, TABLE)
     check_bombs(model)
     # First of all under a limit of memory: ONNX Runtime folds constants where it loads the file itself.
-    normal = normalise(model, output=output)
+    normal = normalise(model, output=output, lift=lift)
     session = runtime.session(file, level=level)
     free = _attempt(file, session, normal, output, real_inputs)
     if isinstance(free, Imported) and free.parity.holds:
         return free
+    if lift:
+        if isinstance(free, Exception):
+            raise free
+        parity.require(free.parity)
     fixed = _attempt(file, session, normalise(model, output=output, free_batch=False), output, real_inputs)
     if isinstance(fixed, Exception):
         raise fixed

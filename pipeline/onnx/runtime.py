@@ -58,10 +58,14 @@ class Session:
     def __call__(self, *xs: np.ndarray, outputs: Sequence[str] | None = None) -> list[np.ndarray]:
         """All outputs (or the named ones) for exactly these inputs, in one call.
 
+        An input with one axis more than the file's is a batch of one for a file without a batch axis; outputs then get it too.
         Raises InputRejected if the model cannot be run on them, OutOfTime beyond a time budget, and ONNX Runtime's own error
         where memory runs out.
         """
         check_time()
+        alone = bool(xs) and all(x.ndim == len(s) + 1 and len(x) == 1 for x, s in zip(xs, self.shapes, strict=True))
+        if alone:
+            return [y[None] for y in self(*(x[0] for x in xs), outputs=outputs)]
         feed = {
             name: np.ascontiguousarray(x, dtype=dtype)
             for name, x, dtype in zip(self.inputs, xs, self._dtypes, strict=True)

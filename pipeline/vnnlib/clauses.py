@@ -9,7 +9,7 @@ from math import prod
 
 from pipeline.errors import InputRejected
 from pipeline.vnnlib.property import Case, Conjunction, Constraint, Property
-from pipeline.vnnlib.terms import Atom, Bound
+from pipeline.vnnlib.terms import Atom, Bound, Linked
 
 MAX_CLAUSES = 1 << 15
 MAX_ATOMS = 1 << 22
@@ -50,6 +50,7 @@ def assemble(assertions: Sequence[list[Clause]], inputs: int, outputs: int) -> P
     base = _Bounds(inputs)
     base.intersect(atom for clause in unconditional for atom in clause if isinstance(atom, Bound))
     common = tuple(a for clause in unconditional for a in clause if isinstance(a, Constraint))
+    linked = tuple(a for clause in unconditional for a in clause if isinstance(a, Linked))
     try:
         clauses = both([part for part in assertions if len(part) != 1])
         _check_size(len(clauses), len(clauses) * len(common))
@@ -60,6 +61,10 @@ def assemble(assertions: Sequence[list[Clause]], inputs: int, outputs: int) -> P
     vacuous = sum(not part for part in assertions)
     for clause in clauses:
         bounds = tuple(a for a in clause if isinstance(a, Bound))
+        rows = (*linked, *(a for a in clause if isinstance(a, Linked)))
+        if rows and base.intersection(bounds).excludes(rows):
+            vacuous += 1
+            continue
         # The parser makes equal atoms one object, so equal boxes have equal keys.
         key = tuple(map(id, bounds))
         if key not in boxes:
@@ -76,7 +81,8 @@ def assemble(assertions: Sequence[list[Clause]], inputs: int, outputs: int) -> P
             cases.append(box.case(tuple(dict.fromkeys(unsafe))))
     parts = (clause for part in assertions for clause in part)
     open_ends = any(isinstance(atom, Bound) and atom.strict for clause in parts for atom in clause)
-    return Property(inputs, outputs, tuple(cases), vacuous, open_ends)
+    relaxed = len({atom for part in assertions for clause in part for atom in clause if isinstance(atom, Linked)})
+    return Property(inputs, outputs, tuple(cases), vacuous, open_ends, relaxed)
 
 
 class _Bounds:
@@ -98,6 +104,10 @@ class _Bounds:
         copy.lower, copy.upper = list(self.lower), list(self.upper)
         copy.intersect(bounds)
         return copy
+
+    def excludes(self, rows: Sequence[Linked]) -> bool:
+        """Whether no input of the box meets one of these."""
+        return any(row.excluded(self.lower, self.upper) for row in rows)
 
     def check(self) -> None:
         """Raise InputRejected for an input without both ends, or with one that no float32 reaches."""

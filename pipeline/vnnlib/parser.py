@@ -1,4 +1,4 @@
-"""VNN-LIB 1.0 text -> Property, in one pass: every list is reduced to its meaning when it closes.
+"""VNN-LIB text -> Property, in one pass: every list is reduced to its meaning when it closes.
 
 A term is a linear form, a formula a disjunction of clauses (``and`` multiplies, ``or`` joins), and several ``assert``s are a
 conjunction, wherever they stand. Numbers are exact fractions throughout.
@@ -17,21 +17,15 @@ from pipeline.vnnlib.terms import COMPARISONS, OPERATIONS, Atom, Linear, combine
 
 MAX_DEPTH = 64
 MAX_VARIABLES = 1 << 20
-_TOKEN = re.compile(r"[()]|;[^\n]*|[^\s();]+")
 NEWER = ("vnnlib-version", "declare-network", "declare-input", "declare-hidden", "declare-output")
 """Commands that VNN-LIB 2.0 has and 1.0 has not."""
 
 
-def parse(text: str) -> Property:
-    """The unsafe set that a file states (VNN-LIB 1.0; SMT-LIB 2.6 restricted to linear constraints over X_i and Y_j).
+class Reader:
+    """VNN-LIB 1.0: SMT-LIB 2.6 restricted to linear constraints over X_i and Y_j."""
 
-    Raises InputRejected (3), naming the line, for a file that is malformed or beyond the limits, an input without bounds, or
-    another kind of constraint.
-    """
-    return _Reader().read(text)
+    token = re.compile(r"[()]|;[^\n]*|[^\s();]+")
 
-
-class _Reader:
     def __init__(self) -> None:
         self.declared: dict[str, set[int]] = {"X": set(), "Y": set()}
         self.assertions: list[list[Clause]] = []
@@ -39,6 +33,11 @@ class _Reader:
         self.line = 1
 
     def read(self, text: str) -> Property:
+        """The unsafe set that a file states.
+
+        Raises InputRejected (3), naming the line, for a file that is malformed or beyond the limits, an input without bounds, or
+        another kind of constraint.
+        """
         stack: list[list[Any]] = []
         for token in self._tokens(text):
             if token == "(":
@@ -65,7 +64,7 @@ class _Reader:
     def _tokens(self, text: str) -> Iterator[str]:
         # Comments end at \n, \r or \r\n (SMT-LIB), not at the other line ends of Unicode.
         for self.line, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
-            for token in _TOKEN.findall(line):
+            for token in self.token.findall(line):
                 if token[0] != ";":
                     yield token
 
@@ -85,8 +84,8 @@ class _Reader:
     def _refuse_version_two(self, items: list[Any]) -> None:
         if items and items[0] in NEWER:
             raise InputRejected(
-                f"Properties are read in VNN-LIB 1.0; line {self.line} holds `{items[0]}`, a command of VNN-LIB 2.0. Write the "
-                "property in 1.0: `(declare-const X_0 Real)` for each entry of inputs and outputs, and `(assert ...)`."
+                f"A property in VNN-LIB 2.0 begins with `(vnnlib-version <2.0>)`; this one does not, and line {self.line} holds "
+                f"`{items[0]}`. Say the version first."
             )
 
     def _declare(self, name: str) -> None:
@@ -139,16 +138,19 @@ class _Reader:
 
     def _term(self, item: Any) -> Linear:
         if isinstance(item, str):
-            term = symbol(item)
-            if term is None:
-                raise self._error(f"a term is a number, X_i, Y_j, or a sum or product of them; received {item[:40]!r}")
-            for kind, index in term.terms:
-                if index not in self.declared[kind]:
-                    raise self._error(f"a variable is declared before it is used; {item[:40]} is not")
-            return term
+            return self._symbol(item)
         if isinstance(item, Linear):
             return item
         raise self._error("a term stands on each side of a comparison or operation; here stands a formula")
+
+    def _symbol(self, item: str) -> Linear:
+        term = symbol(item)
+        if term is None:
+            raise self._error(f"a term is a number, X_i, Y_j, or a sum or product of them; received {item[:40]!r}")
+        for kind, index in term.terms:
+            if index not in self.declared[kind]:
+                raise self._error(f"a variable is declared before it is used; {item[:40]} is not")
+        return term
 
     def _formula(self, item: Any) -> list[Clause]:
         if not isinstance(item, list):

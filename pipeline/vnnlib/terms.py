@@ -51,7 +51,26 @@ class Bound:
     strict: bool = False
 
 
-Atom = Bound | Constraint
+@dataclass(frozen=True)
+class Linked:
+    """``sum of c v <= bound`` over several inputs, or over inputs and outputs; without equality where ``strict``."""
+
+    terms: tuple[tuple[Variable, Fraction], ...]
+    bound: Fraction
+    strict: bool = False
+
+    def excluded(self, lower: Sequence[Fraction | None], upper: Sequence[Fraction | None]) -> bool:
+        """Whether no input of a box meets it. One with outputs, or over an open side, is not excluded."""
+        least = Fraction(0)
+        for (kind, index), coefficient in self.terms:
+            end = (lower if coefficient > 0 else upper)[index] if kind == "X" else None
+            if end is None:
+                return False
+            least += coefficient * end
+        return least >= self.bound if self.strict else least > self.bound
+
+
+Atom = Bound | Constraint | Linked
 
 
 def symbol(token: str) -> Linear | None:
@@ -80,10 +99,11 @@ def combine(head: str, parts: Sequence[Linear]) -> Linear:
     return total
 
 
-def compare(head: str, left: Linear, right: Linear) -> Atom | bool:
+def compare(head: str, left: Linear, right: Linear, *, linked: bool = False) -> Atom | bool:
     """The constraint that a comparison states, or its truth value where no variable is left.
 
-    Raises ValueError for one that is neither a linear constraint on outputs nor a bound of one input.
+    Raises ValueError for one that is neither a linear constraint on outputs nor a bound of one input, unless ``linked`` ones are
+    taken.
     """
     low, high = (left, right) if head[0] == "<" else (right, left)
     difference = low.plus(high, Fraction(-1))  # <= 0
@@ -95,6 +115,8 @@ def compare(head: str, left: Linear, right: Linear) -> Atom | bool:
         return bound > 0 if strict else bound >= 0
     if kinds == {"Y"}:
         return Constraint(tuple(sorted((j, c) for (_, j), c in terms.items())), bound, strict)
+    if linked and ("Y" in kinds or len(terms) > 1):
+        return Linked(tuple(sorted(terms.items())), bound, strict)
     if kinds == {"X", "Y"}:
         raise ValueError("a constraint is over inputs or over outputs; here one joins both")
     if len(terms) > 1:

@@ -24,6 +24,7 @@ from pipeline.onnx.names import listed, neutralise, shown
 from pipeline.onnx.operators import TABLE
 from pipeline.onnx.passes import einsum, linear
 from pipeline.onnx.passes import free_batch as free_batches
+from pipeline.onnx.passes.add_batch import add_batch
 from pipeline.onnx.passes.batch_first import batch_first
 from pipeline.onnx.passes.fold import fold
 from pipeline.onnx.passes.opset_forms import newest
@@ -58,8 +59,12 @@ class NormalisedGraph:
     """The batch axes of all values, of the file's graph and of this one, as far as these take any batch size."""
 
 
-def normalise(model: onnx.ModelProto, *, output: str | None = None, free_batch: bool = True) -> NormalisedGraph:
+def normalise(
+    model: onnx.ModelProto, *, output: str | None = None, free_batch: bool = True, lift: bool = False
+) -> NormalisedGraph:
     """The normal form of a model that passed the guard; of its ``output`` alone where one is named.
+
+    With ``lift`` a batch axis of one is put in front of every value of a file that has none.
 
     With ``free_batch`` a fixed batch of 1 is made free as far as the heuristics of ``free_batch.py`` go; only parity can tell
     whether that was right. Raises InputRejected for a model that does not run or is not supported, UsageError if it has no such
@@ -89,13 +94,16 @@ def normalise(model: onnx.ModelProto, *, output: str | None = None, free_batch: 
         trace.require(_refused_by_name)
     drop(draft)
     explicit_pads(draft)
-    free = probes.free or (free_batch and free_batches.fixes_batch_of_one(draft))
+    free = not lift and (probes.free or (free_batch and free_batches.fixes_batch_of_one(draft)))
     if free and not probes.free:
         free_batches.free(draft)
     draft.prune()
     einsum.lower(draft)
     linear.canonical(draft)
-    batch_first(draft, probes, kinds)
+    if lift:
+        add_batch(draft)
+    else:
+        batch_first(draft, probes, kinds)
     draft.prune()
     traces = [trace, BatchTrace(draft, normal=True) if free and not probes.sizes else None]
     return NormalisedGraph(
@@ -133,12 +141,12 @@ def _refused_by_name(op_type: str) -> bool:
 
 
 def drop(draft: Draft) -> None:
-    """Remove Identity, Dropout outside training and Cast to the type that a value already has."""
+    """Remove Identity, Dropout outside training, Cast to the type that a value already has, and sums over no axis."""
     aliases, nodes = {}, []
     for node in draft.nodes:
         same_type = node.op_type == "Cast" and draft.dtypes.get(node.inputs[0]) == draft.dtypes.get(node.output)
-        if node.op_type in ("Identity", "Dropout") or same_type:
-            node.attributes.read.add("to")  # accounted for: the types were measured
+        if node.op_type in ("Identity", "Dropout") or same_type or _reduces_nothing(draft, node):
+            node.attributes.read |= {"to", "keepdims", "noop_with_empty_axes"}  # the types were measured
             aliases[node.output] = node.inputs[0]
         else:
             nodes.append(node)
@@ -148,6 +156,14 @@ def drop(draft: Draft) -> None:
         # Only a zero in the shape gives allowzero a meaning.
         if node.op_type == "Reshape" and np.all(draft.constants.get(node.inputs[1], np.zeros(1)) != 0):
             node.attributes.pop("allowzero", None)
+
+
+def _reduces_nothing(draft: Draft, node: Node) -> bool:
+    """Whether a reduction is over no axis (``noop_with_empty_axes``), and so gives what it gets."""
+    if node.op_type not in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin"):
+        return False
+    axes = node.attributes.peek("axes") or draft.constants.get(node.input(1), np.zeros(int(bool(node.input(1)))))
+    return bool(node.attributes.peek("noop_with_empty_axes", 0)) and len(axes) == 0
 
 
 def explicit_pads(draft: Draft) -> None:

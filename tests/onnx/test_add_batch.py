@@ -1,0 +1,88 @@
+"""Files without a batch axis: given one, they compute what ONNX Runtime does; a wrong rewriting is refused by parity."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper, numpy_helper
+
+from pipeline.errors import InputRejected
+from pipeline.onnx import importer, model_file
+from pipeline.onnx.passes import add_batch
+from tests.onnx.files import session
+
+RNG = np.random.default_rng(0)
+CONSTANTS = {
+    "w": RNG.normal(size=(3, 4)).astype(np.float32),
+    "v": RNG.normal(size=(2, 2)).astype(np.float32),
+    "row": RNG.normal(size=3).astype(np.float32),
+    "deep": RNG.normal(size=(4, 2, 3)).astype(np.float32),
+    "i": np.array([2, 0]),
+    "shape": np.array([3, 2]),
+    "zero": np.array([0]),
+    "one": np.array([1]),
+    "two": np.array([2]),
+    "big": np.array([4, 2, 3]),
+    "pads": np.array([0, 1, 0, 1]),
+}
+NODE = helper.make_node
+FORMS = {
+    "Add to fewer axes": [NODE("Add", ["x", "row"], ["y"])],
+    "Add to more axes": [NODE("Add", ["x", "deep"], ["y"])],
+    "Add of a part": [NODE("ReduceSum", ["x", "zero"], ["s"], keepdims=0), NODE("Mul", ["x", "s"], ["y"])],
+    "MatMul": [NODE("MatMul", ["x", "w"], ["y"])],
+    "MatMul from the left": [NODE("MatMul", ["v", "x"], ["y"])],
+    "MatMul of a vector": [NODE("ReduceMax", ["x"], ["s"], axes=[0], keepdims=0), NODE("MatMul", ["s", "w"], ["y"])],
+    "Gemm": [NODE("Gemm", ["x", "w"], ["y"])],
+    "Transpose": [NODE("Transpose", ["x"], ["t"]), NODE("Relu", ["t"], ["y"])],
+    "Reshape": [NODE("Reshape", ["x", "shape"], ["y"])],
+    "Flatten": [NODE("Flatten", ["x"], ["y"], axis=0)],
+    "Squeeze": [NODE("Slice", ["x", "zero", "one", "zero"], ["s"]), NODE("Squeeze", ["s", "zero"], ["y"])],
+    "Unsqueeze": [NODE("Unsqueeze", ["x", "one"], ["y"])],
+    "Softmax": [NODE("Softmax", ["x"], ["s"], axis=0), NODE("MatMul", ["s", "w"], ["y"])],
+    "Concat": [NODE("Concat", ["x", "deep_0"], ["y"], axis=0)],
+    "Gather": [NODE("Gather", ["x", "i"], ["y"], axis=1)],
+    "Split": [NODE("Split", ["x"], ["a", "b"], axis=0), NODE("Sub", ["a", "b"], ["y"])],
+    "Slice": [NODE("Slice", ["x", "zero", "two", "one"], ["y"])],
+    "Reduce all": [NODE("ReduceMean", ["x"], ["y"], keepdims=0)],
+    "Expand": [NODE("Expand", ["x", "big"], ["y"])],
+}  # fmt: skip
+
+
+def file_of(folder, nodes):
+    """A file of one input of shape 2 x 3."""
+    constants = CONSTANTS | {"deep_0": CONSTANTS["deep"][0]}
+    read = {name for node in nodes for name in node.input}
+    x, y = helper.make_tensor_value_info("x", 1, [2, 3]), helper.make_tensor_value_info("y", 1, None)
+    weights = [numpy_helper.from_array(v, k) for k, v in constants.items() if k in read]
+    graph = helper.make_graph(nodes, "g", [x], [y], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(onnx.shape_inference.infer_shapes(model), folder / "f.onnx")
+    return model_file.read(folder / "f.onnx")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_file_with_a_batch_in_front_computes_the_same(tmp_path, form):
+    imported = importer.load(file_of(tmp_path, FORMS[form]), lift=True)
+    assert imported.network.inputs[0].shape == (1, 2, 3)
+    run = session(tmp_path / "f.onnx")
+    for x in RNG.normal(size=(5, 2, 3)).astype(np.float32):
+        (there,) = run(x)
+        here = imported.network(torch.from_numpy(x[None])).detach().numpy()
+        assert here.shape == (1, *there.shape)
+        np.testing.assert_allclose(here[0], there, rtol=1e-5, atol=1e-6)
+
+
+def test_a_wrong_rewriting_is_refused_by_parity(tmp_path, monkeypatch):
+    file = file_of(tmp_path, FORMS["Softmax"])
+    monkeypatch.setitem(add_batch._REWRITES, "Softmax", lambda lift, node: node)
+    with pytest.raises(InputRejected, match="must compute what ONNX Runtime computes"):
+        importer.load(file, lift=True)
+
+
+def test_what_cannot_be_given_a_batch_is_refused_by_name(tmp_path):
+    nodes = [NODE("MatMul", ["v", "x"], ["h"]), NODE("Pad", ["h", "pads"], ["y"])]
+    with pytest.raises(InputRejected, match="Pad as it stands here cannot be given such an axis"):
+        importer.load(file_of(tmp_path, nodes), lift=True)
