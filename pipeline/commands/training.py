@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from pipeline import results as reports
@@ -21,6 +22,7 @@ from pipeline.core.network import Network
 from pipeline.data import Augment, Dataset, Fitted, Loader, has_part, hold_out, load
 from pipeline.distributed.group import Crew
 from pipeline.errors import InputRejected
+from pipeline.results.chance import guessing, near_chance
 from pipeline.settings import Settings, metadata_of
 from pipeline.system.run_folder import RunFolder, WrittenModel
 from pipeline.system.seal import Seal
@@ -165,11 +167,34 @@ def trained_network(
         execution=execution,
         crew=crew,
     )
+    warned = False
     for event in events:
         if isinstance(event, train.Finished):
             return event
         yield Note(event.reason, warning=True) if isinstance(event, train.Fallback) else event
+        if (
+            isinstance(event, train.Epoch)
+            and not warned
+            and (said := collapse(event.record, images.labels[held], recipe))
+        ):
+            warned = True
+            yield Note(said, warning=True)
     raise AssertionError("training ends with Finished")
+
+
+def collapse(record: Mapping[str, float | int], labels: np.ndarray, recipe: Recipe) -> str | None:
+    """A warning after an epoch behind the start of the ramp in which the held-out part is classified by guessing at best."""
+    if "held_natural" not in record or record["epoch"] <= recipe.warmup_start:
+        return None
+    counts = np.unique(labels, return_counts=True)[1].tolist()
+    n, attained = len(labels), record["held_natural"]
+    if not near_chance(round(attained * n), n, guessing(len(counts), counts)):
+        return None
+    return (
+        f"after epoch {record['epoch']} of {recipe.epochs} the network is right on {100 * attained:.1f} % of the held-out part, "
+        "no better than guessing; it seldom recovers. Stop it (a checkpoint is kept), and train with a lower --learning-rate, a "
+        "longer --warmup-length or --precision fp32, or at a smaller eps."
+    )
 
 
 def _held_out(images: Fitted, recipe: Recipe) -> tuple[Any, Any]:

@@ -272,3 +272,14 @@ def test_a_pruned_file_stays_pruned(pipeline, here):
     result = read(here / "pruned.certified.report").result
     assert result.levels[0].certified.k > 0
     assert any("held-out part" in note and "epoch" in note for note in result.training.notes)
+
+
+def test_a_run_that_collapses_is_told_while_it_trains(pipeline, here):
+    """Steps so long that nothing is learnt, though every loss is finite."""
+    long = ("--learning-rate", "3", "--clip-norm", "1e6", "--no-attack", "--recipe", "vanilla-ibp")
+    code, _, err = pipeline("retrain", "model.onnx", "--data", "digits", "--eps", "0.3", "--epochs", "6", *long)
+    assert code == 0, err
+    assert " ".join(err.split()).count("no better than guessing; it seldom recovers") == 1
+    code, _, err = pipeline("retrain", "model.onnx", *SHORT, "--force")
+    assert code == 0, err
+    assert "seldom recovers" not in err
