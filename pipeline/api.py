@@ -75,6 +75,7 @@ def certify(
     download: bool | None = None,
     thumbnails: bool | None = None,
     report: str | Path | None = None,
+    proof: str | Path | None = None,
     watch: Watch | None = None,
 ) -> RunReport:
     """Certify an ONNX file on a data set; what is left out comes from ``pipeline.toml``, the file, or defaults.
@@ -83,14 +84,15 @@ def certify(
     range, before any normalisation. ``eps`` is one radius or several, as fractions of the pixel range: ``"8/255"`` is exact. Of
     tabular data it multiplies the radius of each feature: ``scale``, ``radius`` and ``features`` (radius, low, high by name).
     Other arguments are the flags of ``pipeline certify``. The report's folder is ``report``, else the model's name with .report
-    here. ``watch`` is called with each event on the way. Raises what the exit codes stand for (``pipeline.errors``); a gate that
-    fails does not raise: see ``verdict``.
+    here; ``proof`` is a folder for proofs, as of ``--proof``. ``watch`` is called with each event on the way. Raises what the
+    exit codes stand for (``pipeline.errors``); a gate that fails does not raise: see ``verdict``.
     """
     given = {name: value for name, value in locals().items() if name in Settings.model_fields and value is not None}
     del given["eps"], given["data"]
     named = data if isinstance(data, str) else None
     in_memory = None if named is not None else _data(data)
-    events = commands.certify(_file(model), _flags(named, eps, given), data=in_memory, report=_path(report))
+    flags = _flags(named, eps, given)
+    events = commands.certify(_file(model), flags, data=in_memory, report=_path(report), proof=_path(proof))
     return _end(events, watch)
 
 

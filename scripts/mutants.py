@@ -55,6 +55,7 @@ BINARY, CHANCE = "tests/certify/test_binary.py", "tests/results/test_chance.py"
 RAN, RANGE = "tests/onnx/test_executed.py", "tests/bounds/test_range.py"
 MEASURED, PROGRAMS = "tests/onnx/test_kernels.py", "tests/onnx/test_programs.py"
 SPLITS, COMPLETE = "tests/bounds/test_splits.py", "tests/certify/test_complete.py"
+CHECKED, REPLAYED = "tests/checker/test_bounds.py", "tests/cli/test_check_proof.py"
 ASKED = "tests/bounds/test_specification.py"
 TRAPS = "tests/onnx/test_adversarial_files.py"
 AROUND = "tests/cli/test_adversarial_runs.py"
@@ -520,7 +521,28 @@ IMPORTS: list[Fault] = [
     ),
 ]
 
-FAULTS = [*RULES, *ACCOUNT, *VERDICTS, *REPORTS, *TRAINING, *PROMISE, *IMPORTS, *EXECUTED, *KERNELS]
+CHECKER: list[Fault] = [
+    ("checker/bounds.py", "gamma(terms + 8 + 6 * self.chain[at]) * sizes + flushed", "0 * sizes", CHECKED),
+    ("checker/bounds.py", "len(sizes) + 64) * U64 * sizes + UNDERFLOW", "len(sizes) + 64) * 0 * sizes", CHECKED),
+    ("checker/bounds.py", "+ np.abs(a) @ error\n", "\n", CHECKED),
+    ("checker/bounds.py", "-assumed[at][2] * assumed[at][1]", "assumed[at][2] * assumed[at][1]", CHECKED),
+    ("checker/bounds.py", "np.where(open_, highest * (1 + 2.0**-50), 0)", "np.where(open_, 0.9 * highest, 0)", CHECKED),
+    ("checker/bounds.py", "offset = np.where(sign == 0, offset, 0)", "offset = 0 * offset", CHECKED),
+    ("checker/maps.py", "positive, back = np.abs(weight)", "positive, back = weight", CHECKED),
+    ("checker/graph.py", "bias - s * mean", "bias + s * mean", CHECKED),
+    ("checker/proof.py", ".all() or volume != 1:", ".all():", f"{REPLAYED} -k sibling"),
+    ("checker/proof.py", "if not (apart + apart.T + np.eye(len(signs)) > 0).all() or", "if", f"{REPLAYED} -k leaf"),
+    (
+        "checker/proof.py",
+        "((values >= 0) & (values <= high)).all()",
+        "(values <= high).all()",
+        f"{REPLAYED} -k negative",
+    ),
+    ("checker/proof.py", "hexdigest() != sha256:", "hexdigest() == sha256[1:]:", f"{REPLAYED} -k swapped"),
+    ("checker/proof.py", 'told["model_sha256"] != graph.sha256', "False", f"{REPLAYED} -k weight"),
+]
+
+FAULTS = [*RULES, *ACCOUNT, *VERDICTS, *REPORTS, *TRAINING, *PROMISE, *IMPORTS, *EXECUTED, *KERNELS, *CHECKER]
 
 
 def passes(copy: Path, tests: str) -> bool | None:

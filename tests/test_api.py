@@ -49,7 +49,7 @@ def made(tmp_path_factory):
 
 def test_every_setting_of_certify_is_an_argument_with_a_type():
     parameters = signatures.signature(api.certify).parameters
-    named = set(parameters) - {"model", "report", "watch"}
+    named = set(parameters) - {"model", "report", "proof", "watch"}
     assert named == set(Settings.model_fields) - LEFT_OUT
     assert all(p.annotation is not p.empty for p in parameters.values())
     assert all(p.default is None for name, p in parameters.items() if name != "model")

@@ -16,7 +16,7 @@ PAGE = (ROOT.parent / "docs" / "architecture.md").read_text("utf-8")
 ONLY_IN = {
     "onnx2torch": ("onnx/importer.py",),
     "onnxruntime": ("onnx/",),
-    "onnx": ("onnx/",),
+    "onnx": ("onnx/", "checker/"),
     "click": ("cli/",),
     "matplotlib": ("render/",),
     "jinja2": ("render/",),

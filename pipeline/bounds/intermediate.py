@@ -7,6 +7,7 @@ section 3.2). The search runs on the condensed network, layer by layer; an end i
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +18,18 @@ from pipeline.bounds.splits import SplitBounds
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.network import Step
 
+Record = Callable[[SplitBounds, Step, Tensor, Tensor], None]
 EACH_END = Ascent(20, slope_rate=0.25)
 WORK = 5e10
 """Floating point operations that the searches of one region may take, about: neurons that matter less are left as they are."""
 
 
 @torch.no_grad()
-def optimised(search: SearchBounds, weight: Tensor) -> Bounds:
+def optimised(search: SearchBounds, weight: Tensor, record: Record | None = None) -> Bounds:
     """The bounds of the whole region with boxes of neurons that are at most as wide; those they come from stay as they are.
 
-    ``weight`` (neurons) says how much each neuron matters. Nothing is done where the network is not condensed.
+    ``weight`` (neurons) says how much each neuron matters; ``record`` is told the slopes of both
+    ends. Nothing is done where the network is not condensed.
     """
     if search.condensed is None:
         return search.split.bounds
@@ -44,6 +47,8 @@ def optimised(search: SearchBounds, weight: Tensor) -> Bounds:
             all_ = torch.arange(2 * len(few), device=lower.device)
             root = part.whole(all_, lower.new_full((len(all_),), -torch.inf))
             found = part.improved(root, EACH_END, part.start.new_full((len(all_),), torch.inf))
+            if record is not None:
+                record(split, step, at[few], found.alpha)
             ends.append(_proved(split, step, at[few], found.alpha.to(lower)).reshape(2, -1))
         low, high = torch.cat(ends, 1)
         bounds.narrow(step.args[0], at[some], low, -high)

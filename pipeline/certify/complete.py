@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from pipeline.bounds.linear import Bounds
 from pipeline.bounds.margins import MarginBounds, margin_form
 from pipeline.bounds.splits import Domains, SplitBounds
 from pipeline.core.linear_form import LinearForm
+from pipeline.core.network import Step
 from pipeline.core.threat import Region
 from pipeline.methods import DOMAINS
 from pipeline.results import Unfinished
@@ -44,6 +45,17 @@ BESIDES = 1.5
 
 MOST_ROWS = 256
 """Rows that are walked through the network at once at most: more are no faster."""
+
+
+class Record(Protocol):
+    """Who is told what a proof consists of, as it is found."""
+
+    def leaves(self, split: SplitBounds, proved: Domains) -> None:
+        """Parts of the region over the boxes of ``split``, each proved by its slopes and multipliers."""
+
+    def ends(self, split: SplitBounds, step: Step, at: Tensor, alpha: Tensor) -> None:
+        """Slopes by which the flat entries ``at`` of what a step reads are bounded from below, then, negated, from above."""
+
 
 Judge = Callable[[Tensor], tuple[Tensor, np.ndarray]]
 """Points as the file takes them, and which of these it gives another label."""
@@ -128,13 +140,15 @@ def decide(
     together: bool = True,
     check: Callable[[], None] = lambda: None,
     timed: bool = False,
+    record: Record | None = None,
 ) -> Decision:
     """Whether every form over the node ``index`` exceeds ``needed`` over the region of ``known``, a batch of one.
 
     The network takes several points ``together``, or one. ``check`` is called at every split, and may raise to end the search;
-    where it raises OutOfTime and the search is ``timed``, what is known by then is the decision.
+    where it raises OutOfTime and the search is ``timed``, what is known by then is the decision. ``record`` is told of
+    every leaf that is proved.
     """
-    search = _Search(known, forms, index, judge, needed, domains, room or Room(), together, check)
+    search = _Search(known, forms, index, judge, needed, domains, room or Room(), together, check, record)
     try:
         return search.run()
     except OutOfTime:
@@ -156,6 +170,7 @@ class _Search:
     room: Room
     together: bool
     check: Callable[[], None]
+    record: Record | None = None
     done: int = 0
     deepest: int = 0
     least: float = torch.inf
@@ -173,7 +188,7 @@ class _Search:
             return found
         if self.domains > EARLY:
             assert self.search is not None
-            self.known = optimised(self.search, self.search.weight(found))
+            self.known = optimised(self.search, self.search.weight(found), self.record.ends if self.record else None)
             found = self._divided(found.of.unique(), self.domains)
         return found if isinstance(found, Decision) else self._undecided("domains", found)
 
@@ -226,6 +241,8 @@ class _Search:
             self.charge.scatter_reduce_(0, found.of, (found.lower - proof).clamp_min(0), "amin")
         closed = torch.isfinite(proof) & (proof > self.needed)  # a sum that overflows proves nothing
         self.least = min(self.least, float(proof[closed].min()) if bool(closed.any()) else torch.inf)
+        if self.record is not None and not self.hopeless:
+            self.record.leaves(self.split, found[closed])
         return found[~closed]
 
     def _undecided(self, end: End, open_: Domains) -> Decision:

@@ -64,7 +64,7 @@ class Prover:
             cuts = [slice(start, start + size) for start in range(0, len(rows), size)]
             parts = ((ball[cut] if isinstance(ball, Sequence) else ball, rows[cut]) for cut in cuts)
             return np.concatenate([self.margins(method, balls, part, mode=mode) for balls, part in parts])
-        x, labels = self._tensors(rows)
+        x, labels = self.tensors(rows)
         return self.engine.bounds(method, mode).least(_region(ball, x), labels).cpu().numpy()
 
     def batch(self, method: str, classes: int) -> int:
@@ -80,7 +80,7 @@ class Prover:
 
         Without ``predict`` a few parts alone are looked at, and nothing but a proof is looked for.
         """
-        x, label = self._tensors(row)
+        x, label = self.tensors(row)
         bounds, start = self.engine.bounds(method), torch.from_numpy(self.images[row])
         most = self.settings.most_domains or DOMAINS
 
@@ -111,7 +111,7 @@ class Prover:
                 self.engine.require(method)
 
     def _one(self) -> list[Region]:
-        return [LinfBall(Fraction(0)).region(self._tensors(np.arange(1))[0])]
+        return [LinfBall(Fraction(0)).region(self.tensors(np.arange(1))[0])]
 
     def has_relaxations(self) -> bool:
         """Whether any operator on the way is better than its own box: else every method gives what IBP gives."""
@@ -133,7 +133,8 @@ class Prover:
             return looseness(self.engine.bounds(IBP).linear.intervals, box)
         return ()
 
-    def _tensors(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    def tensors(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Images and labels of some samples, in float64, on the device."""
         images, labels = torch.from_numpy(self.images[rows]), torch.from_numpy(self.labels[rows])
         return images.to(self.settings.device, torch.float64), labels.to(self.settings.device)
 

@@ -41,11 +41,25 @@ from pipeline.errors import UsageError
     metavar="I/N",
     help="Certify the I-th of N shares of the samples, such as 3/16; `pipeline merge` joins them.",
 )
+@click.option(
+    "--proof",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write a proof of each certified sample, for `pipeline check-proof`.",
+)
 @devices_option
 @gate_options
 @click.pass_obj
 def command(
-    ending: Ending, /, model: Path, vnnlib: Path | None, report: Path | None, style: str, devices: int, **options: Any
+    ending: Ending,
+    /,
+    model: Path,
+    vnnlib: Path | None,
+    proof: Path | None,
+    report: Path | None,
+    style: str,
+    devices: int,
+    **options: Any,
 ) -> int:
     """Prove, sample by sample, that no perturbation within eps changes the label of MODEL, an ONNX file.
 
@@ -67,6 +81,8 @@ def command(
     if vnnlib is not None:
         if devices > 1:
             raise UsageError("a property is decided by one process; leave --devices out.")
+        if proof is not None:
+            raise UsageError("--proof is about samples; leave it out, or --property.")
         if options["shard"] is not None:
             raise UsageError("--shard shares out samples, and a property has none; leave it out.")
         from pipeline.cli.property import answer
@@ -83,11 +99,15 @@ def command(
     ending.will_be_in(
         report or run_folder.certification_folder(model, shard), command="certify", named=report is not None
     )
+    if several(devices) and proof is not None:
+        raise UsageError("--proof writes what one process proves; leave --devices out.")
     if several(devices):
         return launch(ending, devices)
     out, errors = consoles()
     with stopping() as stop:
-        events = certify(model, flags_of(options), report=report, argv=sys.argv[1:], should_stop=stop.is_set)
+        events = certify(
+            model, flags_of(options), report=report, proof=proof, argv=sys.argv[1:], should_stop=stop.is_set
+        )
         done = Watch(errors)(events)
     ending.reached(done)
     return present(done, style, out)

@@ -24,6 +24,7 @@ from pipeline.system.allocator import keep_large_blocks
 
 COMMANDS = {
     "certify": "Prove, sample by sample, that no perturbation inside a box changes the label.",
+    "check-proof": "Replay the proofs of certified samples by an independent checker.",
     "compare": "Show what changed from one report to another, sample by sample.",
     "demo": "Certify and retrain the embedded digits classifier: the whole product in a minute.",
     "doctor": "Show what this machine can promise; measure its activation kernels.",

@@ -10,18 +10,32 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.commands.certification import certify
+    from pipeline.commands.check_proof import check_proof
     from pipeline.commands.events import Done, Event, Note
     from pipeline.commands.inspection import Inspection, inspect
     from pipeline.commands.merging import merge
     from pipeline.commands.retraining import retrain, write_config
     from pipeline.commands.verification import verify
 
-__all__ = ["Done", "Event", "Inspection", "Note", "certify", "inspect", "merge", "retrain", "verify", "write_config"]
+__all__ = [
+    "Done",
+    "Event",
+    "Inspection",
+    "Note",
+    "certify",
+    "check_proof",
+    "inspect",
+    "merge",
+    "retrain",
+    "verify",
+    "write_config",
+]
 _WHERE = {
     **dict.fromkeys(("Done", "Event", "Note"), "events"),
     **dict.fromkeys(("Inspection", "inspect"), "inspection"),
     **dict.fromkeys(("retrain", "write_config"), "retraining"),
     "certify": "certification",
+    "check_proof": "check_proof",
     "merge": "merging",
     "verify": "verification",
 }

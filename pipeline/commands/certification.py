@@ -47,22 +47,23 @@ def certify(
     *,
     data: Dataset | None = None,
     report: Path | None = None,
+    proof: Path | None = None,
     argv: Sequence[str] = (),
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
     """Certify a file on a data set, by its URI or in memory; the last event is ``Done``.
 
     ``flags`` are settings under the names of ``Settings``; what they leave open is settled by ``pipeline.toml``, the file's
-    metadata and defaults. Stopped, the run leaves what it decided in ``<report>.run``, and the same call goes on from there.
-    Started as several processes they share the samples out, and the first one writes. Raises what the exit codes stand for: see
-    ``pipeline.errors``.
+    metadata and defaults. ``proof`` is a folder for a proof of each certified sample. Stopped, the run leaves what it decided in
+    ``<report>.run``, and the same call goes on from there. Started as several processes they share the samples out, and the first
+    one writes. Raises what the exit codes stand for: see ``pipeline.errors``.
     """
     said = flags.get("shard")
     folder = report or run_folder.certification_folder(model, parse_shard(said) if isinstance(said, str) else said)
     run_folder.require_folder(folder)
     run = RunFolder(folder)
     with process_group() as crew, run.lock_for(crew):
-        yield from _certify(model, flags, data, run, argv, should_stop, crew)
+        yield from _certify(model, flags, data, run, argv, should_stop, crew, proof)
 
 
 def _certify(
@@ -73,6 +74,7 @@ def _certify(
     argv: Sequence[str],
     should_stop: Callable[[], bool],
     crew: Crew,
+    proof: Path | None,
 ) -> Iterator[Event]:
     started, began, folder = datetime.now(UTC), time.monotonic(), run.out
     file = opened(model, crew)
@@ -99,7 +101,7 @@ def _certify(
     work = Work(crew, journal, settings.time_budget, began, should_stop)
     unshared = settings.model_copy(update={"shard": None})
     whole = run_key(subject, dataset, unshared, reach) if settings.shard else None
-    evidence = yield from examine(subject, dataset, settings, source, gates, work, run=whole, reach=reach)
+    evidence = yield from examine(subject, dataset, settings, source, gates, work, run=whole, reach=reach, proof=proof)
     result = conclude(evidence.fields, evidence.samples, gates)
     stopped_by = "time budget" if evidence.cut else None
     described = reports.Report.of(

@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from pipeline.commands.events import Event, Note
 from pipeline.commands.features import Reach, ball_of
 from pipeline.commands.first_look import first_look, require_said_threshold
 from pipeline.commands.promises import Kernels, measured, refuse_unpromised
+from pipeline.commands.proving import proofs, require_provable
 from pipeline.commands.subject import Subject, chosen, device_of, to_inputs
 from pipeline.core.feature_box import FeatureBox
 from pipeline.core.threat import Ball
@@ -75,16 +77,19 @@ def examine(
     work: Work | None = None,
     run: str | None = None,
     reach: Reach | None = None,
+    proof: Path | None = None,
 ) -> Generator[Event, None, Evidence]:
     """Certify an opened file on one part of a data set, or on a shard of it: ``run`` is the digest of the whole run then.
 
     ``reach`` are radii by feature, where there are some.
 
-    Whatever is said of the run is found from all of its samples, in every shard alike.
+    Whatever is said of the run is found from all of its samples, in every shard alike. ``proof`` is the folder for proofs,
+    where they are asked for.
     """
     work = work or Work(budget=settings.time_budget)
     kernels = measured(subject, settings)
     refuse_unpromised(subject, settings)
+    relus = None if proof is None else require_provable(subject, settings, work, by_feature=reach is not None)
     began = time.monotonic()
     indices, limit = chosen(len(dataset), settings)
     fitted = to_inputs(dataset, subject, settings, indices)
@@ -138,6 +143,9 @@ def examine(
     samples = result.samples
     if settings.arithmetic == "float32-any-order":
         require_labels(together, fitted.images, samples)
+    proved = None
+    if proof is not None and relus is not None:
+        proved = yield from proofs(subject, fitted, indices, how, result, proof, relus, work)
     levels = reports.levels(samples, looked=result.looked)
     fields = told | {
         "parity": parity.with_boxes(spots.samples, spots.points),
@@ -145,6 +153,7 @@ def examine(
         "per_class": reports.per_class(samples),
         "samples": samples.described,
         "counterexamples": samples.counterexamples.described if samples.counterexamples else None,
+        "proofs": proved,
         "largest_eps": reports.largest_eps(samples, tolerance=str(verdicts.TOLERANCE)),
         "warnings": (
             *([reports.Caution(code="preprocessing", message=doubt.grave)] if doubt and doubt.grave else []),

@@ -30,7 +30,7 @@ from pipeline.results.facts import (
 from pipeline.results.outcome import Baseline, GateOutcome
 from pipeline.results.per_radius import ClassRow, Layer, Level, Margin, RoundingCost, Rung, Verdicts
 from pipeline.results.rate import Rate
-from pipeline.results.result import Accuracies, LargestEps, Report, Result, Run, SamplesFile, Training, schema
+from pipeline.results.result import Accuracies, LargestEps, Proofs, Report, Result, Run, SamplesFile, Training, schema
 from pipeline.results.samples import (
     Counterexamples,
     Samples,
@@ -68,6 +68,7 @@ __all__ = [
     "Output",
     "Parity",
     "Preprocessing",
+    "Proofs",
     "Rate",
     "Report",
     "Result",

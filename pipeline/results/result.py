@@ -45,6 +45,13 @@ class SamplesFile(Frozen):
     columns: tuple[str, ...]
 
 
+class Proofs(Frozen):
+    """Proofs that ``check-proof`` replays: the digest of their manifest, which has that of each, and of how many samples."""
+
+    sha256: Sha256
+    samples: int = Field(ge=0)
+
+
 def _finite_or_null(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
@@ -91,6 +98,7 @@ class Result(Frozen):
     per_class: tuple[ClassRow, ...] = ()
     samples: SamplesFile | None = None
     counterexamples: SamplesFile | None = None
+    proofs: Proofs | None = None
     largest_eps: LargestEps | None = None
     gates: tuple[GateOutcome, ...] = ()
     warnings: tuple[Caution, ...] = ()

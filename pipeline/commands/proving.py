@@ -1,0 +1,115 @@
+"""``certify --proof DIR``: a proof of each certified sample, for ``check-proof``, and a manifest of what they are about."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.certify import Certification, Strategy, Work
+from pipeline.certify.proofs import Relus, proof_of
+from pipeline.certify.prover import Prover
+from pipeline.checker.graph import FileGraph, refusal
+from pipeline.checker.proof import MANIFEST
+from pipeline.commands.events import Event, Note
+from pipeline.commands.subject import Subject
+from pipeline.data import Fitted
+from pipeline.errors import Preempted, UsageError
+from pipeline.onnx.correspondence import value_of
+from pipeline.progress import Progress
+from pipeline.results import DECIDERS, Proofs, Verdict
+from pipeline.results.write import put
+from pipeline.settings import Settings
+
+
+def require_provable(subject: Subject, settings: Settings, work: Work, *, by_feature: bool) -> Relus:
+    """The ReLUs of a file whose proofs a checker can replay. Raises UsageError (2) and InputRejected (3) for what it cannot."""
+    for hindered, what in (
+        (settings.norm != "linf", "--norm l2"),
+        (by_feature, "radii by feature"),
+        (settings.arithmetic == "none", "--arithmetic none"),
+        (settings.shard is not None, "--shard"),
+        (settings.time_budget is not None, "--time-budget"),
+        (settings.output is not None, "--output"),
+        (work.crew.world > 1, "--devices"),
+    ):
+        if hindered:
+            raise UsageError(
+                f"--proof writes what one process proves to the end, in boxes; leave {what} out, or --proof."
+            )
+    if subject.threshold is not None or subject.network.plan().before_softmax()[1] is not None:
+        raise refusal("a threshold or a Softmax behind its logits")
+    graph = FileGraph(subject.file.content, _normalisation(subject))
+    numbers = {graph.steps[value - 1].name: k for k, value in enumerate(graph.relus)}
+    relus = {}
+    for step in subject.network.plan().steps:
+        name, origin = value_of(subject.network, step.name), subject.network.provenance.nodes.get(step.name)
+        if name in numbers and origin is not None and origin.op_type == "Relu":
+            axes = [axis for group in origin.axes or () for axis in group]
+            if axes != sorted(axes):
+                raise refusal("a ReLU whose value is bounded in another order of axes than the file's")
+            relus[step.name] = numbers[name]
+    if sorted(relus.values()) != list(range(len(numbers))):
+        raise refusal("a ReLU that was put together with another while it was read in")
+    return relus
+
+
+def proofs(
+    subject: Subject,
+    fitted: Fitted,
+    indices: np.ndarray,
+    how: Strategy,
+    found: Certification,
+    folder: Path,
+    relus: Relus,
+    work: Work,
+) -> Generator[Event, None, Proofs]:
+    """Write a proof of each certified sample, at its largest certified eps; the manifest comes last.
+
+    Raises Preempted (75) once asked to stop; the next run proves again.
+    """
+    samples, entries = found.samples, list[dict[str, Any]]()
+    certified = samples.verdict == Verdict.CERTIFIED
+    rows = np.flatnonzero(certified.any(0))
+    prover = Prover(subject.network, fitted.images, fitted.labels, how, work.clock)
+    put(folder, {MANIFEST: None})
+    for done, row in enumerate(rows):
+        if work.should_stop():
+            raise Preempted("stopped as asked; what was decided is kept, and the same command goes on from there.")
+        level = int(np.flatnonzero(certified[:, row])[-1])
+        assert samples.decided_by is not None
+        proof = proof_of(prover, DECIDERS[samples.decided_by[level, row]], found.balls[level], int(row), relus)
+        if proof is not None:
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, allow_pickle=False, **proof.arrays)
+            content, index = buffer.getvalue(), int(indices[row])
+            put(folder, {f"{index}.npz": content})
+            about = {"index": index, "label": int(fitted.labels[row]), "eps": str(found.balls[level].eps)}
+            entries.append(about | {"tighten": proof.tighten, "sha256": hashlib.sha256(content).hexdigest()})
+        yield Progress("proofs", done + 1, len(rows))
+    if len(entries) < len(rows):
+        yield Note(f"{len(rows) - len(entries)} certified samples have no proof: it was not found a second time", True)
+    manifest = json.dumps(_described(subject, fitted, how, entries), indent=1).encode()
+    put(folder, {MANIFEST: manifest})
+    return Proofs(sha256=hashlib.sha256(manifest).hexdigest(), samples=len(entries))
+
+
+def _described(subject: Subject, fitted: Fitted, how: Strategy, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "model_sha256": subject.file.digests.sha256,
+        "arithmetic": how.arithmetic,
+        "range": list(fitted.value_range),
+        "normalise": [part.tolist() for part in _normalisation(subject)],
+        "samples": list(entries),
+    }
+
+
+def _normalisation(subject: Subject) -> tuple[np.ndarray, ...]:
+    """Mean and std, where the deployment applies them before the file."""
+    return () if subject.normalise is None else subject.normalise.arrays(subject.sample_shape)
