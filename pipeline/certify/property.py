@@ -1,7 +1,7 @@
 """Proofs of properties: every box of an unsafe set is refuted, by the cheapest bound that does, in parts where need be.
 
 What stays open in few dimensions is cut where the linear bound loses most, ``|coefficient| * width``, the "smart branching" of
-Xu et al. (arXiv 2011.13824) for inputs; in more, it is divided by the signs of ReLUs (``complete``).
+Xu et al. (arXiv 2011.13824) for inputs, or where the box is widest; in more, it is divided by the signs of ReLUs (``complete``).
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from pipeline.vnnlib import Property
 
 SPLIT_INPUTS = 8
 """Boxes are cut only where at most this many inputs vary: more dimensions have too many halves."""
+FAIR = 1.01
+"""What the share of an input in the widths counts for, where its share in the cost counts 1: so each is cut in the end."""
 MAX_BOXES = 1 << 17
 """How many boxes are bounded where no time budget says when to stop."""
 
@@ -180,9 +182,13 @@ def _free(refuter: Refuter, patch: Subdomain) -> np.ndarray:
 
 
 def _halves(refuter: Refuter, patch: Subdomain, score: np.ndarray) -> list[Subdomain]:
+    """Both halves of a patch along the input with the largest sum of two shares: of what inputs cost the bound, and of widths.
+
+    By the cost alone, an input without a coefficient is never cut, though the lines of ReLUs are wide because it is.
+    """
     width = np.where(_free(refuter, patch), patch.upper - patch.lower, 0.0)
     score = np.where(width > 0, np.nan_to_num(score), 0.0)
-    at = int(score.argmax() if score.max() > 0 else width.argmax())
+    at = int((score / (score.sum() or 1.0) + FAIR * width / (width.sum() or 1.0)).argmax())
     middle = patch.lower[at] + width[at] / 2
     if not patch.lower[at] < middle < patch.upper[at]:
         return []

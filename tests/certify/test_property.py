@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction as Q
 
 import numpy as np
@@ -248,6 +249,25 @@ def test_the_falsifier_depends_on_its_seed_alone_and_obeys_the_clock():
     assert (first.point == second.point).all()
     question, confirm = judged(network, TEXT + "(assert (<= Y_0 -1000))")
     assert Falsifier(network, question, LONG, confirm).search(Clock.of(-1.0)) is None
+
+
+def test_a_box_is_cut_where_it_costs_most_but_not_for_ever():
+    """An input without a coefficient is cut too, once the box is wide along it: the lines of ReLUs lose there."""
+    question = Property(2, 1, (box(2, (at_most(0, (0, 1)),)),))
+    refuter = Refuter(nets.mlp(2, 4, 1).in_float64(), question, "real")
+    patch, cuts = whole(0, question.cases[0]), []
+    for _ in range(12):
+        below, above = proofs._halves(refuter, patch, np.array([2.0, 0.0]) * (patch.upper - patch.lower))
+        assert (below.lower == patch.lower).all()
+        assert (above.upper == patch.upper).all()
+        (at,) = np.flatnonzero(below.upper != patch.upper)
+        assert below.upper[at] == above.lower[at]
+        cuts.append(int(at))
+        patch = below
+    assert cuts[0] == 0
+    assert 1 in cuts
+    one_float = replace(patch, lower=patch.upper, open=(0,))
+    assert proofs._halves(refuter, one_float, np.zeros(2)) == []
 
 
 @pytest.mark.parametrize("seed", range(3))
