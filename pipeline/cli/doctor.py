@@ -52,6 +52,7 @@ def _line(name: str, m: Any) -> str:
 
 
 def _show(diagnosis: Any, out: Any) -> None:
+    from pipeline.commands.doctor import OPTIONAL
     from pipeline.results import clean
 
     build, operators = diagnosis.table.build, diagnosis.table.operators
@@ -73,6 +74,8 @@ def _show(diagnosis: Any, out: Any) -> None:
         ("kernels", measured[0] if measured else "none known for this library on these instructions"),
         *(("", line) for line in measured[1:]),
     ]
+    for package in diagnosis.absent:
+        rows.append(("optional", f"{package} is not installed, which {OPTIONAL[package]} needs: pip install {package}"))
     if diagnosis.ignored:
         rows.append(("warning", diagnosis.ignored))
     if set(operators) - diagnosis.table.shipped:

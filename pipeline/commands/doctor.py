@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -24,6 +25,13 @@ from pipeline.onnx.runtime import threads
 from pipeline.system import telemetry
 
 PACKAGES = ("torch", "onnx", "onnx2torch", "numpy")
+OPTIONAL = {
+    "torchvision": "data by torchvision:NAME",
+    "datasets": "data by hf:NAME",
+    "pyarrow": "data by parquet:PATH",
+    "pandas": "RunReport.to_pandas",
+}
+"""Packages that some users need, and what for."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,8 @@ class Diagnosis:
     """Why a stored table was not used."""
     telemetry: dict[str, str] = field(default_factory=dict)
     """Of each package that has any, whether it may send events."""
+    absent: tuple[str, ...] = ()
+    """Of ``OPTIONAL``, those that are not installed."""
     remedies: tuple[str, ...] = ()
     """One sentence for each thing to mend."""
 
@@ -82,6 +92,7 @@ def diagnose() -> Diagnosis:
         file=kernel_table.file(),
         ignored=ignored,
         telemetry={package: telemetry.describe(package) for package in telemetry.OPT_OUT},
+        absent=tuple(package for package in OPTIONAL if find_spec(package) is None),
         remedies=remedies(),
     )
 
