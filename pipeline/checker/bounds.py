@@ -156,8 +156,7 @@ class CheckerBounds:
             box = self.values[at]
             parts.append(np.where(a >= 0, a * box.lower, a * box.upper).sum(1))
             charge = charge + np.abs(a) @ box.size * ((a.shape[1] + 64) * U64)
-        size = sum(np.abs(part) for part in parts)
-        return sum(parts) - (charge * UP + size * (4 * (len(parts) + 2) * U64) + UNDERFLOW) * UP
+        return sum(parts) - (charge * UP + sum(map(np.abs, parts)) * (4 * (len(parts) + 2) * U64) + UNDERFLOW) * UP
 
     def _lines(self, at: int, assumed: Mapping[int, Lines]) -> tuple[Lines, Lines]:
         """``a x <= relu(x) <= s x + t`` under what is assumed: ``a``, ``s`` and ``t``; and where nothing is."""

@@ -71,7 +71,8 @@ class FileGraph:
             raise refusal(f"{len(given)} inputs, {len(proto.output)} outputs, functions, or weights in other files")
         entry, tensor = given[0].name, given[0].type.tensor_type
         dims = [d.dim_value for d in tensor.shape.dim]
-        if tensor.elem_type != onnx.TensorProto.FLOAT or min(dims[1:], default=1) < 1 or dims[:1] not in ([0], [1]):
+        sized = min(dims[1:], default=1) > 0 and math.prod(dims[1:]) <= ENTRIES
+        if tensor.elem_type != onnx.TensorProto.FLOAT or not sized or dims[:1] not in ([0], [1]):
             raise refusal("an input that is not float32, one sample at a time and of a fixed size")
         self.shapes: list[tuple[int, ...]] = [(1, *dims[1:])]
         self.values = {"\0pixels" if normalise else entry: 0}
@@ -81,7 +82,7 @@ class FileGraph:
         for node in (*before, *proto.node):
             try:
                 self._enter(node)
-            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
                 raise refusal(f"{node.op_type[:60]!r} in a form that it does not read: {error}") from error
         if proto.output[0].name not in self.values:
             raise refusal("an output that nothing makes of the input")

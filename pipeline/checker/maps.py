@@ -9,16 +9,15 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 Array = np.ndarray
-Rows = Callable[[Array], Array]
 
 
 @dataclass(frozen=True, eq=False)
 class Map:
     """``W``, (out, in): ``apply`` is ``W x``, ``size`` is ``|W| x``, ``pull`` is ``A W``; and products that an entry sums."""
 
-    apply: Rows
-    size: Rows
-    pull: Rows
+    apply: Callable[[Array], Array]
+    size: Callable[[Array], Array]
+    pull: Callable[[Array], Array]
     fan_in: int = 1
     fan_out: int = 1
 
@@ -53,7 +52,6 @@ def convolution(
     """
     top, left, bottom, right = pads
     outs, ins, *kernel = weight.shape
-    alone = shape[0] // ins
     full = (shape[1] + top + bottom, shape[2] + left + right)
     reach = [dilations[i] * (kernel[i] - 1) + 1 for i in (0, 1)]
     height, width = ((full[i] - reach[i]) // strides[i] + 1 for i in (0, 1))
@@ -77,5 +75,5 @@ def convolution(
 
     nonzero, positive = weight != 0, np.abs(weight)
     fans = int(nonzero.sum((1, 2, 3)).max()), int(nonzero.sum((0, 2, 3)).max())
-    made = Map(lambda x: apply(x, weight), lambda x: apply(x, positive), pull, *fans)
-    return made, (outs * alone, height, width)
+    made = outs * (shape[0] // ins), height, width
+    return Map(lambda x: apply(x, weight), lambda x: apply(x, positive), pull, *fans), made

@@ -21,7 +21,7 @@ from pipeline.errors import InputRejected
 
 MANIFEST = "proofs.json"
 BYTES = 2**31
-"""The largest file of a proof that is read."""
+"""The largest file that is read, and the most that its arrays may take."""
 ARRAYS: dict[str, Any] = {"x": np.float32, "alpha": np.float64, "beta": np.float64, "box_alpha": np.float64}
 ARRAYS |= dict.fromkeys(("row", "split", "sign", "relu", "at", "box_at", "box_sign"), np.int64)
 Places = list[tuple[int, Array, Array]]
@@ -43,7 +43,7 @@ class Checked:
 def manifest(folder: Path) -> tuple[dict[str, Any], str]:
     """What a folder says that its proofs are about, and the digest of that. Raises InputRejected (3)."""
     try:
-        content = (folder / MANIFEST).read_bytes()
+        content = _read(folder / MANIFEST)
         told = json.loads(content)
         told["normalise"] = [np.array(each, np.float32) for each in told["normalise"]]
         told["about"] = [Checked(int(e["index"]), int(e["label"]), str(e["eps"])) for e in told["samples"]]
@@ -67,19 +67,29 @@ def check(content: bytes, folder: Path) -> Iterator[Checked]:
             arrays = _arrays(folder / f"{about.index}.npz", entry["sha256"])
             bounds, leaves = _opened(graph, told, about, bool(entry["tighten"]), arrays)
             yield replace(about, leaves=len(arrays["row"]), margin=_least(bounds, leaves, arrays["row"], about.label))
-        except (Fault, ArithmeticError, LookupError, OSError, TypeError, ValueError) as error:
+        except Exception as error:  # whatever a stranger's arrays lead to, they prove nothing
             yield replace(about, fault=str(error) or type(error).__name__)
 
 
+def _read(path: Path) -> bytes:
+    """What a regular file holds. Raises OSError."""
+    if not path.is_file() or path.stat().st_size > BYTES:
+        raise OSError(f"{path.name} is no file, or has more than 2 GiB")
+    return path.read_bytes()
+
+
 def _arrays(path: Path, sha256: str) -> dict[str, Array]:
-    """The arrays of a proof, each of the kind of numbers that it has. Raises Fault, OSError, KeyError or ValueError."""
-    content = path.read_bytes() if path.stat().st_size <= BYTES else b""
+    """The arrays of a proof, each of the kind of numbers that it has. Raises Fault, and whatever numpy may."""
+    content = _read(path)
     if hashlib.sha256(content).hexdigest() != sha256:
         raise Fault("the file is not the one of its digest")
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+        if sum(member.file_size for member in stored.zip.infolist()) > BYTES:
+            raise Fault("arrays of more than 2 GiB")
         return {name: stored[name].astype(kind) for name, kind in ARRAYS.items()}
 
 
+@np.errstate(all="ignore")
 def _opened(
     graph: FileGraph, told: Mapping[str, Any], about: Checked, tighten: bool, arrays: Mapping[str, Array]
 ) -> tuple[CheckerBounds, Mapping[int, Lines]]:
@@ -97,18 +107,15 @@ def _opened(
     places, at, near = _places(graph, arrays["relu"], arrays["at"]), arrays["box_at"], {}
     for k, relu in enumerate(graph.relus):
         if (mine := at[:, 0] == k).any():
-            nothing = np.zeros_like(arrays["box_alpha"][mine])
-            lines = _lines(graph, places, arrays["box_alpha"][mine], nothing, nothing)
-            near[graph.steps[relu - 1].inputs[0]] = (
-                at[mine, 1],
-                np.where(arrays["box_sign"][mine] > 0, 1.0, -1.0),
-                lines,
-            )
+            slopes, sign = arrays["box_alpha"][mine], np.where(arrays["box_sign"][mine] > 0, 1.0, -1.0)
+            lines = _lines(graph, places, slopes, 0 * slopes, 0 * slopes)
+            near[graph.steps[relu - 1].inputs[0]] = at[mine, 1], sign, lines
     box = _box(arrays["x"].ravel(), told["range"], about.eps)
     bounds = CheckerBounds(graph, box, near, deployed=told["arithmetic"] != "real", tighten=tighten)
     return bounds, _lines(graph, places, alpha, signs, betas)
 
 
+@np.errstate(all="ignore")
 def _least(bounds: CheckerBounds, leaves: Mapping[int, Lines], rivals: Array, label: int) -> float:
     """The least bound of the margin ``z_label - z_rival`` in any leaf. Raises Fault where one is not positive."""
     output, lowest = bounds.graph.output, math.inf
@@ -119,13 +126,12 @@ def _least(bounds: CheckerBounds, leaves: Mapping[int, Lines], rivals: Array, la
         form = np.zeros((len(rivals[rows]), classes))
         form[np.arange(len(form)), rivals[rows]], form[:, label] = -1, 1
         least = bounds.least({output: form}, {}, tail=True)
-        if (least <= needed).any():
+        if not (least > needed).all():
             lines = {relu: (a[rows], s[rows], b[rows]) for relu, (a, s, b) in leaves.items()}
             least = np.maximum(least, bounds.least({output: form}, lines))
         for leaf in np.flatnonzero(~(least > needed)):
-            raise Fault(
-                f"leaf {rows.start + leaf}: the margin to class {rivals[rows][leaf]} is only at least {least[leaf]:.3g}"
-            )
+            rival = rivals[rows][leaf]
+            raise Fault(f"leaf {rows.start + leaf}: the margin to class {rival} is only at least {least[leaf]:.3g}")
         lowest = min(lowest, float(least.min()))
     return lowest
 
@@ -143,9 +149,9 @@ def _require_cover(signs: Array, what: str) -> None:
 def _box(x: Array, valid: tuple[float, float], eps: str) -> tuple[Array, Array]:
     """``[x - r, x + r]`` within the valid range, rounded outward; ``r = eps (high - low)``, exact before it is rounded."""
     (low, high), center = valid, x.astype(np.float64)
-    radius = Fraction(eps) * (Fraction(high) - Fraction(low))
+    radius = Fraction(eps if len(eps) < 99 and "e" not in eps.lower() else -1) * (Fraction(high) - Fraction(low))
     if not ((center >= low) & (center <= high)).all() or radius < 0:
-        raise Fault("a sample outside of the valid range, or a negative eps")
+        raise Fault("a sample outside of the valid range, or an eps that is no plain number or negative")
     r = np.nextafter(float(radius), np.inf)
     return np.maximum(np.nextafter(center - r, -np.inf), low), np.minimum(np.nextafter(center + r, np.inf), high)
 

@@ -31,15 +31,17 @@ def command(model: Path, folder: Path, report: Path | None, style: str) -> int:
     does not read.
     """
     from pipeline.commands.check_proof import check_proof
+    from pipeline.results import clean, quoted
 
     found = []
     for one in check_proof(model, folder, report=report):
         found.append(one)
         if style == "text" and one.fault:
-            click.echo(f"FAULT  sample {one.index}, label {one.label}, eps {one.eps}: {one.fault}")
+            said = f"sample {one.index}, label {one.label}, eps {one.eps}: {one.fault}"
+            click.echo(f"FAULT  {clean(said, 1000)}")
     faults = sum(bool(one.fault) for one in found)
     if style == "json":
-        click.echo(json.dumps([dataclasses.asdict(one) for one in found], indent=2))
+        click.echo(quoted(json.dumps([dataclasses.asdict(one) for one in found], indent=2)))
     if not found:
         raise Incomplete("the folder holds no proofs, so nothing was checked; certify with --proof again.")
     if faults:
