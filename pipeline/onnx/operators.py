@@ -62,6 +62,20 @@ class Operator:
 
 
 TABLE: dict[str, Operator] = {}
+REASONS: dict[str, str] = {
+    "TopK": "which entries it gives depends on their order; take the output before it, as a classifier needs no TopK",
+    "NonZero": "the shape of its output depends on values",
+    "NonMaxSuppression": "which boxes it keeps depends on their order; certify the outputs before it",
+    "Unique": "the shape of its output depends on values",
+    "OneHot": "it is a step of its input; of constant indices it is folded",
+    "Hardmax": "it is a step: take its input, whose largest entry is the label",
+    **dict.fromkeys(("RNN", "GRU", "LSTM"), "its steps in time have no bounds here"),
+    **dict.fromkeys(
+        ("ScatterND", "ScatterElements", "GatherND", "GatherElements"), "it may move entries from sample to sample"
+    ),
+    "Attention": "export at opset 20 or below, where it is written as products and a Softmax",
+}
+"""Why an operator that is not in the table is refused, where more can be said than that it is."""
 
 
 def operator(

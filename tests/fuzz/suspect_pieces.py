@@ -302,3 +302,15 @@ def across(g: Draft, x: str, shape: Shape) -> Made:
     """A last Softmax along the batch."""
     x, (k,) = plain(g, x, shape) or (x, shape)
     return g.softmax(x, int(g.pick(1, 0, -2))), (k,)
+
+
+@piece
+def running(g: Draft, x: str, shape: Shape) -> Made:
+    """Sums up to each entry, from either end, and triangles, of one sample alone."""
+    if g.opset < 14:
+        return None
+    axis = int(g.rng.integers(len(shape))) + 1
+    if len(shape) > 1 and g.rng.random() < 0.4:
+        return g("Trilu", x, g.const(int(g.rng.integers(-2, 3)), np.int64), upper=int(g.rng.integers(2))), shape
+    reverse, exclusive = (int(v) for v in g.rng.integers(0, 2, 2))
+    return g("CumSum", x, g.const(axis, np.int64), reverse=reverse, exclusive=exclusive), shape

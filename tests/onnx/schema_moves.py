@@ -107,8 +107,18 @@ def _tile(opset: int, shape: Shape, settings: Mapping[str, Any]) -> Operands:
     yield from (["x", i64(1, *[2, 1, 3, 1][: len(shape) - 1])], ["x", i64(*[2] * len(shape))])
 
 
+def _cumulative(opset: int, shape: Shape, settings: Mapping[str, Any]) -> Operands:
+    yield from (["x", np.array(axis)] for axis in range(-len(shape), len(shape)))
+    yield ["x", np.array(1, np.int32)]
+
+
+def _triangle(opset: int, shape: Shape, settings: Mapping[str, Any]) -> Operands:
+    yield from (["x"], *(["x", np.array(k)] for k in (-9, -2, -1, 0, 1, 3, 9)))
+
+
 MOVES: Mapping[str, Callable[[int, Shape, Mapping[str, Any]], Operands]] = {
     **{"Squeeze": _axes, "Unsqueeze": _axes, "Reshape": _reshape, "Slice": _slice, "Split": _split, "Pad": _pad},
     **{"Resize": _resize, "Gather": _gather, "Expand": _expand, "Tile": _tile},
+    **{"CumSum": _cumulative, "Trilu": _triangle},
     "Upsample": lambda opset, shape, settings: iter([["x"]]) if opset < 9 else _resize(9, shape, settings),
 }

@@ -28,7 +28,7 @@ def alternatives(operator: str, opset: int, shape: Shape, settings: Mapping[str,
 
 
 _PAIRS = ("Add", "Sub", "Mul", "Div", "Pow", "Greater", "Less", "Equal", "GreaterOrEqual", "LessOrEqual", "And", "Or",
-          "PRelu", "Sum", "Min", "Max")  # fmt: skip
+          "PRelu", "Sum", "Min", "Max", "Mean")  # fmt: skip
 
 
 def _pairs(operator: str, shape: Shape) -> Operands:
@@ -47,7 +47,7 @@ def _pairs(operator: str, shape: Shape) -> Operands:
         return
     yield ["x", "neg"]
     yield from ([np.asarray(other), "x"] for other in others[:4])
-    if operator in ("Sum", "Min", "Max"):
+    if operator in ("Sum", "Min", "Max", "Mean"):
         yield from (["x"], ["x", "neg", np.asarray(others[0])])
 
 

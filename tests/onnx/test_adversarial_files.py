@@ -276,7 +276,7 @@ def _(g: Draft) -> str:
     return g("Sub", g.reduced("ReduceSum", made, [2]), k(g, 1))
 
 
-@sized("how many are greatest", "Shape (1), TopK (1)")
+@sized("how many are greatest", "TopK (1: which entries")
 def _(g: Draft) -> str:
     return g("Gather", g("Shape", g("TopK", "x", large(g), outputs=2)), g.ints(1))
 

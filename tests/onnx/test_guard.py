@@ -149,14 +149,14 @@ def test_a_node_that_makes_terabytes_is_refused_before_it_runs(tmp_path: Path) -
 def test_all_unsupported_operators_are_named_with_counts(tmp_path: Path) -> None:
     nodes = [
         node("Det", ["x"], ["a"]),
-        node("CumSum", ["x", "axis"], ["b"]),
-        node("Trilu", ["b"], ["c"]),
-        node("Trilu", ["c"], ["y"]),
+        node("Sinh", ["x"], ["b"]),
+        node("Tan", ["b"], ["c"]),
+        node("Tan", ["c"], ["y"]),
         node("Unsqueeze", ["a", "axis"], ["z"]),
     ]
     proto = model(nodes, ["batch", 3, 3], {"axis": np.array(1)}, outputs=("y",))
     proto.graph.output.append(helper.make_tensor_value_info("a", TensorProto.FLOAT, ["batch"]))
-    refused(saved(tmp_path, proto), r"CumSum \(1\), Det \(1\), Trilu \(2?1?\)")
+    refused(saved(tmp_path, proto), r"Det \(1\), Sinh \(1\), Tan \(2?1?\)")
 
 
 def test_a_normalisation_that_leaves_nothing_is_named(tmp_path: Path) -> None:

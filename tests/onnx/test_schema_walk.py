@@ -9,7 +9,6 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 from onnx import defs
@@ -64,10 +63,10 @@ def test_every_form_is_equal_or_refused_by_name() -> None:
 
 def test_every_operator_that_is_no_constant_has_an_entry_or_is_refused_by_name() -> None:
     unknown = [name for name in ONNX if name not in TABLE]
-    assert len(unknown) > 100
-    assert {"Det", "Hardmax", "CumSum", "GRU", "Size"} <= set(unknown)
+    assert len(unknown) > 90
+    assert {"Det", "Hardmax", "GRU", "Size"} <= set(unknown)
     made = model([node("Hardmax", ["x"], ["y"])], ["batch", 6])
-    with pytest.raises(InputRejected, match=r"Hardmax \(1\).*or ask for support"):
+    with pytest.raises(InputRejected, match=r"Hardmax \(1: it is a step.*or ask for support"):
         imported(made)
 
 
@@ -178,10 +177,8 @@ def test_a_form_that_runtimes_read_differently_is_refused(
 
 def test_advice_is_true() -> None:
     """An older opset helps with what opsets before 21 did not have, as exporters then write its parts."""
-    both = model(
-        [node("Hardmax", ["x"], ["h"]), node("CumSum", ["h", "a"], ["y"])], ["batch", 3], {"a": np.array(1)}, opset=22
-    )
-    with pytest.raises(InputRejected, match=r"CumSum.*Hardmax.*Export the model without them"):
+    both = model([node("Hardmax", ["x"], ["h"]), node("Sinh", ["h"], ["y"])], ["batch", 3], opset=22)
+    with pytest.raises(InputRejected, match=r"Hardmax.*Sinh.*Export the model without them"):
         imported(both)
 
 

@@ -177,6 +177,12 @@ def _expand(trace: BatchTrace, node: Node) -> BatchAxis:
     return batch
 
 
+@batch_rule("Trilu")
+def _triangle(trace: BatchTrace, node: Node) -> BatchAxis:
+    batch, shape = first_operand(trace, node)
+    return not_along(batch, [len(shape) - 2, len(shape) - 1])
+
+
 @batch_rule("Tile")
 def _tile(trace: BatchTrace, node: Node) -> BatchAxis:
     batch, _ = first_operand(trace, node)

@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from pipeline.onnx.ir import Node
 from pipeline.onnx.lowering.builder import Builder
-from pipeline.onnx.operators import TABLE, Unsupported, default
+from pipeline.onnx.operators import REASONS, TABLE, Unsupported, default
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def lower(item: Item) -> list[fx.Node]:
     """The fx nodes of an operator's outputs, in order. Raises Unsupported, also where its lowering did not read an input."""
     entry = TABLE.get(item.node.op_type)
     if entry is None or entry.lowering is None:
-        raise Unsupported("")
+        raise Unsupported(REASONS.get(item.node.op_type, ""))
     nodes = entry.lowering(item)
     unread = [i for i, value in enumerate(item.node.inputs) if value and i not in item.read_inputs]
     if unread:

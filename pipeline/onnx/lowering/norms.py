@@ -1,4 +1,4 @@
-"""Lowerings of GroupNormalization and RMSNormalization."""
+"""Lowerings of GroupNormalization, RMSNormalization and LpNormalization."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import fx, nn
 
+from pipeline.core import ops
 from pipeline.onnx.lowering.lower import Item
+from pipeline.onnx.lowering.reductions import square
 from pipeline.onnx.operators import Unsupported, operator
 
 FLOAT = 1
@@ -54,3 +56,17 @@ def _root_mean_square(item: Item) -> fx.Node:
         return item.build.emit(module, item.arg(), weights=item.weights())
     module.weight.data = torch.from_numpy(np.broadcast_to(scale, shape[axis:]).copy())
     return item.build.emit(module, item.arg())
+
+
+@operator("LpNormalization", reads=["axis", "p"])
+def _lp(item: Item) -> fx.Node:
+    """``x / |x|_p`` along an axis, for p = 1 and 2; where the norm may be zero there is no bound."""
+    axis, p, x = item.attribute("axis") % len(item.shape()), item.attribute("p"), item.arg()
+    if axis == 0 or p not in (1, 2):
+        raise Unsupported(f"it runs along the batch, or p = {p} is neither 1 nor 2")
+    if p == 1:
+        size = item.build.emit(ops.ReduceSum([axis], keepdim=True), item.build.emit(ops.Abs(), x))
+    else:
+        squares = item.build.emit(ops.ReduceSum([axis], keepdim=True), square(item, x))
+        size = item.build.emit(ops.RootOfSquares(), squares)
+    return item.build.emit(ops.WholeKernel("LpNormalization"), item.build.emit(ops.GuardedQuotient(), x, size))

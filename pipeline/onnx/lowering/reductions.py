@@ -20,6 +20,8 @@ _PLAIN = {
 }
 _READ = ("axes", "keepdims", "noop_with_empty_axes")
 _MOST_FACTORS = 64
+_LONGEST = 4096
+"""Entries of a cumulative sum, whose matrix has as many squared."""
 
 
 def _axes(item: Item) -> list[int]:
@@ -85,6 +87,40 @@ def _prod(item: Item) -> fx.Node:
     if not item.flag("keepdims"):
         x = item.build.emit(ops.Squeeze(axes), x)
     return item.build.emit(ops.WholeKernel("ReduceProd"), x)
+
+
+@operator("Mean", inputs=None, pointwise=True)
+def _mean(item: Item) -> fx.Node:
+    """The sum of the operands over their number; unless that is a power of two, kernels may divide or multiply by its inverse."""
+    total, *others = item.args()
+    count = 1 + len(others)
+    for other in others:
+        total = item.build.emit(ops.Add(count), total, other)
+    share = item.build.literal(1 / count, item.build.dtype(item.node.inputs[0]))
+    mean = item.build.emit(ops.Mul(), total, share) if others else total
+    return mean if count & (count - 1) == 0 else item.build.emit(ops.WholeKernel("Mean"), mean)
+
+
+@operator("CumSum", reads=["exclusive", "reverse"], inputs=2)
+def _cumulative(item: Item) -> fx.Node:
+    """``y_j`` is the sum of ``x_i``, ``i <= j`` (before j if exclusive, after it if reverse): a product with a matrix of ones."""
+    shape, along = item.shape(), item.ints(1)
+    if along is None or len(along) != 1 or not shape:
+        raise Unsupported("its axis is not one number")
+    axis, last = along[0] % len(shape), len(shape) - 1
+    length, dtype = shape[axis], item.build.dtype(item.node.inputs[0])
+    if axis == 0 or length > _LONGEST or not dtype.is_floating_point:
+        raise Unsupported(f"it runs along the batch, over more than {_LONGEST} entries, or over whole numbers")
+    before = torch.arange(length).reshape(-1, 1) - torch.arange(
+        length
+    )  # of the entry that is read, after the one it is for
+    if item.flag("reverse"):
+        before = -before
+    read = before < 0 if item.flag("exclusive") else before <= 0
+    swapped = [*range(axis), last, *range(axis + 1, last), axis] if axis < last else None
+    x = item.arg() if swapped is None else item.build.emit(ops.Transpose(swapped), item.arg())
+    total = item.build.emit(ops.MatMul(), x, item.build.literal(read.float(), dtype))
+    return total if swapped is None else item.build.emit(ops.Transpose(swapped), total)
 
 
 @operator("GlobalAveragePool")

@@ -161,6 +161,19 @@ def _einsum(item: Item) -> fx.Node:
     raise Unsupported("its equation is not that of one matrix product")
 
 
+@operator("Trilu", reads=["upper"], inputs=2)
+def _triangle(item: Item) -> fx.Node:
+    """``x`` on one side of a diagonal of the last two axes, 0 on the other."""
+    shape, k = item.shape(), (item.ints(1) or [0])[0]
+    if len(shape) < 3 or item.build.dtype(item.node.inputs[0]) != torch.float32:
+        raise Unsupported("it is of matrices one of whose axes is the batch, or of other numbers than float32")
+    rows, columns = shape[-2:]
+    offset = torch.arange(columns) - torch.arange(rows).reshape(-1, 1)
+    keep = offset >= k if item.flag("upper") else offset <= k
+    zero = item.build.literal(0.0, torch.float32)
+    return item.build.emit(ops.Where(), item.build.literal(keep, torch.bool), item.arg(), zero)
+
+
 @operator("Tile", inputs=2)
 def _tile(item: Item) -> fx.Node:
     return item.build.emit(ops.Tile(item.ints(1) or []), item.arg())
