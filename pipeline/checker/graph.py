@@ -29,6 +29,7 @@ ONLY = {"auto_pad": b"NOTSET", "allowzero": 0, "transA": 0, "training_mode": 0, 
 """The one value of an attribute that is known."""
 ENTRIES = 2**20
 """The most entries of a value."""
+DOMAINS = "", "ai.onnx"
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +68,10 @@ class FileGraph:
             raise refusal("bytes that are no ONNX model") from error
         self.sha256, self.steps, proto = hashlib.sha256(content).hexdigest(), list[Stage](), model.graph
         given = [v for v in proto.input if v.name not in self.known]
-        if len(given) != 1 or len(proto.output) != 1 or len(self.known) != len(proto.initializer) or model.functions:
-            raise refusal(f"{len(given)} inputs, {len(proto.output)} outputs, functions, or weights in other files")
+        if len(given) != 1 or len(proto.output) != 1 or len(self.known) != len(proto.initializer):
+            raise refusal(f"{len(given)} inputs, {len(proto.output)} outputs, or weights in other files")
+        if model.functions or any(o.version < 7 for o in model.opset_import if o.domain in DOMAINS):
+            raise refusal("functions, or operators of before opset 7")
         entry, tensor = given[0].name, given[0].type.tensor_type
         dims = [d.dim_value for d in tensor.shape.dim]
         sized = min(dims[1:], default=1) > 0 and math.prod(dims[1:]) <= ENTRIES
@@ -94,7 +97,7 @@ class FileGraph:
         kind, (name, *more), inputs = node.op_type, node.output, list(node.input)
         found = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         odd = [a[:60] for a, v in found.items() if a not in ATTRIBUTES.get(kind, ()) or v != ONLY.get(a, v)]
-        if node.domain not in ("", "ai.onnx") or kind not in ATTRIBUTES or odd:
+        if node.domain not in DOMAINS or kind not in ATTRIBUTES or odd:
             raise refusal(f"the operator {kind[:60]!r}{f' with {odd}' if odd else ''}")
         if any(more) or name in self.values or name in self.known:
             raise refusal(f"{kind} with several outputs, or two values of one name")

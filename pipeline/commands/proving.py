@@ -94,9 +94,7 @@ def proofs(
         yield Progress("proofs", done + 1, len(rows))
     if len(entries) < len(rows):
         yield Note(f"{len(rows) - len(entries)} certified samples have no proof: it was not found a second time", True)
-    yield Note(
-        f"{len(entries)} proofs in {folder}: `pipeline check-proof {subject.file.path.name} {folder}` replays them"
-    )
+    yield Note(f"{len(entries)} proofs in {folder}: `pipeline check-proof {subject.file.path} {folder}` replays them")
     manifest = json.dumps(_described(subject, fitted, how, entries), indent=1).encode()
     put(folder, {MANIFEST: manifest})
     return Proofs(sha256=hashlib.sha256(manifest).hexdigest(), samples=len(entries))
