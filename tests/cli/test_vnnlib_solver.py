@@ -38,10 +38,10 @@ def files(here):
     return here
 
 
-def answered(pipeline, here, **said):
+def answered(pipeline, here, *, timeout=60, **said):
     text = QUERY.format(**({"type": "float32", "least": "2.5"} | said))
     (here / "q.vnnlib").write_text(text)
-    code, out, err = pipeline("vnnlib", "verify", "q.vnnlib", "--network", "N=n.onnx", "--timeout", "60")
+    code, out, err = pipeline("vnnlib", "verify", "q.vnnlib", "--network", "N=n.onnx", "--timeout", timeout)
     return code, out.splitlines(), err, text
 
 
@@ -58,7 +58,7 @@ def test_an_assignment_is_what_the_file_gives_and_what_is_impossible_is_unsat(pi
 
 def test_types_decide_the_arithmetic(pipeline, files):
     # 3 is not reached by any rounding, and float32 may lose more than nothing.
-    assert answered(pipeline, files, least="3.0000000000001")[1][0] in ("unknown", "timed-out")
+    assert answered(pipeline, files, timeout=2, least="3.0000000000001")[1][0] in ("unknown", "timed-out")
     assert answered(pipeline, files, least="3.0000000000001", type="real")[1] == ["unsat"]
     code, lines, err, _ = answered(pipeline, files, type="float16")
     assert (code, lines) == (3, [])
