@@ -64,7 +64,7 @@ def check(content: bytes, folder: Path) -> Iterator[Checked]:
         try:
             if told["model_sha256"] != graph.sha256:
                 raise Fault("the model is another than the one that was proved")
-            arrays = _arrays(folder / f"{about.index}.npz", entry["sha256"])
+            arrays = arrays_of(folder, about, entry)
             bounds, leaves = _opened(graph, told, about, bool(entry["tighten"]), arrays)
             yield replace(about, leaves=len(arrays["row"]), margin=_least(bounds, leaves, arrays["row"], about.label))
         except Exception as error:  # whatever a stranger's arrays lead to, they prove nothing
@@ -78,10 +78,10 @@ def _read(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _arrays(path: Path, sha256: str) -> dict[str, Array]:
+def arrays_of(folder: Path, about: Checked, entry: Mapping[str, Any]) -> dict[str, Array]:
     """The arrays of a proof, each of the kind of numbers that it has. Raises Fault, and whatever numpy may."""
-    content = _read(path)
-    if hashlib.sha256(content).hexdigest() != sha256:
+    content = _read(folder / f"{about.index}.npz")
+    if hashlib.sha256(content).hexdigest() != entry["sha256"]:
         raise Fault("the file is not the one of its digest")
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
         if sum(member.file_size for member in stored.zip.infolist()) > BYTES:

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipeline.checker.proof import Checked, check, manifest
+import numpy as np
+
+from pipeline.audit.findings import Findings
+from pipeline.checker.proof import Checked, arrays_of, check, manifest
 from pipeline.errors import Contradiction, UsageError
-from pipeline.results import Report, Verdict, read, read_samples
+from pipeline.results import Result, Samples, Verdict, read, read_samples
 from pipeline.system.regular_file import open_regular
 
+if TYPE_CHECKING:
+    from pipeline.data import Dataset
 
-def check_proof(model: Path, folder: Path, *, report: Path | None = None) -> Iterator[Checked]:
+APART = "the folder of proofs and the report do not belong together. Certify again."
+
+
+def check_proof(
+    model: Path,
+    folder: Path,
+    *,
+    report: Path | None = None,
+    data: str | Dataset | None = None,
+    download: bool = False,
+) -> Iterator[Checked]:
     """What came of each proof. Raises InputRejected (3) for what the checker cannot read, UsageError (2) for no file.
 
     With a ``report``, raises Contradiction (5) where the proofs are not those whose digest it states, or are about another model,
-    arithmetic, sample, label or eps than it certifies.
+    arithmetic, sample, label or eps than it certifies; with the ``data`` too, where the samples are not theirs.
     """
     try:
         with open_regular(model) as file:
@@ -25,30 +40,55 @@ def check_proof(model: Path, folder: Path, *, report: Path | None = None) -> Ite
         raise UsageError(
             f"No model {str(model)!r}: {error.strerror}. Name the ONNX file that was certified."
         ) from error
+    if data is not None and report is None:
+        raise UsageError("--data are compared as a report has selected them; name it with --report.")
     if report is not None:
-        _agrees(read(report), report if report.is_dir() else report.parent, *manifest(folder))
+        result, (told, sha256) = read(report).result, manifest(folder)
+        stored = (
+            None if result.samples is None else (report if report.is_dir() else report.parent) / result.samples.file
+        )
+        samples = None if stored is None or result.samples is None else read_samples(stored, result.samples)
+        _require_same(result, samples, told, sha256)
+        if data is not None and samples is not None:
+            _require_pixels(result, samples, told, folder, data, download)
     yield from check(content, folder)
 
 
-def _agrees(report: Report, folder: Path, told: dict[str, Any], sha256: str) -> None:
-    result = report.result
-    samples = None if result.samples is None else read_samples(folder / result.samples.file, result.samples)
-    said: dict[int, tuple[int, str]] = {}
+def _require_same(result: Result, samples: Samples | None, told: dict[str, Any], sha256: str) -> None:
+    said: dict[int, set[tuple[int, str]]] = {}
     for level in range(0 if samples is None else len(samples.eps)):
         assert samples is not None
-        for row in (samples.verdict[level] == Verdict.CERTIFIED).nonzero()[0]:
-            said[int(samples.index[row])] = (int(samples.label[row]), samples.eps[level])
-    proved = {entry["index"]: (entry["label"], entry["eps"]) for entry in told["samples"]}
+        for row in np.flatnonzero(samples.verdict[level] == Verdict.CERTIFIED):
+            said.setdefault(int(samples.index[row]), set()).add((int(samples.label[row]), samples.eps[level]))
+    strange = [one for one in told["about"] if (one.label, one.eps) not in said.get(one.index, ())]
     for wrong, what in (
         (result.proofs is None, "the report states no proofs"),
         (result.proofs is not None and result.proofs.sha256 != sha256, "the report states the digest of other proofs"),
         (result.model.sha256 != told["model_sha256"], "the report is about another model"),
         (result.method.arithmetic != told["arithmetic"], "the report is about another arithmetic"),
         (list(result.threat.range) != told["range"], "the report is about another range of pixels"),
-        (
-            not proved.items() <= said.items(),
-            "a proof is about a sample, label or eps that the report does not certify",
-        ),
+        (strange, "a proof is about a sample, label or eps that the report does not certify"),
     ):
         if wrong:
-            raise Contradiction(f"{what}; the folder of proofs and the report do not belong together. Certify again.")
+            raise Contradiction(f"{what}; {APART}")
+
+
+def _require_pixels(
+    result: Result, samples: Samples, told: dict[str, Any], folder: Path, data: str | Dataset, download: bool
+) -> None:
+    from pipeline.commands.reopen import pixels_of
+
+    found = Findings()
+    pixels = pixels_of(result, samples, data, None, download, found)
+    if pixels is None:
+        raise Contradiction(" ".join(found.faults))
+    rows = {int(index): row for row, index in enumerate(samples.index)}
+    for about, entry in zip(told["about"], told["samples"], strict=True):
+        try:
+            stored = arrays_of(folder, about, entry)["x"]
+        except Exception:  # the replay says of it what is wrong
+            continue
+        if not np.array_equal(stored.ravel(), pixels[rows[about.index]].ravel()):
+            raise Contradiction(
+                f"the proof of sample {about.index} is about other pixels than those of the data; {APART}"
+            )

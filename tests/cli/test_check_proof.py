@@ -18,6 +18,7 @@ from onnx import numpy_helper
 from pipeline.certify import complete
 from pipeline.checker.proof import check
 from pipeline.cli.main import run
+from pipeline.results.canonical import digest
 from tests.checker.small import Drawing
 
 Arrays = dict[str, np.ndarray]
@@ -96,10 +97,14 @@ def split_most(folder: Path) -> int:
 
 
 def test_proofs_hold_and_are_those_of_the_report(pipeline, copied: Path) -> None:
-    for named in ((), ("--report", copied / "report")):
+    data = "--data", f"npz:{copied / 'data.npz'}"
+    for named in ((), ("--report", copied / "report"), ("--report", copied / "report", *data)):
         code, out, err = pipeline("check-proof", copied / "model.onnx", copied / "proofs", *named)
         assert code == 0, out + err
         assert ("Not compared with a report" in out) == (not named)
+        assert ("not compared with data" in out) == (data[0] not in named)
+    code, _, err = pipeline("check-proof", copied / "model.onnx", copied / "proofs", *data)
+    assert (code, "--report" in err) == (2, True), err
     samples = [stored(copied / "proofs", one["index"]) for one in told(copied / "proofs")["samples"]]
     assert len(samples) > 8
     assert any(len(one["split"]) == 0 for one in samples)
@@ -194,6 +199,24 @@ def test_proofs_of_another_run_are_not_those_of_the_report(pipeline, copied: Pat
     code, _, err = pipeline("check-proof", copied / "model.onnx", copied / "proofs", "--report", copied / "report")
     assert code == 5
     assert "digest of other proofs" in err
+
+
+def test_samples_of_other_data_are_not_those_of_the_report(pipeline, copied: Path) -> None:
+    """Even where a report was made to fit the proofs of samples that were moved."""
+    folder, file = copied / "proofs", copied / "report" / "report.json"
+    index = told(folder)["samples"][0]["index"]
+    restated(folder, index, lambda arrays, entry: arrays["x"].__iadd__(1e-6))
+    raw = json.loads(file.read_text())
+    raw["result"]["proofs"]["sha256"] = hashlib.sha256((folder / "proofs.json").read_bytes()).hexdigest()
+    raw["result_sha256"] = digest(raw["result"])
+    file.write_text(json.dumps(raw))
+    asked = ("check-proof", copied / "model.onnx", folder, "--report", copied / "report")
+    assert pipeline(*asked)[0] == 0
+    code, _, err = pipeline(*asked, "--data", f"npz:{copied / 'data.npz'}")
+    assert (code, "other pixels" in err) == (5, True), err
+    (folder / f"{index}.npz").write_bytes(b"nothing")
+    code, out, _ = pipeline(*asked, "--data", f"npz:{copied / 'data.npz'}")
+    assert (code, "digest" in out) == (5, True), out
 
 
 @pytest.mark.parametrize(
