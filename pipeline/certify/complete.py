@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.bounds.ascent import Ascent, SearchBounds
@@ -157,6 +157,12 @@ def decide(
     return search.interrupted()
 
 
+def queue(lower: Float[Tensor, " n"], *, crowded: bool) -> Int[Tensor, " n"]:
+    """In which order parts are divided: the worst bound first; where they are ``crowded`` the nearest to a proof, so that the
+    number of open parts grows no further than with the depth."""
+    return lower.nan_to_num(-torch.inf).argsort(stable=True, descending=crowded)
+
+
 @dataclass(eq=False)
 class _Search:
     """One search under way."""
@@ -210,7 +216,7 @@ class _Search:
             self.check()
             if 2 * open_.nbytes > self.room.parts:  # twice, while they are joined
                 return self._undecided("memory", open_)
-            order = open_.lower.nan_to_num(-torch.inf).argsort(stable=True)
+            order = queue(open_.lower, crowded=4 * open_.nbytes > self.room.parts)
             abreast = max(1, min(ABREAST, (most - self.done) // 2))
             taken, rest = open_[order[:abreast]], open_[order[abreast:]]
             halves, divided, points = halves_of(search, taken, enough)

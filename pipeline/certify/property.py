@@ -1,7 +1,8 @@
 """Proofs of properties: every box of an unsafe set is refuted, by the cheapest bound that does, in parts where need be.
 
 What stays open in few dimensions is cut where the linear bound loses most, ``|coefficient| * width``, the "smart branching" of
-Xu et al. (arXiv 2011.13824) for inputs, or where the box is widest; in more, it is divided by the signs of ReLUs (``complete``).
+Xu et al. (arXiv 2011.13824) for inputs, or where the box is widest; in more, it is divided by the signs of ReLUs
+(``complete``), and up to ``MIXED_INPUTS`` by inputs and signs in turn.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.certify.complete import Room, decide
+from pipeline.certify.complete import Decision, Room, decide
 from pipeline.certify.refuter import Refuter
 from pipeline.certify.subdomain import Subdomain, whole
 from pipeline.core.linear_form import LinearForm
@@ -26,6 +27,8 @@ from pipeline.vnnlib import Property
 
 SPLIT_INPUTS = 8
 """Boxes are cut only where at most this many inputs vary: more dimensions have too many halves."""
+MIXED_INPUTS, FIRST, FEW = 32, 1_000, 64
+"""Boxes of at most so many varying inputs are cut too, once so many parts by signs were not enough; then each has a few."""
 FAIR = 1.01
 """What the share of an input in the widths counts for, where its share in the cost counts 1: so each is cut in the end."""
 MAX_BOXES = 1 << 17
@@ -77,7 +80,10 @@ def prove(
         if split and all(_free(refuter, patch).sum() <= SPLIT_INPUTS for patch in outcome.left):
             yield from _split(refuter, outcome, clock, stop)
         elif split:
-            yield from _by_signs(refuter, outcome, clock, look, domains)
+            mixed = all(_free(refuter, patch).sum() <= MIXED_INPUTS for patch in outcome.left)
+            more = yield from _by_signs(refuter, outcome, clock, look, min(domains, FIRST) if mixed else domains)
+            if mixed and more:
+                yield from _in_turn(refuter, outcome, clock, look, domains)
     except OutOfTime:
         outcome.timed_out = True
     return outcome
@@ -129,50 +135,87 @@ def _split(
 
 def _by_signs(
     refuter: Refuter, outcome: Outcome, clock: Clock, look: Callable[[Subdomain, Tensor], bool], domains: int
-) -> Generator[Progress, None, None]:
-    """Refute what is open by branch and bound on the signs of ReLUs: of each conjunction, its most promising row."""
+) -> Generator[Progress, None, bool]:
+    """Refute what is open by branch and bound on the signs of ReLUs; whether it is worth while to go on in parts of a box."""
     total = len(outcome.left)
     for done, patch in enumerate(tuple(outcome.left)):
-        if not all(refuter.question.cases[patch.case].unsafe[a] for a in patch.open):
-            return  # a conjunction of nothing holds everywhere
-        engine, rows = refuter.engine.bounds(COMPLETE), refuter.rows([patch])
-        regions = [Box(region.box) for region in refuter.regions([patch])]
-        bounds = engine.over(regions)
-        at = engine.at_outputs(rows.form(refuter.question.outputs), bounds)
-        if len(regions) > 1 or len(at) > 1 or rows.conjunction is None:  # one node is bounded, over one box
-            return
-        ((index, form),) = at.items()
-        with torch.no_grad():
-            least = bounds.lower(at)[:, 0].nan_to_num(-torch.inf)
-        own = rows.conjunction[:, 0].cpu().numpy()
-        picked = [max(np.flatnonzero(own == i).tolist(), key=lambda k: float(least[k])) for i in range(len(patch.open))]
-        fooled = False
-
-        def judge(points: Tensor, patch: Subdomain = patch) -> tuple[Tensor, np.ndarray]:
-            nonlocal fooled
-            fooled = look(patch, points.flatten(1))
-            return points, np.full(len(points), fooled)
-
-        found = decide(
-            bounds,
-            LinearForm(form.coeff[picked], form.const[picked]),
-            index,
-            judge,
-            domains=domains,
-            room=Room.within(engine.linear.memory, refuter.engine.need(COMPLETE)),
-            together=refuter.batch > 1,
-            check=clock.check,
-            timed=True,
-        )
-        outcome.domains += found.domains
-        outcome.unfinished = found.unfinished(patch.case)
-        outcome.timed_out = found.end == "time"
+        found = _divided(refuter, outcome, patch, clock, look, domains)
+        if found is None:
+            return False
         if found.end == "proved":
             outcome.left = [other for other in outcome.left if other is not patch]
-            outcome.by = refuter.methods[-1].name
         yield Progress("branch and bound", done + 1, total)
-        if fooled or found.end != "proved":
+        if found.end != "proved":
+            return found.end in ("domains", "memory", "split")
+    return False
+
+
+def _in_turn(
+    refuter: Refuter, outcome: Outcome, clock: Clock, look: Callable[[Subdomain, Tensor], bool], domains: int
+) -> Iterator[Progress]:
+    """Halve what signs alone leave open, and divide each half by signs, depth first, into ``domains`` parts in all at most."""
+    method = [m for m in refuter.methods if not m.searches][-1]
+    pending = [(patch, patch.upper - patch.lower) for patch in outcome.left]
+    while pending and outcome.domains <= domains:
+        clock.check()
+        patch, cost = pending.pop()
+        if not (halves := _halves(refuter, patch, cost)):
             return
+        outcome.splits += 1
+        outcome.boxes += len(halves)
+        for half, cost in zip(*refuter.bound(halves, method), strict=True):
+            found = _divided(refuter, outcome, half, clock, look, FEW)
+            if found is None or found.end == "falsified":
+                return
+            if found.end != "proved":
+                pending.append((half, cost))
+        outcome.left = [patch for patch, _ in pending]
+        yield Progress("split", outcome.splits, outcome.splits + len(pending))
+
+
+def _divided(
+    refuter: Refuter,
+    outcome: Outcome,
+    patch: Subdomain,
+    clock: Clock,
+    look: Callable[[Subdomain, Tensor], bool],
+    domains: int,
+) -> Decision | None:
+    """One box by branch and bound, of each conjunction its most promising row; None where there is no such row, or node."""
+    if not all(refuter.question.cases[patch.case].unsafe[a] for a in patch.open):
+        return None  # a conjunction of nothing holds everywhere
+    engine, rows = refuter.engine.bounds(COMPLETE), refuter.rows([patch])
+    regions = [Box(region.box) for region in refuter.regions([patch])]
+    bounds = engine.over(regions)
+    at = engine.at_outputs(rows.form(refuter.question.outputs), bounds)
+    if len(regions) > 1 or len(at) > 1 or rows.conjunction is None:  # one node is bounded, over one box
+        return None
+    ((index, form),) = at.items()
+    with torch.no_grad():
+        least = bounds.lower(at)[:, 0].nan_to_num(-torch.inf)
+    own = rows.conjunction[:, 0].cpu().numpy()
+    picked = [max(np.flatnonzero(own == i).tolist(), key=lambda k: float(least[k])) for i in range(len(patch.open))]
+
+    def judge(points: Tensor) -> tuple[Tensor, np.ndarray]:
+        return points, np.full(len(points), look(patch, points.flatten(1)))
+
+    found = decide(
+        bounds,
+        LinearForm(form.coeff[picked], form.const[picked]),
+        index,
+        judge,
+        domains=domains,
+        room=Room.within(engine.linear.memory, refuter.engine.need(COMPLETE)),
+        together=refuter.batch > 1,
+        check=clock.check,
+        timed=True,
+    )
+    outcome.domains += found.domains
+    outcome.unfinished = found.unfinished(patch.case)
+    outcome.timed_out = found.end == "time"
+    if found.end == "proved":
+        outcome.by = refuter.methods[-1].name
+    return found
 
 
 def _free(refuter: Refuter, patch: Subdomain) -> np.ndarray:

@@ -228,9 +228,9 @@ def _by(outcome: Outcome, witness: Witness | None) -> str | None:
         return "onnxruntime"
     if outcome.left or not outcome.boxes:
         return None
-    if outcome.domains:
-        return f"{outcome.by}, {outcome.domains} parts by the signs of ReLUs"
-    return f"{outcome.by}, {outcome.splits} boxes halved" if outcome.splits else outcome.by
+    halved = [f"{outcome.splits} boxes halved"] if outcome.splits else []
+    divided = [f"{outcome.domains} parts by the signs of ReLUs"] if outcome.domains else []
+    return ", ".join([outcome.by, *halved, *divided])
 
 
 def _found(witness: Witness) -> WitnessPoint:

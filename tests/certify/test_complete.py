@@ -284,6 +284,12 @@ def test_memory_for_open_parts_is_a_limit_and_memory_for_matrices_none() -> None
         assert asked.asked(room=complete.Room(matrices=1000)).end == "proved"
 
 
+def test_the_worst_part_is_divided_first_until_many_are_open() -> None:
+    lower = torch.tensor([-1.0, -3.0, torch.nan, -2.0])
+    assert complete.queue(lower, crowded=False).tolist() == [2, 1, 3, 0]
+    assert complete.queue(lower, crowded=True).tolist() == [0, 3, 1, 2]
+
+
 def test_what_is_known_where_the_clock_runs_out() -> None:
     asked, calls = Question(0), 0
     asked.move(2e-3)

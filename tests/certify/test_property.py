@@ -297,6 +297,30 @@ def test_the_signs_of_neurons_are_split_where_boxes_have_too_many_sides(seed):
     assert outcome.left
 
 
+def test_where_few_parts_by_signs_are_not_enough_boxes_are_halved_too(monkeypatch):
+    """Nine inputs, one more than are cut alone; a tenth of the way from the bound of alpha-CROWN to the least value is proved."""
+    network = nets.mlp(9, 6, 6, 1, seed=2)
+    x = 2 * torch.rand(20_000, 9, generator=torch.Generator().manual_seed(2)) - 1
+    least = float(torch.cat([network(x), network(x.sign())]).detach().min())
+    question = Property(9, 1, (box(9, (at_most(0, (0, 1)),)),))
+    refuter = Refuter(network.in_float64(), question, "real")
+    patches = [whole(0, question.cases[0])]
+    below = float(refuter.engine.bounds("alpha-crown").lower(refuter.regions(patches), refuter.rows(patches)))
+    true, false = (
+        Property(9, 1, (box(9, (at_most(Q(below + share * (least - below)), (0, 1)),)),)) for share in (0.1, 1.0)
+    )
+    monkeypatch.setattr(proofs, "FIRST", 1)
+    monkeypatch.setattr(proofs, "FEW", 4)
+    outcome = prove(network, true, mode="real")
+    assert not outcome.left
+    assert outcome.splits > 0
+    outcome = prove(network, false, mode="real", domains=10)
+    assert outcome.left
+    assert outcome.splits > 0
+    monkeypatch.setattr(proofs, "MIXED_INPUTS", 8)
+    assert prove(network, true, mode="real", domains=1).splits == 0
+
+
 def test_a_conjunction_of_nothing_is_refuted_by_no_signs():
     network = nets.mlp(10, 8, 1)
     outcome = prove(network, Property(10, 1, (box(10, (at_most(-100, (0, 1)),), ()),)), mode="real")
