@@ -49,6 +49,8 @@ def model(subject: Subject) -> report.Model:
         if name not in declared:
             return fallback
         shape = declared[name].type.tensor_type.shape.dim
+        if len(shape) < len(fallback):  # of a file without a batch axis, which was given one
+            return fallback
         return tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in shape)
 
     parameters = {id(p): p.numel() for p in subject.imported.network.parameters()}

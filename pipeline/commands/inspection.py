@@ -87,7 +87,7 @@ def inspect(model: Path, flags: Mapping[str, Any], *, freeze_to: Path | None = N
     """
     file = opened(model)
     settings, _ = settle(file.path, flags, file.metadata)
-    imported = importer.load(file, output=settings.output, level=settings.runtime_optimization)
+    imported = importer.load_with_batch(file, output=settings.output, level=settings.runtime_optimization)
     network = imported.network
     subject, refusal = _subject(file, imported, settings)
     return Inspection(

@@ -125,7 +125,8 @@ def open_model(file: ModelFile, settings: Settings) -> Subject:
 
     Raises InputRejected (3) for a file or an operator that cannot be certified, UsageError (2) where a choice is missing.
     """
-    return subject_of(file, importer.load(file, output=settings.output, level=settings.runtime_optimization), settings)
+    imported = importer.load_with_batch(file, output=settings.output, level=settings.runtime_optimization)
+    return subject_of(file, imported, settings)
 
 
 def subject_of(file: ModelFile, imported: importer.Imported, settings: Settings) -> Subject:
@@ -167,7 +168,8 @@ def subject_of(file: ModelFile, imported: importer.Imported, settings: Settings)
         network = threshold.behind(network)
     session = imported.session_on(settings.provider, settings.runtime_optimization)
     # A file that declares any batch and runs at a batch of one alone is only ever run so.
-    session.fixed_batch = session.fixed_batch or port.shape[0]
+    lifted = len(session.shapes[0]) < len(imported.network.inputs[0].shape)
+    session.fixed_batch = 1 if lifted else session.fixed_batch or port.shape[0]
     normalise = None
     if settings.mean is not None and settings.std is not None:
         axis = channel_axis(sample, max(len(settings.mean), len(settings.std)), settings.layout)

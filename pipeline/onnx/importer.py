@@ -118,6 +118,21 @@ def load(
     return fixed
 
 
+WITHOUT_BATCH = "the file has no batch axis: it is run, and certified, one sample at a time"
+
+
+def load_with_batch(file: ModelFile, *, output: str | None, level: Optimization) -> Imported:
+    """As ``load``; a file whose inputs do not count samples gets a batch axis of one, where every operator can have it."""
+    imported = load(file, output=output, level=level)
+    if parity.batch_axis(imported.network):
+        return imported
+    try:
+        lifted = load(file, output=output, level=level, lift=True)
+    except InputRejected:
+        return imported  # whoever needs the axis says that it is missing
+    return replace(lifted, notes=(*lifted.notes, WITHOUT_BATCH))
+
+
 def _attempt(
     file: ModelFile, session: runtime.Session, normal: NormalisedGraph, output: str | None, real: np.ndarray | None
 ) -> Imported | InputRejected:

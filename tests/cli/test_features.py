@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -164,3 +165,31 @@ def test_a_sample_as_a_property_has_the_radii_of_its_features(pipeline, table):
     for value, radius, (lower, upper) in zip(x, radii, map(sorted, ends), strict=True):
         assert lower == pytest.approx(float(value) - radius / 10, rel=1e-6)
         assert upper == pytest.approx(float(value) + radius / 10, rel=1e-6)
+
+
+def test_a_model_of_one_sample_without_a_batch_axis_is_certified_sample_by_sample(pipeline, table):
+    """The same network written for vectors: the same verdicts."""
+    rng = np.random.default_rng(0)
+    first, last = rng.normal(size=(6, 8)).astype(np.float32) / 100, rng.normal(size=(8, 3)).astype(np.float32)
+    made = {}
+    for name, shape in (("vector", []), ("batch", ["n"])):
+        nodes = [
+            onnx.helper.make_node("MatMul", ["x", "a"], ["h"]),
+            onnx.helper.make_node("Relu", ["h"], ["r"]),
+            onnx.helper.make_node("MatMul", ["r", "b"], ["y"]),
+        ]
+        x, y = (onnx.helper.make_tensor_value_info(n, 1, [*shape, s]) for n, s in (("x", 6), ("y", 3)))
+        arrays = [onnx.numpy_helper.from_array(v, k) for k, v in (("a", first), ("b", last))]
+        graph = onnx.helper.make_graph(nodes, "g", [x], [y], arrays)
+        opset = [onnx.helper.make_opsetid("", 17)]
+        onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), table / f"{name}.onnx")
+        asked = ("--data", "csv:t.csv", "--scale", "std", "--eps", "0.2", "--method", "crown-ibp", "--report", name)
+        code, _, err = pipeline("certify", f"{name}.onnx", *asked)
+        assert code == 0, err
+        made[name] = read(table / name).result
+    assert "no batch axis" in str(made["vector"].warnings)
+    assert made["vector"].levels[0].certified == made["batch"].levels[0].certified
+    assert made["vector"].levels[0].natural == made["batch"].levels[0].natural
+    code, out, _ = pipeline("verify", "vector", "--model", "vector.onnx", "--data", "csv:t.csv", "--recheck", "12")
+    assert code == 0, out
+    assert pipeline("inspect", "vector.onnx")[0] == 0
