@@ -129,7 +129,7 @@ RULES: list[Fault] = [
 ACCOUNT: list[Fault] = [
     ("core/floating_point.py", "return n * unit / (1 - n * unit) * (1 + 8 * U64)",
      "return n * unit / 2", f"{PARTS} {ROUNDING}"),
-    ("core/outward.py", "spread = radius(*widened) + g * abs(offset)",
+    ("core/outward.py", "spread = radius(*widened) + g * size_of(offset)",
      "spread = radius(*widened)", PARTS),
     ("core/outward.py", "(x.radius + g * x.magnitude)",
      "(x.radius + g * x.radius)", PARTS),

@@ -63,3 +63,8 @@ def peak(inputs: tuple[Interval | Tensor, ...], rank: int) -> Tensor:
     boxes = [x for x in inputs if isinstance(x, Interval)]
     peak = torch.stack([x.magnitude.reshape(len(x.radius), -1).amax(1) for x in boxes]).amax(0)
     return peak.reshape(-1, *[1] * (rank - 1))
+
+
+def size_of(value: Tensor | float) -> Tensor | float:
+    """``|value|``; the built-in function has no type that says so."""
+    return value.abs() if isinstance(value, Tensor) else abs(value)

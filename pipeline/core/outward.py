@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.core.floating_point import FLOAT32_MAX, LARGEST_KERNEL, TINY32, TINY64, U32, U64, dot, gamma, unmeasured
-from pipeline.core.interval import Interval, peak
+from pipeline.core.interval import Interval, peak, size_of
 from pipeline.core.linear_form import LinearForm
 
 
@@ -96,7 +96,7 @@ class Outward:
         """
         g = self._relative(terms, deployed_terms)
         widened = _each(inputs, lambda x: Interval(x.center, (x.radius + g * x.magnitude) * (1 + 2.0**-49)))
-        spread = radius(*widened) + g * abs(offset)
+        spread = radius(*widened) + g * size_of(offset)
         spread = spread + (flush if self.deployed else 0.0)
         row_sum = _row_sum(inputs, radius) if self.deployed else None
         spread = (spread + self._flushed(inputs, row_sum, terms)) * (1 + 2 * gamma(terms + 8, U64))
@@ -117,7 +117,7 @@ class Outward:
         is charged here against ``|W| m``.
         """
         g = self._relative(terms + 1, deployed_terms)
-        magnitude = radius(*_each(inputs, _as_radius)) + abs(offset)
+        magnitude = radius(*_each(inputs, _as_radius)) + size_of(offset)
         row_sum = _row_sum(inputs, radius) if self.deployed else None
         magnitude = g * magnitude + (flush if self.deployed else 0.0)
         error = (magnitude + self._flushed(inputs, row_sum, terms)) * (1 + 2 * gamma(terms + 8, U64))
@@ -224,9 +224,9 @@ class Outward:
             largest = torch.where(self.folded_scale.isinf(), 0.0, self.folded_scale).max().clamp(min=self.folded_peak)
             limit = limit / float(largest.clamp(min=1))
         limit = limit * min(1.0, self.moved[0])
-        if bool((row_sum * peak(inputs, row_sum.dim()) + abs(offset) < limit).all()):
+        if bool((row_sum * peak(inputs, row_sum.dim()) + size_of(offset) < limit).all()):
             return spread
-        magnitude = radius(*_each(inputs, _as_radius)) + abs(offset)
+        magnitude = radius(*_each(inputs, _as_radius)) + size_of(offset)
         return torch.where(magnitude < limit, spread, torch.inf)
 
     def at(self, *, carried: int, folded_scale: Tensor | None = None) -> Outward:

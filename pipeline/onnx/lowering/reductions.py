@@ -111,9 +111,8 @@ def _cumulative(item: Item) -> fx.Node:
     length, dtype = shape[axis], item.build.dtype(item.node.inputs[0])
     if axis == 0 or length > _LONGEST or not dtype.is_floating_point:
         raise Unsupported(f"it runs along the batch, over more than {_LONGEST} entries, or over whole numbers")
-    before = torch.arange(length).reshape(-1, 1) - torch.arange(
-        length
-    )  # of the entry that is read, after the one it is for
+    # Of the entry that is read, after the one it is for.
+    before = torch.arange(length).reshape(-1, 1) - torch.arange(length)
     if item.flag("reverse"):
         before = -before
     read = before < 0 if item.flag("exclusive") else before <= 0
