@@ -30,7 +30,7 @@ from pipeline.rules import rule_for
 from pipeline.system.seal import Seal
 from pipeline.train import Checkpoint, Finished, Task, insert, recipe, train
 from pipeline.train.execution import PLAIN, Execution
-from pipeline.train.recipes import NAMES
+from pipeline.train.recipes import GIVEN, NAMES
 from pipeline.train.step import Trainer
 from tests import elsewhere
 from tests.bounds.test_soundness import NETS, region
@@ -166,7 +166,9 @@ def stepped(name: str, device: str, execution: Execution = PLAIN, **more: Any) -
     asked = recipe(
         name, input_shape=(2, 8, 8), n_train=320, batch_size=32, warmup_length=2, warmup_start=1, epochs=4, **more
     )
-    one = Trainer(insert(conv_net()).to(device), 10, asked, Fraction(1, 50), 0.0, 1.0, execution=execution)
+    teacher = conv_net(seed=1).to(device).eval() if asked.teacher == GIVEN else None
+    model = insert(conv_net()).to(device)
+    one = Trainer(model, 10, asked, Fraction(1, 50), 0.0, 1.0, execution=execution, teacher=teacher)
     one.begin(2)
     one.step(0, *batch(device))
     second = batch(device)

@@ -165,8 +165,7 @@ class LinfBall(Ball):
         unit = torch.finfo(x.dtype).eps / 2
         radius, low, high = (torch.as_tensor(v, dtype=torch.float64).to(x) for v in self.extent(x))
         moves = radius > 0
-        least = radius.new_tensor(torch.finfo(x.dtype).tiny)
-        radius = torch.where(moves, torch.maximum(radius * (1 + 4 * unit), least), radius)
+        radius = torch.where(moves, (radius * (1 + 4 * unit)).clamp_min(torch.finfo(x.dtype).tiny), radius)
         box = clipped_box(x, radius, torch.minimum(low, x), torch.maximum(high, x))
         slack = (x.abs() + 2 * box.radius) * (4 * unit)
         return Interval(box.center, torch.where(moves, box.radius + slack, box.radius))

@@ -55,7 +55,8 @@ def test_certified_survives_and_is_correct_and_falls_with_eps(make):
 
 def test_without_an_attack_the_same_samples_are_certified_and_none_is_falsified():
     network = nets.conv_net(seed=4)
-    attacked, alone = run(network, n=12), run(network, n=12, settings=Strategy(attack=None))
+    attacked = run(network, n=12, settings=Strategy(method="alpha-crown"))
+    alone = run(network, n=12, settings=Strategy(method="alpha-crown", attack=None))
     assert ((attacked.verdict == Verdict.CERTIFIED) == (alone.verdict == Verdict.CERTIFIED)).all()
     assert alone.survived is None
     assert not (alone.verdict == Verdict.FALSIFIED).any()

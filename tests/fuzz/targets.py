@@ -27,7 +27,7 @@ from PIL import Image
 from pipeline.data.source import load as load_data
 from pipeline.errors import PipelineError
 from pipeline.settings import settle
-from pipeline.vnnlib import parser, source
+from pipeline.vnnlib import parse, source
 from tests.fuzz import reports
 from tests.fuzz.graphs import graph_of
 from tests.fuzz.judge import judge
@@ -72,7 +72,7 @@ def _models() -> list[bytes]:
 def _vnnlib(content: bytes, folder: Path) -> None:
     path = folder / "p.vnnlib"
     path.write_bytes(content)
-    parser.parse(source.read(path))
+    parse(source.read(path))
 
 
 def _vnnlibs() -> list[bytes]:

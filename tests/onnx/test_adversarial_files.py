@@ -251,7 +251,7 @@ def large(g: Draft) -> str:
     return g("Cast", g.reduced("ReduceSum", above, [1], 0), to=7)
 
 
-@sized("how many entries NonZero finds", "NonZero (1), Shape (1)")
+@sized("how many entries NonZero finds", "NonZero (1: the shape of its output depends on values), Shape (1)")
 def _(g: Draft) -> str:
     return g("Gather", g("Shape", g("NonZero", g("Relu", g("Sub", "x", k(g, 0.5))))), g.ints(1))
 

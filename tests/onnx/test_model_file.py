@@ -96,7 +96,7 @@ def test_what_becomes_of_the_path_changes_nothing(form: str, tmp_path: Path) -> 
     subject = open_model(file, settings)
     for path in files(here):
         path.unlink()
-    fields = ended(examine(subject, subjects.test_part(data(tmp_path), settings), settings, {})).fields
+    fields = ended(examine(subject, subjects.test_part(data(tmp_path), settings, None), settings, {})).fields
     assert fields["model"].sha256 == expected.sha256
     assert fields["model"].weights_sha256 == expected.weights_sha256
     assert fields["levels"][0].natural.k == 20  # of the other file: few
