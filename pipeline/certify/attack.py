@@ -8,15 +8,16 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.bounds.footprint import footprint
 from pipeline.bounds.specification import Specification
 from pipeline.certify.engine import ARENA, fit
 from pipeline.certify.pursuit import Pursuit
+from pipeline.certify.space import Space
 from pipeline.core.network import Network
-from pipeline.core.threat import Ball, L2Ball
+from pipeline.core.threat import Ball
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """The deployed file: float32 inputs (n, ...) to logits (n, classes)."""
@@ -47,57 +48,6 @@ class PGD:
     def size(self, step: int) -> float:
         """How far a step goes."""
         return self.step if self.last is None else self.step * (self.last / self.step) ** (step / self.steps)
-
-
-@dataclass(frozen=True, eq=False)
-class Space:
-    """Where points may go: ``[low, high]``, and no further than ``radius`` from ``center`` where that is given. Float32."""
-
-    low: Float[Tensor, " batch *features"]
-    high: Float[Tensor, " batch *features"]
-    unit: Float[Tensor, " batch *features"] | float
-    """How far a step of one goes."""
-    center: Float[Tensor, " batch *features"] | None = None
-    radius: float = 0.0
-
-    @classmethod
-    def around(cls, x: Tensor, ball: Ball) -> Space:
-        """The ball of each sample, to the last float32 inside it."""
-        radius = ball.extent(x).radius
-        if not isinstance(radius, Tensor):
-            return cls(*_ends(x, ball), radius, x if isinstance(ball, L2Ball) else None, radius)
-        return cls(*_ends(x, ball), radius.to(x).expand_as(x))
-
-    def __getitem__(self, samples: Tensor) -> Space:
-        unit = self.unit[samples] if isinstance(self.unit, Tensor) else self.unit
-        center = None if self.center is None else self.center[samples]
-        return Space(self.low[samples], self.high[samples], unit, center, self.radius)
-
-    def start(self, draws: Tensor) -> Tensor:
-        """Points of draws from [0, 1]: from end to end of a box, a direction in a Euclidean ball."""
-        if self.center is not None:
-            return self.center + self.radius * _unit(draws - 0.5)
-        return torch.where(draws == 1, self.high, self.low + draws * (self.high - self.low))
-
-    def fall(self, point: Tensor, gradient: Tensor, step: float) -> Tensor:
-        """The points a step further, against the gradient."""
-        return point - step * self.unit * (gradient.sign() if self.center is None else _unit(gradient))
-
-    def project(self, point: Tensor) -> Tensor:
-        """The nearest points of the space, but for what rounding may leave."""
-        point = torch.minimum(torch.maximum(point, self.low), self.high)
-        if self.center is None:
-            return point
-        # A little short of the sphere: the float32 point itself must lie inside.
-        shrink = (self.radius * (1 - 1e-6) / _length(point, self.center).clamp_min(1e-300)).clamp(max=1)
-        point = (self.center + (point.double() - self.center) * shrink).to(point.dtype)
-        return torch.minimum(torch.maximum(point, self.low), self.high)
-
-    def inside(self, point: Tensor) -> Bool[Tensor, " batch"]:
-        """Whether each point lies in the real ball, whatever float64 rounded away; the box holds by construction."""
-        if self.center is None:
-            return torch.ones(len(point), dtype=torch.bool, device=point.device)
-        return _length(point, self.center).flatten() * (1 + 1e-9) <= self.radius
 
 
 def descend(
@@ -225,29 +175,6 @@ def moved_inside(x: Float[Tensor, " one *features"], ball: Ball, points: Tensor)
     space = Space.around(x, ball)[torch.zeros(len(points), dtype=torch.int64, device=x.device)]
     found = space.project(points)
     return torch.where(space.inside(found).reshape(-1, *[1] * (x.dim() - 1)), found, x)
-
-
-def _length(point: Tensor, x: Tensor) -> Tensor:
-    """``|point - x|_2`` in float64, shaped to broadcast over samples."""
-    return (point.double() - x.double()).flatten(1).norm(dim=1).reshape(-1, *[1] * (x.dim() - 1))
-
-
-def _unit(direction: Tensor) -> Tensor:
-    return direction / direction.flatten(1).norm(dim=1).clamp_min(1e-30).reshape(-1, *[1] * (direction.dim() - 1))
-
-
-def _ends(x: Tensor, ball: Ball) -> tuple[Tensor, Tensor]:
-    """The least and greatest float32 inside the real box around each entry, so that no point leaves it by rounding.
-
-    An entry of radius 0 stays as it is."""
-    exact = x.double()
-    radius, least, greatest = (torch.as_tensor(v, dtype=torch.float64, device=x.device) for v in ball.extent(x))
-    low, high = torch.maximum(exact - radius, least), torch.minimum(exact + radius, greatest)
-    low32, high32 = low.float(), high.float()
-    # One step inwards wherever the nearest float32 lies outside, or where float64 itself may have rounded.
-    low32 = torch.where(low32.double() <= low, torch.nextafter(low32, x), low32)
-    high32 = torch.where(high32.double() >= high, torch.nextafter(high32, x), high32)
-    return torch.minimum(low32, x), torch.maximum(high32, x)
 
 
 def uniform(shape: Sequence[int], seeds: Sequence[tuple[int, ...]]) -> Tensor:

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.certify.attack import PGD, Space, descend, uniform
+from pipeline.certify.attack import PGD, descend, uniform
 from pipeline.certify.pursuit import Pursuit
+from pipeline.certify.space import Space
 from pipeline.certify.subdomain import Constraints, Subdomain
 from pipeline.certify.witness import Witness, check
 from pipeline.core.network import Network

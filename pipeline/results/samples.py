@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import re
-import tokenize
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum
@@ -17,15 +14,12 @@ from typing import Final
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt8
-from numpy.lib import format as npy
 
-from pipeline.errors import Contradiction, InputRejected, UsageError
-from pipeline.limits import limits, raised
+from pipeline.errors import Contradiction, InputRejected
 from pipeline.methods import DECIDERS
-from pipeline.results.facts import EXACT
+from pipeline.results.columns import arrays_of, decider_codes, exact_radii, require
 from pipeline.results.result import SamplesFile
 from pipeline.results.text import clean
-from pipeline.system.regular_file import open_regular
 
 
 class Verdict(IntEnum):
@@ -42,11 +36,6 @@ class Verdict(IntEnum):
         return self.name.lower()
 
 
-# What zipfile and numpy raise for a damaged archive; numpy reads a member's header as Python reads a literal.
-DAMAGED = (
-    *(ValueError, KeyError, TypeError, EOFError, MemoryError, RuntimeError, SyntaxError, OverflowError),
-    *(tokenize.TokenError, zipfile.BadZipFile),
-)
 FILE_NAME: Final = "samples.npz"
 COUNTEREXAMPLES_NAME: Final = "counterexamples.npz"
 
@@ -179,15 +168,15 @@ def read_samples(path: Path, expected: SamplesFile | None) -> Samples:
 
     Raises UsageError for no file, InputRejected for a malformed one, Contradiction for another digest.
     """
-    arrays = _arrays(path, expected)
+    arrays = arrays_of(path, expected)
     try:
         columns = {name: array for name, array in arrays.items() if name in COLUMNS}
-        eps, n = _exact(columns.pop("eps")), columns["index"].size
+        eps, n = exact_radii(columns.pop("eps")), columns["index"].size
         for name, array in columns.items():
             alone = name in ("index", "label", "predicted", "largest_eps")
-            _require(name, array, (n,) if alone else (len(eps), n))
+            require(name, array, (n,) if alone else (len(eps), n))
         if {"decided_by", "decided_by_names"} <= arrays.keys():
-            columns["decided_by"] = _codes(columns["decided_by"], arrays["decided_by_names"])
+            columns["decided_by"] = decider_codes(columns["decided_by"], arrays["decided_by_names"])
         return Samples(eps, **columns)  # type: ignore[arg-type]
     except (ValueError, KeyError, TypeError) as error:
         raise InputRejected(f"{path.name!r} is no samples file: {clean(error)}. Certify again.") from error
@@ -195,65 +184,12 @@ def read_samples(path: Path, expected: SamplesFile | None) -> Samples:
 
 def read_counterexamples(path: Path, expected: SamplesFile | None) -> Counterexamples:
     """The points of a counterexamples file. Raises as `read_samples` does."""
-    arrays = _arrays(path, expected)
+    arrays = arrays_of(path, expected)
     try:
         columns = {field.name: arrays[field.name] for field in fields(Counterexamples)}
-        n = len(_exact(columns["eps"]))
+        n = len(exact_radii(columns["eps"]))
         for name in ("index", "image", "predicted"):
-            _require(name, columns[name], (n, *columns[name].shape[1:]) if name == "image" else (n,))
+            require(name, columns[name], (n, *columns[name].shape[1:]) if name == "image" else (n,))
         return Counterexamples(**columns)
     except (ValueError, KeyError, TypeError) as error:
         raise InputRejected(f"{path.name!r} is no counterexamples file: {clean(error)}. Certify again.") from error
-
-
-def _exact(eps: np.ndarray) -> tuple[str, ...]:
-    """A column of radii, each an exact number that costs nothing to read. Raises ValueError."""
-    written = tuple(map(str, eps)) if eps.ndim == 1 and eps.dtype.kind == "U" else ("",)
-    if wrong := [e for e in written if not re.fullmatch(EXACT, e)]:
-        raise ValueError(f"eps holds {wrong[0][:40]!r}, which is no exact number")
-    return written
-
-
-def _codes(decided_by: np.ndarray, names: np.ndarray) -> np.ndarray:
-    """Codes into the names that a file gives as codes into DECIDERS, which has had fewer. Raises ValueError."""
-    told = names.tolist() if names.ndim == 1 and names.size <= 256 else None
-    if told == DECIDERS:
-        return decided_by
-    if not told:
-        raise ValueError(f"decided_by_names holds an array of shape {names.shape}")
-    known, codes = {name: code for code, name in enumerate(DECIDERS)}, np.zeros(256, np.uint8)
-    for code in np.unique(decided_by):
-        name = told[code] if code < len(told) else "nothing with a name"
-        if name not in known:
-            raise ValueError(f"a sample is decided by {name!r:.40}")
-        codes[code] = known[name]
-    return codes[decided_by]
-
-
-def _require(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless a column is of the type that its name stands for, and of this shape."""
-    types = {"verdict": "u1", "decided_by": "u1", "survived": "b1", "undecided": "b1"}
-    real = name in ("margin_lower", "largest_eps", "image")
-    if array.dtype.str[1:] not in (("f4", "f8") if real else (types.get(name, "i8"),)) or array.shape != shape:
-        raise ValueError(f"{name} holds {array.dtype} of shape {array.shape}, where the others want {shape}")
-
-
-def _arrays(path: Path, expected: SamplesFile | None) -> dict[str, np.ndarray]:
-    try:
-        with open_regular(path) as file:
-            content = file.read(limits().data_bytes + 1)
-    except OSError as error:
-        raise UsageError(f"No samples file {str(path)!r}: {error.strerror}. Name the folder of a report.") from error
-    if len(content) > limits().data_bytes:
-        raise InputRejected(f"{path.name!r} has more than {limits().data_bytes} bytes. {raised('data_bytes')}")
-    if expected is not None and hashlib.sha256(content).hexdigest() != expected.sha256:
-        raise Contradiction(f"{path.name!r} is not the file that its report describes. Certify again.")
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise ValueError("its members are compressed, as ours never are")
-            stored = {name.removesuffix(".npy"): io.BytesIO(archive.read(name)) for name in archive.namelist()}
-        # Not numpy.load, which gives the bytes of a member that is no array.
-        return {name: npy.read_array(member, allow_pickle=False) for name, member in stored.items()}
-    except DAMAGED as error:
-        raise InputRejected(f"{path.name!r} is no file of ours: {clean(error)}. Certify again.") from error
