@@ -20,7 +20,8 @@ from pipeline.commands.events import Done, Event, Note
 from pipeline.commands.examination import examine
 from pipeline.commands.features import Reach, reach_of
 from pipeline.commands.promises import measured
-from pipeline.commands.subject import Subject, device_of, need_data, open_model, opened, test_part
+from pipeline.commands.run_data import need_data, test_part
+from pipeline.commands.subject import Subject, device_of, open_model, opened
 from pipeline.data import Dataset
 from pipeline.distributed.group import Crew, process_group
 from pipeline.errors import EnvironmentFailure, UsageError

@@ -23,7 +23,8 @@ from pipeline.commands.features import Reach, ball_of
 from pipeline.commands.first_look import first_look, require_said_threshold
 from pipeline.commands.promises import Kernels, measured, refuse_unpromised
 from pipeline.commands.proving import proofs, require_provable
-from pipeline.commands.subject import Subject, chosen, device_of, to_inputs
+from pipeline.commands.run_data import chosen, to_inputs
+from pipeline.commands.subject import Subject, device_of
 from pipeline.core.feature_box import FeatureBox
 from pipeline.core.threat import Ball
 from pipeline.data import Dataset, Fitted

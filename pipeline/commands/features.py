@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import results as reports
+from pipeline.commands.run_data import to_inputs
 from pipeline.commands.several_inputs import load_for
-from pipeline.commands.subject import Subject, to_inputs
+from pipeline.commands.subject import Subject
 from pipeline.core.feature_box import FeatureBox, FeatureRadii
 from pipeline.core.floating_point import TINY32
 from pipeline.core.joined import Joined

@@ -17,7 +17,8 @@ from pipeline.commands import facts, training
 from pipeline.commands.conclusion import conclude
 from pipeline.commands.events import Done, Event, Note
 from pipeline.commands.examination import Evidence, examine
-from pipeline.commands.subject import Subject, device_of, need_data, open_model, opened, to_inputs
+from pipeline.commands.run_data import need_data, to_inputs
+from pipeline.commands.subject import Subject, device_of, open_model, opened
 from pipeline.commands.training import trained_network, training_key
 from pipeline.core.binary import without_threshold
 from pipeline.core.preprocess import without_normalisation

@@ -17,7 +17,8 @@ from pipeline import train
 from pipeline.commands import facts
 from pipeline.commands.events import Note
 from pipeline.commands.examination import Evidence
-from pipeline.commands.subject import Subject, device_of, open_model, opened, test_part
+from pipeline.commands.run_data import test_part
+from pipeline.commands.subject import Subject, device_of, open_model, opened
 from pipeline.core.network import Network
 from pipeline.data import Augment, Dataset, Fitted, Loader, has_part, hold_out, load
 from pipeline.distributed.group import Crew

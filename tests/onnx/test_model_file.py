@@ -15,10 +15,10 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from pipeline.commands import subject as subjects
 from pipeline.commands.certification import certify
 from pipeline.commands.events import Done
 from pipeline.commands.examination import examine
+from pipeline.commands.run_data import test_part as part_for_testing
 from pipeline.commands.subject import open_model, opened
 from pipeline.errors import InputRejected
 from pipeline.onnx import guard, model_file, runtime
@@ -96,7 +96,7 @@ def test_what_becomes_of_the_path_changes_nothing(form: str, tmp_path: Path) -> 
     subject = open_model(file, settings)
     for path in files(here):
         path.unlink()
-    fields = ended(examine(subject, subjects.test_part(data(tmp_path), settings, None), settings, {})).fields
+    fields = ended(examine(subject, part_for_testing(data(tmp_path), settings, None), settings, {})).fields
     assert fields["model"].sha256 == expected.sha256
     assert fields["model"].weights_sha256 == expected.weights_sha256
     assert fields["levels"][0].natural.k == 20  # of the other file: few
