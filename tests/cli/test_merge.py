@@ -153,6 +153,18 @@ def test_a_changed_shard_is_found_by_its_digest(pipeline, here, shards):
     assert "shard-2" in err
 
 
+def test_a_shard_that_its_own_samples_deny_is_found_though_its_digest_is_right(pipeline, here, shards):
+    def denied(result):
+        margin = result["levels"][0]["margin"]
+        margin["p50"] = (margin["p05"] + margin["p50"]) / 2
+
+    restated(here / "shard-2", denied)
+    code, _, err = pipeline("merge", *shards, "--report", "merged")
+    assert code == 5
+    assert "shard-2" in err
+    assert "margin.p50 is stated as" in " ".join(err.split())
+
+
 def test_a_forged_certificate_is_found_by_verify(pipeline, here, shards):
     forged(here / "shard-1")
     assert pipeline("merge", *shards, "--report", "merged")[0] in (0, 1), "what is consistent cannot be told by itself"
