@@ -6,9 +6,9 @@ Entries are bounded as many at once as memory has room for, those of one tile of
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,9 +20,6 @@ from pipeline.core.linear_form import LinearForm
 from pipeline.core.network import Step
 from pipeline.core.rounding import Rounding
 from pipeline.rules import Affine, rule_for
-
-if TYPE_CHECKING:
-    from pipeline.bounds.linear import Bounds
 
 TILE = 8
 """Into how many tiles each axis of an image is cut, at most, none shorter than 4: rows of one tile share a window."""
@@ -50,7 +47,19 @@ class RowCost:
     widest: int
 
 
-def tightened(bounds: Bounds, index: int, box: Interval) -> Interval:
+class Tightened(Protocol):
+    """What is known of a batch (``linear.Bounds``), as far as tightening reads and changes it."""
+
+    linear: Any
+    size: int
+    widest: int
+    other_slopes: dict[int, Tensor]
+
+    def lower(self, forms: Mapping[int, LinearForm]) -> Tensor:
+        """Lower bounds of the sum of forms over nodes, (rows, batch)."""
+
+
+def tightened(bounds: Tightened, index: int, box: Interval) -> Interval:
     """The box met with backward bounds of every entry that some reader would want tighter."""
     wanted = torch.zeros_like(box.radius, dtype=torch.bool)
     for reader in bounds.linear.readers.get(index, ()):
@@ -70,7 +79,7 @@ def tightened(bounds: Bounds, index: int, box: Interval) -> Interval:
     return met(bounds.linear.rounding, box, lower, upper)
 
 
-def _suggest(bounds: Bounds, reader: Step, own: Interval) -> None:
+def _suggest(bounds: Tightened, reader: Step, own: Interval) -> None:
     """Remember the slopes that an operator would start from over the backward bounds of its input."""
     rule = rule_for(reader.op)
     if rule is None or isinstance(rule, Affine) or len(reader.args) > 1:
@@ -80,7 +89,9 @@ def _suggest(bounds: Bounds, reader: Step, own: Interval) -> None:
         bounds.other_slopes[reader.index] = relaxation.start[:, None]
 
 
-def _replace(bounds: Bounds, index: int, wanted: Tensor, lower: Tensor, upper: Tensor, origin: tuple[int, ...]) -> None:
+def _replace(
+    bounds: Tightened, index: int, wanted: Tensor, lower: Tensor, upper: Tensor, origin: tuple[int, ...]
+) -> None:
     """Put backward bounds into ``lower`` and ``upper``, views of one tile of the node, where ``wanted``."""
     batch, shape = len(wanted), wanted.shape[1:]  # of one number a sample, no axes
     flat = wanted.reshape(batch, -1)
@@ -104,7 +115,7 @@ def _replace(bounds: Bounds, index: int, wanted: Tensor, lower: Tensor, upper: T
             side.copy_(side.reshape(batch, -1).scatter(1, picked, end).reshape(side.shape))
 
 
-def _room(bounds: Bounds, index: int, batch: int) -> int:
+def _room(bounds: Tightened, index: int, batch: int) -> int:
     """How many entries of a node are bounded at once: whole groups of rows, a lower and an upper one each."""
     cost = bounds.linear.rows.get(index, RowCost(copies=16, flops=0, widest=bounds.size))
     memory = max(0, bounds.linear.memory - batch * bounds.linear.kept)
@@ -112,7 +123,7 @@ def _room(bounds: Bounds, index: int, batch: int) -> int:
     return rows // (GROUP // 2) * (GROUP // 2) if rows >= GROUP // 2 else max(1, rows)
 
 
-def _measured(bounds: Bounds, index: int, ends: Callable[[], Tensor]) -> Tensor:
+def _measured(bounds: Tightened, index: int, ends: Callable[[], Tensor]) -> Tensor:
     """``ends()``; the first time at a node it is measured, later only how wide windows grow."""
     bounds.widest = 1
     known = bounds.linear.rows.get(index)

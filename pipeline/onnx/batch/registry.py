@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from pipeline.onnx.batch.axis import BatchAxis
-from pipeline.onnx.ir import Node
 from pipeline.onnx.operators import TABLE
 
-if TYPE_CHECKING:
-    from pipeline.onnx.batch.trace import BatchTrace
+Rule = Callable[..., BatchAxis]
+"""The batch axis of an operator's results, from the ``BatchTrace`` so far and its node.
 
-Rule = Callable[["BatchTrace", Node], BatchAxis]
-"""The batch axis of an operator's results. Raises Untraceable where samples influence each other or cannot be tracked."""
+Raises Untraceable where samples influence each other or cannot be tracked."""
 RULES: dict[str, Rule] = {}
 
 
