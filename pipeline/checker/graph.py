@@ -140,8 +140,7 @@ class FileGraph:
                 raise refusal(f"{kind} of two values of the input")
             maps = entrywise(one), entrywise(one if kind == "Add" else -one)
             return self._add(Stage(name, (a, b), maps), self.shapes[a])
-        left = first in self.values
-        source = self.values[first if left else second]
+        source = self.values[first if (left := first in self.values) else second]
         c = self._weight(second if left else first, self.shapes[source]).ravel()
         if kind == "Div" and not (left and c.all()):
             raise refusal("Div by zero, or of a constant by a value")
@@ -163,14 +162,15 @@ class FileGraph:
         return self._add(Stage(name, (source,)), self.shapes[source])
 
     def _gemm(self, name: str, source: int, found: dict[str, Any], weight: str, bias: str = "") -> int:
-        """The products by ``alpha`` and ``beta`` are exact in float64: of two float32 numbers."""
-        shape, w = self.shapes[source], self._weight(weight) * found.get("alpha", 1.0)
-        w = w.T if found.get("transB") else w
+        """Products by ``alpha`` and ``beta`` are exact in float64, of two float32 numbers; a runtime may apply them last."""
+        shape, alpha, beta = self.shapes[source], found.get("alpha", 1.0), found.get("beta", 1.0)
+        w = (self._weight(weight).T if found.get("transB") else self._weight(weight)) * alpha
         if len(shape) < 2 or w.ndim != 2 or shape[-1] != len(w):
             raise refusal("a product by another constant than a matrix on the right")
         made = (*shape[:-1], w.shape[1])
-        offset = self._weight(bias, made).ravel() * found.get("beta", 1.0) if bias else 0.0
-        return self._add(Stage(name, (source,), (matrix(w),), offset, sums=True), made)
+        offset = self._weight(bias, made).ravel() * beta if bias else 0.0
+        factor = max(abs(f) for f in (1.0, alpha, 1 / alpha, beta, 1 / beta))
+        return self._add(Stage(name, (source,), (matrix(w),), offset, sums=True, factor=factor), made)
 
     _matmul = _gemm
 

@@ -67,10 +67,21 @@ def _require_same(result: Result, samples: Samples | None, told: dict[str, Any],
         (result.model.sha256 != told["model_sha256"], "the report is about another model"),
         (result.method.arithmetic != told["arithmetic"], "the report is about another arithmetic"),
         (list(result.threat.range) != told["range"], "the report is about another range of pixels"),
+        (result.threat.norm != "linf" or result.threat.features is not None, "the report is about another region"),
+        (
+            _normalisation(result) != [part.ravel().tolist() for part in told["normalise"]],
+            "the report normalises otherwise",
+        ),
         (strange, "a proof is about a sample, label or eps that the report does not certify"),
     ):
         if wrong:
             raise Contradiction(f"{what}; {APART}")
+
+
+def _normalisation(result: Result) -> list[list[float]]:
+    """Mean and deviation in float32, where a report says that the deployment applies them before the file."""
+    stated = (result.preprocessing.mean, result.preprocessing.std)
+    return [np.array(part, np.float32).tolist() for part in stated if part is not None]
 
 
 def _require_pixels(

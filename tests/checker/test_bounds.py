@@ -122,3 +122,18 @@ def test_a_range_in_which_float32_may_overflow_is_refused(scale: float, what: st
     content = d.model(d.node("Mul", "x", d.constant(np.float32([scale]))), "n", 2)
     with pytest.raises(Fault, match=what):
         CheckerBounds(FileGraph(content), (np.ones(2), np.ones(2)), {}, deployed=True, tighten=False)
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(2.0**100, 1.0), (2.0**-100, 1.0), (1.0, 2.0**100), (2.0**20, 2.0**-20)])
+def test_what_a_runtime_may_flush_or_overflow_before_alpha_and_beta_is_never_proved(alpha: float, beta: float) -> None:
+    """A sum of products of 2^-100 is zero where numbers are flushed, whatever alpha makes of it afterwards."""
+    d = Drawing(0)
+    weight, bias = (np.full(shape, 1 / by, np.float32) for shape, by in (((1, 3), alpha), (3, beta)))
+    content = d.model(d.node("Gemm", "x", d.constant(weight), d.constant(bias), alpha=alpha, beta=beta), "n", 1)
+    if max(alpha, beta, 1 / alpha, 1 / beta) < 2.0**60:
+        assert (
+            CheckerBounds(FileGraph(content), box(0, 1), {}, deployed=True, tighten=False).values[-1].lower.min() > 0.9
+        )
+        return
+    with pytest.raises(Fault, match="2\\^60"):
+        CheckerBounds(FileGraph(content), box(0, 1), {}, deployed=True, tighten=False)
