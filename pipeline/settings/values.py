@@ -42,11 +42,18 @@ MANY = 10**9
 
 def euclidean(text: str) -> Fraction:
     """A Euclidean radius in units of the pixel range; many pixels together may move further than one of them can."""
+    return _at_most_1000(text, "a Euclidean eps is a number in units of the pixel range, such as 0.5 or 128/255")
+
+
+def multiple(text: str) -> Fraction:
+    """How many times its own radius each feature may move."""
+    return _at_most_1000(text, "eps is a multiple of each feature's radius or deviation, such as 0.1")
+
+
+def _at_most_1000(text: str, rule: str) -> Fraction:
     eps = exact(text)
     if eps is None or not 0 <= eps <= 1000:
-        raise UsageError(
-            f"a Euclidean eps is a number in units of the pixel range, such as 0.5 or 128/255; received {text[:40]!r}."
-        )
+        raise UsageError(f"{rule}, at most 1000; received {text[:40]!r}.")
     return eps
 
 
@@ -59,16 +66,6 @@ def constant(text: str) -> tuple[str, Any]:
     if said.startswith("npz:") or None in numbers:
         return name, said
     return name, numbers[0] if len(numbers) == 1 else tuple(numbers)
-
-
-def multiple(text: str) -> Fraction:
-    """How many times its own radius each feature may move."""
-    eps = exact(text)
-    if eps is None or not 0 <= eps <= 1000:
-        raise UsageError(
-            f"eps is a multiple of each feature's radius or deviation, such as 0.1, at most 1000; received {text[:40]!r}."
-        )
-    return eps
 
 
 def amount(value: Any, units: Mapping[str, float], example: str) -> Any:
