@@ -51,12 +51,12 @@ FORMS = {
 }  # fmt: skip
 
 
-def file_of(folder, nodes):
-    """A file of one input of shape 2 x 3."""
-    constants = CONSTANTS | {"deep_0": CONSTANTS["deep"][0]}
+def file_of(folder, nodes, given=None):
+    """A file of one input of shape 2 x 3, of constants of this module or ``given``."""
+    constants = CONSTANTS | {"deep_0": CONSTANTS["deep"][0]} | (given or {})
     read = {name for node in nodes for name in node.input}
     x, y = helper.make_tensor_value_info("x", 1, [2, 3]), helper.make_tensor_value_info("y", 1, None)
-    weights = [numpy_helper.from_array(v, k) for k, v in constants.items() if k in read]
+    weights = [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items() if k in read]
     graph = helper.make_graph(nodes, "g", [x], [y], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(onnx.shape_inference.infer_shapes(model), folder / "f.onnx")
@@ -86,3 +86,14 @@ def test_what_cannot_be_given_a_batch_is_refused_by_name(tmp_path):
     nodes = [NODE("MatMul", ["v", "x"], ["h"]), NODE("Pad", ["h", "pads"], ["y"])]
     with pytest.raises(InputRejected, match="Pad as it stands here cannot be given such an axis"):
         importer.load(file_of(tmp_path, nodes), lift=True)
+
+
+@pytest.mark.parametrize("operator", ["Reshape", "Expand"])
+def test_a_shape_that_the_input_decides_is_not_taken_for_the_one_that_was_measured(tmp_path, operator):
+    """It would be another beside the points at which shapes are measured, and parity."""
+    first = [NODE("ReduceMax", ["x"], ["m"], keepdims=0), NODE("Greater", ["m", "high"], ["c"])]
+    chosen = [NODE("Where", ["c", "shape", "other"], ["t"]), NODE(operator, ["x", "t"], ["y"])]
+    shapes = {"Reshape": ([3, 2], [6, 1]), "Expand": ([2, 3], [1, 1])}[operator]
+    given = {"high": np.float32(1e6), "shape": np.array(shapes[0]), "other": np.array(shapes[1])}
+    with pytest.raises(InputRejected, match=f"{operator} as it stands here cannot be given such an axis"):
+        importer.load(file_of(tmp_path, [*first, *chosen], given), lift=True)

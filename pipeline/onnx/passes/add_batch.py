@@ -107,12 +107,16 @@ def _pointwise(lift: _Lift, node: Node) -> Node:
 
 
 def _to_shape(lift: _Lift, node: Node) -> Node:
-    """Reshape, Flatten, Squeeze, Unsqueeze: to the shape that was measured."""
+    """Reshape, Flatten, Squeeze, Unsqueeze: to the shape that was measured, unless the input decides it."""
+    if any(lift.computed(v) for v in node.inputs[1:]):
+        raise NoLiftedForm
     node.attributes.read |= set(node.attributes)  # whatever they say, the measured shape follows from it
     return Node("Reshape", [node.inputs[0], lift.integers((1, *lift.draft.shapes[node.output]))], [node.output])
 
 
 def _expand(lift: _Lift, node: Node) -> Node:
+    if lift.computed(node.inputs[1]):
+        raise NoLiftedForm
     shape = lift.draft.shapes[node.output]
     return replace(node, inputs=[lift.of_rank(node.inputs[0], len(shape)), lift.integers((1, *shape))])
 
