@@ -550,6 +550,8 @@ CHECKER: list[Fault] = [
     ),
     ("checker/proof.py", 'hexdigest() != entry["sha256"]:', 'hexdigest() == "":', f"{REPLAYED} -k swapped"),
     ("checker/proof.py", 'told["model_sha256"] != graph.sha256', "False", f"{REPLAYED} -k weight"),
+    ("commands/check_proof.py", "samples.eps[levels[-1]]", "samples.eps[levels[0]]", f"{REPLAYED} -k smaller"),
+    ("cli/check_proof.py", "if unproved and not partial:", "if False:", f"{REPLAYED} -k without_a_proof"),
 ]
 
 FAULTS = [*RULES, *ACCOUNT, *VERDICTS, *REPORTS, *TRAINING, *PROMISE, *IMPORTS, *EXECUTED, *KERNELS, *CHECKER]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,16 @@ if TYPE_CHECKING:
 APART = "the folder of proofs and the report do not belong together. Certify again."
 
 
+@dataclass(frozen=True)
+class Unproved:
+    """A sample that a report certifies up to ``eps``, and of which there is no proof at that eps."""
+
+    index: int
+    label: int
+    eps: str
+    proof: None = None
+
+
 def check_proof(
     model: Path,
     folder: Path,
@@ -27,11 +38,12 @@ def check_proof(
     report: Path | None = None,
     data: str | Dataset | None = None,
     download: bool = False,
-) -> Iterator[Checked]:
+) -> Iterator[Checked | Unproved]:
     """What came of each proof. Raises InputRejected (3) for what the checker cannot read, UsageError (2) for no file.
 
-    With a ``report``, raises Contradiction (5) where the proofs are not those whose digest it states, or are about another model,
-    arithmetic, sample, label or eps than it certifies; with the ``data`` too, where the samples are not theirs.
+    With a ``report``, its certified samples without a proof come last, and it raises Contradiction (5) where the proofs are not
+    those whose digest it states, or are about another model, arithmetic, sample, label or eps than it certifies; with the
+    ``data`` too, where the samples are not theirs.
     """
     try:
         with open_regular(model) as file:
@@ -42,6 +54,7 @@ def check_proof(
         ) from error
     if data is not None and report is None:
         raise UsageError("--data are compared as a report has selected them; name it with --report.")
+    unproved: list[Unproved] = []
     if report is not None:
         result, (told, sha256) = read(report).result, manifest(folder)
         stored = (
@@ -51,7 +64,20 @@ def check_proof(
         _require_same(result, samples, told, sha256)
         if data is not None and samples is not None:
             _require_pixels(result, samples, told, folder, data, download)
+        unproved = [] if samples is None else without_proof(samples, told["about"])
     yield from check(content, folder)
+    yield from unproved
+
+
+def without_proof(samples: Samples, proofs: list[Checked]) -> list[Unproved]:
+    """A proof at some eps covers every smaller one: the largest at which a sample is certified must be proved."""
+    proved = {(one.index, one.eps) for one in proofs}
+    certified, found = samples.verdict == Verdict.CERTIFIED, []
+    for row in np.flatnonzero(certified.any(0)):
+        index, levels = int(samples.index[row]), np.flatnonzero(certified[:, row])
+        if (index, eps := samples.eps[levels[-1]]) not in proved:
+            found.append(Unproved(index, int(samples.label[row]), eps))
+    return found
 
 
 def _require_same(result: Result, samples: Samples | None, told: dict[str, Any], sha256: str) -> None:

@@ -93,7 +93,8 @@ def proofs(
             entries.append(about | {"tighten": proof.tighten, "sha256": hashlib.sha256(content).hexdigest()})
         yield Progress("proofs", done + 1, len(rows))
     if len(entries) < len(rows):
-        yield Note(f"{len(rows) - len(entries)} certified samples have no proof: it was not found a second time", True)
+        lacking = f"{len(rows) - len(entries)} certified samples have no proof: it was not found a second time"
+        yield Note(f"{lacking}; `pipeline check-proof --report` says which, and exits 4 without --partial", True)
     yield Note(f"{len(entries)} proofs in {folder}: `pipeline check-proof {subject.file.path} {folder}` replays them")
     manifest = json.dumps(_described(subject, fitted, how, entries), indent=1).encode()
     put(folder, {MANIFEST: manifest})

@@ -16,8 +16,10 @@ import pytest
 from onnx import numpy_helper
 
 from pipeline.certify import complete
-from pipeline.checker.proof import check
+from pipeline.checker.proof import Checked, check
 from pipeline.cli.main import run
+from pipeline.commands.check_proof import without_proof
+from pipeline.results import Samples, Verdict
 from pipeline.results.canonical import digest
 from tests.checker.small import Drawing
 
@@ -103,6 +105,7 @@ def test_proofs_hold_and_are_those_of_the_report(pipeline, copied: Path) -> None
         assert code == 0, out + err
         assert ("Not compared with a report" in out) == (not named)
         assert ("not compared with data" in out) == (data[0] not in named)
+        assert (", 0 without a proof" in out) == bool(named)
     code, _, err = pipeline("check-proof", copied / "model.onnx", copied / "proofs", *data)
     assert (code, "--report" in err) == (2, True), err
     samples = [stored(copied / "proofs", one["index"]) for one in told(copied / "proofs")["samples"]]
@@ -201,15 +204,52 @@ def test_proofs_of_another_run_are_not_those_of_the_report(pipeline, copied: Pat
     assert "digest of other proofs" in err
 
 
-def test_samples_of_other_data_are_not_those_of_the_report(pipeline, copied: Path) -> None:
-    """Even where a report was made to fit the proofs of samples that were moved."""
-    folder, file = copied / "proofs", copied / "report" / "report.json"
-    index = told(folder)["samples"][0]["index"]
-    restated(folder, index, lambda arrays, entry: arrays["x"].__iadd__(1e-6))
+def refitted(copied: Path) -> None:
+    """A report that states the digest of the proofs as they are now."""
+    file = copied / "report" / "report.json"
     raw = json.loads(file.read_text())
-    raw["result"]["proofs"]["sha256"] = hashlib.sha256((folder / "proofs.json").read_bytes()).hexdigest()
+    manifest = (copied / "proofs" / "proofs.json").read_bytes()
+    raw["result"]["proofs"] = {
+        "sha256": hashlib.sha256(manifest).hexdigest(),
+        "samples": len(json.loads(manifest)["samples"]),
+    }
     raw["result_sha256"] = digest(raw["result"])
     file.write_text(json.dumps(raw))
+
+
+def test_a_certified_sample_without_a_proof_is_said_and_ends_in_4(pipeline, copied: Path) -> None:
+    about = told(copied / "proofs")
+    left = about["samples"].pop(0)
+    (copied / "proofs" / "proofs.json").write_text(json.dumps(about))
+    refitted(copied)
+    asked = ("check-proof", copied / "model.onnx", copied / "proofs", "--report", copied / "report")
+    code, out, err = pipeline(*asked)
+    assert (code, "1 have none" in err, ", 1 without a proof" in out) == (4, True, True), out + err
+    assert f"NO PROOF  sample {left['index']}, label {left['label']}, eps {EPS}" in out
+    code, out, err = pipeline(*asked, "--partial")
+    assert (code, "NO PROOF" in out) == (0, True), out + err
+    code, out, _ = pipeline(*asked, "--partial", "--format", "json")
+    listed = json.loads(out)
+    assert (code, listed[-1]) == (0, {"index": left["index"], "label": left["label"], "eps": EPS, "proof": None})
+    assert len(listed) == len(about["samples"]) + 1
+    assert pipeline(*asked[:3], "--partial")[0] == 2
+
+
+def test_a_proof_covers_every_smaller_eps_and_no_larger_one() -> None:
+    certified, falsified = Verdict.CERTIFIED, Verdict.FALSIFIED
+    verdict = np.array([[certified, certified, certified], [certified, falsified, certified]], np.uint8)
+    one = np.array([4, 6, 9])
+    samples = Samples(("1/9", "1/5"), one, 0 * one, 0 * one, verdict, np.where(verdict == certified, 1.0, np.nan))
+    proofs = [Checked(4, 0, "1/9"), Checked(6, 0, "1/9"), Checked(9, 0, "1/5")]
+    assert [(lack.index, lack.eps) for lack in without_proof(samples, proofs)] == [(4, "1/5")]
+
+
+def test_samples_of_other_data_are_not_those_of_the_report(pipeline, copied: Path) -> None:
+    """Even where a report was made to fit the proofs of samples that were moved."""
+    folder = copied / "proofs"
+    index = told(folder)["samples"][0]["index"]
+    restated(folder, index, lambda arrays, entry: arrays["x"].__iadd__(1e-6))
+    refitted(copied)
     asked = ("check-proof", copied / "model.onnx", folder, "--report", copied / "report")
     assert pipeline(*asked)[0] == 0
     code, _, err = pipeline(*asked, "--data", f"npz:{copied / 'data.npz'}")
