@@ -215,6 +215,7 @@ def report(run: Run, work: Path) -> dict | None:
     found |= {rung["name"]: 100 * rung["certified"] / n for rung in level["rungs"] if rung["name"] in COLUMNS}
     if set(climbed) - {"ibp", "crown-ibp"}:
         found["all"] = 100 * level["certified"]["k"] / n
+    found["chance"] = any(warning["code"] == "near-chance" for warning in result["warnings"])
     return found | {"seconds": [spent for name, spent in timings.items() if name.startswith("epoch ")]}
 
 

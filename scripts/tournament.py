@@ -4,7 +4,9 @@
 
 The data file holds x_train, y_train, x_test, y_test (uint8); the test part is not read. A share of the training part is set
 aside, by the same seed for all, and decides: every recipe is trained at every rate with the first seed, and at the best of them
-with the others. A recipe is said to lead where it is ahead with every seed. What has finished is not run again.
+with the others. A recipe is said to lead where it is ahead with every seed. A network that classifies no better than guessing may
+be constant, and certified for that alone: its rate is passed over, and a recipe with such a network is out of the comparison.
+What has finished is not run again.
 """
 
 from __future__ import annotations
@@ -69,20 +71,31 @@ class Tournament:
         found = report(entry.run(self.setting, seed), self.work)
         return None if found is None else found.get(self.judge)
 
+    def guesses(self, entry: Entry, seed: int) -> bool:
+        """Whether the network of a run that has finished classifies no better than guessing."""
+        found = report(entry.run(self.setting, seed), self.work)
+        return found is not None and found["chance"]
+
     def best(self, recipe: str, rates: Sequence[str]) -> Entry:
-        """The rate that did best with the first seed."""
+        """The rate that did best with the first seed, of those whose network does not guess."""
         entries = [Entry(recipe, rate) for rate in rates]
-        return max(entries, key=lambda entry: self.score(entry, 0) or -1.0)
+        return max(entries, key=lambda entry: (not self.guesses(entry, 0), self.score(entry, 0) or -1.0))
 
     def lines(self, entries: Sequence[Entry], seeds: int) -> Iterator[str]:
-        """Means and ranges over the seeds, and then each pair, seed by seed."""
+        """Means and ranges over the seeds, what is out of the comparison, and then each pair, seed by seed."""
         yield f"| ε = {self.setting.eps}, {self.setting.title} | rate | natural % | attacked % | {self.judge} % | seeds |"
         yield "|---|---|---|---|---|---|"
         for entry in entries:
             found = [r for s in range(seeds) if (r := report(entry.run(self.setting, s), self.work)) is not None]
             cells = [spread([r[name] for r in found if name in r]) for name in ("natural", "attacked", self.judge)]
             yield f"| {entry.recipe} | {entry.rate} | {' | '.join(cells)} | {len(found)} |"
-        for one, two in combinations(entries, 2):
+        taught = []
+        for entry in entries:
+            if guessed := [str(s) for s in range(seeds) if self.guesses(entry, s)]:
+                yield f"{entry.recipe}: no better than guessing with seed {', '.join(guessed)}, and out of the comparison."
+            else:
+                taught.append(entry)
+        for one, two in combinations(taught, 2):
             yield self.paired(one, two, seeds)
 
     def paired(self, one: Entry, two: Entry, seeds: int) -> str:
@@ -174,8 +187,14 @@ def main(
     names, every_rate = recipes.split(","), rates.split(",")
     all_of([Entry(name, rate).run(tournament.setting, 0) for rate in every_rate for name in names])
     best = [tournament.best(name, every_rate) for name in names]
-    all_of([entry.run(tournament.setting, seed) for seed in range(1, seeds) for entry in best])
+    taught = [entry for entry in best if not tournament.guesses(entry, 0)]
+    all_of([entry.run(tournament.setting, seed) for seed in range(1, seeds) for entry in taught])
     click.echo("\n".join(tournament.lines(best, seeds)))
+    for entry in taught:
+        if len(every_rate) > 1 and entry.rate in (min(every_rate, key=float), max(every_rate, key=float)):
+            click.echo(
+                f"{entry.recipe}: its best rate, {entry.rate}, is at the end of those tried; one beyond may be better."
+            )
 
 
 if __name__ == "__main__":

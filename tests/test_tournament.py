@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -51,6 +52,31 @@ def test_a_recipe_leads_where_it_is_ahead_with_every_seed(script: dict[str, Any]
 
     one, two = (script["Entry"](name, "1e-3") for name in "ab")
     assert Scored(None, Path(), "ibp").paired(one, two, len(scores)) == says
+
+
+def test_a_recipe_whose_network_guesses_neither_leads_nor_names_its_rate(
+    script: dict[str, Any], tmp_path: Path
+) -> None:
+    setting = script["Setting"]("title", "0.3", {}, (), ("net",))
+    tournament, entry_of = script["Tournament"](setting, tmp_path, "ibp"), script["Entry"]
+    # Of a constant network every sample of its one class is certified: more than a network that learns may have at first.
+    told = {
+        ("a", "1e-3", 0): (90, 5, []),
+        ("a", "1e-3", 1): (90, 6, []),
+        ("a", "1e-2", 0): (11, 11, ["near-chance"]),
+        ("b", "1e-3", 0): (95, 9, []),
+        ("b", "1e-3", 1): (11, 11, ["near-chance"]),
+    }
+    for (recipe, rate, seed), (natural, certified, warnings) in told.items():
+        folder = tmp_path / f"{entry_of(recipe, rate).run(setting, seed).name}.report"
+        folder.mkdir()
+        rung = {"name": "ibp", "certified": certified}
+        level = {"natural": {"k": natural, "n": 100}, "attacked": {"k": natural, "n": 100}, "rungs": [rung]}
+        result = {"levels": [level], "method": {"bounds": ["ibp"]}, "warnings": [{"code": code} for code in warnings]}
+        (folder / "report.json").write_text(json.dumps({"result": result, "run": {"timings": {}}}))
+    best = [tournament.best("a", ["1e-3", "1e-2"]), tournament.best("b", ["1e-3"])]
+    assert [entry.rate for entry in best] == ["1e-3", "1e-3"]
+    assert list(tournament.lines(best, 2))[-1] == "b: no better than guessing with seed 1, and out of the comparison."
 
 
 def test_options_stand_behind_the_name_of_a_recipe(script: dict[str, Any]) -> None:
