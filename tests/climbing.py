@@ -65,7 +65,7 @@ def climb(network, eps, *, n: int = 40, norm: str = "linf", work: Work | None = 
 
 def same(a: Certification, b: Certification) -> bool:
     """Whether two certifications say the same, bit by bit, but for the seconds."""
-    if a.looked != b.looked:
+    if a.details != b.details:
         return False
     one, two = a.samples, b.samples
     parts = [(one.counterexamples, two.counterexamples), *((getattr(one, c), getattr(two, c)) for c in COLUMNS)]

@@ -16,7 +16,7 @@ from pipeline.results import (
     Data,
     Input,
     Layer,
-    Looked,
+    LevelDetails,
     Method,
     Model,
     Output,
@@ -78,7 +78,10 @@ def build_result(
     samples: Samples, *, gates: tuple[str, ...] = (), training: Training | None = None, **over: Any
 ) -> Result:
     """A result of these samples; keyword arguments replace its parts."""
-    rows, classes = levels(samples, looked=[Looked(LAYERS), *[Looked()] * (len(samples.eps) - 1)]), per_class(samples)
+    rows, classes = (
+        levels(samples, details=[LevelDetails(LAYERS), *[LevelDetails()] * (len(samples.eps) - 1)]),
+        per_class(samples),
+    )
     outcomes = evaluate([parse_gate(gate) for gate in gates], rows, classes)
     parts: dict[str, Any] = {
         "tool": Tool(name="pipeline", version="0.1.0"),

@@ -145,7 +145,7 @@ def test_the_rung_of_the_page_is_climbed_and_keeps_the_laws():
         refuter = Refuter(exact, question, "float32-any-order", method="both-ends")
         phases = {progress.phase for progress in prove(refuter, Clock(), split=False)}
         decided = climbed.samples.decided_by[0] == DECIDERS.index("both-ends")
-        (level,) = levels(climbed.samples, looked=climbed.looked)
+        (level,) = levels(climbed.samples, details=climbed.details)
     assert (margins["both-ends"] >= margins["crown-ibp"]).all()
     assert (margins["both-ends"] > margins["crown-ibp"]).any()
     drawn = torch.Generator().manual_seed(0)

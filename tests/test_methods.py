@@ -64,8 +64,8 @@ def test_what_cannot_be_a_rung_is_refused(method: BoundingMethod) -> None:
 def test_the_long_attack_comes_before_what_costs_no_less(cost: int, before: bool) -> None:
     with without_new_methods():
         register(BoundingMethod("new", cost, "boxes"))
-        looked = climb(lively(), ("1/20",), method="new").looked[0]
-    names = [name for name, _ in looked.rungs]
+        details = climb(lively(), ("1/20",), method="new").details[0]
+    names = [name for name, _ in details.rungs]
     assert (LONG_ATTACK in names[: names.index("new")]) == before
     assert LONG_ATTACK not in names[names.index("new") :]
 

@@ -30,7 +30,7 @@ from pipeline.results.samples import (
     read_samples,
 )
 from pipeline.results.statements import ASSUMPTIONS, SAMPLES, region_of
-from pipeline.results.summarise import Looked, largest_eps, levels, per_class
+from pipeline.results.summarise import LevelDetails, largest_eps, levels, per_class
 from pipeline.results.text import quoted
 from pipeline.results.write import intact
 
@@ -176,12 +176,13 @@ def _counts(result: Result, samples: Samples) -> Iterator[str]:
         unknown_here = set(samples.index[samples.verdict[row] == Verdict.UNKNOWN].tolist())
         if other := [one.index for one in level.unfinished if one.index not in unknown_here]:
             yield f"report.json: it says why sample {other[0]} is unknown at eps {level.eps}, and it is none of the unknown."
-    looked = [
-        Looked(x.layers, x.rounding, tuple((r.name, r.examined) for r in x.rungs), x.unfinished) for x in result.levels
+    details = [
+        LevelDetails(x.layers, x.rounding, tuple((r.name, r.examined) for r in x.rungs), x.unfinished)
+        for x in result.levels
     ]
     tolerance = result.largest_eps.tolerance if result.largest_eps else ""
     for name, stated, counted in (
-        ("levels", result.levels, levels(samples, looked=looked)),
+        ("levels", result.levels, levels(samples, details=details)),
         ("per_class", result.per_class, per_class(samples)),
         ("largest_eps", result.largest_eps, largest_eps(samples, tolerance=tolerance)),
         ("samples.columns", result.samples and result.samples.columns, samples.described.columns),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pipeline.certify.attack import PGD, Attacked, Predict, attack
+from pipeline.certify.attack import PGD, AttackResult, Predict, attack
+from pipeline.certify.box_sampling import BoxSampling, DeployedFile, random_points, sample_boxes
 from pipeline.certify.journal import Journal
-from pipeline.certify.ladder import LOOKED_INTO, certify
+from pipeline.certify.ladder import LAYER_SAMPLES, certify
 from pipeline.certify.largest import TOLERANCE, certified_at
 from pipeline.certify.scheduler import Work
-from pipeline.certify.spots import Deployed, Spots, sampled, unforeseen
 from pipeline.certify.verdicts import (
     Certification,
     Strategy,
@@ -15,21 +15,21 @@ from pipeline.certify.verdicts import (
 from pipeline.progress import Progress
 
 __all__ = [
-    "LOOKED_INTO",
+    "LAYER_SAMPLES",
     "PGD",
     "TOLERANCE",
-    "Attacked",
+    "AttackResult",
+    "BoxSampling",
     "Certification",
-    "Deployed",
+    "DeployedFile",
     "Journal",
     "Predict",
     "Progress",
-    "Spots",
     "Strategy",
     "Work",
     "attack",
     "certified_at",
     "certify",
-    "sampled",
-    "unforeseen",
+    "random_points",
+    "sample_boxes",
 ]

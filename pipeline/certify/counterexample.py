@@ -1,7 +1,7 @@
-"""The search for a counterexample to a property, and the judge of what it finds.
+"""The search for a counterexample to a property, and the judge that confirms it.
 
-The attack is that on samples (``attack.py``): it descends on the largest row of a conjunction, in every second start on the sum
-of the positive parts of its rows. What it finds is a candidate: ``confirm`` decides.
+It is the attack on samples (``attack.py``): it descends on the largest row of a conjunction, and from every second start on
+the sum of the positive parts of its rows. A point that it finds is a candidate; ``confirm`` decides.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pipeline.certify.attack import PGD, descend, uniform
-from pipeline.certify.pursuit import Pursuit
+from pipeline.certify.attack_objective import AttackObjective
 from pipeline.certify.space import Space
 from pipeline.certify.subdomain import Constraints, Subdomain
 from pipeline.certify.witness import Witness, check
@@ -27,29 +27,32 @@ from pipeline.system.clock import Clock, OutOfTime
 from pipeline.vnnlib import Case, Property, above32, below32, nearest32
 
 Confirm = Callable[[int, np.ndarray], Witness | None]
-"""Whether a flat float32 point, meant for that case, is a counterexample in the delivered file."""
+"""``confirm(case, point)``: the witness, if a flat float32 point is a counterexample of that case in the delivered file."""
 NEAR = 1e-5
-"""Candidates this close to the unsafe set, relative to the outputs, are worth a look by the file's own runtime."""
-LOOKS = 4
-PROBING = 6
-"""Steps inside a patch that is about to be halved."""
-
+"""Candidates this close to the unsafe set, relative to the outputs, are confirmed by the file's own runtime."""
+CANDIDATES = 4
+"""How many candidates of one step, the best first, are confirmed at most."""
+PROBE_STEPS = 6
+"""Steps of the search in a subdomain that is about to be halved."""
 
 LONG = PGD(steps=50, restarts=6, step=0.5, last=0.01)
-"""The usual search, from the centre of a box, a corner, then random points."""
+"""The usual search: from the centre of a box, from a corner, then from random points."""
 
 
-class _Found(Exception):
-    """Ends a descent with the first counterexample."""
+class _Counterexample(Exception):
+    """Ends a descent at the first counterexample."""
 
 
 class Falsifier:
-    """Looks for a point of some case at which some conjunction holds; each is a sample of a batch."""
+    """Searches for a point of a case at which a conjunction of the unsafe set holds.
+
+    Each pair of case and conjunction is one sample of a batch. ``found`` is the first witness, or None.
+    """
 
     def __init__(self, network: Network, question: Property, settings: PGD, confirm: Confirm, *, batch: int = 256):
         self.question, self.settings, self.confirm, self.batch = question, settings, confirm, batch
         self.device = next((p.device for p in network.parameters()), torch.device("cpu"))
-        self.pursuit, self.constraints = Pursuit.outputs(network), Constraints(question, nearest=True)
+        self.objective, self.constraints = AttackObjective.outputs(network), Constraints(question, nearest=True)
         self.ends = lru_cache(1 << 10)(self._ends)
         self.found: Witness | None = None
 
@@ -58,10 +61,12 @@ class Falsifier:
     ) -> Witness | None:
         """The first counterexample, or None once every start has been tried or the time is over.
 
-        ``among`` leaves only the cases and conjunctions that are open in these patches.
+        ``among`` restricts the search to the cases and conjunctions that are open in these subdomains.
         """
         whole = [(i, a) for i, case in enumerate(self.question.cases) for a in range(len(case.unsafe))]
-        targets = whole if among is None else sorted({(patch.case, a) for patch in among for a in patch.open})
+        targets = (
+            whole if among is None else sorted({(subdomain.case, a) for subdomain in among for a in subdomain.open})
+        )
         parts = [targets[at : at + self.batch] for at in range(0, len(targets), self.batch)]
         with suppress(OutOfTime):
             for start in range(self.settings.restarts) if starts is None else starts:
@@ -71,47 +76,47 @@ class Falsifier:
                         return self.found
         return None
 
-    def probe(self, patches: Sequence[Subdomain], clock: Clock) -> Witness | None:
-        """A few steps from the centre of every patch: where a proof fails, there may be a counterexample."""
-        return self._descend(_each(patches), 0, replace(self.settings, steps=PROBING), clock)
+    def probe(self, subdomains: Sequence[Subdomain], clock: Clock) -> Witness | None:
+        """A few steps from the centre of every subdomain: where a proof fails, there may be a counterexample."""
+        return self._descend(_each(subdomains), 0, replace(self.settings, steps=PROBE_STEPS), clock)
 
-    def at(self, patch: Subdomain, points: Tensor) -> Witness | None:
-        """Whether one of some points of a patch is a counterexample."""
-        each = [target for target in _each([patch]) for _ in points]
+    def at(self, subdomain: Subdomain, points: Tensor) -> Witness | None:
+        """The witness, if one of these points of a subdomain is a counterexample; ``points``: (n, inputs)."""
+        each = [target for target in _each([subdomain]) for _ in points]
         space = self._space(each)
-        tried = space.project(points.to(space.low).repeat(len(patch.open), 1))
-        return self._descend(each, 0, replace(self.settings, steps=0), Clock(), tried)
+        starts = space.project(points.to(space.low).repeat(len(subdomain.open), 1))
+        return self._descend(each, 0, replace(self.settings, steps=0), Clock(), starts)
 
     def _descend(
         self, targets: Sequence[Subdomain], start: int, settings: PGD, clock: Clock, points: Tensor | None = None
     ) -> Witness | None:
-        """From the same start in each of some patches, of one conjunction each."""
+        """Descend in each subdomain, of one conjunction each, from start number ``start`` or from the given points."""
         space, rows = self._space(targets), self.constraints(targets).to(self.device)
 
         def judge(at: Tensor, points: Tensor, least: Tensor) -> np.ndarray:
-            for i in least.argsort()[:LOOKS].tolist():
+            for i in least.argsort()[:CANDIDATES].tolist():
                 self.found = self.confirm(targets[int(at[i])].case, points[i].cpu().numpy())
                 if self.found is not None:
-                    raise _Found
+                    raise _Counterexample
             return np.zeros(len(at), bool)
 
         points = space.start(self._draws(start, targets, space.low)) if points is None else points
-        joint = start % 2 == 1  # moves on several constraints at once
-        with suppress(_Found):
-            descend(self.pursuit, rows, space, points, settings, judge, near=NEAR, joint=joint, check=clock.check)
+        joint = start % 2 == 1  # descends on several constraints at once
+        with suppress(_Counterexample):
+            descend(self.objective, rows, space, points, settings, judge, near=NEAR, joint=joint, check=clock.check)
         return self.found
 
     def _draws(self, start: int, targets: Sequence[Subdomain], like: Tensor) -> Tensor:
         if start == 0:
             return torch.full_like(like, 0.5)
-        drawn = uniform(like.shape[1:], [(self.settings.seed, start, t.case, *t.open) for t in targets]).to(like)
-        return drawn.round() if start == 1 else drawn
+        draws = uniform(like.shape[1:], [(self.settings.seed, start, t.case, *t.open) for t in targets]).to(like)
+        return draws.round() if start == 1 else draws
 
     def _target(self, case: int, conjunction: int) -> Subdomain:
         return Subdomain(case, *self.ends(case), (conjunction,))
 
     def _space(self, targets: Sequence[Subdomain]) -> Space:
-        """The float32 points of the patches that are points of their cases."""
+        """The float32 points of the subdomains that are points of their cases."""
         low, high, lower, upper = (
             torch.from_numpy(np.stack(ends)).to(self.device, torch.float32)
             for ends in (
@@ -124,24 +129,28 @@ class Falsifier:
         return Space(low, high, (high - low) / 2)
 
     def _ends(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """The least and greatest float32 of a box; where it holds none, the one that its lower end becomes."""
+        """The least and greatest float32 of a box; where it holds none, the one that its lower end rounds to."""
         case = self.question.cases[index]
         ends = ((above32(a), below32(b)) for a, b in zip(case.lower, case.upper, strict=True))
-        kept = [(a, b) if a <= b else (nearest32(v),) * 2 for (a, b), v in zip(ends, case.lower, strict=True)]
-        low, high = np.array(kept, np.float32).T
+        pairs = [(a, b) if a <= b else (nearest32(v),) * 2 for (a, b), v in zip(ends, case.lower, strict=True)]
+        low, high = np.array(pairs, np.float32).T
         return low, high
 
 
-def _each(patches: Sequence[Subdomain]) -> list[Subdomain]:
-    """A patch for each open conjunction of each patch."""
-    return [replace(patch, open=(a,)) for patch in patches for a in patch.open]
+def _each(subdomains: Sequence[Subdomain]) -> list[Subdomain]:
+    """A subdomain for each open conjunction of each subdomain."""
+    return [replace(subdomain, open=(a,)) for subdomain in subdomains for a in subdomain.open]
 
 
 class Judge:
-    """Whether a float32 point is a counterexample: by our reading of the property, and then by the independent one."""
+    """Confirms counterexamples: first by our reading of the property, then by the independent one (``witness.py``).
+
+    Called with the number of a case and a flat float32 point, it returns the witness, or None. It raises Contradiction (5)
+    where the two readings disagree.
+    """
 
     def __init__(self, question: Property, text: str, run: Callable[[np.ndarray], np.ndarray]):
-        """``run`` gives the delivered file's outputs for one flat input."""
+        """``text`` is the property as written; ``run`` gives the delivered file's outputs for one flat input."""
         self.question, self.text, self.run = question, text, run
 
     def __call__(self, index: int, point: np.ndarray) -> Witness | None:
@@ -149,13 +158,13 @@ class Judge:
         y = self.run(point)
         if not np.isfinite(y).all() or not _unsafe(case, exactly(y)):
             return None
-        # Where a box holds no float32, the exact input is the real point of it that becomes this one.
+        # Where a box holds no float32, the exact input is the real point of the box that rounds to this one.
         ends = zip(point, case.lower, case.upper, strict=True)
         witness = check(self.text, [min(max(Fraction(float(p)), a), b) for p, a, b in ends], self.run)
         if (witness.point == point).all() and witness.refused is None:
             return witness
         if self.question.contains_more:
-            return None  # a point that a strict bound, or a constraint without a box, leaves out
+            return None  # a point that a strict bound, or a constraint without a box, excludes
         raise Contradiction(
             f"Two independent readings of the property disagree about a counterexample: {witness.refused or 'another point'}. "
             "Please report this with the property."
@@ -171,5 +180,5 @@ def _unsafe(case: Case, y: Sequence[Fraction]) -> bool:
 
 
 def exactly(y: np.ndarray) -> list[Fraction]:
-    """The numbers that floats are."""
+    """The exact values of floats."""
     return [Fraction(float(v)) for v in y]

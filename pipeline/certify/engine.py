@@ -1,4 +1,4 @@
-"""Bounds of one network by every method and arithmetic, in batches that fit the memory allowed: behind every proof."""
+"""Bounds of one network by every method and arithmetic, in batches that fit into the memory allowed."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from pipeline.rules.weights import Facts
 from pipeline.system.allocator import give_back_large_blocks
 
 CHUNK_BYTES = 1 << 29
-"""What a batch takes at most on a CPU, however much memory is allowed: nothing is faster beyond its caches."""
+"""The most memory of one batch on a CPU, in bytes, whatever is allowed: larger batches leave the caches and are no faster."""
 RUN_FLOPS = 1 << 36
-"""Floating point operations in float32 between two looks at the clock: some seconds on one core."""
+"""Float32 operations between two checks of the clock: some seconds on one core."""
 ARENA = 2
-"""ONNX Runtime takes memory in blocks that double."""
-PREDICTED = 256
-"""Samples for one run of the file at most."""
+"""The factor by which ONNX Runtime may take more memory than it needs: its blocks double in size."""
+PREDICT_BATCH = 256
+"""The most samples in one run of the file."""
 COPIES = 2.5
-"""What is there beside a batch, in networks in float64: itself, what is remembered of its weights, and the attack's copy."""
+"""Memory besides that of a batch, in float64 networks: the network, cached sums of its weights, and the attack's copy."""
 
 B = TypeVar("B", bound=RowBounds)
 
 
 class Engine(Generic[B]):
-    """Bounds of the given ``kind`` over a network in float64, made once for each method and arithmetic.
+    """Bounds of the given ``kind`` over a float64 network, made once for each method and arithmetic.
 
-    ``mode``: the arithmetic of the run. ``one``: regions of one sample, of which it is measured what it takes. ``memory``: bytes
-    that one batch may take, the network included; None for a usual amount, or what one sample needs. ``kernels``: see
-    ``rounding_of``. ``check`` is called at every node, and may raise to end a walk.
+    ``mode``: the arithmetic of the run. ``one``: gives the regions of one sample, on which memory is measured. ``memory``: bytes
+    for one batch, the network included; None takes a usual amount, or what one sample needs. ``kernels``: see ``rounding_of``.
+    ``check`` is called at every node, and may raise to end a walk.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Engine(Generic[B]):
         tensors = [*network.parameters(), *network.buffers()]
         self.fixed = int(COPIES * sum(tensor.nbytes for tensor in tensors))
         self.device = next((tensor.device for tensor in tensors), torch.device("cpu"))
-        self._made: dict[tuple[str, Mode], B] = {}
+        self._bounds: dict[tuple[str, Mode], B] = {}
         self._needs: dict[str, Need] = {}
         self._facts: Facts = {}
         self_test(str(self.device))
@@ -65,35 +65,40 @@ class Engine(Generic[B]):
             give_back_large_blocks()
 
     @property
-    def room(self) -> int:
-        """Bytes for one batch beside what is there for all of them."""
+    def batch_bytes(self) -> int:
+        """Bytes for one batch, without what is shared by all batches."""
         left = max(0, int(FILL * ((self.memory or MEMORY) - self.fixed)))
         return min(CHUNK_BYTES, left) if self.device.type == "cpu" else left
 
     def bounds(self, method: str, mode: Mode | None = None) -> B:
         """The bounds by a method, in the arithmetic of the run or another."""
         key = (method, mode or self.mode)
-        if key not in self._made:
-            how = {"method": method, "memory": self.room, "facts": self._facts, "check": lambda: self.check()}
-            self._made[key] = self.kind(self.network, rounding_of(key[1], self.kernels), **how)
-        return self._made[key]
+        if key not in self._bounds:
+            options = {
+                "method": method,
+                "memory": self.batch_bytes,
+                "facts": self._facts,
+                "check": lambda: self.check(),
+            }
+            self._bounds[key] = self.kind(self.network, rounding_of(key[1], self.kernels), **options)
+        return self._bounds[key]
 
     def need(self, method: str) -> Need:
-        """What bounds of one sample take by a method, measured once."""
+        """The memory that bounds of one sample take by a method, measured once."""
         if method not in self._needs:
             linear = self.bounds(method).linear
             self._needs[method] = self.bounds(method).need(self.one())
             if self.memory is None:
-                # What nobody asked for refuses no model: it grows to what one sample takes.
+                # A limit that the user did not set must refuse no model: it grows to what one sample takes.
                 linear.memory = max(linear.memory, self._needs[method].least)
         return self._needs[method]
 
     def samples(self, method: str, rows: int, most: int) -> int:
-        """How many samples of so many rows are bounded together."""
+        """How many samples, of ``rows`` forms each, to bound at once: at most ``most``."""
         return self.need(method).samples(self.bounds(method).linear.memory, rows, most)
 
     def require(self, method: str) -> None:
-        """Raise UsageError (2) where the memory that was asked for does not hold one row of one sample."""
+        """Raise UsageError (2) where ``--memory-budget`` does not hold one row of one sample."""
         if self.memory is None:
             return
         if (needed := self.fixed + int(self.need(method).least / FILL)) > self.memory:
@@ -103,14 +108,14 @@ class Engine(Generic[B]):
             )
 
 
-def predicted_at_once(network: Network, sample: torch.Tensor, memory: int | None) -> int:
-    """Samples for one run of the file; ``sample`` is a batch of one in float32, ``memory`` in bytes."""
+def prediction_batch_size(network: Network, sample: torch.Tensor, memory: int | None) -> int:
+    """How many samples to give the file in one run; ``sample`` is a float32 batch of one, ``memory`` in bytes."""
     with torch.no_grad():
-        return fit(footprint(lambda: network(sample)), ARENA, memory, PREDICTED)
+        return fit(footprint(lambda: network(sample)), ARENA, memory, PREDICT_BATCH)
 
 
 def fit(one: Footprint, copies: int, memory: int | None, most: int) -> int:
-    """How many samples are worked on together, by what one takes; ``copies`` of its tensors are there at once."""
+    """How many samples to compute at once, from the footprint of one; ``copies`` of its tensors exist at the same time."""
     memory = min(CHUNK_BYTES, memory or CHUNK_BYTES)
     return max(1, min(most, memory // max(copies * one.peak, 1), RUN_FLOPS // max(one.total, 1)))
 

@@ -1,4 +1,4 @@
-"""What has been computed so far, kept in a folder, so that a run that was stopped does not compute it again."""
+"""Results of units of work, kept in a folder, so that a run that was stopped does not compute them again."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ EVERY = 3.0
 
 
 class Journal:
-    """Results by key. New ones are written every few seconds as a part of their own, which is there whole or not at all.
+    """Results by key. New ones are written every few seconds, atomically, to a file (a part) of their own.
 
-    A key and the samples it is about name one deterministic computation of the run that ``seal`` names. A part without its
-    authentication code is not read: ``foreign`` lists those. Without a folder nothing outlives the process.
+    A key and its samples identify one deterministic computation of the run that ``seal`` identifies. A part without a valid
+    authentication code is not read, and is listed in ``foreign``. Without a folder nothing is kept beyond the process.
     """
 
     def __init__(self, folder: Path | None = None, seal: Seal | None = None, *, rank: int = 0):
@@ -39,12 +39,12 @@ class Journal:
         return len(self._known)
 
     def get(self, key: str, rows: np.ndarray) -> Arrays | None:
-        """What was computed under this key for exactly these samples."""
-        found = self._known.get(key)
-        return found if found is not None and np.array_equal(found["rows"], rows) else None
+        """The result under this key for exactly these samples, or None."""
+        arrays = self._known.get(key)
+        return arrays if arrays is not None and np.array_equal(arrays["rows"], rows) else None
 
     def put(self, key: str, rows: np.ndarray, arrays: Arrays) -> None:
-        """Remember a result."""
+        """Keep a result; it is written within a few seconds, or by ``flush``."""
         if self.folder is None:
             return
         self._new[key] = {**arrays, "rows": rows}
@@ -52,7 +52,7 @@ class Journal:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is new. Raises OSError where the disk refuses."""
+        """Write all results that are not on disk yet. Raises OSError where that fails."""
         self._written = time.monotonic()
         if self.folder is None or self.seal is None or not self._new:
             return

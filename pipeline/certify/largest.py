@@ -1,4 +1,4 @@
-"""Each sample's largest certified eps, by search on a grid: the value found was itself certified, and can be again."""
+"""Each sample's largest certified eps, by a search on a grid; each value was certified itself, not interpolated."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from pipeline.progress import Progress
 from pipeline.results.blocks import Rows, by_block
 
 TOLERANCE = Fraction(1, 4096)
-"""The spacing of the grid, in units of the range."""
+"""The spacing of the grid, as a fraction of the range of pixels."""
 
 
 def largest_eps(
     prover: Prover, table: VerdictTable, methods: Sequence[str], work: Work, classes: int, blocks: Sequence[Rows]
 ) -> Generator[Progress, None, np.ndarray]:
-    """For every correct sample a certified eps such that eps + TOLERANCE was examined by the last method in vain.
+    """For each sample a certified eps such that the last method failed at eps + TOLERANCE, as a fraction of the range: (n,).
 
-    The search doubles its step from the largest eps known to be certified, and halves it after a failure; each method goes
-    on where the one before ended. NaN where the file is wrong, 0 where nothing was proved; a budget leaves what was
-    certified until then.
+    The step of the search doubles from the largest eps known to be certified, and is halved after a failure; each method
+    continues where the one before ended. The value is NaN where the file misclassifies the sample and 0 where nothing was
+    proved; where the budget ends the search, it is what was certified until then.
     """
     rows = np.flatnonzero(table.correct)
     low, end = np.zeros(len(table.correct), np.int64), _ends(prover, table)
@@ -38,15 +38,15 @@ def largest_eps(
         high = end.copy()
         step = np.maximum((high - low) // 2, 1) if method == methods[0] else np.ones_like(low)
         size, turn = prover.batch(method, classes), 0
-        while len(left := rows[high[rows] - low[rows] > 1]):
+        while len(open_ := rows[high[rows] - low[rows] > 1]):
             middle = np.minimum(low + step, (low + high) // 2)
 
             def compute(pick: np.ndarray, middle: np.ndarray = middle, method: str = method) -> dict[str, np.ndarray]:
                 balls = [replace(table.balls[0], eps=int(middle[i]) * TOLERANCE) for i in pick]
                 return {"margins": prover.margins(method, balls, pick)}
 
-            cuts = [cut for some in by_block(blocks, left) for cut in chunks(some, size)]
-            done = len(rows) - len(left)
+            cuts = [cut for of_block in by_block(blocks, open_) for cut in chunks(of_block, size)]
+            done = len(rows) - len(open_)
             results = yield from work.units(
                 f"largest eps, {method}#{turn}",
                 cuts,
@@ -55,8 +55,8 @@ def largest_eps(
                 before=done,
                 total=len(rows),
             )
-            for pick, found in zip(cuts, results, strict=True):
-                margins = np.full(len(pick), np.nan) if found is None else found["margins"]
+            for pick, arrays in zip(cuts, results, strict=True):
+                margins = np.full(len(pick), np.nan) if arrays is None else arrays["margins"]
                 proved = np.isfinite(margins) & (margins > 0) & (table.arithmetic != "none")
                 low[pick[proved]], step[pick[proved]] = middle[pick[proved]], 2 * step[pick[proved]]
                 failed = pick[~proved]
@@ -72,20 +72,20 @@ def largest_eps(
 def certified_at(
     prover: Prover, balls: Sequence[Ball], methods: Sequence[str], classes: int
 ) -> Generator[Progress, None, np.ndarray]:
-    """Which of the prover's samples are certified, each in a ball of its own, by the cheapest method that can."""
+    """Whether each of the prover's samples is certified in a ball of its own, methods tried in their order: (n,)."""
     proved = np.zeros(len(balls), bool)
     for method in methods:
-        left, size = np.flatnonzero(~proved), prover.batch(method, classes)
-        for start in range(0, len(left), size):
-            rows = left[start : start + size]
+        open_, size = np.flatnonzero(~proved), prover.batch(method, classes)
+        for start in range(0, len(open_), size):
+            rows = open_[start : start + size]
             margins = prover.margins(method, [balls[i] for i in rows], rows)
             proved[rows] = np.isfinite(margins) & (margins > 0)
-            yield Progress(f"largest eps, {method}", start + len(rows), len(left))
+            yield Progress(f"largest eps, {method}", start + len(rows), len(open_))
     return proved
 
 
 def _ends(prover: Prover, table: VerdictTable) -> np.ndarray:
-    """By sample, a point of the grid that nothing below can be certified at: an eps of a counterexample, or the whole range."""
+    """By sample, a grid point at which nothing can be certified: the smallest eps of a counterexample, or the whole range."""
     whole = table.balls[0].whole(prover.images[0].size)
     end = np.full(len(table.correct), math.ceil(whole / TOLERANCE) + 1, np.int64)
     for level in reversed(range(len(table.balls))):

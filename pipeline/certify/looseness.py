@@ -1,4 +1,4 @@
-"""How loose the boxes of IBP are, layer by layer: what a report says beside its verdicts."""
+"""How loose the boxes of IBP are, layer by layer, as reports show it."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from pipeline.results import Layer
 from pipeline.rules import Affine, rule_for
 
 VERTICES = 4
-"""Points of each box from which the looseness of bounds is judged."""
+"""Vertices of each box at which values are computed, to compare with its bounds."""
 
 
 @torch.no_grad()
 def looseness(intervals: IntervalWalk, box: Interval) -> tuple[Layer, ...]:
-    """The signs and radii that IBP leaves at the input of each elementwise nonlinearity, over the boxes of a batch."""
+    """For each elementwise nonlinearity, the signs and radii of its input by IBP, over the boxes of a batch."""
     boxes = intervals.boxes([box], keep=walk.EVERYTHING)
-    reached = _reached(intervals.plan, box)
-    found = (_layer(step, intervals.network.origin(step.name), boxes, reached) for step in intervals.plan.steps)
-    return tuple(layer for layer in found if layer is not None)
+    ranges = _half_ranges(intervals.plan, box)
+    layers = (_layer(step, intervals.network.origin(step.name), boxes, ranges) for step in intervals.plan.steps)
+    return tuple(layer for layer in layers if layer is not None)
 
 
 def _layer(
-    step: Step, name: str, boxes: Sequence[Interval | Tensor | None], reached: Mapping[int, float]
+    step: Step, name: str, boxes: Sequence[Interval | Tensor | None], ranges: Mapping[int, float]
 ) -> Layer | None:
     inside, outside = boxes[step.args[0]], boxes[step.index]
     if isinstance(rule_for(step.op), Affine) or not (isinstance(inside, Interval) and isinstance(outside, Interval)):
@@ -39,7 +39,7 @@ def _layer(
     active = float((inside.center >= inside.radius).double().mean())
     inactive = float((inside.center <= -inside.radius).double().mean())
     radius = float(inside.radius.mean())
-    moved = reached.get(step.args[0], 0.0)
+    half_range = ranges.get(step.args[0], 0.0)
     return Layer(
         name=name,
         kind=type(step.op).__name__,
@@ -47,12 +47,12 @@ def _layer(
         active=active,
         inactive=inactive,
         mean_radius=radius if np.isfinite(radius) else None,
-        looseness=radius / moved if moved > 0 and np.isfinite(radius / moved) else None,
+        looseness=radius / half_range if half_range > 0 and np.isfinite(radius / half_range) else None,
     )
 
 
-def _reached(plan: Plan, box: Interval) -> dict[int, float]:
-    """By node, half the range that the values at a few vertices of a box span, in the mean over samples and units."""
+def _half_ranges(plan: Plan, box: Interval) -> dict[int, float]:
+    """By node, half the range of its values at a few vertices of the box, averaged over samples and units."""
     signs = torch.Generator().manual_seed(0)
     lowest: dict[int, Tensor] = {}
     highest: dict[int, Tensor] = {}
@@ -68,8 +68,8 @@ def _reached(plan: Plan, box: Interval) -> dict[int, float]:
     return {index: float((highest[index] - low).double().mean()) / 2 for index, low in lowest.items()}
 
 
-def numbers(network: Network, sample: Tensor) -> int:
-    """How many numbers all values of one sample hold together."""
+def value_count(network: Network, sample: Tensor) -> int:
+    """How many entries all values of one sample have together."""
     probe = sample.to(next(network.parameters(), torch.zeros(1, dtype=torch.float64)))
     with torch.no_grad():
         values = walk.forward(network.plan(), [probe], lambda step, *xs: step.op(*xs), keep=walk.EVERYTHING)

@@ -1,8 +1,8 @@
-"""Proofs of properties: every box of an unsafe set is refuted, by the cheapest bound that does, in parts where need be.
+"""Proofs of properties: every box of an unsafe set is refuted by the cheapest sufficient method, divided where necessary.
 
-What stays open in few dimensions is cut where the linear bound loses most, ``|coefficient| * width``, the "smart branching" of
-Xu et al. (arXiv 2011.13824) for inputs, or where the box is widest; in more, it is divided by the signs of ReLUs
-(``complete``), and up to ``MIXED_INPUTS`` by inputs and signs in turn.
+An open box of few dimensions is halved along the input where the linear bound loses most, ``|coefficient| * width`` (the "smart
+branching" of Xu et al., arXiv 2011.13824), or where the box is widest. A box of more dimensions is divided by the signs of
+ReLUs (``complete.py``), and up to ``MIXED_INPUTS`` dimensions by inputs and signs alternately.
 """
 
 from __future__ import annotations
@@ -26,32 +26,33 @@ from pipeline.system.clock import Clock, OutOfTime
 from pipeline.vnnlib import Property
 
 SPLIT_INPUTS = 8
-"""Boxes are cut only where at most this many inputs vary: more dimensions have too many halves."""
-MIXED_INPUTS, FIRST, FEW = 32, 1_000, 64
-"""Boxes of at most so many varying inputs are cut too, once so many parts by signs were not enough; then each has a few."""
-FAIR = 1.01
-"""What the share of an input in the widths counts for, where its share in the cost counts 1: so each is cut in the end."""
+"""Boxes are halved along inputs alone where at most this many inputs vary: in more dimensions that takes too many boxes."""
+MIXED_INPUTS, FIRST_DOMAINS, HALF_DOMAINS = 32, 1_000, 64
+"""A box of at most ``MIXED_INPUTS`` varying inputs is first divided into ``FIRST_DOMAINS`` domains by signs; if that is not
+enough it is halved along inputs too, with ``HALF_DOMAINS`` domains for each half."""
+WIDTH_WEIGHT = 1.01
+"""The weight of an input's share of the widths against its share of the cost; above 1, so that every input is halved in time."""
 MAX_BOXES = 1 << 17
-"""How many boxes are bounded where no time budget says when to stop."""
+"""How many boxes are bounded at most where there is no time budget."""
 
 
 @dataclass
 class Outcome:
-    """How a proof ended: ``left`` patches stand open, ``boxes`` were bounded; ``by`` is the dearest method that was needed."""
+    """How a proof ended: the ``open`` subdomains, how many ``boxes`` were bounded, and ``by`` which most expensive method."""
 
-    left: list[Subdomain]
+    open: list[Subdomain]
     boxes: int = 0
     by: str = IBP
     splits: int = 0
     domains: int = 0
-    """Into how many parts boxes were divided by the signs of ReLUs."""
+    """Into how many domains boxes were divided by the signs of ReLUs."""
     timed_out: bool = False
     unfinished: Unfinished | None = None
-    """Why the first box that could not be divided to the end is open."""
+    """Why branch and bound left its first open box undecided."""
 
     @classmethod
     def before(cls, question: Property) -> Outcome:
-        """Nothing is refuted yet."""
+        """The outcome before any work: every case is open."""
         return cls([whole(i, case) for i, case in enumerate(question.cases)])
 
 
@@ -60,132 +61,141 @@ def prove(
     clock: Clock,
     *,
     split: bool = True,
-    stop: Callable[[Sequence[Subdomain]], bool] = lambda patches: False,
-    look: Callable[[Subdomain, Tensor], bool] = lambda patch, points: False,
+    stop: Callable[[Sequence[Subdomain]], bool] = lambda subdomains: False,
+    try_points: Callable[[Subdomain, Tensor], bool] = lambda subdomain, points: False,
     domains: int = MAX_BOXES,
 ) -> Generator[Progress, None, Outcome]:
-    """Refute every case; returns what came of it.
+    """Refute every case; the return value is the outcome.
 
-    ``stop`` sees what is about to be cut, ``look`` points at which a bound is least: either may end it. A box is divided into
-    ``domains`` parts by the signs of ReLUs at most.
+    ``stop`` is given the subdomains that are about to be halved, ``try_points`` points at which a bound is least; the proof ends
+    where either returns True. A box is divided by the signs of ReLUs into at most ``domains`` domains.
     """
     outcome = Outcome.before(refuter.question)
     refuter.engine.check = clock.check
     try:
         refuter.fit()
         for method in refuter.methods:
-            outcome.left = yield from _sweep(refuter, outcome, method, clock)
-            if not outcome.left:
+            outcome.open = yield from _bound_all(refuter, outcome, method, clock)
+            if not outcome.open:
                 break
-        if split and all(_free(refuter, patch).sum() <= SPLIT_INPUTS for patch in outcome.left):
-            yield from _split(refuter, outcome, clock, stop)
+        if split and all(_varying(refuter, subdomain).sum() <= SPLIT_INPUTS for subdomain in outcome.open):
+            yield from _split_inputs(refuter, outcome, clock, stop)
         elif split:
-            mixed = all(_free(refuter, patch).sum() <= MIXED_INPUTS for patch in outcome.left)
-            more = yield from _by_signs(refuter, outcome, clock, look, min(domains, FIRST) if mixed else domains)
+            mixed = all(_varying(refuter, subdomain).sum() <= MIXED_INPUTS for subdomain in outcome.open)
+            more = yield from _split_signs(
+                refuter, outcome, clock, try_points, min(domains, FIRST_DOMAINS) if mixed else domains
+            )
             if mixed and more:
-                yield from _in_turn(refuter, outcome, clock, look, domains)
+                yield from _split_both(refuter, outcome, clock, try_points, domains)
     except OutOfTime:
         outcome.timed_out = True
     return outcome
 
 
-def _sweep(
+def _bound_all(
     refuter: Refuter, outcome: Outcome, method: BoundingMethod, clock: Clock
 ) -> Generator[Progress, None, list[Subdomain]]:
-    """All open patches by one method; returns those that stay open."""
-    patches = outcome.left
+    """Bound all open subdomains by one method; returns those that stay open."""
+    subdomains = outcome.open
     left: list[Subdomain] = []
-    for start in range(0, len(patches), refuter.batch):
+    for start in range(0, len(subdomains), refuter.batch):
         clock.check()
-        part, _ = refuter.bound(patches[start : start + refuter.batch], method)
-        outcome.boxes += min(refuter.batch, len(patches) - start)
-        if len(part) < len(patches[start : start + refuter.batch]):
+        part, _ = refuter.bound(subdomains[start : start + refuter.batch], method)
+        outcome.boxes += min(refuter.batch, len(subdomains) - start)
+        if len(part) < len(subdomains[start : start + refuter.batch]):
             outcome.by = method.name
         left += part
-        yield Progress(method.name, min(start + refuter.batch, len(patches)), len(patches))
+        yield Progress(method.name, min(start + refuter.batch, len(subdomains)), len(subdomains))
     return left
 
 
-def _split(
+def _split_inputs(
     refuter: Refuter, outcome: Outcome, clock: Clock, stop: Callable[[Sequence[Subdomain]], bool]
 ) -> Iterator[Progress]:
-    """Halve what is open, depth first, until nothing is, or what remains cannot be halved."""
-    method = [m for m in refuter.methods if not m.searches][-1]  # in small boxes, slopes matter less than cuts
-    scores = np.stack([patch.upper - patch.lower for patch in outcome.left]) if outcome.left else np.zeros((0, 1))
-    pending = list(zip(outcome.left, scores, strict=True))
+    """Halve open subdomains along inputs, depth first, until none is open or one cannot be halved."""
+    method = [m for m in refuter.methods if not m.searches][-1]  # in small boxes, slopes matter less than halving
+    scores = (
+        np.stack([subdomain.upper - subdomain.lower for subdomain in outcome.open])
+        if outcome.open
+        else np.zeros((0, 1))
+    )
+    pending = list(zip(outcome.open, scores, strict=True))
     while pending:
         clock.check()
         if clock.deadline is None and outcome.boxes > MAX_BOXES:
             break
         count = max(1, refuter.batch // 2)
-        taken, pending = pending[-count:], pending[:-count]
-        if stop([patch for patch, _ in taken]):
+        batch, pending = pending[-count:], pending[:-count]
+        if stop([subdomain for subdomain, _ in batch]):
             break
-        halves = [half for patch, score in taken for half in _halves(refuter, patch, score)]
-        if len(halves) < 2 * len(taken):  # a box one float wide that no bound refutes
+        halves = [half for subdomain, score in batch for half in _halves(refuter, subdomain, score)]
+        if len(halves) < 2 * len(batch):  # a box one float wide that no bound refutes
             break
-        outcome.splits += len(taken)
+        outcome.splits += len(batch)
         outcome.boxes += len(halves)
-        left, found = refuter.bound(halves, method)
-        pending += list(zip(left, found, strict=True))
+        open_halves, costs = refuter.bound(halves, method)
+        pending += list(zip(open_halves, costs, strict=True))
         outcome.by = method.name
-        outcome.left = [patch for patch, _ in pending]
+        outcome.open = [subdomain for subdomain, _ in pending]
         yield Progress("split", outcome.splits, outcome.splits + len(pending))
 
 
-def _by_signs(
-    refuter: Refuter, outcome: Outcome, clock: Clock, look: Callable[[Subdomain, Tensor], bool], domains: int
+def _split_signs(
+    refuter: Refuter, outcome: Outcome, clock: Clock, try_points: Callable[[Subdomain, Tensor], bool], domains: int
 ) -> Generator[Progress, None, bool]:
-    """Refute what is open by branch and bound on the signs of ReLUs; whether it is worth while to go on in parts of a box."""
-    total = len(outcome.left)
-    for done, patch in enumerate(tuple(outcome.left)):
-        found = _divided(refuter, outcome, patch, clock, look, domains)
-        if found is None:
+    """Refute open subdomains by branch and bound on the signs of ReLUs; returns whether halving inputs may still help."""
+    total = len(outcome.open)
+    for done, subdomain in enumerate(tuple(outcome.open)):
+        decision = _branch_and_bound(refuter, outcome, subdomain, clock, try_points, domains)
+        if decision is None:
             return False
-        if found.end == "proved":
-            outcome.left = [other for other in outcome.left if other is not patch]
+        if decision.end == "proved":
+            outcome.open = [other for other in outcome.open if other is not subdomain]
         yield Progress("branch and bound", done + 1, total)
-        if found.end != "proved":
-            return found.end in ("domains", "memory", "split")
+        if decision.end != "proved":
+            return decision.end in ("domains", "memory", "split")
     return False
 
 
-def _in_turn(
-    refuter: Refuter, outcome: Outcome, clock: Clock, look: Callable[[Subdomain, Tensor], bool], domains: int
+def _split_both(
+    refuter: Refuter, outcome: Outcome, clock: Clock, try_points: Callable[[Subdomain, Tensor], bool], domains: int
 ) -> Iterator[Progress]:
-    """Halve what signs alone leave open, and divide each half by signs, depth first, into ``domains`` parts in all at most."""
+    """Halve open subdomains along inputs and divide each half by signs, depth first, into at most ``domains`` domains in all."""
     method = [m for m in refuter.methods if not m.searches][-1]
-    pending = [(patch, patch.upper - patch.lower) for patch in outcome.left]
+    pending = [(subdomain, subdomain.upper - subdomain.lower) for subdomain in outcome.open]
     while pending and outcome.domains <= domains:
         clock.check()
-        patch, cost = pending.pop()
-        if not (halves := _halves(refuter, patch, cost)):
+        subdomain, cost = pending.pop()
+        if not (halves := _halves(refuter, subdomain, cost)):
             return
         outcome.splits += 1
         outcome.boxes += len(halves)
         for half, cost in zip(*refuter.bound(halves, method), strict=True):
-            found = _divided(refuter, outcome, half, clock, look, FEW)
-            if found is None or found.end == "falsified":
+            decision = _branch_and_bound(refuter, outcome, half, clock, try_points, HALF_DOMAINS)
+            if decision is None or decision.end == "falsified":
                 return
-            if found.end != "proved":
+            if decision.end != "proved":
                 pending.append((half, cost))
-        outcome.left = [patch for patch, _ in pending]
+        outcome.open = [subdomain for subdomain, _ in pending]
         yield Progress("split", outcome.splits, outcome.splits + len(pending))
 
 
-def _divided(
+def _branch_and_bound(
     refuter: Refuter,
     outcome: Outcome,
-    patch: Subdomain,
+    subdomain: Subdomain,
     clock: Clock,
-    look: Callable[[Subdomain, Tensor], bool],
+    try_points: Callable[[Subdomain, Tensor], bool],
     domains: int,
 ) -> Decision | None:
-    """One box by branch and bound, of each conjunction its most promising row; None where there is no such row, or node."""
-    if not all(refuter.question.cases[patch.case].unsafe[a] for a in patch.open):
-        return None  # a conjunction of nothing holds everywhere
-    engine, rows = refuter.engine.bounds(COMPLETE), refuter.rows([patch])
-    regions = [Box(region.box) for region in refuter.regions([patch])]
+    """Branch and bound on one box, by the row with the best bound of each conjunction.
+
+    Returns None where a conjunction has no row, or the rows are not forms over one node and one input.
+    """
+    if not all(refuter.question.cases[subdomain.case].unsafe[a] for a in subdomain.open):
+        return None  # an empty conjunction holds everywhere
+    engine, rows = refuter.engine.bounds(COMPLETE), refuter.rows([subdomain])
+    regions = [Box(region.box) for region in refuter.regions([subdomain])]
     bounds = engine.over(regions)
     at = engine.at_outputs(rows.form(refuter.question.outputs), bounds)
     if len(regions) > 1 or len(at) > 1 or rows.conjunction is None:  # one node is bounded, over one box
@@ -194,14 +204,14 @@ def _divided(
     with torch.no_grad():
         least = bounds.lower(at)[:, 0].nan_to_num(-torch.inf)
     own = rows.conjunction[:, 0].cpu().numpy()
-    picked = [max(np.flatnonzero(own == i).tolist(), key=lambda k: float(least[k])) for i in range(len(patch.open))]
+    best = [max(np.flatnonzero(own == i).tolist(), key=lambda k: float(least[k])) for i in range(len(subdomain.open))]
 
     def judge(points: Tensor) -> tuple[Tensor, np.ndarray]:
-        return points, np.full(len(points), look(patch, points.flatten(1)))
+        return points, np.full(len(points), try_points(subdomain, points.flatten(1)))
 
-    found = decide(
+    decision = decide(
         bounds,
-        LinearForm(form.coeff[picked], form.const[picked]),
+        LinearForm(form.coeff[best], form.const[best]),
         index,
         judge,
         domains=domains,
@@ -210,31 +220,32 @@ def _divided(
         check=clock.check,
         timed=True,
     )
-    outcome.domains += found.domains
-    outcome.unfinished = found.unfinished(patch.case)
-    outcome.timed_out = found.end == "time"
-    if found.end == "proved":
+    outcome.domains += decision.domains
+    outcome.unfinished = decision.unfinished(subdomain.case)
+    outcome.timed_out = decision.end == "time"
+    if decision.end == "proved":
         outcome.by = refuter.methods[-1].name
-    return found
+    return decision
 
 
-def _free(refuter: Refuter, patch: Subdomain) -> np.ndarray:
-    """Which inputs vary."""
-    case = refuter.question.cases[patch.case]
+def _varying(refuter: Refuter, subdomain: Subdomain) -> np.ndarray:
+    """A mask of the inputs that vary over the subdomain's case: (inputs,)."""
+    case = refuter.question.cases[subdomain.case]
     return np.array([a < b for a, b in zip(case.lower, case.upper, strict=True)])
 
 
-def _halves(refuter: Refuter, patch: Subdomain, score: np.ndarray) -> list[Subdomain]:
-    """Both halves of a patch along the input with the largest sum of two shares: of what inputs cost the bound, and of widths.
+def _halves(refuter: Refuter, subdomain: Subdomain, score: np.ndarray) -> list[Subdomain]:
+    """Both halves of a subdomain along one input, or none where it is too narrow.
 
-    By the cost alone, an input without a coefficient is never cut, though the lines of ReLUs are wide because it is.
+    The input is that with the largest sum of its shares of ``score``, the cost to the bound, and of the widths. By the cost
+    alone, an input without a coefficient would never be halved, although its width loosens the relaxations of ReLUs.
     """
-    width = np.where(_free(refuter, patch), patch.upper - patch.lower, 0.0)
+    width = np.where(_varying(refuter, subdomain), subdomain.upper - subdomain.lower, 0.0)
     score = np.where(width > 0, np.nan_to_num(score), 0.0)
-    at = int((score / (score.sum() or 1.0) + FAIR * width / (width.sum() or 1.0)).argmax())
-    middle = patch.lower[at] + width[at] / 2
-    if not patch.lower[at] < middle < patch.upper[at]:
+    at = int((score / (score.sum() or 1.0) + WIDTH_WEIGHT * width / (width.sum() or 1.0)).argmax())
+    middle = subdomain.lower[at] + width[at] / 2
+    if not subdomain.lower[at] < middle < subdomain.upper[at]:
         return []
-    below, above = patch.upper.copy(), patch.lower.copy()
+    below, above = subdomain.upper.copy(), subdomain.lower.copy()
     below[at] = above[at] = middle
-    return [replace(patch, upper=below), replace(patch, lower=above)]
+    return [replace(subdomain, upper=below), replace(subdomain, lower=above)]

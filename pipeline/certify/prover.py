@@ -1,4 +1,4 @@
-"""Margins of samples by any method, in batches that fit the memory allowed."""
+"""Lower bounds of the margins of samples, by any method, in batches that fit into the memory allowed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from pipeline.bounds.margins import MarginBounds
-from pipeline.certify.attack import Predict, moved_inside
+from pipeline.certify.attack import Predict, nearest_inside
 from pipeline.certify.complete import Decision, Room, margins_decided
 from pipeline.certify.engine import Engine
-from pipeline.certify.looseness import looseness, numbers
+from pipeline.certify.looseness import looseness, value_count
 from pipeline.certify.verdicts import Images, Strategy
 from pipeline.choices import Mode
 from pipeline.core.network import Network
@@ -25,15 +25,15 @@ from pipeline.rules import Affine, Rule, rule_for
 from pipeline.system.clock import Clock, OutOfTime
 
 IBP_BATCH, LINEAR_BATCH = 1024, 32
-"""Samples that a rung bounds at once at most: little is gained beyond, and what a budget cuts short is lost."""
-LOOKED_AT = 8
-"""Tensors for each value while layers are looked into: its box, and what vertices reach."""
+"""The most samples that a rung bounds at once: more are hardly faster, and a budget that ends a batch loses all of it."""
+COPIES_PER_VALUE = 8
+"""How many tensors of the size of each value exist while statistics of layers are taken."""
 FEW_DOMAINS = 64
-"""Into how many parts the region of a sample is divided of which a proof would be an alarm."""
+"""The most domains for a sample that has a counterexample, where a proof would be an alarm."""
 
 
 class Prover:
-    """Bounds over one data set with one network, in float64."""
+    """Bounds of the margins of one data set by one network, in float64."""
 
     def __init__(
         self, network: Network, images: Images, labels: np.ndarray, settings: Strategy, clock: Clock | None = None
@@ -54,10 +54,10 @@ class Prover:
     def margins(
         self, method: str, ball: Ball | Sequence[Ball], rows: np.ndarray, *, mode: Mode | None = None
     ) -> np.ndarray:
-        """The least margin over each sample's ball; ``ball`` may be one for each sample.
+        """Lower bounds of the least margin over each sample's ball, float64: (rows,). ``ball`` may be one for each sample.
 
-        Never of more samples at once than the file takes: where it fixes its batch, they may read each other.
-        Raises OutOfTime where the clock runs out on the way.
+        Never bounds more samples at once than the file takes: where it fixes its batch, samples might depend on each other.
+        Raises OutOfTime where the clock runs out.
         """
         size = self.settings.batch or max(len(rows), 1)
         if len(rows) > size:
@@ -68,17 +68,17 @@ class Prover:
         return self.engine.bounds(method, mode).least(_region(ball, x), labels).cpu().numpy()
 
     def batch(self, method: str, classes: int) -> int:
-        """Samples at once, so that boxes and a group of rows of margins, of any number of classes, stay within memory."""
+        """How many samples to bound at once, so that their boxes and a group of rows of their margins fit into memory."""
         most = self.settings.batch or (IBP_BATCH if METHODS[method].over == "tail" else LINEAR_BATCH)
         try:
             return self.engine.samples(method, classes - 1, most)
         except OutOfTime:
-            return 1  # and nothing will be begun
+            return 1  # no unit will be started
 
-    def decided(self, method: str, ball: Ball, row: np.ndarray, predict: Predict | None) -> Decision:
-        """One sample by branch and bound; the point of a counterexample is one of float32 in the ball, tried on the file.
+    def branch_and_bound(self, method: str, ball: Ball, row: np.ndarray, predict: Predict | None) -> Decision:
+        """Decide one sample by branch and bound; a counterexample is a float32 point of the ball, confirmed on the file.
 
-        Without ``predict`` a few parts alone are looked at, and nothing but a proof is looked for.
+        Without ``predict`` it only searches for a proof, in at most ``FEW_DOMAINS`` domains.
         """
         x, label = self.tensors(row)
         bounds, start = self.engine.bounds(method), torch.from_numpy(self.images[row])
@@ -87,11 +87,11 @@ class Prover:
         def judge(points: Tensor) -> tuple[Tensor, np.ndarray]:
             if predict is None:
                 return points, np.zeros(len(points), bool)
-            tried = moved_inside(start, ball, points.to(start))
-            fooled = predict(tried.numpy()).argmax(1) != self.labels[row]
-            for i in np.flatnonzero(fooled):  # a counterexample is one by itself, too
-                fooled[i] = predict(tried[i : i + 1].numpy()).argmax(1)[0] != self.labels[row[0]]
-            return tried, fooled
+            points = nearest_inside(start, ball, points.to(start))
+            fooled = predict(points.numpy()).argmax(1) != self.labels[row]
+            for i in np.flatnonzero(fooled):  # a counterexample must be one in a batch of one, too
+                fooled[i] = predict(points[i : i + 1].numpy()).argmax(1)[0] != self.labels[row[0]]
+            return points, fooled
 
         return margins_decided(
             bounds,
@@ -105,16 +105,16 @@ class Prover:
         )
 
     def require(self, methods: Sequence[str]) -> None:
-        """Raise UsageError (2) where the memory that was asked for does not hold one row of margins of one sample."""
+        """Raise UsageError (2) where ``--memory-budget`` does not hold one row of margins of one sample."""
         for method in methods:
-            with suppress(OutOfTime):  # nothing will be begun
+            with suppress(OutOfTime):  # no unit will be started
                 self.engine.require(method)
 
     def _one(self) -> list[Region]:
         return [LinfBall(Fraction(0)).region(self.tensors(np.arange(1))[0])]
 
     def has_relaxations(self) -> bool:
-        """Whether any operator on the way is better than its own box: else every method gives what IBP gives."""
+        """Whether any operator has a linear relaxation better than its box; without one, every method gives the bounds of IBP."""
         return any(
             not isinstance(rule, Affine) and type(rule).relax is not Rule.relax
             for step in self.engine.bounds(IBP).top.plan.steps
@@ -122,19 +122,19 @@ class Prover:
         )
 
     def layers(self, ball: Ball, images: np.ndarray) -> tuple[Layer, ...]:
-        """How loose the boxes of IBP are over the first of some images: as many as memory has room for with every value kept.
+        """How loose the boxes of IBP are, over as many of the first images as fit into memory with every value kept.
 
-        None where the time is over.
+        Empty where the time is over.
         """
         with suppress(OutOfTime):
-            room = self.engine.room // (8 * LOOKED_AT * numbers(self.network, torch.from_numpy(images[:1])))
-            some = torch.from_numpy(images[: self.settings.batch or max(1, room)])
-            box = ball.region(some.to(self.settings.device, torch.float64)).box
+            bytes_per_image = 8 * COPIES_PER_VALUE * value_count(self.network, torch.from_numpy(images[:1]))
+            count = self.settings.batch or max(1, self.engine.batch_bytes // bytes_per_image)
+            box = ball.region(torch.from_numpy(images[:count]).to(self.settings.device, torch.float64)).box
             return looseness(self.engine.bounds(IBP).linear.intervals, box)
         return ()
 
     def tensors(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Images and labels of some samples, in float64, on the device."""
+        """The images (float64) and labels of some samples, on the device."""
         images, labels = torch.from_numpy(self.images[rows]), torch.from_numpy(self.labels[rows])
         return images.to(self.settings.device, torch.float64), labels.to(self.settings.device)
 

@@ -1,7 +1,7 @@
-"""Which conjunctions of a property's unsafe set bounds refute, box by box.
+"""Refutes conjunctions of a property's unsafe set by bounds, box by box.
 
-A conjunction is refuted over a box once one of its constraints ``c.y <= t`` is shown never to hold, ``min (c.y - t) > 0``, or
-one of the strict ones, ``c.y < t``, for which ``min (c.y - t) >= 0`` is enough.
+A conjunction is refuted over a box if one of its constraints ``c.y <= t`` holds nowhere in it, that is ``min (c.y - t) > 0``;
+for a strict one, ``c.y < t``, ``min (c.y - t) >= 0`` is enough.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from pipeline.methods import METHODS, BoundingMethod, bounding, up_to
 from pipeline.vnnlib import Property
 
 BATCH = 256
-"""Boxes bounded at once at most."""
+"""The most boxes bounded at once."""
 
 
 @dataclass(eq=False)
 class RememberingRegion:
-    """A box that remembers the last form it was asked about."""
+    """A box that keeps the last form that was minimised over it."""
 
     box: Interval
     last: LinearForm | None = None
@@ -47,7 +47,7 @@ class RememberingRegion:
 
 
 class Refuter:
-    """Refutes the unsafe boxes of a property of a float64 network, by methods up to the one asked for."""
+    """Refutes the unsafe boxes of a property of a float64 network, by all methods up to ``method``."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Refuter:
         self.strict = any(c.strict for case in question.cases for conjunction in case.unsafe for c in conjunction)
 
     def fit(self) -> None:
-        """As many boxes at once as memory allows. Raises UsageError (2) where it does not hold one."""
+        """Set ``batch`` to as many boxes as fit into memory. Raises UsageError (2) where not even one does."""
         if self.question.cases:
             most = max(len(case.unsafe) for case in self.question.cases)
             self.engine.require(self.methods[-1].name)
@@ -77,10 +77,13 @@ class Refuter:
     def _one(self) -> list[RememberingRegion]:
         return self.regions([whole(0, self.question.cases[0])])
 
-    def bound(self, patches: Sequence[Subdomain], method: BoundingMethod) -> tuple[list[Subdomain], np.ndarray]:
-        """The patches that stay open, with fewer conjunctions, and how much each input costs their bounds."""
+    def bound(self, subdomains: Sequence[Subdomain], method: BoundingMethod) -> tuple[list[Subdomain], np.ndarray]:
+        """The subdomains that stay open, with their open conjunctions, and the cost of each input to their bounds.
+
+        Costs are ``sum over rows of |coefficient| * radius``: (open subdomains, inputs).
+        """
         self.engine.need(method.name)
-        bounds, regions, rows = self.engine.bounds(method.name), self.regions(patches), self.rows(patches)
+        bounds, regions, rows = self.engine.bounds(method.name), self.regions(subdomains), self.rows(subdomains)
         over = bounds.over(regions, keep=self.strict)
         least = bounds.lower(over, rows)
         proved = (torch.isfinite(least) & (least > 0)).cpu().numpy()
@@ -88,18 +91,21 @@ class Refuter:
         assert rows.strict is not None
         conjunction = rows.conjunction.cpu().numpy()
         if (tied := rows.strict.cpu().numpy() & ~proved & (conjunction >= 0)).any():
-            proved[tied] = self._at_a_tie(rows, over, tied)
-        left, kept = [], []
-        for b, patch in enumerate(patches):
+            proved[tied] = self._never_negative(rows, over, tied)
+        still_open, at = [], []
+        for b, subdomain in enumerate(subdomains):
             refuted = set(conjunction[proved[:, b], b].tolist())
-            if still := tuple(a for i, a in enumerate(patch.open) if i not in refuted):
-                left.append(replace(patch, open=still))
-                kept.append(b)
-        return left, self._cost(regions, len(patches))[kept]
+            if conjunctions := tuple(a for i, a in enumerate(subdomain.open) if i not in refuted):
+                still_open.append(replace(subdomain, open=conjunctions))
+                at.append(b)
+        return still_open, self._cost(regions, len(subdomains))[at]
 
     @torch.no_grad()
-    def _at_a_tie(self, rows: Specification, bounds: Bounds, at: np.ndarray) -> np.ndarray:
-        """Which of these rows are never negative: by the outputs' own ends, whose zeros no outward rounding moves."""
+    def _never_negative(self, rows: Specification, bounds: Bounds, at: np.ndarray) -> np.ndarray:
+        """Whether each row in the mask ``at`` is never negative, by exact ends of the outputs.
+
+        Outward rounding moves a bound of exactly zero below zero; it does not move these ends where they are zero.
+        """
         plan, count = bounds.plan, rows.const.shape[1]
         ends = exact_ends(plan, bounds.values, bounds.linear.rounding)
         if len(ends) < len(plan.outputs):
@@ -111,21 +117,21 @@ class Refuter:
         form, of = rows.form(self.question.outputs), np.nonzero(at)[1]
         return never_negative(form.coeff.cpu().numpy()[at], form.const.cpu().numpy()[at], lower[of], upper[of])
 
-    def rows(self, patches: Sequence[Subdomain]) -> Specification:
-        """What is open in every patch, on the network's device."""
-        return self.constraints(patches).to(self.engine.device)
+    def rows(self, subdomains: Sequence[Subdomain]) -> Specification:
+        """The rows of the open conjunctions of every subdomain, on the network's device."""
+        return self.constraints(subdomains).to(self.engine.device)
 
-    def regions(self, patches: Sequence[Subdomain]) -> list[RememberingRegion]:
-        """The boxes of the patches, one batch for each input of the network."""
+    def regions(self, subdomains: Sequence[Subdomain]) -> list[RememberingRegion]:
+        """The boxes of the subdomains: for each input of the network, a batch of boxes."""
         lower, upper = (
             inputs_of(torch.from_numpy(np.stack(ends)).double().to(self.engine.device), self.shapes)
-            for ends in ([p.lower for p in patches], [p.upper for p in patches])
+            for ends in ([p.lower for p in subdomains], [p.upper for p in subdomains])
         )
         enclose = self.engine.bounds(self.methods[0].name).linear.rounding.enclose
         return [RememberingRegion(enclose(a, b)) for a, b in zip(lower, upper, strict=True)]
 
     def _cost(self, regions: Sequence[RememberingRegion], batch: int) -> np.ndarray:
-        """``sum over rows of |coefficient| * radius`` for every input."""
+        """``sum over rows of |coefficient| * radius`` for every input: (batch, inputs)."""
         parts = []
         for region in regions:
             cost = region.box.radius

@@ -1,4 +1,4 @@
-"""The rungs that bound what is still open, the largest eps first: by linear bounds, in waves, and by branch and bound."""
+"""The rungs that bound open samples, the largest eps first: linear bounds, in waves, and branch and bound."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from pipeline.certify.attack import Attacked, Predict
+from pipeline.certify.attack import AttackResult, Predict
 from pipeline.certify.journal import Arrays
 from pipeline.certify.prover import Prover
 from pipeline.certify.scheduler import Work
@@ -21,12 +21,12 @@ from pipeline.results import Unfinished
 from pipeline.results.blocks import Rows, by_block
 
 FIRST_WAVE, GROWTH = 2, 4
-"""Samples of a block that a rung is tried on at first, and how many times more each time after."""
+"""How many samples of a block the first wave has, and the factor by which each further wave is larger."""
 
 
 @dataclass(eq=False)
 class Rungs:
-    """What they work on, and how branch and bound ended."""
+    """The state of a certification that the rungs read and write."""
 
     table: VerdictTable
     prover: Prover
@@ -38,113 +38,115 @@ class Rungs:
     classes: int
     blocks: Sequence[Rows]
     reach: np.ndarray
-    """The margin of each sample itself: a bound further below zero than this above it is none to go on from."""
+    """The margin of each sample at its own point: a bound that is further below zero gives no hope for the rung."""
     impatient: bool
-    """Whether a rung is left, in one block and at one eps, with a wave of samples in which it proves none."""
-    _left: list[dict[int, Unfinished]] = field(init=False)
-    """By level, why branch and bound did not decide a row."""
+    """Whether a block leaves a rung, at one eps, after a wave of samples in which it proved none."""
+    _unfinished: list[dict[int, Unfinished]] = field(init=False)
+    """By level and row, why branch and bound did not decide a sample."""
 
     def __post_init__(self) -> None:
-        self._left = [{} for _ in self.balls]
+        self._unfinished = [{} for _ in self.balls]
 
     @property
     def balls(self) -> tuple[Ball, ...]:
         return self.table.balls
 
     def climb(self, method: str) -> Generator[Progress, None, None]:
-        """Try a method on what is open, the largest eps first, since its proofs hold for the smaller; nearest to proved first.
+        """Try a method on the open samples: the largest eps first, since its proofs hold for smaller ones.
 
-        Where ``impatient``, a block goes through its samples in waves that grow, and leaves the rung with one in which nothing is
-        decided: those behind are further from a proof. Only behind the first wave it goes on, where a bound came within reach, or
-        rounding alone stood in the way.
+        In each block, the samples nearest to a proof come first. If ``impatient``, they are tried in waves that grow, and the
+        block leaves the rung after a wave that decides nothing, since later samples are further from a proof. The first wave is
+        an exception: the rung continues where a bound came within ``reach``, or where only rounding prevented a proof.
         """
         table, splits = self.table, METHODS[method].splits
         size = 1 if splits else self.prover.batch(method, self.classes)
         total, done = sum(len(table.open(i)) for i in range(len(self.balls))), 0
         for level in reversed(range(len(self.balls))):
-            compute = partial(self._divided if splits else self._bounded, method, level)
+            compute = partial(self._branch_and_bound if splits else self._bound, method, level)
             waiting = [self._waves(level, rows) for rows in by_block(self.blocks, table.open(level))]
             wave = 0
             while waiting:
                 rows = [waves[0] for waves in waiting]
-                first = [self._sentinel(level, some) if wave == 0 else some[:0] for some in rows]
-                cuts = [chunks(np.concatenate(both), size) for both in zip(first, rows, strict=True)]
+                sentinels = [self._sentinel(level, some) if wave == 0 else some[:0] for some in rows]
+                cuts = [chunks(np.concatenate(both), size) for both in zip(sentinels, rows, strict=True)]
                 key = f"{method}@{self.balls[level].eps}#{wave}"
                 results = yield from self.work.units(
                     key, [cut for some in cuts for cut in some], compute, phase=method, before=done, total=total
                 )
-                of_block, going_on = iter(results), []
+                in_order, still_waiting = iter(results), []
                 for waves, some in zip(waiting, cuts, strict=True):
-                    if self._entered(method, level, some, [next(of_block) for _ in some], wave) and waves[1:]:
-                        going_on.append(waves[1:])
+                    if self._enter(method, level, some, [next(in_order) for _ in some], wave) and waves[1:]:
+                        still_waiting.append(waves[1:])
                 done = min(done + sum(map(len, rows)), total)
-                waiting, wave = going_on, wave + 1
+                waiting, wave = still_waiting, wave + 1
             table.check(self.indices)
         if total:
             yield Progress(method, total, total)
 
     def unfinished(self, level: int) -> tuple[Unfinished, ...]:
-        """Why branch and bound left those samples that are unknown at a level, by index."""
-        still = set(self.table.open(level).tolist())
-        found = (one for row, one in self._left[level].items() if row in still)
-        return tuple(sorted(found, key=lambda one: one.index))
+        """Why branch and bound did not decide the samples that are unknown at a level, in the order of their indices."""
+        still_open = set(self.table.open(level).tolist())
+        reasons = (one for row, one in self._unfinished[level].items() if row in still_open)
+        return tuple(sorted(reasons, key=lambda one: one.index))
 
-    def _bounded(self, method: str, level: int, rows: np.ndarray) -> Arrays:
+    def _bound(self, method: str, level: int, rows: np.ndarray) -> Arrays:
         return {"margins": self.prover.margins(method, self.balls[level], rows)}
 
-    def _divided(self, method: str, level: int, row: np.ndarray) -> Arrays:
+    def _branch_and_bound(self, method: str, level: int, row: np.ndarray) -> Arrays:
         """One sample by branch and bound."""
-        # Of what is falsified already no counterexample is looked for: a proof would give the search away.
-        looked_for = bool(self.table.alive[level, row].all())
-        found = self.prover.decided(method, self.balls[level], row, self.predict if looked_for else None)
-        broken, label, point = found.end == "falsified", self.labels[row], self.images[row][:0]
-        if found.point is not None:
-            point = found.point[None].cpu().numpy()
+        # For a falsified sample only a proof is searched for: finding one would show that the bounds are wrong.
+        open_ = bool(self.table.alive[level, row].all())
+        decision = self.prover.branch_and_bound(method, self.balls[level], row, self.predict if open_ else None)
+        broken, label, point = decision.end == "falsified", self.labels[row], self.images[row][:0]
+        if decision.point is not None:
+            point = decision.point[None].cpu().numpy()
             label = self.predict(point).argmax(1)
-        how = {
-            "margins": np.array([found.margin if found.end == "proved" else np.nan]),
+        arrays = {
+            "margins": np.array([decision.margin if decision.end == "proved" else np.nan]),
             "broken": np.array([broken]),
             "points": point,
             "labels": label,
         }
-        left = found.unfinished(int(self.indices[row[0]]))
-        return how if left is None else how | {"left": np.array([left.model_dump_json()])}
+        unfinished = decision.unfinished(int(self.indices[row[0]]))
+        return arrays if unfinished is None else arrays | {"left": np.array([unfinished.model_dump_json()])}
 
-    def _entered(
+    def _enter(
         self, method: str, level: int, cuts: Sequence[Rows], results: Sequence[Arrays | None], wave: int
     ) -> bool:
-        """Enter what a rung found in a wave of a block; whether it is worth a further one."""
+        """Enter the results of one wave of a block into the table; returns whether a further wave is worth its time."""
         table, gained, near = self.table, 0, False
-        for pick, found in zip(cuts, results, strict=True):
-            if found is None:
+        for pick, arrays in zip(cuts, results, strict=True):
+            if arrays is None:
                 table.skipped[level, pick] = True
                 continue
             alive = table.alive[level, pick]
-            gained += table.bound(method, level, pick, found["margins"])
-            near |= bool((alive & (found["margins"] > -self.reach[pick])).any())
-            table.looked(method, level, int(alive.sum()))
-            if "broken" in found and found["broken"].any():
-                table.attacked(method, level, pick, Attacked(found["broken"], found["points"], found["labels"]))
+            gained += table.enter_bounds(method, level, pick, arrays["margins"])
+            near |= bool((alive & (arrays["margins"] > -self.reach[pick])).any())
+            table.count_examined(method, level, int(alive.sum()))
+            if "broken" in arrays and arrays["broken"].any():
+                broken = AttackResult(arrays["broken"], arrays["points"], arrays["labels"])
+                table.enter_attack(method, level, pick, broken)
                 gained += int(alive.sum())
-            if "left" in found and alive.all():
-                self._left[level][int(pick[0])] = left = Unfinished.model_validate_json(str(found["left"][0]))
-                near |= left.why == "charge"
+            if "left" in arrays and alive.all():
+                unfinished = Unfinished.model_validate_json(str(arrays["left"][0]))
+                self._unfinished[level][int(pick[0])] = unfinished
+                near |= unfinished.why == "charge"
         return gained > 0 or not self.impatient or (near and wave == 0) or None in results
 
     def _sentinel(self, level: int, rows: Rows) -> Rows:
-        """The falsified sample nearest to a proof in the block of some rows: every rung bounds it too, and a proof of it gives
-        the bound away."""
+        """The falsified sample nearest to a proof in the block of some rows: every rung bounds it too, since a proof of it would
+        show that the bounds are wrong."""
         (block,) = (block for block in self.blocks if block[0] <= rows[0] <= block[-1])
         broken = block[self.table.correct[block] & ~self.table.alive[level, block]]
         return self._nearest(level, broken)[:1]
 
     def _nearest(self, level: int, rows: np.ndarray) -> np.ndarray:
-        """Samples by the best margin known, the largest first; those without any come last."""
+        """The rows, sorted by their best known margin, the largest first; those without one come last."""
         margins = np.nan_to_num(self.table.margins[level, rows], nan=-np.inf)
         return rows[np.argsort(-margins, kind="stable")]
 
     def _waves(self, level: int, rows: Rows) -> list[Rows]:
-        """The rows of a block, nearest to a proof first, in waves of 2, 8, 32, ..., or all at once for who is patient."""
+        """The rows of a block, nearest to a proof first, in waves of 2, 8, 32, ... if ``impatient``, else in one wave."""
         rows, waves, size = self._nearest(level, rows), [], FIRST_WAVE if self.impatient else len(rows)
         while len(rows):
             waves.append(rows[:size])
@@ -153,5 +155,5 @@ class Rungs:
 
 
 def chunks(rows: np.ndarray, size: int) -> list[np.ndarray]:
-    """Rows in order, so many at once."""
+    """The rows in order, in pieces of at most ``size``."""
     return [rows[start : start + size] for start in range(0, len(rows), size)]

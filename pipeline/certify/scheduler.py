@@ -1,4 +1,4 @@
-"""Work cut into units: each is done once, by one process, now or before the run was stopped, and within a budget."""
+"""Work in units: each is computed once, by one process, in this run or an earlier one that was stopped, within a budget."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pipeline.system.clock import Clock, OutOfTime, preparing
 
 
 def in_parts(compute: Callable[[np.ndarray], Arrays], rows: np.ndarray) -> Arrays:
-    """``compute(rows)``; where there is too little memory for that many, the halves of it one after the other, and so on.
+    """``compute(rows)``; where memory runs out, the halves of the rows are computed one after the other, recursively.
 
-    Raises EnvironmentFailure (74) where a single sample is too many.
+    Raises EnvironmentFailure (74) where memory does not hold a single sample.
     """
     try:
         return compute(rows)
@@ -31,7 +31,7 @@ def in_parts(compute: Callable[[np.ndarray], Arrays], rows: np.ndarray) -> Array
                 f"there is too little memory for one sample: {str(error).splitlines()[0][:200]}. Free some, take a smaller "
                 "--memory-budget or a cheaper --method."
             ) from None
-    # Behind the handler, where the error no longer keeps alive what did not fit.
+    # Outside the handler, where the error no longer keeps tensors alive.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     middle = len(rows) // 2
@@ -41,20 +41,20 @@ def in_parts(compute: Callable[[np.ndarray], Arrays], rows: np.ndarray) -> Array
 
 @dataclass
 class Work:
-    """Who works, what is known already, when to stop; and what was spent on what.
+    """The processes, the journal and the limits of a run, and the seconds spent on each phase.
 
-    A unit is a deterministic function of its key and its samples, so that neither resumption nor the number of processes
-    changes a bit of any result; only a budget can, by leaving units out.
+    A unit is a deterministic function of its key and its samples, so neither resumption nor the number of processes changes a
+    bit of any result; only a budget can, by leaving units out.
     """
 
     crew: Crew = ALONE
     journal: Journal = field(default_factory=Journal)
     budget: float | None = None
-    """Seconds from now on, or from ``since`` on the monotonic clock."""
+    """Seconds from now, or from ``since`` on the monotonic clock."""
     since: float | None = None
     should_stop: Callable[[], bool] = lambda: False
-    cut: bool = False
-    """Whether the budget has left something out."""
+    incomplete: bool = False
+    """Whether the budget has left a unit out."""
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -77,16 +77,15 @@ class Work:
         total: int = 0,
         always: bool = False,
     ) -> Generator[Progress, None, list[Arrays | None]]:
-        """The result for each array of samples in ``cuts``, None where the budget ran out first.
+        """Compute a unit for each array of samples in ``cuts``; the return value has None where the budget ran out first.
 
-        ``always`` has all of them, within a budget that is never less than ``PREPARING``; raises OutOfTime (4) beyond.
-
-        ``before`` of ``total`` samples of the phase were done already. Raises Preempted (75) once asked to stop, after what
-        was computed has been kept.
+        With ``always`` all are computed, within a budget of at least ``PREPARING``, beyond which it raises OutOfTime (4).
+        ``before`` of ``total`` samples of the phase were done already (for progress). Raises Preempted (75) when told to stop,
+        after results have been written.
         """
         started = time.monotonic()
         keys = [f"{key}/{i}" for i in range(len(cuts))]
-        mine = {i: found for i, k in enumerate(keys) if (found := self.journal.get(k, cuts[i])) is not None}
+        mine = {i: arrays for i, k in enumerate(keys) if (arrays := self.journal.get(k, cuts[i])) is not None}
         known = set[int]().union(*self.crew.share(set(mine)))
         todo = [i for i in range(len(cuts)) if i not in known]
         total, estimate = total or sum(map(len, cuts)), None
@@ -99,24 +98,24 @@ class Work:
                 mine[i] = in_parts(compute, cuts[i])
             except OutOfTime:
                 break
-            except Exception as error:  # told to the others first, who would wait for us
+            except Exception as error:  # raised below, once the other processes know: they would wait for this one
                 fault = error
                 break
             self.journal.put(keys[i], cuts[i], mine[i])
             done = min(done + len(cuts[i]) * self.crew.world, total)
             estimate = estimate or (time.monotonic() - started) * total / max(len(cuts[i]) * self.crew.world, 1)
             yield Progress(phase, done, total, estimate)
-        told = self.crew.share((mine, self.should_stop(), fault is not None))
+        by_process = self.crew.share((mine, self.should_stop(), fault is not None))
         if fault is not None:
             raise fault
-        if any(failed for _, _, failed in told):
+        if any(failed for _, _, failed in by_process):
             raise EnvironmentFailure("another process of this run failed; its own message says why.")
         self.seconds[key.partition("#")[0]] = self.seconds.get(key.partition("#")[0], 0.0) + time.monotonic() - started
-        if any(stop for _, stop, _ in told):
+        if any(stop for _, stop, _ in by_process):
             self.journal.flush()
             raise Preempted("stopped as asked; what was decided is kept, and the same command goes on from there.")
-        results = {i: arrays for part, _, _ in told for i, arrays in part.items()}
+        results = {i: arrays for part, _, _ in by_process for i, arrays in part.items()}
         if always and len(results) < len(cuts):
             raise OutOfTime
-        self.cut = self.cut or len(results) < len(cuts)
+        self.incomplete = self.incomplete or len(results) < len(cuts)
         return [results.get(i) for i in range(len(cuts))]

@@ -1,4 +1,4 @@
-"""Parts of a property: boxes of inputs under proof, and the constraints that are open over each as rows of a specification."""
+"""Subdomains of a property: boxes of inputs, and the constraints that are open over each as rows of a specification."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pipeline.errors import InputRejected
 from pipeline.vnnlib import Case, Property, above64, below64, nearest32
 
 LARGEST = Fraction(2) ** 1023
-"""Numbers beyond leave float64."""
+"""The largest power of two in float64: larger coefficients are refused."""
 ALWAYS = ((), Fraction(1), False)
-"""The constraint ``0 <= 1``: all that is left to say of a conjunction of nothing, which holds everywhere."""
+"""The constraint ``0 <= 1``, which stands for an empty conjunction: that holds everywhere."""
 
 
 @dataclass(frozen=True, eq=False)
 class Subdomain:
-    """A part of a case's box, ends rounded outward, and the conjunctions that are not refuted over it."""
+    """A part of a case's box, with ends rounded outward, and the numbers of the conjunctions not refuted over it."""
 
     case: int
     lower: np.ndarray
@@ -34,9 +34,9 @@ class Subdomain:
 
 
 def whole(index: int, case: Case) -> Subdomain:
-    """The box of a case around every real point of it and around the float32 that a deployment makes of that point.
+    """The box of a case: it contains every real point of the case and the float32 that a deployment rounds that point to.
 
-    Rounding to nearest is monotone, so ``[min(l, fl(l)), max(u, fl(u))]`` holds both.
+    Rounding to nearest is monotone, so ``[min(l, fl(l)), max(u, fl(u))]`` contains both.
     """
     lower = np.array([min(below64(v), nearest32(v)) for v in case.lower])
     upper = np.array([max(above64(v), nearest32(v)) for v in case.upper])
@@ -44,7 +44,7 @@ def whole(index: int, case: Case) -> Subdomain:
 
 
 def inputs_of(flat: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
-    """A batch of flat vectors, cut and shaped into the inputs of a network in the file's order."""
+    """A batch of flat vectors as the inputs of a network, in the file's order: (batch, *shape) for each shape."""
     sizes = [int(np.prod(shape)) for shape in shapes]
     return [part.reshape(len(flat), *shape) for part, shape in zip(flat.split(sizes, 1), shapes, strict=True)]
 
@@ -56,39 +56,39 @@ def outputs_of(network: Network, xs: Sequence[Tensor]) -> list[Tensor]:
 
 
 class Constraints:
-    """Rows ``c.y - t`` for the constraints ``c.y <= t`` of a property, constants rounded down.
+    """Rows ``c.y - t`` for the constraints ``c.y <= t`` of a property, with constants rounded down.
 
-    Coefficients are exact, and where no float64 is the constraint is multiplied until they are; ``nearest`` takes the nearest
-    floats instead, which is enough for an attack.
+    Coefficients are exact: a constraint whose coefficients are no float64 is multiplied until they are (``scaled``). With
+    ``nearest`` they are rounded instead, which is enough for an attack.
     """
 
     def __init__(self, question: Property, *, nearest: bool = False):
         self.question, self.nearest = question, nearest
         self._case = lru_cache(1 << 15)(self._read)
 
-    def __call__(self, patches: Sequence[Subdomain]) -> Specification:
-        """The open conjunctions of every patch, a patch a sample, numbered as they are in ``Subdomain.open``."""
-        chosen = []
-        for patch in patches:
-            parts = self._case(patch.case)
-            at = np.isin(parts[-2], patch.open)
-            chosen.append([part[at] for part in parts])
-        rows, terms = (max(part[0].shape[axis] for part in chosen) for axis in (0, 1))
-        index, weight = (np.zeros((rows, len(patches), terms), kind) for kind in (np.int64, np.float64))
-        const, conjunction = np.full((rows, len(patches)), -1.0), np.full((rows, len(patches)), -1)
-        strict = np.zeros((rows, len(patches)), bool)
-        for b, (i, w, t, owner, s) in enumerate(chosen):
+    def __call__(self, subdomains: Sequence[Subdomain]) -> Specification:
+        """The rows of the open conjunctions; each subdomain is a sample, conjunctions are numbered as in its ``open``."""
+        selected = []
+        for subdomain in subdomains:
+            arrays = self._case(subdomain.case)
+            at = np.isin(arrays[-2], subdomain.open)
+            selected.append([array[at] for array in arrays])
+        rows, terms = (max(arrays[0].shape[axis] for arrays in selected) for axis in (0, 1))
+        index, weight = (np.zeros((rows, len(subdomains), terms), kind) for kind in (np.int64, np.float64))
+        const, conjunction = np.full((rows, len(subdomains)), -1.0), np.full((rows, len(subdomains)), -1)
+        strict = np.zeros((rows, len(subdomains)), bool)
+        for b, (i, w, t, owner, s) in enumerate(selected):
             index[: len(t), b, : i.shape[1]], weight[: len(t), b, : i.shape[1]] = i, w
             const[: len(t), b], strict[: len(t), b] = t, s
-            conjunction[: len(t), b] = np.searchsorted(patches[b].open, owner)
+            conjunction[: len(t), b] = np.searchsorted(subdomains[b].open, owner)
         return Specification(*map(torch.from_numpy, (index, weight, const, conjunction, strict)))
 
     def _read(self, case: int) -> tuple[np.ndarray, ...]:
-        """Of all constraints of a case: index, weight, constant, conjunction, strictness."""
+        """Index, weight, constant, conjunction and strictness of all constraints of a case, a row each."""
         rows = []
         for a, conjunction in enumerate(self.question.cases[case].unsafe):
-            stated = [(c.terms, c.bound, c.strict) for c in conjunction] or [ALWAYS]
-            for terms, bound, strict in stated:
+            constraints = [(c.terms, c.bound, c.strict) for c in conjunction] or [ALWAYS]
+            for terms, bound, strict in constraints:
                 exact = (terms, bound) if self.nearest else scaled(terms, bound)
                 rows.append((*exact, a, strict))
         width = max([1, *(len(terms) for terms, *_ in rows)])
@@ -101,22 +101,22 @@ class Constraints:
 
 
 def never_negative(coeff: np.ndarray, const: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
-    """Whether ``<c, y> + d >= 0`` for every ``y`` between the ends, in exact arithmetic.
+    """Whether ``<c, y> + d >= 0`` for every ``y`` in ``[lower, upper]``, in exact arithmetic: (rows,).
 
     ``coeff``: (rows, outputs); ``const``: (rows,); ``lower``, ``upper``: (rows, outputs). Ends that are not finite prove nothing.
     """
-    found = np.zeros(len(const), bool)
+    proved = np.zeros(len(const), bool)
     for k, (c, d, a, b) in enumerate(zip(coeff, const, lower, upper, strict=True)):
         used = np.flatnonzero(c)
         ends = np.where(c > 0, a, b)[used]
         if np.isfinite(ends).all() and np.isfinite(d):
             terms = (Fraction(float(w)) * Fraction(float(y)) for w, y in zip(c[used], ends, strict=True))
-            found[k] = Fraction(float(d)) + sum(terms, Fraction(0)) >= 0
-    return found
+            proved[k] = Fraction(float(d)) + sum(terms, Fraction(0)) >= 0
+    return proved
 
 
 def scaled(terms: Sequence[tuple[int, Fraction]], bound: Fraction) -> tuple[list[tuple[int, float]], Fraction]:
-    """A positive multiple of a constraint whose coefficients are exact in float64. Raises InputRejected where none is found."""
+    """A positive multiple of a constraint with coefficients that are exact in float64. Raises InputRejected if there is none."""
     factor = Fraction(1)
     if any(Fraction(float(c)) != c for _, c in terms):
         factor = Fraction(lcm(*(c.denominator for _, c in terms)))
@@ -124,6 +124,6 @@ def scaled(terms: Sequence[tuple[int, Fraction]], bound: Fraction) -> tuple[list
     if max(map(abs, (bound, *(c for _, c in whole)))) > LARGEST or any(Fraction(float(c)) != c for _, c in whole):
         raise InputRejected(
             "A constraint, multiplied until its coefficients are whole numbers, must have coefficients that are exact in float64 "
-            "and a bound within its range; this one has too many digits. Write it with fewer."
+            "and a bound within its range; the coefficients of this one have too many digits. Write them with fewer."
         )
     return [(j, float(c)) for j, c in whole], bound

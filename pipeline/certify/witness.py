@@ -1,7 +1,7 @@
-"""The judge of counterexamples: the property's own text, evaluated at one point in exact arithmetic.
+"""Judges counterexamples: evaluates the property's own text at one point, in exact arithmetic.
 
-It shares no code with ``pipeline/vnnlib``: what that parser misreads, this one must catch. Nothing is expanded; every
-assertion is computed recursively as it is written, and no tolerance is granted anywhere.
+It shares no code with ``pipeline/vnnlib``, so that it catches what that parser misreads. Every assertion is evaluated
+recursively as it is written, without expansion and without tolerance.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ _DECIMAL = re.compile(r"(?a:[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?)")
 
 @dataclass(frozen=True, eq=False)
 class Witness:
-    """An exact input, the float32 values that the file was given for it, and the outputs it gave."""
+    """An exact input, the float32 values that the file was given for it, and the outputs that it returned."""
 
     x: tuple[Fraction, ...]
     point: np.ndarray
     y: np.ndarray
     refused: str | None
-    """Why it is no witness; None where it is one."""
+    """Why it is not a counterexample; None where it is one."""
 
     @property
     def rounded(self) -> int:
-        """How many values are no float32, so that the file was given the nearest one."""
+        """How many values of the exact input are no float32 and were rounded for the file."""
         return sum(Fraction(float(p)) != v for p, v in zip(self.point, self.x, strict=True))
 
 
 def check(text: str, x: Sequence[Fraction], run: Run) -> Witness:
-    """Whether every assertion holds at ``x`` and at what the file computes for it.
+    """The witness at ``x``: its ``refused`` is None where every assertion holds at ``x`` and the file's outputs.
 
-    An input is converted as a deployment converts it, to the nearest float32; the assertions see the exact input and the
-    exact rational values of the float32 outputs. Outputs that are not finite meet no constraint.
+    The input is rounded to the nearest float32, as a deployment does; the assertions are evaluated at the exact input and the
+    exact values of the float32 outputs. Outputs that are not finite satisfy no constraint.
     """
     point = np.array([_nearest(value) for value in x], np.float32)
     y = np.asarray(run(point), np.float32).reshape(-1)
@@ -57,7 +57,7 @@ def check(text: str, x: Sequence[Fraction], run: Run) -> Witness:
 
 
 def _nearest(value: Fraction) -> float:
-    """The float32 nearest to an exact number, by integer arithmetic: 24 bits, ties to even."""
+    """The float32 nearest to an exact number, by integer arithmetic: 24 significant bits, ties to even."""
     if value == 0:
         return 0.0
     exponent = value.numerator.bit_length() - value.denominator.bit_length()
@@ -68,7 +68,7 @@ def _nearest(value: Fraction) -> float:
 
 
 def _first_broken(text: str, values: dict[str, Fraction]) -> str | None:
-    """The first assertion that is false, in words; None where all are true."""
+    """The first assertion that is false, as a phrase; None where all are true."""
     declared: set[str] = set()
     asserted = 0
     tokens = _words(text)
@@ -96,7 +96,7 @@ def _first_broken(text: str, values: dict[str, Fraction]) -> str | None:
 
 
 def _first_broken_of_version_two(text: str, given: dict[str, list[Fraction]]) -> str | None:
-    """The same in VNN-LIB 2.0: entries ``X[i,j]`` of the inputs and outputs that the network declares, in their order."""
+    """``_first_broken`` for VNN-LIB 2.0, where entries ``X[i,j]`` of the declared inputs and outputs are variables."""
     plain = re.sub(r"\[[^\]]*\]", lambda m: re.sub(r"\s", "", m[0]), re.sub(r";[^\r\n]*", "", text))
     values: dict[str, Fraction] = {}
     left = {side: iter(numbers) for side, numbers in given.items()}
@@ -127,7 +127,7 @@ def _first_broken_of_version_two(text: str, given: dict[str, list[Fraction]]) ->
 
 
 def _skip(tokens: Iterator[str]) -> None:
-    """To the end of a list that is open."""
+    """Consume tokens up to the end of the list that was opened before."""
     depth = 1
     while depth:
         word = next(tokens, "")

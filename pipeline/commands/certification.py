@@ -104,7 +104,7 @@ def _certify(
     whole = run_key(subject, dataset, unshared, reach) if settings.shard else None
     evidence = yield from examine(subject, dataset, settings, source, gates, work, run=whole, reach=reach, proof=proof)
     result = conclude(evidence.fields, evidence.samples, gates)
-    stopped_by = "time budget" if evidence.cut else None
+    stopped_by = "time budget" if evidence.incomplete else None
     described = reports.Report.of(
         "certification",
         result,

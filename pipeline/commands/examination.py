@@ -14,8 +14,8 @@ import torch
 
 from pipeline import certify as verdicts
 from pipeline import results as reports
-from pipeline.certify import PGD, Certification, Deployed, Spots, Work
-from pipeline.certify.together import LOOKED_AT, require_independent, require_labels
+from pipeline.certify import PGD, BoxSampling, Certification, DeployedFile, Work
+from pipeline.certify.batch_check import CHECKED_SAMPLES, require_batch_independence, require_batch_labels
 from pipeline.commands import facts
 from pipeline.commands.conclusion import share_of
 from pipeline.commands.events import Event, Note
@@ -61,7 +61,7 @@ class Evidence:
     seconds: float
     timings: dict[str, float]
     """Seconds of each rung, by its name and eps."""
-    cut: bool
+    incomplete: bool
     """Whether a budget left samples undecided."""
     seed: int
     """Of the points at which import, runtime and certificates were compared."""
@@ -111,7 +111,7 @@ def examine(
     )
     with time_limit(work.preparing):
         parity = _parity(subject, fitted, balls[-1], seed)
-        require_independent(together, fitted.images[:LOOKED_AT])
+        require_batch_independence(together, fitted.images[:CHECKED_SAMPLES])
         require_said_threshold(subject, settings, fitted)
         doubt = first_look(subject, fitted)
     if doubt:
@@ -131,23 +131,23 @@ def examine(
     doubts = (*_comparable(gates, told, indices, fitted.labels), *note_on_metadata(gates, source))
     for note in doubts:
         yield Note(note, warning=True)
-    looked_into = fitted.images[: verdicts.LOOKED_INTO]
+    layer_images = fitted.images[: verdicts.LAYER_SAMPLES]
     if shard is not None:
         yield Note(
             f"shard {shard}: {len(own)} of {len(indices)} samples; `pipeline merge` decides what is asked of all"
         )
         fitted, indices = fitted.take(own), indices[own]
-    result, spots = yield from _proved(subject, fitted, balls, how, indices, seed, work, together_in(cut), looked_into)
+    result, spots = yield from _proved(subject, fitted, balls, how, indices, seed, work, together_in(cut), layer_images)
     if result.blind:
         doubts = (*doubts, BLIND.format(result.blind))
         yield Note(doubts[-1], warning=True)
     samples = result.samples
     if settings.arithmetic == "float32-any-order":
-        require_labels(together, fitted.images, samples)
+        require_batch_labels(together, fitted.images, samples)
     proved = None
     if proof is not None and relus is not None:
         proved = yield from proofs(subject, fitted, indices, how, result, proof, relus, work)
-    levels = reports.levels(samples, looked=result.looked)
+    levels = reports.levels(samples, details=result.details)
     fields = told | {
         "parity": parity.with_boxes(spots.samples, spots.points),
         "levels": levels,
@@ -163,7 +163,7 @@ def examine(
         "shard": None if shard is None else shard.model_copy(update={"blind": result.blind}),
     }
     pictures = _pictures(levels, indices, fitted) if settings.thumbnails else {}
-    return Evidence(samples, fields, time.monotonic() - began, result.seconds, result.cut, seed, pictures)
+    return Evidence(samples, fields, time.monotonic() - began, result.seconds, result.incomplete, seed, pictures)
 
 
 def _pictures(levels: Sequence[reports.Level], indices: np.ndarray, fitted: Fitted) -> Pictures:
@@ -205,7 +205,7 @@ def _parity(subject: Subject, fitted: Fitted, ball: Ball, seed: int) -> Measured
     """Parity at real samples, and at points drawn in the boxes of some and in the whole range. Raises InputRejected (3)."""
     rng = np.random.default_rng(seed)
     x = torch.from_numpy(fitted.images[np.sort(rng.permutation(len(fitted.images))[:IN_BOXES])])
-    drawn = [point.numpy() for point in verdicts.unforeseen(x, ball, rng)]
+    drawn = [point.numpy() for point in verdicts.random_points(x, ball, rng)]
     drawn.append(_anywhere(fitted, ball, x.numpy(), rng))
     return subject.parity_on(fitted.images[:REAL], np.concatenate(drawn))
 
@@ -229,8 +229,8 @@ def _proved(
     seed: int,
     work: Work,
     cut: Sequence[Rows],
-    looked_into: np.ndarray,
-) -> Generator[Event, None, tuple[Certification, Spots]]:
+    layer_images: np.ndarray,
+) -> Generator[Event, None, tuple[Certification, BoxSampling]]:
     """The verdicts, and certified boxes sampled on the file. Raises Contradiction (5) where the file is outside a bound."""
     found: Certification | None = None
     for event in verdicts.certify(
@@ -242,7 +242,7 @@ def _proved(
         how,
         indices=indices,
         blocks=cut,
-        looked_into=looked_into,
+        layer_images=layer_images,
         work=work,
     ):
         if isinstance(event, Certification):
@@ -252,8 +252,8 @@ def _proved(
     assert found is not None, "certify ends with a Certification"
     bare = subject.network.plan().before_softmax()[1] is None
     margins = bare and how.arithmetic == "float32-any-order"
-    about = Deployed(subject.network, subject.predict, fitted.images, fitted.labels, indices, margins)
-    spots = yield from verdicts.sampled(about, found, how, seed, work)
+    about = DeployedFile(subject.network, subject.predict, fitted.images, fitted.labels, indices, margins)
+    spots = yield from verdicts.sample_boxes(about, found, how, seed, work)
     ends = spots.ends
     if (broken := found.samples.counterexamples) is not None:
         ends = np.concatenate([ends, broken.image[: len(ends)]])

@@ -103,7 +103,7 @@ def _joined(parts: Sequence[Part]) -> reports.Samples:
 
 def _fields(parts: Sequence[Part], samples: reports.Samples) -> dict[str, Any]:
     """All of a result but gates and verdict."""
-    first, looked = (
+    first, details = (
         parts[0].result,
         [_looked([part.result.levels[i] for part in parts]) for i in range(len(samples.eps))],
     )
@@ -111,7 +111,7 @@ def _fields(parts: Sequence[Part], samples: reports.Samples) -> dict[str, Any]:
     return about | {
         "data": first.data.model_copy(update={"n_evaluated": len(samples)}),
         "parity": _parity([part.result.parity for part in parts]),
-        "levels": reports.levels(samples, looked=looked),
+        "levels": reports.levels(samples, details=details),
         "per_class": reports.per_class(samples),
         "samples": samples.described,
         "counterexamples": samples.counterexamples.described if samples.counterexamples else None,
@@ -120,7 +120,7 @@ def _fields(parts: Sequence[Part], samples: reports.Samples) -> dict[str, Any]:
     }
 
 
-def _looked(levels: Sequence[reports.Level]) -> reports.Looked:
+def _looked(levels: Sequence[reports.Level]) -> reports.LevelDetails:
     """What verdicts do not say of one eps: examined samples add up, layers are those of the run's first samples everywhere."""
     examined = [{rung.name: rung.examined for rung in level.rungs} for level in levels]
     names = [name for name in DECIDERS if any(name in one for one in examined)]
@@ -135,7 +135,7 @@ def _looked(levels: Sequence[reports.Level]) -> reports.Looked:
     layers = next((level.layers for level in levels if level.layers), ())
     unfinished = sorted((one for level in levels for one in level.unfinished), key=lambda one: one.index)
     counts = tuple((n, sum(one.get(n, 0) for one in examined)) for n in names)
-    return reports.Looked(layers, rounding, counts, tuple(unfinished))
+    return reports.LevelDetails(layers, rounding, counts, tuple(unfinished))
 
 
 def _parity(found: Sequence[reports.Parity | None]) -> reports.Parity | None:

@@ -129,7 +129,7 @@ def decide_read(
         methods=bounding(up_to(settings.method)),
         decided_by=_by(outcome, witness),
         boxes_bounded=outcome.boxes,
-        boxes_open=len(outcome.left),
+        boxes_open=len(outcome.open),
         unfinished=outcome.unfinished,
         attack=None if falsifier is None else _attack(falsifier.settings),
         witness=None if witness is None else _found(witness),
@@ -183,16 +183,16 @@ def _decided(
     def stop(patches: Sequence[Subdomain]) -> bool:
         return falsifier is not None and falsifier.probe(patches, clock) is not None
 
-    def look(patch: Subdomain, points: Tensor) -> bool:
+    def try_points(patch: Subdomain, points: Tensor) -> bool:
         return falsifier is not None and falsifier.at(patch, points) is not None
 
     most = settings.max_domains or (DOMAINS if clock.deadline is None else MAX_BOXES)
-    outcome = yield from prove(refuter, clock, stop=stop, look=look, domains=most)
+    outcome = yield from prove(refuter, clock, stop=stop, try_points=try_points, domains=most)
     if falsifier is None:
         return outcome, None, kernels
-    if falsifier.found is None and outcome.left and not outcome.timed_out:
+    if falsifier.found is None and outcome.open and not outcome.timed_out:
         first = falsifier.settings.restarts
-        falsifier.search(clock, starts=range(first, LONGER * first), among=outcome.left)
+        falsifier.search(clock, starts=range(first, LONGER * first), among=outcome.open)
     return outcome, falsifier.found, kernels
 
 
@@ -218,7 +218,7 @@ def _attack(pgd: PGD) -> dict[str, float]:
 def _verdict(outcome: Outcome, witness: Witness | None, settings: Settings) -> PropertyVerdict:
     if witness is not None:
         return "violated"
-    if not outcome.left and settings.arithmetic != "none":
+    if not outcome.open and settings.arithmetic != "none":
         return "holds"
     return "timeout" if outcome.timed_out else "unknown"
 
@@ -226,7 +226,7 @@ def _verdict(outcome: Outcome, witness: Witness | None, settings: Settings) -> P
 def _by(outcome: Outcome, witness: Witness | None) -> str | None:
     if witness is not None:
         return "onnxruntime"
-    if outcome.left or not outcome.boxes:
+    if outcome.open or not outcome.boxes:
         return None
     halved = [f"{outcome.splits} boxes halved"] if outcome.splits else []
     divided = [f"{outcome.domains} parts by the signs of ReLUs"] if outcome.domains else []

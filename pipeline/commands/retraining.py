@@ -165,7 +165,7 @@ def _retrain(
             settled,
             device_of(settings),
             training.epoch_times(finished.curves) | after.timings,
-            "time budget" if after.cut else None,
+            "time budget" if after.incomplete else None,
             after.seed,
         ),
     )

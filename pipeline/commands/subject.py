@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.certify.engine import predicted_at_once
-from pipeline.certify.together import PredictTogether
+from pipeline.certify.batch_check import PredictBatches
+from pipeline.certify.engine import prediction_batch_size
 from pipeline.commands.several_inputs import joined_of
 from pipeline.core.binary import Threshold
 from pipeline.core.joined import Joined
@@ -60,14 +60,14 @@ class Subject:
         return optimised(self.file, provider=self.session.provider, level=self.session.level)
 
     @property
-    def predict_together(self) -> PredictTogether | None:
+    def predict_together(self) -> PredictBatches | None:
         """``predict`` for so many samples together; None where the file fixes its batch."""
         return None if self.session.fixed_batch is not None else lambda x, count: self.predict(x, chunk=count)
 
     @cached_property
     def at_once(self) -> int:
         """Samples for one run of the file, as memory has room for."""
-        return predicted_at_once(self.network, torch.zeros(1, *self.sample_shape), self.memory)
+        return prediction_batch_size(self.network, torch.zeros(1, *self.sample_shape), self.memory)
 
     def predict(self, x: np.ndarray, *, chunk: int | None = None) -> np.ndarray:
         """The delivered bytes on float32 pixels: logits (n, classes), by ONNX Runtime, ``chunk`` samples together."""

@@ -165,7 +165,7 @@ def _broken_here(samples: Samples, rows: np.ndarray, now: Certification) -> Note
 def _contradicted(samples: Samples, rows: np.ndarray, now: Certification) -> Iterator[str]:
     index = samples.index[rows]
     # A run may have been allowed more parts than a stranger's report is.
-    spent = any(one.why == "domains" for looked in now.looked for one in looked.unfinished)
+    spent = any(one.why == "domains" for details in now.details for one in details.unfinished)
     more = f" {limits().domains} parts were not enough for some. {raised('domains')}" if spent else ""
     if (bad := now.samples.predicted != samples.predicted[rows]).any():
         yield f"the file gives {int(bad.sum())} samples another label than stated; the first is {index[bad.argmax()]}."

@@ -38,7 +38,7 @@ from pipeline.results.samples import (
     read_samples,
 )
 from pipeline.results.shard import Asked, Shard
-from pipeline.results.summarise import Looked, largest_eps, levels, per_class
+from pipeline.results.summarise import LevelDetails, largest_eps, levels, per_class
 from pipeline.results.text import clean, quoted
 from pipeline.results.unfinished import Unfinished
 from pipeline.results.write import dump, read, write
@@ -61,7 +61,7 @@ __all__ = [
     "LargestEps",
     "Layer",
     "Level",
-    "Looked",
+    "LevelDetails",
     "Margin",
     "Method",
     "Model",

@@ -22,7 +22,7 @@ NEAREST = 10
 
 
 @dataclass(frozen=True)
-class Looked:
+class LevelDetails:
     """What the verdicts at one eps do not say: looseness of layers, cost of rounding, what rungs examined and left."""
 
     layers: tuple[Layer, ...] = ()
@@ -32,16 +32,16 @@ class Looked:
     unfinished: tuple[Unfinished, ...] = ()
 
 
-def levels(samples: Samples, *, looked: Sequence[Looked] = ()) -> tuple[Level, ...]:
+def levels(samples: Samples, *, details: Sequence[LevelDetails] = ()) -> tuple[Level, ...]:
     """One level per eps, with what else is known of it. Raises Incomplete for no samples."""
     if len(samples) == 0:
         raise Incomplete("No sample was evaluated, so that nothing was checked. Name data that hold samples.")
-    known = looked or [Looked()] * len(samples.eps)
+    known = details or [LevelDetails()] * len(samples.eps)
     return tuple(_level(samples, row, known[row]) for row in range(len(samples.eps)))
 
 
 def largest_eps(samples: Samples, *, tolerance: str) -> LargestEps | None:
-    """Quantiles of each correct sample's largest certified eps, rounded down; None where it was not looked for."""
+    """Quantiles of each correct sample's largest certified eps, rounded down; None where it was not searched for."""
     if samples.largest_eps is None:
         return None
     found = samples.largest_eps[np.isfinite(samples.largest_eps)]
@@ -73,7 +73,7 @@ def per_class(samples: Samples) -> tuple[ClassRow, ...]:
     return tuple(rows)
 
 
-def _level(samples: Samples, row: int, looked: Looked) -> Level:
+def _level(samples: Samples, row: int, details: LevelDetails) -> Level:
     n, codes = len(samples), samples.verdict[row]
     correct = samples.predicted == samples.label
     counts = np.bincount(codes, minlength=len(Verdict))
@@ -88,10 +88,10 @@ def _level(samples: Samples, row: int, looked: Looked) -> Level:
         undecided=0 if samples.undecided is None else int(samples.undecided[row].sum()),
         margin=_margin(samples.margin_lower[row], codes == Verdict.CERTIFIED),
         edge=_edge(samples, row),
-        layers=looked.layers,
-        rungs=_rungs(samples, row, looked),
-        rounding=looked.rounding,
-        unfinished=looked.unfinished,
+        layers=details.layers,
+        rungs=_rungs(samples, row, details),
+        rounding=details.rounding,
+        unfinished=details.unfinished,
     )
 
 
@@ -110,13 +110,13 @@ def _edge(samples: Samples, row: int) -> tuple[Edge, ...]:
     )
 
 
-def _rungs(samples: Samples, row: int, looked: Looked) -> tuple[Rung, ...]:
+def _rungs(samples: Samples, row: int, details: LevelDetails) -> tuple[Rung, ...]:
     if samples.decided_by is None:
         return ()
     decided = np.bincount(samples.decided_by[row], minlength=len(DECIDERS))
     certified = np.bincount(samples.decided_by[row][samples.verdict[row] == Verdict.CERTIFIED], minlength=len(DECIDERS))
     so_far = np.cumsum(certified)
-    where = [(DECIDERS.index(name), examined) for name, examined in looked.rungs]
+    where = [(DECIDERS.index(name), examined) for name, examined in details.rungs]
     return tuple(
         Rung(name=DECIDERS[i], examined=examined, decided=int(decided[i]), certified=int(so_far[i]))
         for i, examined in where

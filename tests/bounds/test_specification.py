@@ -12,7 +12,7 @@ from torch import nn
 from pipeline.bounds.margins import MarginBounds
 from pipeline.bounds.rows import RowBounds
 from pipeline.bounds.specification import Specification
-from pipeline.certify.pursuit import Pursuit
+from pipeline.certify.attack_objective import AttackObjective
 from pipeline.certify.subdomain import Constraints, whole
 from pipeline.core.interval import Interval
 from pipeline.core.rounding import rounding_of
@@ -119,7 +119,7 @@ def test_an_attack_descends_on_the_rows_and_sees_them_as_they_are():
     question, _ = drawn(3)
     rows = Constraints(question, nearest=True)([whole(0, question.cases[0])] * 2)
     points = torch.tensor([[0.1, -0.3], [0.4, 0.2]])
-    seen = Pursuit.outputs(network).at(points, rows)
+    seen = AttackObjective.outputs(network).evaluate(points, rows)
     y = torch.cat(network(points), 1)
     assert torch.allclose(seen.least, rows.least(rows.values(y)))
     step = 1e-3 * seen.gradient

@@ -21,7 +21,15 @@ LABELS = labels_of(NETWORK, IMAGES)
 def certified(rows, cut, norm, how):
     balls = [BALLS[norm](Fraction(eps)) for eps in ("1/60", "1/20")]
     *_, found = certify(
-        NETWORK, deployed(NETWORK), IMAGES[rows], LABELS[rows], balls, how, indices=rows, blocks=cut, looked_into=IMAGES
+        NETWORK,
+        deployed(NETWORK),
+        IMAGES[rows],
+        LABELS[rows],
+        balls,
+        how,
+        indices=rows,
+        blocks=cut,
+        layer_images=IMAGES,
     )
     return found
 
@@ -50,7 +58,7 @@ def test_shares_of_a_run_say_of_each_sample_what_the_run_says_to_the_bit(norm, h
                 assert np.take(of_whole, rows, axis=-1).tobytes() == of_part.tobytes(), name
         broken, mine = whole.samples.counterexamples, part.samples.counterexamples
         assert broken.image[np.isin(broken.index, rows)].tobytes() == mine.image.tobytes()
-        assert [level.layers for level in part.looked] == [level.layers for level in whole.looked]
-        examined.append(dict(part.looked[-1].rungs))
+        assert [level.layers for level in part.details] == [level.layers for level in whole.details]
+        examined.append(dict(part.details[-1].rungs))
     names = set().union(*examined)
-    assert {name: sum(one.get(name, 0) for one in examined) for name in names} == dict(whole.looked[-1].rungs)
+    assert {name: sum(one.get(name, 0) for one in examined) for name in names} == dict(whole.details[-1].rungs)

@@ -193,7 +193,7 @@ def test_an_attack_ends_in_time():
 
 def test_predictions_beyond_the_budget_leave_nothing_checked(monkeypatch):
     """Below a few seconds they are made all the same, so that there is a report."""
-    assert climb(lively(), ("1/100",), work=Work(budget=0.0), n=4).cut
+    assert climb(lively(), ("1/100",), work=Work(budget=0.0), n=4).incomplete
     monkeypatch.setattr("pipeline.system.clock.PREPARING", 0.0)
     with pytest.raises(Incomplete, match="nothing was checked"):
         climb(lively(), ("1/100",), work=Work(budget=0.0), n=4)

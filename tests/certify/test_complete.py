@@ -231,7 +231,7 @@ def test_a_network_that_is_no_chain_of_relus_ends(kind: str) -> None:
 def test_the_ladder_decides_more_and_nothing_otherwise() -> None:
     eps = ("1/20", "1/10")
     before, after = (climb(lively(), eps, method=method, n=24) for method in ("alpha-crown", "complete"))
-    left = [[one.index for one in looked.unfinished] for looked in after.looked]
+    left = [[one.index for one in details.unfinished] for details in after.details]
     assert left == [np.flatnonzero(row == 3).tolist() for row in after.samples.verdict]
     left, decided = (c.samples.verdict == 3 for c in (before, after))
     assert int(decided.sum()) < int(left.sum())
@@ -252,12 +252,14 @@ def test_by_itself_auto_goes_so_far_within_its_limit() -> None:
     decided = [c.samples.verdict[0] != 3 for c in (few, auto)]
     assert (decided[0] <= decided[1]).all()
     assert int(decided[0].sum()) < int(decided[1].sum())
-    left = auto.looked[0].unfinished
+    left = auto.details[0].unfinished
     assert left
     assert {one.why for one in left} == {"domains"}
     assert all(DOMAINS_OF_AUTO - 2 < one.domains <= DOMAINS_OF_AUTO and 0 < one.depth < one.domains for one in left)
     assert all(one.bound < 0 <= one.charge and one.layer and 0 < one.share <= 1 for one in left)
-    assert all(one.domains == 4 for one in few.looked[0].unfinished)  # a part for each margin is there before any split
+    assert all(
+        one.domains == 4 for one in few.details[0].unfinished
+    )  # a part for each margin is there before any split
     assert all(auto.samples.verdict[0, one.index] == 3 for one in left)
 
 
@@ -266,8 +268,8 @@ def test_auto_leaves_branch_and_bound_with_a_wave_in_which_nothing_is_decided(
     end: complete.End, tried: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of two blocks; where rounding alone is in the way there is a second wave. By name it is tried on all."""
-    monkeypatch.setattr(Prover, "decided", lambda *given: Decision(end, 9, 3, -0.1))
-    auto, named = (climb(lively(), ("1/3",), n=32, attack=None, method=m).looked[0] for m in ("auto", "complete"))
+    monkeypatch.setattr(Prover, "branch_and_bound", lambda *given: Decision(end, 9, 3, -0.1))
+    auto, named = (climb(lively(), ("1/3",), n=32, attack=None, method=m).details[0] for m in ("auto", "complete"))
     assert (len(auto.unfinished), len(named.unfinished)) == (tried, dict(named.rungs)["complete"])
     assert len(named.unfinished) == 27
 

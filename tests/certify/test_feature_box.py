@@ -11,7 +11,7 @@ import torch
 
 from pipeline.bounds.margins import MarginBounds
 from pipeline.certify import PGD, Certification, Strategy, attack, certify
-from pipeline.certify.spots import unforeseen
+from pipeline.certify.box_sampling import random_points
 from pipeline.core.feature_box import FeatureBox, FeatureRadii
 from pipeline.core.rounding import Outward
 from pipeline.core.threat import LinfBall
@@ -65,7 +65,7 @@ def test_attacks_and_spot_checks_stay_inside_the_real_box(clip):
     labels = torch.from_numpy(predict(images.numpy()).argmax(1))
     found = attack(network, predict, images, labels, np.arange(24), ball, PGD(steps=10, restarts=2))
     assert found.broken.any()
-    for points in (torch.from_numpy(found.points), *unforeseen(images, ball, np.random.default_rng(0))):
+    for points in (torch.from_numpy(found.points), *random_points(images, ball, np.random.default_rng(0))):
         for x, point in zip(images, points, strict=True):
             for value, (lower, upper) in zip(point.flatten().tolist(), real_ends(x, ball), strict=True):
                 assert lower <= Fraction(value) <= upper

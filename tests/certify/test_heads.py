@@ -12,7 +12,7 @@ import torch
 
 from pipeline.bounds.margins import MarginBounds, softmax_gap
 from pipeline.certify import PGD, attack
-from pipeline.certify.pursuit import Pursuit
+from pipeline.certify.attack_objective import AttackObjective
 from pipeline.core import network as networks
 from pipeline.core.interval import Interval
 from pipeline.core.rounding import rounding_of
@@ -182,7 +182,7 @@ def test_what_saturates_behind_the_logits_hides_no_counterexample(tail):
     assert tailed.broken.sum() >= 0.6 * plain.broken.sum()
     assert not tailed.blind.any()
     network = headed(*tail)
-    assert Pursuit.logits(network).nodes == Pursuit.logits(headed()).nodes
+    assert AttackObjective.logits(network).nodes == AttackObjective.logits(headed()).nodes
 
 
 def test_an_attack_that_saw_no_gradient_says_so():

@@ -79,7 +79,7 @@ def test_what_is_proved_is_never_met_on_a_grid(method, seed):
         question = Property(2, 3, (box(2, (at_most(threshold, (j, 1)),)),))
         outcome = prove(network, question, method, split=False)
         if share <= 0:
-            assert outcome.left, "a point of the grid meets it"
+            assert outcome.open, "a point of the grid meets it"
 
 
 def test_methods_prove_no_less_than_those_before_them():
@@ -90,7 +90,7 @@ def test_methods_prove_no_less_than_those_before_them():
             network = nets.mlp(2, 8, 8, 3, seed=seed)
             low = network(grid(2)).detach()[:, 0].min()
             question = Property(2, 3, (box(2, (at_most(Q(float(low)) - Q(1, 3), (0, 1)),)),))
-            proved += not prove(network, question, method, split=False).left
+            proved += not prove(network, question, method, split=False).open
         counts.append(proved)
     assert counts == sorted(counts)
     assert counts[-1] > counts[0]
@@ -99,15 +99,15 @@ def test_methods_prove_no_less_than_those_before_them():
 def test_halving_proves_what_one_box_does_not():
     question = Property(2, 1, (box(2, (at_most(Q(-1, 1000), (0, 1)),), low=-1, high=1),))
     network = absolute_value()
-    assert not prove(network, question, "crown", split=False).left
+    assert not prove(network, question, "crown", split=False).open
     shifted = Property(2, 1, (Case((Q(-1), Q(-1)), (Q(1), Q(1)), ((at_most(Q(-1), (0, 1)), at_most(5, (0, 1))),)),))
-    assert not prove(network, shifted, "ibp").left
+    assert not prove(network, shifted, "ibp").open
     network = nets.mlp(2, 8, 8, 3, seed=1)
     low = Q(float(network(grid(2, steps=101)).detach()[:, 0].min())) - Q(1, 20)
     question = Property(2, 3, (box(2, (at_most(low, (0, 1)),)),))
-    assert prove(network, question, "crown-ibp", split=False).left
+    assert prove(network, question, "crown-ibp", split=False).open
     halved = prove(network, question, "crown-ibp")
-    assert not halved.left
+    assert not halved.open
     assert halved.splits > 0
 
 
@@ -119,7 +119,7 @@ def test_halves_cover_and_what_is_true_is_never_refuted():
     unsafe = tuple(at_most(Q(float(s * v)), (j, s)) for j, v in enumerate(y) for s in (1, -1))
     slack = tuple(Constraint(c.terms, c.bound + Q(1, 10**5)) for c in unsafe)
     outcome = prove(network, Property(2, 3, (box(2, slack),)), "crown", clock=Clock.of(2.0))
-    assert any((p.lower <= point.numpy()[0]).all() and (point.numpy()[0] <= p.upper).all() for p in outcome.left)
+    assert any((p.lower <= point.numpy()[0]).all() and (point.numpy()[0] <= p.upper).all() for p in outcome.open)
 
 
 def test_every_conjunction_of_every_box_must_be_refuted():
@@ -136,8 +136,8 @@ def test_every_conjunction_of_every_box_must_be_refuted():
         outcome = prove(
             network, Property(2, 2, (box(2, (never,)), box(2, *unsafe, high=Q(1, 2)))), "crown", split=False
         )
-        assert (not outcome.left) == holds
-        assert {p.case for p in outcome.left} <= {1}
+        assert (not outcome.open) == holds
+        assert {p.case for p in outcome.open} <= {1}
 
 
 def test_boxes_of_other_constraints_share_a_batch_and_change_nothing():
@@ -146,8 +146,8 @@ def test_boxes_of_other_constraints_share_a_batch_and_change_nothing():
         Case((Q(-k, 10),) * 3, (Q(k, 10),) * 3, ((at_most(0, (k % 4, 1), ((k + 1) % 4, -1)),),) * (1 + k % 2))
         for k in range(1, 10)
     )
-    together = {p.case for p in prove(network, Property(3, 4, cases), "crown", split=False).left}
-    singly = {p.case for p in prove(network, Property(3, 4, cases), "crown", split=False, batch=1).left}
+    together = {p.case for p in prove(network, Property(3, 4, cases), "crown", split=False).open}
+    singly = {p.case for p in prove(network, Property(3, 4, cases), "crown", split=False, batch=1).open}
     assert together == singly
     assert 0 < len(together) < 9
 
@@ -156,14 +156,14 @@ def test_conv_inputs_and_several_outputs():
     network = nets.conv_net(channels=2, size=4, classes=3)
     y = network(torch.full((1, 2, 4, 4), 0.5)).detach()[0]
     case = Case((Q(49, 100),) * 32, (Q(51, 100),) * 32, ((at_most(Q(float(y[0])) - 1, (0, 1)),),))
-    assert not prove(network, Property(32, 3, (case,)), "crown").left
+    assert not prove(network, Property(32, 3, (case,)), "crown").open
     d = nets.Drawing()
     x = d.input(3)
     h = d(nn.ReLU(), d(nn.Linear(3, 4), x))
     two = d.finish(d(nn.Linear(4, 2), h), h, shapes=((None, 2), (None, 4)))
     relu = Case((Q(-1),) * 3, (Q(1),) * 3, ((at_most(Q(-1, 1000), (4, 1)),),))
-    assert not prove(two, Property(3, 6, (relu,)), "ibp").left
-    assert prove(two, Property(3, 6, (box(3, (at_most(1, (4, 1)),)),)), "crown", split=False).left
+    assert not prove(two, Property(3, 6, (relu,)), "ibp").open
+    assert prove(two, Property(3, 6, (box(3, (at_most(1, (4, 1)),)),)), "crown", split=False).open
 
 
 def test_nothing_that_is_not_finite_proves():
@@ -171,7 +171,7 @@ def test_nothing_that_is_not_finite_proves():
     with torch.no_grad():
         network.graph.n1.bias[0] = torch.nan
     question = Property(2, 2, (box(2, (at_most(-(10**6), (0, 1)),)),))
-    assert prove(network, question, "crown", split=False).left
+    assert prove(network, question, "crown", split=False).open
 
 
 def test_the_clock_ends_a_proof_in_time():
@@ -284,17 +284,17 @@ def test_the_signs_of_neurons_are_split_where_boxes_have_too_many_sides(seed):
     assert below < least
     bound = Q((below + least) / 2)
     outcome = prove(network, Property(10, 1, (box(10, (at_most(bound, (0, 1)),)),)), mode="real")
-    assert not outcome.left
+    assert not outcome.open
     assert outcome.domains > 0
     false = Property(10, 1, (box(10, (at_most(Q(least), (0, 1)),)),))
     seen = []
 
-    def look(patch, points):
+    def try_points(patch, points):
         seen.extend(float(network(p[None].float()).detach()) for p in points)
         return min(seen) <= least
 
-    outcome = prove(network, false, mode="real", look=look)
-    assert outcome.left
+    outcome = prove(network, false, mode="real", try_points=try_points)
+    assert outcome.open
 
 
 def test_where_few_parts_by_signs_are_not_enough_boxes_are_halved_too(monkeypatch):
@@ -309,13 +309,13 @@ def test_where_few_parts_by_signs_are_not_enough_boxes_are_halved_too(monkeypatc
     true, false = (
         Property(9, 1, (box(9, (at_most(Q(below + share * (least - below)), (0, 1)),)),)) for share in (0.1, 1.0)
     )
-    monkeypatch.setattr(proofs, "FIRST", 1)
-    monkeypatch.setattr(proofs, "FEW", 4)
+    monkeypatch.setattr(proofs, "FIRST_DOMAINS", 1)
+    monkeypatch.setattr(proofs, "HALF_DOMAINS", 4)
     outcome = prove(network, true, mode="real")
-    assert not outcome.left
+    assert not outcome.open
     assert outcome.splits > 0
     outcome = prove(network, false, mode="real", domains=10)
-    assert outcome.left
+    assert outcome.open
     assert outcome.splits > 0
     monkeypatch.setattr(proofs, "MIXED_INPUTS", 8)
     assert prove(network, true, mode="real", domains=1).splits == 0
@@ -324,4 +324,4 @@ def test_where_few_parts_by_signs_are_not_enough_boxes_are_halved_too(monkeypatc
 def test_a_conjunction_of_nothing_is_refuted_by_no_signs():
     network = nets.mlp(10, 8, 1)
     outcome = prove(network, Property(10, 1, (box(10, (at_most(-100, (0, 1)),), ()),)), mode="real")
-    assert [patch.open for patch in outcome.left] == [(1,)]
+    assert [patch.open for patch in outcome.open] == [(1,)]

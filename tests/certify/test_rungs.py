@@ -104,25 +104,25 @@ def test_the_long_attack_counts_and_spares_what_is_decided():
     found = long.samples.decided_by[0] == DECIDERS.index("long pgd")
     assert found.any()
     assert (long.samples.survived <= short.samples.survived).all()
-    assert dict(long.looked[0].rungs)["long pgd"] < 40
+    assert dict(long.details[0].rungs)["long pgd"] < 40
     assert set(np.flatnonzero(found)) <= set(long.samples.counterexamples.index)
 
 
 def test_auto_leaves_a_rung_that_proves_nothing():
     far = climb(nets.conv_net(seed=4), ("0.3",), n=35, attack=None, domains=2)
-    assert dict(far.looked[0].rungs)["crown-ibp"] == 4
+    assert dict(far.details[0].rungs)["crown-ibp"] == 4
     named = climb(nets.conv_net(seed=4), ("0.3",), n=35, attack=None, method="crown-ibp")
-    assert dict(named.looked[0].rungs)["crown-ibp"] == 30
+    assert dict(named.details[0].rungs)["crown-ibp"] == 30
 
 
 def test_an_affine_network_needs_no_second_rung():
     d = nets.Drawing(3)
     network = d.finish(d(torch.nn.Linear(12, 5), d.input(12)), shapes=((None, 5),))
-    assert set(dict(climb(network, ("1/50",)).looked[0].rungs)) == {"pgd", "ibp"}
+    assert set(dict(climb(network, ("1/50",)).details[0].rungs)) == {"pgd", "ibp"}
 
 
 def test_the_layers_and_the_cost_of_float32_are_told(by_method):
-    small, large = by_method["ibp"].looked[0], by_method["ibp"].looked[-1]
+    small, large = by_method["ibp"].details[0], by_method["ibp"].details[-1]
     assert [layer.kind for layer in small.layers] == ["ReLU", "ReLU"]
     for a, b in zip(small.layers, large.layers, strict=True):
         assert a.unstable <= b.unstable

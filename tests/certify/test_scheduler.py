@@ -27,8 +27,8 @@ SEAL = Seal(bytes(32), "a run")
 def test_a_budget_of_nothing_proves_nothing_and_says_so():
     result = climb(NETWORK, EPS, work=Work(budget=0.0))
     whole = climb(NETWORK, EPS)
-    assert result.cut
-    assert not whole.cut
+    assert result.incomplete
+    assert not whole.incomplete
     found, full = result.samples.verdict, whole.samples.verdict
     assert not (found == Verdict.CERTIFIED).any()
     assert (result.samples.undecided == (found == Verdict.UNKNOWN)).all()
@@ -40,7 +40,7 @@ def test_a_budget_that_ends_anywhere_certifies_less_and_nothing_else(monkeypatch
     whole, spent = climb(NETWORK, EPS), count()
     monkeypatch.setattr(Work, "over", property(lambda self: next(spent) >= units))
     cut = climb(NETWORK, EPS)
-    assert cut.cut
+    assert cut.incomplete
     found, full = cut.samples.verdict, whole.samples.verdict
     assert ((found == Verdict.CERTIFIED) <= (full == Verdict.CERTIFIED)).all()
     assert (cut.samples.undecided <= (found == Verdict.UNKNOWN)).all()
@@ -61,7 +61,7 @@ def test_a_budget_that_ends_inside_a_walk_leaves_its_batch_out_and_nothing_else(
     monkeypatch.setattr(Bounds, "enter", enter)
     cut = climb(NETWORK, EPS, **how)
     assert next(spent) > looks
-    assert cut.cut
+    assert cut.incomplete
     assert np.nanmax(cut.samples.largest_eps - whole.samples.largest_eps) <= 0
     found, full = cut.samples.verdict, whole.samples.verdict
     assert ((found == Verdict.CERTIFIED) <= (full == Verdict.CERTIFIED)).all()

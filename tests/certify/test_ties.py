@@ -50,13 +50,13 @@ def test_an_output_that_stops_at_a_number_is_never_beyond_it(end, sign, tail, mo
         network = tailed(tail, seed)
         y = network(grid(2)).detach().double()
         assert (sign * (y[:, 0] - end) <= 0).all()
-        assert not outcome(network, y.shape[1], sign, end, strict=True, mode=mode).left
+        assert not outcome(network, y.shape[1], sign, end, strict=True, mode=mode).open
         nearer = end - sign * 2.0**-30
         touched = bool((sign * (y[:, 0] - nearer) > 0).any())
         reached += touched
         for limit, strict in ((end, False), (nearer, True)):
             # Wrong rules: a tie that excludes what is not strict, and a bound that rounds inwards.
-            left = outcome(network, y.shape[1], sign, limit, strict=strict, mode=mode).left
+            left = outcome(network, y.shape[1], sign, limit, strict=strict, mode=mode).open
             assert left or not touched
     assert reached
 
@@ -68,14 +68,14 @@ def test_signs_go_through_layers_and_a_weight_of_the_other_sign_ends_that():
     network = d.finish(d(last, hidden), shapes=((None, 2),))
     with torch.no_grad():
         last.weight.abs_().neg_(), last.bias.zero_()
-    assert not outcome(network, 2, 1, 0.0, strict=True, mode="float32-any-order").left
+    assert not outcome(network, 2, 1, 0.0, strict=True, mode="float32-any-order").open
     for spoil in (
         lambda: last.weight[0, 3].copy_(torch.tensor(1e-20)),
         lambda: last.bias[0].copy_(torch.tensor(1e-30)),
     ):
         with torch.no_grad():
             last.weight.abs_().neg_(), last.bias.zero_(), spoil()
-        assert outcome(network, 2, 1, 0.0, strict=True, mode="float32-any-order").left
+        assert outcome(network, 2, 1, 0.0, strict=True, mode="float32-any-order").open
 
 
 def test_a_bound_that_is_not_finite_or_nan_excludes_nothing():

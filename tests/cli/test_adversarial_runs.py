@@ -32,7 +32,7 @@ from pipeline.core.threat import LinfBall
 from pipeline.data import load, npz
 from pipeline.errors import InputRejected
 from pipeline.onnx import importer, model_file, runtime
-from pipeline.results import Looked, Report, Samples, Verdict, levels, per_class, read, read_samples, write
+from pipeline.results import LevelDetails, Report, Samples, Verdict, levels, per_class, read, read_samples, write
 from pipeline.results.canonical import digest
 from pipeline.results.samples import COUNTEREXAMPLES_NAME, Counterexamples, read_counterexamples
 from pipeline.settings import Settings
@@ -210,8 +210,12 @@ def survivors() -> None:
 
 def rewritten(report: Report, samples: Samples, **about_data: Any) -> None:
     result, points = report.result, samples.counterexamples
-    looked = [Looked(x.layers, x.rounding, tuple((r.name, r.examined) for r in x.rungs)) for x in result.levels]
-    followed = {"levels": levels(samples, looked=looked), "per_class": per_class(samples), "samples": samples.described}
+    details = [LevelDetails(x.layers, x.rounding, tuple((r.name, r.examined) for r in x.rungs)) for x in result.levels]
+    followed = {
+        "levels": levels(samples, details=details),
+        "per_class": per_class(samples),
+        "samples": samples.described,
+    }
     followed |= {"data": result.data.model_copy(update=about_data), "counterexamples": points and points.described}
     changed = result.model_copy(update=followed)
     write(Report.of("certification", changed, report.run), samples, Path("r"), page="")
@@ -571,8 +575,8 @@ def test_a_clock_that_runs_out_anywhere_leaves_what_was_decided(moment: str) -> 
         if isinstance(event, Progress) and event.phase == "ibp" and event.done == event.total:
             object.__setattr__(work.clock, "deadline", 0.0)
     decided = int((event.samples.verdict == Verdict.CERTIFIED).sum())
-    assert (decided > 0, event.cut) == (("layers" in moment), "memory" in moment)
-    assert event.looked[0].layers == ()
+    assert (decided > 0, event.incomplete) == (("layers" in moment), "memory" in moment)
+    assert event.details[0].layers == ()
 
 
 def test_the_file_is_run_on_as_many_samples_as_memory_has_room_for(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.cli.main import run
-from pipeline.results import Looked, Report, Verdict, largest_eps, levels, per_class, read, read_samples
+from pipeline.results import LevelDetails, Report, Verdict, largest_eps, levels, per_class, read, read_samples
 from pipeline.results.canonical import digest
 from pipeline.results.samples import Samples
 from pipeline.results.write import dump
@@ -130,10 +130,12 @@ def forged(folder: Path) -> int:
     verdict[:, row], margin[:, row], by[:, row] = Verdict.CERTIFIED, 1.0, 3
     told = {name: getattr(samples, name) for name in ("eps", "index", "label", "predicted", "survived", "largest_eps")}
     lie = Samples(**told, verdict=verdict, margin_lower=margin, decided_by=by)
-    looked = [Looked(x.layers, x.rounding, tuple((r.name, r.examined) for r in x.rungs)) for x in report.result.levels]
+    details = [
+        LevelDetails(x.layers, x.rounding, tuple((r.name, r.examined) for r in x.rungs)) for x in report.result.levels
+    ]
     result = report.result.model_copy(
         update={
-            "levels": levels(lie, looked=looked),
+            "levels": levels(lie, details=details),
             "per_class": per_class(lie),
             "samples": lie.described,
             "largest_eps": largest_eps(lie, tolerance=report.result.largest_eps.tolerance),

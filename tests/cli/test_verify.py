@@ -260,15 +260,17 @@ def test_a_lie_that_only_a_proof_uncovers(pipeline, folder):
     verdict[:, lie], decided[:, lie], margin[:, lie] = Verdict.CERTIFIED, 3, 1.0
     known = {name: getattr(samples, name) for name in samples.__dataclass_fields__}
     forged = Samples(**{**known, "verdict": verdict, "decided_by": decided, "margin_lower": margin})
-    from pipeline.results import Looked, levels, per_class
+    from pipeline.results import LevelDetails, levels, per_class
     from pipeline.results.samples import read_counterexamples
 
     points = read_counterexamples(folder / "model.report" / "counterexamples.npz", None)
     forged = Samples(**{**{n: getattr(forged, n) for n in forged.__dataclass_fields__}, "counterexamples": points})
-    looked = [Looked(x.layers, x.rounding, tuple((r.name, r.examined) for r in x.rungs)) for x in report.result.levels]
+    details = [
+        LevelDetails(x.layers, x.rounding, tuple((r.name, r.examined) for r in x.rungs)) for x in report.result.levels
+    ]
     result = report.result.model_copy(
         update={
-            "levels": levels(forged, looked=looked),
+            "levels": levels(forged, details=details),
             "per_class": per_class(forged),
             "samples": forged.described,
             "gates": (),

@@ -24,7 +24,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.certify import PGD, Certification, Deployed, Strategy, Work, certify, sampled
+from pipeline.certify import PGD, Certification, DeployedFile, Strategy, Work, certify, sample_boxes
 from pipeline.certify.prover import Prover
 from pipeline.commands.inspection import inspect
 from pipeline.commands.promises import refuse_unpromised
@@ -978,8 +978,8 @@ def test_a_file_of_one_sample_is_attacked_and_sampled_one_at_a_time(tmp_path: An
     *_, found = certify(subject.network, subject.predict, x, x.argmax(1), balls, settings)
     assert isinstance(found, Certification)
     assert (found.samples.verdict == Verdict.CERTIFIED).all()
-    about = Deployed(subject.network, subject.predict, x, x.argmax(1), np.arange(4), margins=True)
-    assert list(sampled(about, found, settings, 0, Work()))
+    about = DeployedFile(subject.network, subject.predict, x, x.argmax(1), np.arange(4), margins=True)
+    assert list(sample_boxes(about, found, settings, 0, Work()))
 
 
 def test_parity_names_what_a_giant_logit_would_hide(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Samples are independent by type: what is imported gives each sample its own value, in whatever company and number."""
+"""Samples are independent by type: what is imported gives each sample its own value, whatever the batch."""
 
 from __future__ import annotations
 

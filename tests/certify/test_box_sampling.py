@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.certify import PGD, Certification, Deployed, Spots, Strategy, Work, certify, sampled, unforeseen
+from pipeline.certify import (
+    PGD,
+    BoxSampling,
+    Certification,
+    DeployedFile,
+    Strategy,
+    Work,
+    certify,
+    random_points,
+    sample_boxes,
+)
 from pipeline.certify.attack import Predict
 from pipeline.commands.certification import certify as run
 from pipeline.commands.events import Done
@@ -23,7 +33,7 @@ X = np.random.default_rng(0).random((40, 6), np.float32)
 BALL = BALLS["linf"](Fraction(1, 200), 0.0, 1.0)
 
 
-def ended(events) -> Spots:
+def ended(events) -> BoxSampling:
     while True:
         try:
             next(events)
@@ -32,7 +42,7 @@ def ended(events) -> Spots:
 
 
 @pytest.fixture(scope="module")
-def proved(tmp_path_factory) -> tuple[Deployed, Certification, Strategy]:
+def proved(tmp_path_factory) -> tuple[DeployedFile, Certification, Strategy]:
     path = saved(tmp_path_factory.mktemp("file"), mlp())
     network, file = load(path).network, session(path)
 
@@ -43,23 +53,25 @@ def proved(tmp_path_factory) -> tuple[Deployed, Certification, Strategy]:
     how = Strategy(attack=PGD(steps=3), method="crown")
     *_, found = certify(network, predict, X, labels, [BALL], how)
     assert isinstance(found, Certification)
-    return Deployed(network, predict, X, labels, np.arange(len(X)), margins=True), found, how
+    return DeployedFile(network, predict, X, labels, np.arange(len(X)), margins=True), found, how
 
 
-def lying(about: Deployed, lie: Callable[[np.ndarray, np.ndarray], np.ndarray], *, margins: bool = True) -> Deployed:
+def lying(
+    about: DeployedFile, lie: Callable[[np.ndarray, np.ndarray], np.ndarray], *, margins: bool = True
+) -> DeployedFile:
     """The same, of a file that computes something else at some points."""
 
     def predict(x: np.ndarray) -> np.ndarray:
         return lie(x, about.predict(x))
 
     told: Predict = predict
-    return Deployed(about.network, told, about.images, about.labels, about.indices, margins)
+    return DeployedFile(about.network, told, about.images, about.labels, about.indices, margins)
 
 
 def test_an_honest_file_is_inside_all_its_bounds(proved) -> None:
     about, found, how = proved
     for seed in range(5):
-        spots = ended(sampled(about, found, how, seed, Work()))
+        spots = ended(sample_boxes(about, found, how, seed, Work()))
         assert spots.samples == int((found.samples.verdict[0] == Verdict.CERTIFIED).sum()) > 10
         assert spots.points == 4 * spots.samples
         assert len(spots.ends) == 4
@@ -75,7 +87,7 @@ def test_another_label_in_a_corner_is_a_contradiction(proved) -> None:
         return np.where(corner[:, None], -z, z)
 
     with pytest.raises(Contradiction, match=r"was proved at eps 1/200 .* has label .*--parity-seed 7 draws the same"):
-        ended(sampled(lying(about, flipped), found, how, 7, Work()))
+        ended(sample_boxes(lying(about, flipped), found, how, 7, Work()))
 
 
 def test_a_margin_below_its_bound_is_a_contradiction_though_the_label_is_right(proved) -> None:
@@ -85,27 +97,27 @@ def test_a_margin_below_its_bound_is_a_contradiction_though_the_label_is_right(p
         return z / 100
 
     with pytest.raises(Contradiction, match="with a margin of at least"):
-        ended(sampled(lying(about, shrunk), found, how, 0, Work()))
-    assert ended(sampled(lying(about, shrunk, margins=False), found, how, 0, Work())).samples > 10
+        ended(sample_boxes(lying(about, shrunk), found, how, 0, Work()))
+    assert ended(sample_boxes(lying(about, shrunk, margins=False), found, how, 0, Work())).samples > 10
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_an_output_that_is_not_finite_is_a_contradiction(value: float, proved) -> None:
     about, found, how = proved
     with pytest.raises(Contradiction):
-        ended(sampled(lying(about, lambda x, z: np.full_like(z, value)), found, how, 0, Work()))
+        ended(sample_boxes(lying(about, lambda x, z: np.full_like(z, value)), found, how, 0, Work()))
 
 
 def test_a_spent_budget_ends_it(proved) -> None:
     about, found, how = proved
-    spots = ended(sampled(about, found, how, 0, Work(budget=0.0)))
+    spots = ended(sample_boxes(about, found, how, 0, Work(budget=0.0)))
     assert (spots.samples, spots.points) == (0, 0)
 
 
 @pytest.mark.parametrize("ball", [BALL, BALLS["l2"](Fraction(1, 10), 0.0, 1.0)], ids=["linf", "l2"])
 def test_points_lie_in_the_real_ball_and_corners_are_among_them(ball: Ball) -> None:
     x = torch.from_numpy(X)
-    points = unforeseen(x, ball, np.random.default_rng(1))
+    points = random_points(x, ball, np.random.default_rng(1))
     for point in points:
         assert point.dtype == torch.float32
         moved = (point.double() - x.double()).abs()

@@ -1,7 +1,7 @@
-"""What an attack descends on: the rows that are bounded, before whatever behind them saturates and shows no gradient.
+"""The function that an attack descends on: the bounded rows, taken before operators at the end that saturate.
 
-A Softmax, or one nondecreasing function of every entry, keeps the order of the classes: another label behind it is another
-label before it, or a tie. Such operators are left out of what is differentiated, never of what decides.
+A Softmax, or a nondecreasing function applied to every entry, keeps the order of the classes: another label behind it is
+another label before it, or a tie. Such operators are left out of the gradient, never out of the decision.
 """
 
 from __future__ import annotations
@@ -27,11 +27,8 @@ RISING = (
 """Nondecreasing, and the same function of every entry."""
 
 
-class Sight(NamedTuple):
-    """What an attack sees at points: ``least`` of the specification, the ``size`` of its terms, and its gradient.
-
-    Where no slope is asked for, the gradient is zero.
-    """
+class Evaluation(NamedTuple):
+    """At each point: ``least`` of the specification, the ``size`` of its terms, and the gradient (zero without ``slope``)."""
 
     least: Float[Tensor, " batch"]
     size: Float[Tensor, " batch"]
@@ -39,68 +36,68 @@ class Sight(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Pursuit:
-    """A network, and the nodes whose values stand for its outputs while a specification of them is descended on."""
+class AttackObjective:
+    """A network, and the nodes whose values replace its outputs in the gradient of a specification."""
 
     plan: Plan
     nodes: tuple[int, ...]
     groups: int | None = None
-    """The axis of a Softmax in groups that is descended on by its logarithm, which orders its entries as it does."""
+    """The axis of a grouped Softmax, which is replaced by its logarithm: that orders entries in the same way."""
     shapes: tuple[tuple[int, ...], ...] = ()
-    """Of one sample of each input, where points are flat vectors of all of them."""
+    """The shape of one sample of each input, where points are flat vectors of all inputs; else empty."""
     together: bool = True
-    """Whether the network takes a batch, or one sample at a time."""
+    """Whether the network takes a batch; else it takes one sample at a time."""
 
     @classmethod
-    def outputs(cls, network: Network) -> Pursuit:
-        """All outputs as they are, of flat points."""
+    def outputs(cls, network: Network) -> AttackObjective:
+        """The objective on all outputs as they are; points are flat vectors of all inputs."""
         plan = network.plan()
         shapes = tuple(tuple(d or 1 for d in port.shape[1:]) for port in network.inputs)
         return cls(plan, tuple(plan.outputs), None, shapes, network.inputs[0].shape[0] is None)
 
     @classmethod
-    def logits(cls, network: Network) -> Pursuit:
-        """The logits of a network with one input and one output, as far back as they keep the order of its entries."""
+    def logits(cls, network: Network) -> AttackObjective:
+        """The objective on the logits of a network with one input and one output, without operators that keep their order."""
         plan = network.plan()
         constants = {i: getattr(owner, name) for i, owner, name in plan.constants}
         by_index = {s.index: s for s in plan.steps}
         before, softmax = plan.before_softmax()
         (index,) = before.outputs if softmax is not None else plan.outputs
-        while index in by_index and (argument := _passed(by_index[index], constants)) is not None:
+        while index in by_index and (argument := _argument_in_order(by_index[index], constants)) is not None:
             index = argument
         last = by_index.get(index)
         if last is not None and isinstance(last.op, nn.Softmax):
             return cls(plan, (last.args[0],), last.op.dim)
         return cls(plan, (index,))
 
-    def at(
+    def evaluate(
         self,
         points: Float[Tensor, " batch *features"],
         rows: Specification,
         *,
         joint: bool = False,
         slope: bool = True,
-    ) -> Sight:
-        """What is seen of a specification at points; the gradient is that of ``rows.least(..., joint=joint)``."""
+    ) -> Evaluation:
+        """Evaluate a specification at points; the gradient is that of ``rows.least(..., joint=joint)``."""
         if len(points) > 1 and not self.together:
-            each = [self.at(points[[i]], rows[:, [i]], joint=joint, slope=slope) for i in range(len(points))]
-            return Sight(*map(torch.cat, zip(*each, strict=True)))
+            each = [self.evaluate(points[[i]], rows[:, [i]], joint=joint, slope=slope) for i in range(len(points))]
+            return Evaluation(*map(torch.cat, zip(*each, strict=True)))
         points = points.detach().requires_grad_(slope)
         xs = inputs_of(points, self.shapes) if self.shapes else [points]
         values = walk.forward(self.plan, xs, _never, keep={*self.nodes})
         output = _flat([values[i] for i in self.plan.outputs]).detach()
-        pursued = rows.values(_flat([self._ordered(values[i]) for i in self.nodes]))
-        loss, least = rows.least(pursued, joint=joint), rows.least(pursued.detach())
+        row_values = rows.values(_flat([self._in_order(values[i]) for i in self.nodes]))
+        loss, least = rows.least(row_values, joint=joint), rows.least(row_values.detach())
         if self.nodes != tuple(self.plan.outputs):
             least = torch.minimum(least, rows.least(rows.values(output)))
         gradient = None
         if slope and loss.requires_grad:
             (gradient,) = torch.autograd.grad(loss.sum(), points, allow_unused=True)
-        # A slope without a value, such as that of a square root at zero behind a ReLU that is off, moves nothing.
+        # A gradient without a value, such as that of a square root at zero behind an inactive ReLU, counts as zero.
         gradient = torch.zeros_like(points) if gradient is None else gradient.nan_to_num(0.0)
-        return Sight(least, output.abs().amax(1) * rows.weight.abs().amax((0, 2)), gradient)
+        return Evaluation(least, output.abs().amax(1) * rows.weight.abs().amax((0, 2)), gradient)
 
-    def _ordered(self, value: Tensor) -> Tensor:
+    def _in_order(self, value: Tensor) -> Tensor:
         return value if self.groups is None else value.log_softmax(self.groups)
 
 
@@ -108,8 +105,8 @@ def _flat(values: Sequence[Tensor]) -> Float[Tensor, "batch outputs"]:
     return torch.cat([value.flatten(1) for value in values], 1)
 
 
-def _passed(step: Step, constants: dict[int, Tensor]) -> int | None:
-    """The argument of an operator that keeps the order of a sample's entries, None for any other."""
+def _argument_in_order(step: Step, constants: dict[int, Tensor]) -> int | None:
+    """The argument of an operator that keeps the order of a sample's entries; None for any other operator."""
     op, args = step.op, step.args
     if isinstance(op, (*RISING, *IN_ORDER)) or (isinstance(op, nn.LeakyReLU) and op.negative_slope >= 0):
         return args[0]
