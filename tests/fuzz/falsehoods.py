@@ -27,13 +27,14 @@ from pipeline.certify import Strategy
 from pipeline.certify.prover import Prover
 from pipeline.commands.promises import refuse_unpromised
 from pipeline.commands.subject import open_model
+from pipeline.core.feature_box import FeatureBox, FeatureRadii
 from pipeline.core.threat import LinfBall
 from pipeline.errors import PipelineError
 from pipeline.onnx import model_file, parity
 from pipeline.onnx.kernels import OPERATORS
 from pipeline.rules import require
 from pipeline.settings import Settings as Asked
-from tests.fuzz import suspect_numbers, suspect_pieces, suspect_sizes  # noqa: F401  (enrols the pieces)
+from tests.fuzz import suspect_bare, suspect_numbers, suspect_pieces, suspect_sizes  # noqa: F401  (enrols the pieces)
 from tests.fuzz.suspects import Suspect, drawn
 
 LEVELS = ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL")
@@ -95,11 +96,40 @@ def session(content: bytes, level: str, *, flushed: bool = False) -> ort.Inferen
     return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
+def _single(run: ort.InferenceSession) -> bool:
+    """Whether a file takes one sample at a time."""
+    return all(isinstance(d, int) for d in run.get_inputs()[0].shape)
+
+
+def _ball(eps: Fraction, features: FeatureRadii | None) -> LinfBall:
+    return LinfBall(eps) if features is None else FeatureBox(eps, features=features)
+
+
+def _ends(x: np.ndarray, eps: Fraction, features: FeatureRadii | None) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the largest float32 of each entry that lies in the real box."""
+    radius, low, high = (1.0, 0.0, 1.0) if features is None else (features.radius, features.low, features.high)
+    ends = []
+    for sign in (-1, 1):
+        end = np.clip(x.astype(np.float64) + sign * float(eps) * radius, low, high)
+        near = end.astype(np.float32)
+        ends.append(np.where((near > end) if sign > 0 else (near < end), np.nextafter(near, x), near))
+    return ends[0], ends[1]
+
+
 def logits(run: ort.InferenceSession, x: np.ndarray) -> np.ndarray:
-    """A row for each sample, one by one where the file fixes its batch."""
-    (given,) = run.get_inputs()
-    parts = x[:, None] if given.shape[0] == 1 else x[None]
-    return np.concatenate([run.run(None, {given.name: part})[0] for part in parts]).reshape(len(x), -1)
+    """A row for each sample, one by one where the file fixes its batch or has none; of several inputs, ``x`` holds rows."""
+    given = run.get_inputs()
+    shapes = [tuple(d for d in port.shape if isinstance(d, int)) for port in given]
+    if len(given) > 1:
+        ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
+        parts = np.split(x, ends[:-1], axis=1)
+        feeds = {p.name: v.reshape(len(x), *s) for p, v, s in zip(given, parts, shapes, strict=True)}
+        return run.run(None, feeds)[0].reshape(len(x), -1)
+    single = _single(run)
+    parts = x.reshape(len(x), *shapes[0]) if single else x[None]
+    return np.concatenate(
+        [run.run(None, {given[0].name: part})[0].reshape(1 if single else len(x), -1) for part in parts]
+    )
 
 
 def labels(run: ort.InferenceSession, x: np.ndarray) -> np.ndarray:
@@ -142,7 +172,9 @@ class Search:
             return self._refused(f"cannot be built: {type(error).__name__}")
         try:
             runs = {level: session(content, level) for level in LEVELS}
-            x = rng.random((SAMPLES, *suspect.shape), np.float32)
+            features = suspect.features()
+            x = rng.random((SAMPLES, *(suspect.shape if features is None else features.radius.shape)), np.float32)
+            x = np.float32(4) * x - np.float32(2) if suspect.by_feature else x
             said = np.array([labels(runs["ENABLE_ALL"], x[i : i + 1])[0] for i in range(SAMPLES)])
         except Exception as error:
             return self._refused(f"the runtime refuses it: {str(error)[:60]!r}")
@@ -150,7 +182,7 @@ class Search:
         if not len(x):
             return self._refused("no finite output")
         try:
-            largest = self._largest(content, x, said)
+            largest = self._largest(content, x, said, suspect)
         except PipelineError as error:
             return self._refused(re.sub(r"'[^']*'|\d+", "*", str(error))[:110])
         except (RuntimeError, ValueError, IndexError, KeyError) as error:
@@ -164,7 +196,8 @@ class Search:
             eps = Fraction(int(largest[i]), GRID)
             self.figures.boxes += 1
             try:
-                points = self._points(x[i], eps, runs["ENABLE_ALL"], int(said[i]), rng)
+                ends = _ends(x[i], eps, features)
+                points = self._points(x[i], ends, runs["ENABLE_ALL"], int(said[i]), rng)
                 for how, got, at in self._labels(content, runs, points, x, rng):
                     self.figures.points += len(got)
                     if (wrong := got != said[i]).any():
@@ -176,13 +209,14 @@ class Search:
     def _refused(self, why: str) -> None:
         self.figures.refused[why] += 1
 
-    def _largest(self, content: bytes, x: np.ndarray, said: np.ndarray) -> np.ndarray:
+    def _largest(self, content: bytes, x: np.ndarray, said: np.ndarray, suspect: Suspect) -> np.ndarray:
         """By sample, the largest step of the grid at which it was certified, 0 for none."""
         path = self.folder / "suspect.onnx"
         path.write_bytes(content)
         with parity_off():
-            subject = open_model(model_file.read(path), Asked(data="none"))
-            refuse_unpromised(subject, Asked(data="none"))
+            asked = Asked(data="none", input=suspect.perturbed if suspect.beside else None)
+            subject = open_model(model_file.read(path), asked)
+            refuse_unpromised(subject, asked)
         require(subject.network)
         fixed = 1 if subject.network.inputs[0].shape[0] is not None else None
         settings = Strategy(attack=None, batch=fixed, method="crown", kernels=KERNELS)
@@ -194,7 +228,7 @@ class Search:
             high = np.full(len(x), GRID)
             while (open_ := np.flatnonzero(high - low > np.maximum(low // 16, 1))).size:
                 middle = np.where(low == 0, np.maximum(high // 8, 1), (low + high) // 2)
-                balls = [LinfBall(Fraction(int(m), GRID)) for m in middle[open_]]
+                balls = [_ball(Fraction(int(m), GRID), suspect.features()) for m in middle[open_]]
                 found = prover.margins(method, balls, open_)
                 proved = np.isfinite(found) & (found > 0)
                 low[open_[proved]] = middle[open_[proved]]
@@ -202,17 +236,16 @@ class Search:
         return low
 
     def _points(
-        self, x: np.ndarray, eps: Fraction, run: ort.InferenceSession, label: int, rng: np.random.Generator
+        self,
+        x: np.ndarray,
+        ends: tuple[np.ndarray, np.ndarray],
+        run: ort.InferenceSession,
+        label: int,
+        rng: np.random.Generator,
     ) -> np.ndarray:
         """float32 points of the real box: random, corners, edges, neighbours of ends, sweeps of an axis, and a greedy descent."""
-        ends = []
-        for sign in (-1, 1):
-            end = np.clip(x.astype(np.float64) + sign * float(eps), 0.0, 1.0)
-            near = end.astype(np.float32)
-            outside = (near > end) if sign > 0 else (near < end)
-            ends.append(np.where(outside, np.nextafter(near, x), near))
         low, high = ends
-        count, size = self.count // (8 if run.get_inputs()[0].shape[0] == 1 else 1), x.size
+        count, size = self.count // (8 if _single(run) else 1), x.size
         u = rng.random((count, *x.shape), np.float32)
         kind = rng.integers(6, size=(count, *[1] * x.ndim))
         corner = np.where(u < 0.5, low, high)
@@ -258,7 +291,7 @@ class Search:
         self.pipe.send((content, points))
         if not isinstance(got := self.pipe.recv(), str):
             yield "subnormal numbers as zero", got, points
-        if runs["ENABLE_ALL"].get_inputs()[0].shape[0] == 1:
+        if _single(runs["ENABLE_ALL"]):
             return
         for size, place in itertools.product(COMPANIES, (0, -1)):
             batches = rng.random((len(few), size, *points.shape[1:]), np.float32)

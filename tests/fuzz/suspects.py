@@ -6,19 +6,26 @@ logits. Dropping pieces shrinks a suspect, and the same list and seed make the s
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from pipeline.core.feature_box import FeatureRadii
+
 Shape = tuple[int, ...]
 Piece = Callable[["Draft", str, Shape], "tuple[str, Shape] | None"]
 PIECES: dict[str, Piece] = {}
 HEADS: dict[str, Piece] = {}
+BARE: dict[str, Piece] = {}
+"""Pieces of files without a batch axis."""
+SHAPES = ((2,), (3,), (4,), (6,), (1, 4, 4), (2, 3, 3), (1, 2, 3), (2, 2), (1, 5, 4))
+BARE_SHAPES = ((3,), (4,), (3, 2), (2, 3), (2, 3, 2))
 
 
 @dataclass
@@ -80,6 +87,11 @@ def head(function: Piece) -> Piece:
     return function
 
 
+def bare(function: Piece) -> Piece:
+    BARE[function.__name__] = function
+    return function
+
+
 def flat(g: Draft, x: str, shape: Shape) -> tuple[str, int]:
     return (g("Flatten", x), int(np.prod(shape))) if len(shape) > 1 else (x, shape[0])
 
@@ -95,17 +107,52 @@ class Suspect:
     seed: int
     alone: bool = False
     """Whether the file fixes a batch of one."""
+    bare: bool = False
+    """Whether it has no batch axis at all; its pieces are of ``BARE``."""
+    beside: Shape = ()
+    """The shape of a second input, which joins the first in front of the head; empty without one."""
+    by_feature: bool = False
+    """Whether its features have radii of their own and no valid range, as tabular data do."""
+
+    @property
+    def inputs(self) -> dict[str, Shape]:
+        """The shapes of one sample of its inputs, in the file's order."""
+        both = {"x": self.shape, "beside": self.beside} if self.beside else {"x": self.shape}
+        return dict(sorted(both.items(), reverse=bool(self.seed % 2)))
+
+    @property
+    def perturbed(self) -> str:
+        """The input that may be perturbed."""
+        return "beside" if self.beside and self.seed % 3 == 0 else "x"
+
+    def features(self) -> FeatureRadii | None:
+        """Radii and range of each entry of a sample, of several inputs one behind the other; None for pixels, all alike."""
+        if not (self.beside or self.by_feature):
+            return None
+        rng = np.random.default_rng([self.seed, 7])
+        parts = [
+            np.where(rng.random(math.prod(s)) < 0.7, rng.integers(1, 9, math.prod(s)) / 4, 0.0)
+            if self.by_feature
+            else np.ones(math.prod(s))
+            for s in self.inputs.values()
+        ]
+        radius = np.concatenate([v * (n == self.perturbed) for v, n in zip(parts, self.inputs, strict=True)])
+        radius = radius if self.beside else radius.reshape(self.shape)
+        ends = (-np.inf, np.inf) if self.by_feature else (0.0, 1.0)
+        return FeatureRadii(radius, *(np.full(radius.shape, end) for end in ends))
 
     def build(self) -> onnx.ModelProto:
         """The file. A piece that does not fit is left out."""
         g, x, shape = Draft(np.random.default_rng(self.seed), self.opset, self.alone), "x", self.shape
-        samples = 1 if self.alone else "N"
+        samples = [] if self.bare else [1] if self.alone else ["N"]
         for name in self.pieces:
             g.rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
-            made = PIECES[name](g, x, shape)
+            made = (BARE if self.bare else PIECES)[name](g, x, shape)
             x, shape = made if made is not None else (x, shape)
         g.rng = np.random.default_rng([self.seed, 99])
-        made = HEADS[self.head](g, x, shape)
+        if self.beside:
+            x, shape = joined(g, x, shape, self.beside)
+        made = bare_head(g, x, shape) if self.bare else HEADS[self.head](g, x, shape)
         assert made is not None
         g.nodes.append(helper.make_node("Identity", [made[0]], ["y"], name="last"))
         used = {v for n in g.nodes for v in n.input}
@@ -113,8 +160,8 @@ class Suspect:
             helper.make_graph(
                 g.nodes,
                 "suspect",
-                [helper.make_tensor_value_info("x", TensorProto.FLOAT, [samples, *self.shape])],
-                [helper.make_tensor_value_info("y", TensorProto.FLOAT, [samples, *made[1]])],
+                [helper.make_tensor_value_info(n, TensorProto.FLOAT, [*samples, *s]) for n, s in self.inputs.items()],
+                [helper.make_tensor_value_info("y", TensorProto.FLOAT, [*samples, *made[1]])],
                 [numpy_helper.from_array(a, n) for n, a in g.constants.items() if n in used],
             ),
             opset_imports=[helper.make_opsetid("", self.opset)],
@@ -122,13 +169,39 @@ class Suspect:
         )
 
 
+def joined(g: Draft, x: str, shape: Shape, beside: Shape) -> tuple[str, Shape]:
+    """A second input joins the first: beside it, added to it, or as its factor."""
+    (x, n), (b, m) = flat(g, x, shape), flat(g, "beside", beside)
+    if (how := g.pick("Concat", "Add", "Mul")) == "Concat":
+        return g("Concat", *g.pick((x, b), (b, x)), axis=1), (n + m,)
+    b = g("Gemm", b, g.const(g.normal(m, n)), g.const(g.normal(n)))
+    return g(how, *g.pick((x, b), (b, x))), (n,)
+
+
+def bare_head(g: Draft, x: str, shape: Shape) -> tuple[str, Shape]:
+    """Three logits of one sample."""
+    n = int(np.prod(shape))
+    x = g("Reshape", x, g.ints(g.pick(-1, n))) if len(shape) != 1 else x
+    return g("Add", g("MatMul", x, g.const(g.normal(n, 3))), g.const(g.normal(3))), (3,)
+
+
 def drawn(seed: int, among: Sequence[str] = ()) -> Suspect:
     """A suspect of one to three pieces, all of them named in ``among`` if there is one."""
     rng = np.random.default_rng(seed)
-    shapes = ((2,), (3,), (4,), (6,), (1, 4, 4), (2, 3, 3), (1, 2, 3), (2, 2), (1, 5, 4))
     names, heads = (sorted(set(held) & set(among)) if among else sorted(held) for held in (PIECES, HEADS))
     pieces = tuple(names[int(rng.integers(len(names)))] for _ in range(int(rng.integers(1, 4))) if names)
     plain = not heads or (names and rng.random() < 0.6)
     which = "plain" if plain else heads[int(rng.integers(len(heads)))]
-    shape, opset = shapes[int(rng.integers(len(shapes)))], int(rng.integers(7, 24))
-    return Suspect(shape, pieces, which, opset, seed, alone=bool(rng.random() < 0.2))
+    shape, opset = SHAPES[int(rng.integers(len(SHAPES)))], int(rng.integers(7, 24))
+    found = Suspect(shape, pieces, which, opset, seed, alone=bool(rng.random() < 0.2))
+    if among and not set(among) & set(BARE):
+        return found
+    kind, found = rng.random(), replace(found, by_feature=bool(rng.random() < 0.15))
+    if among or kind < 0.15:
+        names = sorted(set(BARE) & set(among)) if among else sorted(BARE)
+        pieces = tuple(names[int(rng.integers(len(names)))] for _ in range(int(rng.integers(1, 5))))
+        shape = BARE_SHAPES[int(rng.integers(len(BARE_SHAPES)))]
+        return replace(found, shape=shape, pieces=pieces, head="plain", alone=True, bare=True)
+    if kind < 0.3 and not found.alone:
+        return replace(found, beside=((2,), (3,), (2, 2))[int(rng.integers(3))])
+    return found

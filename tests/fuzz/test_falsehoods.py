@@ -13,6 +13,7 @@ from pipeline.onnx import subnormal
 from pipeline.onnx.batch.symbolic import Symbolic
 from pipeline.onnx.executed import pools
 from pipeline.onnx.operators import TABLE
+from pipeline.onnx.passes import add_batch
 from pipeline.rules import bilinear
 from tests.fuzz.falsehoods import Figures, Search, search
 from tests.fuzz.suspects import HEADS, PIECES, Suspect, drawn
@@ -55,6 +56,18 @@ def test_samples_that_are_read_together_are_refused(piece, tried):
     assert len(PIECES) > 10
 
 
+def test_files_without_a_batch_several_inputs_and_radii_of_features_are_among_them(tried):
+    tried.figures = Figures()
+    found = [drawn(seed) for seed in range(60)]
+    kinds = [s.bare for s in found], [s.beside != () for s in found], [s.by_feature for s in found]
+    assert all(sum(kind) > 3 for kind in kinds)
+    for kind in kinds:
+        chosen = [s for s, of_kind in zip(found, kind, strict=True) if of_kind][:4]
+        before = tried.figures.certified
+        assert [tried.examine(s) for s in chosen] == [None] * len(chosen)
+        assert tried.figures.certified > before
+
+
 def _open_ended(item):
     """A Clip that takes every infinite end for none."""
     ends = [item.array(i) for i in (1, 2)]
@@ -62,7 +75,13 @@ def _open_ended(item):
     return item.build.emit(ops.Clip(low, high), item.arg())
 
 
+def _not_transposed(lift, node):
+    axes = [*range(lift.rank(node.output) + 1)]
+    return replace(node, attributes=node.attributes | {"perm": axes})
+
+
 FAULTS = {
+    "bare_move": lambda m: m.setitem(add_batch._REWRITES, "Transpose", _not_transposed),
     "itself": lambda m: m.setattr(bilinear._BilinearRule, "squares", True),
     "open_ended": lambda m: m.setitem(TABLE, "Clip", replace(TABLE["Clip"], lowering=_open_ended)),
     "padded": lambda m: m.setattr(pools, "_is_nonnegative_clip", lambda *a: True),
@@ -70,7 +89,7 @@ FAULTS = {
     "tiny_parts": lambda m: m.setattr(subnormal, "require", lambda graph: None),
     "reckoned": lambda m: m.setattr(Symbolic, "require_exact", lambda self: None),
 }
-SEEDS = {"itself": 65, "open_ended": 5, "padded": 8, "tiny": 3, "tiny_parts": 5, "reckoned": 32}
+SEEDS = {"bare_move": 60, "itself": 65, "open_ended": 5, "padded": 8, "tiny": 3, "tiny_parts": 5, "reckoned": 32}
 
 
 @pytest.mark.parametrize("piece", FAULTS)

@@ -125,6 +125,14 @@ def test_a_setting_that_no_lowering_reads_refuses_the_file(monkeypatch: pytest.M
         imported(made)
 
 
+@pytest.mark.parametrize("flag", [-1, 2])
+@pytest.mark.parametrize("name", ["ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceL1"])
+def test_a_flag_that_onnx_runtime_takes_for_0_refuses_the_file(name: str, flag: int) -> None:
+    made = model([node(name, ["x"], ["y"], noop_with_empty_axes=flag)], ["batch", 3], opset=18)
+    with pytest.raises(InputRejected, match=rf"noop_with_empty_axes = {flag} is neither 0 nor 1|samples of a batch"):
+        imported(made)
+
+
 def test_a_pass_that_copies_a_node_does_not_count_as_reading_it() -> None:
     first = Node("Flatten", ["x"], ["y"], Attributes({"axis": 2}))
     copied = replace(first, attributes=first.attributes | {"other": 1})

@@ -108,7 +108,7 @@ def _arg(trace: BatchTrace, node: Node) -> BatchAxis:
 def _reduce(trace: BatchTrace, node: Node) -> BatchAxis:
     batch, shape = first_operand(trace, node)
     axes = trace.numbers(node, "axes", 1)
-    if not axes and node.attributes.peek("noop_with_empty_axes", 0):
+    if not axes and node.attributes.peek("noop_with_empty_axes", 0) == 1:
         return batch
     dropped = [a % len(shape) for a in axes or range(len(shape))]
     return after_reduction(batch, dropped, keepdims=node.attributes.peek("keepdims", 1))

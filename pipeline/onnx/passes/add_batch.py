@@ -91,11 +91,12 @@ class _Lift:
         return replace(node, attributes=node.attributes | {"axis": axis + 1 if axis >= 0 else axis})
 
     def axes_input(self, node: Node, position: int, whole: Sequence[int]) -> Node:
-        """The same of axes that are an input, ``whole`` where they are left out."""
+        """The same of axes that are an input, ``whole`` where there are none."""
         said = node.input(position)
         if said and self.computed(said):
             raise NoLiftedForm
-        axes = [int(a) for a in self.draft.constants[said].ravel()] if said else list(whole)
+        axes = [int(a) for a in self.draft.constants[said].ravel()] if said else []
+        axes = axes or list(whole)
         inputs = [*node.inputs, *[""] * (position - len(node.inputs) + 1)]
         inputs[position] = self.integers([a + 1 if a >= 0 else a for a in axes])
         return replace(node, inputs=inputs)
@@ -146,7 +147,11 @@ def _slice(lift: _Lift, node: Node) -> Node:
 
 
 def _reduce(lift: _Lift, node: Node) -> Node:
+    """Over axes of the sample: all of them where none is named, unless that means that nothing is reduced."""
     whole = range(lift.rank(node.inputs[0]))
+    listed = lift.draft.constants.get(node.input(1))
+    if node.attributes.get("noop_with_empty_axes", 0) and not (listed is not None and listed.size):
+        raise NoLiftedForm
     if "axes" in node.attributes:
         axes = node.attributes.get("axes") or list(whole)
         return replace(node, attributes=node.attributes | {"axes": [a + 1 if a >= 0 else a for a in axes]})
@@ -154,15 +159,13 @@ def _reduce(lift: _Lift, node: Node) -> Node:
 
 
 def _matmul(lift: _Lift, node: Node) -> Node:
+    """Stacks of matrices broadcast as before; a computed vector is a row of one, with a constant matrix behind it alone."""
     a, b = node.inputs
-    if lift.computed(a) and lift.computed(b):
-        if min(lift.rank(a), lift.rank(b)) < 2:
-            raise NoLiftedForm
-        rank = max(lift.rank(a), lift.rank(b))
-        return replace(node, inputs=[lift.of_rank(a, rank), lift.of_rank(b, rank)])
-    if not lift.computed(a) and (lift.rank(b) < 2 or lift.rank(a) != 2):
+    rank = max(lift.rank(a), lift.rank(b))
+    vector = min(lift.rank(v) for v in (a, b) if lift.computed(v)) < 2
+    if vector and (lift.computed(b) or lift.rank(b) > 2):
         raise NoLiftedForm
-    return node
+    return node if vector else replace(node, inputs=[lift.of_rank(a, rank), lift.of_rank(b, rank)])
 
 
 def _gemm(lift: _Lift, node: Node) -> Node:

@@ -159,11 +159,14 @@ def drop(draft: Draft) -> None:
 
 
 def _reduces_nothing(draft: Draft, node: Node) -> bool:
-    """Whether a reduction is over no axis (``noop_with_empty_axes``), and so gives what it gets."""
+    """Whether a reduction is over no axis (``noop_with_empty_axes`` is 1), and so gives what it gets.
+
+    ONNX Runtime takes any other number than 1 for 0; the lowering refuses it.
+    """
     if node.op_type not in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin"):
         return False
     axes = node.attributes.peek("axes") or draft.constants.get(node.input(1), np.zeros(int(bool(node.input(1)))))
-    return bool(node.attributes.peek("noop_with_empty_axes", 0)) and len(axes) == 0
+    return node.attributes.peek("noop_with_empty_axes", 0) == 1 and len(axes) == 0
 
 
 def explicit_pads(draft: Draft) -> None:
