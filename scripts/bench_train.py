@@ -2,14 +2,17 @@
 
     python scripts/bench_train.py [AUTO_LIRPA] [--batch 32] [--threads 1] [--rounds 9] [--no-compile]
     python scripts/bench_train.py --quick [--batch 128] [--rounds 100] [--profile]
+    python scripts/bench_train.py --host [--rounds 300]
 
 CNN-7 (models/cnn7.py, 3x32x32, random data), forward, backward, clipping and fused Adam; ours are the steps of ``shi2021`` and
 ``fast`` with both regularisers, half way up the ramp. On a CPU: process time, all variants by turns in one process, medians of
 ``--rounds`` and quartiles of the ratio to the natural step; the peak of a process that trains at batch 96, of a process each.
 AUTO_LIRPA is a checkout of its source (torch 2.8; an environment of its own): its step is that of ``shi2021``, from the same
 weights. On a GPU: seconds an epoch of 50,000 images, and seconds to evaluate and certify 10,000 by IBP. ``--quick`` takes a
-minute: wall milliseconds of a step of ``shi2021`` on the device, eager and compiled, how long the host is busy with it, and the
-peak of the device's memory; ``--profile`` adds the kernels that take most of the time. What it found, and where: docs/results.md.
+minute: wall milliseconds of a step of ``shi2021`` on the device, eager and compiled, on a GPU also launched as one graph, how
+long the host is busy with it, and the peak of the device's memory; ``--profile`` adds the kernels that take most of the time.
+``--host``: a net so small that a step is the host's time alone, on the CPU; and what of it is left outside the graph.
+What it found, and where: docs/results.md.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -70,11 +74,11 @@ CPU: dict[str, dict[str, Any]] = {
 """What each variant asks of ``run``."""
 
 
-def network() -> Network:
-    """CNN-7 without BatchNorm, as an untrained file would give it."""
+def network(kind: Callable[[], nn.Sequential] = lambda: CNN7(bn=False), shape: tuple[int, ...] = SHAPE) -> Network:
+    """A net without BatchNorm, as an untrained file would give it."""
     torch.manual_seed(0)
-    graph = fx.symbolic_trace(nn.Sequential(OrderedDict((f"n{i}", layer) for i, layer in enumerate(CNN7(bn=False)))))
-    ports = (Port("x", torch.float32, (None, *SHAPE)),), (Port("y", torch.float32, (None, 10)),)
+    graph = fx.symbolic_trace(nn.Sequential(OrderedDict((f"n{i}", layer) for i, layer in enumerate(kind()))))
+    ports = (Port("x", torch.float32, (None, *shape)),), (Port("y", torch.float32, (None, 10)),)
     return Network(graph, *ports, Provenance(weights={name: Weight(name) for name, _ in graph.named_parameters()}))
 
 
@@ -85,9 +89,10 @@ def run(
     execution: Execution = EAGER,
     epoch: int = ON_THE_RAMP,
     device: str = "cpu",
+    given: Network | None = None,
     **settings: Any,
 ) -> Trainer:
-    model = insert(network())
+    model = insert(given or network())
     reinitialise_(model, ibp=True, generator=torch.Generator().manual_seed(0))
     made = recipe(name, input_shape=SHAPE, n_train=IMAGES, batch_size=batch, **settings)
     one = Trainer(model.to(device), IMAGES // batch, made, EPS, 0.0, 1.0, execution=execution)
@@ -178,6 +183,7 @@ def data(batch: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
 @click.option("--rounds", default=9)
 @click.option("--compile/--no-compile", "compiled", default=True)
 @click.option("--quick", is_flag=True, help="A step of shi2021 alone, in wall time.")
+@click.option("--host", "of_host", is_flag=True, help="The host's time of a step, with a tiny net.")
 @click.option("--profile", is_flag=True, help="With --quick: the kernels that take most of the time.")
 @click.option("--measure", hidden=True, help="Peak memory of one variant, for the parent process.")
 def main(
@@ -187,10 +193,15 @@ def main(
     rounds: int,
     compiled: bool,
     quick: bool,
+    of_host: bool,
     profile: bool,
     measure: str | None,
 ) -> None:
     torch.set_num_threads(threads)
+    if of_host:
+        for line in host(rounds, compiled):
+            click.echo(line)
+        return
     if quick:
         for told in quickly(batch, rounds, compiled, profile):
             click.echo(json.dumps(told) if isinstance(told, dict) else told)
@@ -266,6 +277,7 @@ def quickly(batch: int, steps: int, compiled: bool, profile: bool = False) -> It
     ways = {"eager": Execution(low, channels_last=gpu)}
     if compiled:
         ways |= {"compiled": Execution(low, True, channels_last=gpu), "compiled bf16": Execution("bf16", True, True)}
+    ways |= {f"{name}, one graph": replace(way, graph=True) for name, way in ways.items()} if gpu else {}
     yield {"device": torch.cuda.get_device_name() if gpu else device, "torch": torch.__version__, "batch": batch}
     for name, execution in ways.items():
         try:
@@ -307,6 +319,47 @@ def timed(
                 one.step(i, x, y)
             wait()
         yield found.key_averages().table(sort_by=f"self_{device}_time_total", row_limit=40, max_name_column_width=90)
+
+
+def tiny() -> nn.Sequential:
+    """Four layers on images of 8x8, of which no kernel takes any time."""
+    layers = (nn.Conv2d(1, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, 2, 1), nn.ReLU(), nn.Flatten())
+    return nn.Sequential(*layers, nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 10))
+
+
+def host(rounds: int, compiled: bool) -> Iterator[str]:
+    """Wall milliseconds of a step of a tiny net, all ways by turns, and of the part of it that no graph would hold."""
+    yield "| step of a tiny net, batch 4 | ms | ms outside the graph |\n|---|---|---|"
+    x, y = torch.rand(4, 1, 8, 8), torch.randint(0, 10, (4,))
+    ways = [(c, g) for c in (False, True)[: 1 + compiled] for g in (False, True)]
+    spent: dict[str, tuple[list[float], list[float]]] = {}
+    runs = {}
+    for name, (whole, graph) in itertools.product(("shi2021", "fast"), ways):
+        execution = Execution(compiled=whole, graph=graph)
+        label = f"{name}, {'compiled' if whole else 'eager'}{', one graph' if graph else ''}"
+        # Behind the ramp, where ``fast`` moves its mean of weights.
+        runs[label] = run(4, name=name, execution=execution, given=network(tiny, (1, 8, 8)), epoch=BEHIND_IT)
+        spent[label] = [], []
+        if (captured := runs[label].captured) is not None:
+            captured.launch = watched(captured.launch, spent[label][1])  # type: ignore[method-assign]
+    for i in range(rounds):
+        for label, one in runs.items():
+            began = time.perf_counter()
+            one.step(i, x, y)
+            spent[label][0].append(time.perf_counter() - began)
+    for label, (whole_steps, launched) in spent.items():
+        outside = [a - b for a, b in zip(whole_steps, launched, strict=True)][20:] if launched else []
+        cells = [f"{1000 * statistics.median(times):.3f}" if times else "" for times in (whole_steps[20:], outside)]
+        yield f"| {label} | {' | '.join(cells)} |"
+
+
+def watched(function: Callable[[], None], times: list[float]) -> Callable[[], None]:
+    def call() -> None:
+        began = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - began)
+
+    return call
 
 
 def gpu(rounds: int, compiled: bool) -> None:

@@ -117,6 +117,7 @@ class Run:
 @click.option("--only", default="", help="Only runs whose name contains this.")
 @click.option("--method", default="auto", show_default=True, help="As retrain's: how far the ladder is climbed.")
 @click.option("--compile/--no-compile", "compiled", default=None, help="As retrain's.")
+@click.option("--graph/--no-graph", default=None, help="As retrain's.")
 @click.option("--precision", default=None, help="As retrain's.")
 @click.option("--seeds", default=None, type=int, help="At most so many.")
 @click.option("--show", is_flag=True, help="Print the table of what has finished, and run nothing.")
@@ -130,6 +131,7 @@ def main(
     only: str,
     method: str,
     compiled: bool | None,
+    graph: bool | None,
     precision: str | None,
     seeds: int | None,
     show: bool,
@@ -141,6 +143,7 @@ def main(
         asked = {"--method": method, "--device": device, "--time-budget": time_budget, "--precision": precision}
         more = [word for flag, value in asked.items() if value for word in (flag, value)]
         more += [] if compiled is None else ["--compile" if compiled else "--no-compile"]
+        more += [] if graph is None else ["--graph" if graph else "--no-graph"]
         for net in {run.setting.net for run in runs}:
             untrained(net, work)
         threads = str(max(1, len(os.sched_getaffinity(0)) // jobs))

@@ -63,6 +63,11 @@ from pipeline.cli.status import Ending
     default=None,
     help="Compile training steps: a minute at first, then faster.  [no; on a GPU where it pays]",
 )
+@click.option(
+    "--graph/--no-graph",
+    default=None,
+    help="Launch each training step, optimiser included, as one CUDA graph; on a CPU the same steps run without one.  [no]",
+)
 @proof_options
 @devices_option
 @click.option(

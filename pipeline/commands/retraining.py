@@ -96,7 +96,9 @@ def _retrain(
     images = to_inputs(train_part, subject, settings)
     recipe, teacher = training.with_teacher(subject, _recipe(subject, images, settings), settings, crew)
     steps = recipe.epochs * math.ceil(len(images) / recipe.batch_size)
-    execution = train.Execution.of(device_of(settings), settings.precision, settings.compile, steps=steps)
+    execution = train.Execution.of(
+        device_of(settings), settings.precision, settings.compile, settings.graph, steps=steps
+    )
     key = training_key(subject, train_part, recipe, settings, execution)
     finished, begun = crew.first(lambda: _left(run, key, force))
     if why := crew.first(lambda: run.user.reason):

@@ -99,6 +99,7 @@ class Settings(BaseModel):
     """Of the graph, by ONNX Runtime where the model runs."""
     precision: Literal["fp32", "tf32", "bf16"] | None = None
     compile: bool | None = None
+    graph: bool | None = None
     fail_under: tuple[str, ...] = ()
     gate_on: Literal["value", "lower-ci"] | None = None
     baseline: str | None = None

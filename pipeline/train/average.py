@@ -18,19 +18,21 @@ class Average:
     in TensorFlow's ExponentialMovingAverage).
     """
 
-    def __init__(self, model: Network, decay: float):
-        self.model, self.decay, self.steps = model, decay, 0
-        self.mean = {n: t.detach().clone() for n, t in self._moving().items()}
-
-    def _moving(self) -> dict[str, Tensor]:
-        return {n: t for n, t in self.model.graph.state_dict(keep_vars=True).items() if t.is_floating_point()}
+    def __init__(self, model: Network):
+        self.model, self.steps = model, 0
+        # Found once: a step has no time for it, and loading weights leaves the tensors in place.
+        state = model.graph.state_dict(keep_vars=True)
+        self.moving = {n: t.detach() for n, t in state.items() if t.is_floating_point()}
+        self.mean = {n: t.clone() for n, t in self.moving.items()}
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Move the mean towards the model's weights; the first update sets it to them."""
-        decay = min(self.decay, self.steps / (self.steps + 9))
-        self.steps += 1
-        torch._foreach_lerp_(list(self.mean.values()), [t.detach() for t in self._moving().values()], 1 - decay)
+    def update(self, weight: float | Tensor) -> None:
+        """Move the mean by this ``weight`` towards the model's weights (``mean_weight``); the first update sets it to them.
+
+        As a tensor the weight is read on the device when the update runs there.
+        """
+        mean, moving = list(self.mean.values()), list(self.moving.values())
+        torch._foreach_lerp_(mean, moving, [weight] * len(mean) if isinstance(weight, Tensor) else weight)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -38,7 +40,7 @@ class Average:
         if not self.steps:
             yield
             return
-        own = {n: t.detach().clone() for n, t in self._moving().items()}
+        own = {n: t.clone() for n, t in self.moving.items()}
         self.load(self.mean)
         try:
             yield
@@ -48,7 +50,7 @@ class Average:
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Give the model these weights and statistics."""
-        for name, tensor in self._moving().items():
+        for name, tensor in self.moving.items():
             tensor.copy_(tensors[name])
 
     def state(self) -> dict[str, object]:

@@ -38,6 +38,11 @@ class Compiled:
         """To be called before an epoch; ``ramp`` is the epoch in which eps leaves zero."""
         self.brief = epoch < ramp <= BRIEF + 1
 
+    @property
+    def mode(self) -> tuple[bool, bool]:
+        """What decides between the two."""
+        return self.brief, self.active
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The objective, compiled or eager as this epoch computes it."""
         return (self.eager if self.brief else self.compiled)(*args, **kwargs)

@@ -25,12 +25,14 @@ class Execution:
     """``precision``: of matrix products and convolutions in training steps; certification never uses it.
 
     Under ``bf16`` weights, batch statistics, moments, margins, losses and the optimiser stay in float32. ``compiled`` has
-    torch.compile fuse what stands between the products, with CUDA graphs on a GPU; ``channels_last`` is the layout of images.
+    torch.compile fuse what stands between the products, with CUDA graphs on a GPU; ``channels_last`` is the layout of images;
+    ``graph`` launches a step, optimiser included, as one CUDA graph (see ``Captured``).
     """
 
     precision: Precision = "fp32"
     compiled: bool = False
     channels_last: bool = False
+    graph: bool = False
     note: str = ""
     """Why this differs from what the user chose, if it does."""
 
@@ -50,10 +52,11 @@ class Execution:
         device: torch.device | str,
         precision: Precision | None = None,
         compiled: bool | None = None,
+        graph: bool | None = None,
         *,
         steps: int = 0,
     ) -> Execution:
-        """The default of a device for a run of so many steps, with ``precision`` and ``compiled`` in its place where given.
+        """The default of a device for a run of so many steps, with each choice that is given in its place.
 
         Raises UsageError (2) for a precision that the device does not have.
         """
@@ -64,17 +67,19 @@ class Execution:
         if precision == "bf16" and kind == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
             raise UsageError("this GPU has no bfloat16 arithmetic; use --precision fp32.")
         compiled = usual.compiled if compiled is None else compiled
-        return cls(precision, compiled, usual.channels_last or precision == "bf16")
+        return cls(precision, compiled, usual.channels_last or precision == "bf16", bool(graph))
 
     def try_compiling(self, device: torch.device | str, *, whole: bool = True) -> Execution:
         """The same where torch.compile works, else an eager one that notes why.
 
-        ``whole``: whether the loss is one graph (``Recipe.one_graph``).
+        ``whole``: whether the loss is one graph (``Recipe.one_graph``), without which nothing is captured either.
         """
-        if not self.compiled:
+        if not (self.compiled or self.graph):
             return self
-        note = cannot_compile(device) if whole else "the loss of this recipe is not one graph"
-        return replace(self, compiled=not note, note=note)
+        if not whole:
+            return replace(self, compiled=False, graph=False, note="the loss of this recipe is not one graph")
+        note = cannot_compile(device) if self.compiled else ""
+        return replace(self, compiled=self.compiled and not note, note=note)
 
     def describe_products(self) -> str:
         """The part of it that changes the trained weights, as a phrase."""
@@ -85,6 +90,8 @@ class Execution:
         parts = [self.describe_products(), "steps compiled" if self.compiled else "steps not compiled"]
         if self.channels_last:
             parts.append("channels last")
+        if self.graph:
+            parts.append("each step launched as one graph")
         return ", ".join(parts) + (f" ({self.note})" if self.note else "")
 
     def place(self, model: nn.Module) -> None:
@@ -97,11 +104,11 @@ class Execution:
         return x.contiguous(memory_format=torch.channels_last) if self.channels_last and x.dim() == 4 else x
 
     def compile(self, function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-        """The function, compiled if ``compiled``; on a GPU its kernels are launched as CUDA graphs."""
+        """The function, compiled if ``compiled``; on a GPU its kernels are launched as CUDA graphs, unless the whole step is."""
         if not self.compiled:
             return function
         # Shapes never change within a run: a graph for any batch size would be slower, and be captured anew for each size.
-        if device.type != "cuda":
+        if device.type != "cuda" or self.graph:
             return torch.compile(function, dynamic=False)
         graphed = torch.compile(function, mode="reduce-overhead", dynamic=False)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -22,56 +22,14 @@ from pipeline.train.hyperparameters import Recipe
 from pipeline.train.losses import LOSSES, LossInput
 from pipeline.train.losses.loss import logits
 from pipeline.train.regularise import regularisers
+from pipeline.train.terms import Phase, Schedule, Terms
 
 LARGEST_LOSS = 20
 """The binary exponent up to which a loss is differentiated without a factor."""
 
 
-@dataclass(frozen=True)
-class Phase:
-    """Which terms the loss of an epoch has: decided in Python once an epoch, so that no branch of a step depends on a tensor."""
-
-    robust: bool
-    """Whether the loss is the robust one (eps has left zero) or the natural one."""
-    tightness: bool = False
-    balance: bool = False
-    linear: bool = False
-    """Whether the loss walks linear forms backwards (``Loss.linear``)."""
-
-    @property
-    def regularised(self) -> bool:
-        return self.tightness or self.balance
-
-
-@dataclass(frozen=True)
-class Terms:
-    """The loss of a batch, its terms (means) and its counts of correct and certified samples; zero where not computed."""
-
-    loss: Float[Tensor, ""]
-    natural: Float[Tensor, ""]
-    robust: Float[Tensor, ""]
-    tightness: Float[Tensor, ""]
-    balance: Float[Tensor, ""]
-    correct: Float[Tensor, ""]
-    certified: Float[Tensor, ""]
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The numbers that change from step to step, as tensors on the device, so that one compiled step serves the whole run."""
-
-    eps: Float[Tensor, ""]
-    """The radius, in the units of the input."""
-    weight: Float[Tensor, ""]
-    """The weight of the regularisers (lambda)."""
-    kappa: Float[Tensor, ""]
-    """The share of the natural loss."""
-    progress: Float[Tensor, ""]
-    """``eps / eps_max``."""
-
-
 class Objective:
-    """``kappa CE(z) + (1 - kappa) L + weight (tightness + balance)``; before eps leaves zero, ``CE(z)`` takes the place of L.
+    """``kappa CE(z) + (1 - kappa) L + weight (tightness + balance) + l1 |W|_1``; before eps leaves zero, ``CE(z)`` stands for L.
 
     ``L`` is the loss that the recipe names (see ``losses``); the terms after it are those of Shi et al., arXiv 2103.17268,
     section 3. BatchNorms in train mode take their statistics from the clean batch, and attacks and bounds are of the network
@@ -83,6 +41,7 @@ class Objective:
         self.loss = LOSSES[recipe.loss](network, recipe)
         self.teacher = head(teacher.plan()) if teacher is not None and self.loss.taught else None
         self.shells = shells_of(network.plan())
+        self.penalised = [p for p in network.trainable().values() if p.dim() > 1] if recipe.l1 else []
 
     def __call__(
         self,
@@ -102,6 +61,25 @@ class Objective:
         ``draw``, uniform in [0, 1], places the start of an attack in its box, for losses that attack; ``[low, high]`` is the
         valid range of the input; ``batch`` says which part of a batch the samples are.
         """
+        terms = self._of_samples(top, x, y, now, draw, phase, batch, low, high)
+        if not self.penalised:
+            return terms
+        return replace(
+            terms, loss=terms.loss + self.recipe.l1 * torch.stack([p.abs().sum() for p in self.penalised]).sum()
+        )
+
+    def _of_samples(
+        self,
+        top: Head,
+        x: Tensor,
+        y: Tensor,
+        now: Schedule,
+        draw: Tensor | None,
+        phase: Phase,
+        batch: Batch,
+        low: float,
+        high: float,
+    ) -> Terms:
         if not (phase.robust or phase.regularised):
             if batch.whole:
                 return self._natural(logits(top, x), y)

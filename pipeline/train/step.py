@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from fractions import Fraction
 
 import torch
@@ -15,16 +14,18 @@ from torch import Tensor, nn
 from pipeline.bounds.margins import MarginBounds
 from pipeline.core.network import Network
 from pipeline.core.ops import BatchNorm
-from pipeline.core.threat import clipped_box
 from pipeline.distributed.group import ALONE, Crew
 from pipeline.distributed.sync_batch import WHOLE, Batch, part_of
 from pipeline.errors import Diverged, InputRejected
 from pipeline.train.average import Average
+from pipeline.train.captured import Captured
 from pipeline.train.compiled import Compiled
 from pipeline.train.execution import PLAIN, Execution
+from pipeline.train.held_out import accuracies
 from pipeline.train.hyperparameters import Recipe
-from pipeline.train.objective import Objective, Phase, Schedule, Terms, shrinkage
-from pipeline.train.schedule import learning_rate, regulariser_weight, smoothed
+from pipeline.train.objective import Objective, shrinkage
+from pipeline.train.schedule import numbers
+from pipeline.train.terms import Phase, Schedule, Terms
 
 TERMS = ("loss", "natural", "robust", "tightness", "balance", "correct", "certified")
 FUSED = ("cpu", "cuda")
@@ -72,56 +73,67 @@ class Trainer:
             # A fused optimiser takes no step while this is one: from the first loss or gradient that is not finite on, the
             # weights stay as they are, for ``diagnosis`` to read.
             self.optimiser.found_inf = self.failed
-        self.penalised = [p for p in self.parameters if p.dim() > 1] if recipe.l1 else []
         by_name = dict(model.graph.named_parameters())
         self.masks = [(by_name[name], mask.to(by_name[name])) for name, mask in (masks or {}).items()]
-        self.average = Average(model, recipe.ema) if recipe.ema else None
+        self.average = Average(model) if recipe.ema else None
         self.margins = MarginBounds(model)
         if teacher is not None:
             execution.place(teacher)
         objective = Objective(model, recipe, teacher)
         self.loss, self.objective = objective.loss, Compiled(objective.__call__, execution, self.device)
+        self.captured = Captured(self._update, self.device) if execution.graph and crew.world == 1 else None
         self.draws = torch.Generator(self.device)
         self.totals = torch.zeros(len(TERMS) + 2, dtype=torch.float64, device=self.device)
 
     def begin(self, epoch: int) -> None:
         """Set learning rate and phase of an epoch (from one), and eps and lambda of each of its batches."""
-        r, n, final = self.recipe, self.steps_per_epoch, self.eps_max
-        self.rate = learning_rate(epoch, base=r.learning_rate, decays=r.decay_epochs, factor=r.decay_factor)
+        now = numbers(self.recipe, epoch, self.steps_per_epoch, self.eps_max)
+        self.epoch, self.rate, self.eps, self.weights, self.means = epoch, now.rate, now.eps, now.weights, now.means
         for group in self.optimiser.param_groups:
-            group["lr"] = self.rate
-        warm = r.regularised and epoch <= r.warmup_end and final > 0
-        start, end = (r.warmup_start - 1) * n, r.warmup_end * n
-        steps = range((epoch - 1) * n + 1, epoch * n + 1)
-        self.eps = [smoothed(s, start=start, end=end, final=final, beta=r.beta, mid=r.mid) for s in steps]
-        self.weights = [regulariser_weight(e, final=final, weight=r.reg_weight) for e in self.eps]
-        self.epoch = epoch
-        # The boxes that a regulariser reads never shrink to points; the loss reads the same boxes.
-        floor = r.eps_floor if warm else 0.0
-        radii = [max(e, floor) * (self.high - self.low) for e in self.eps]
-        progress = [e / final if final else 1.0 for e in self.eps]
-        kappas = [r.natural_start + (r.natural_end - r.natural_start) * p for p in progress]
-        robust = epoch >= r.warmup_start and final > 0
-        linear = robust and any(map(self.loss.linear, progress))
-        self.phase = Phase(robust, warm and r.tightness, warm and r.balance, linear=linear)
-        self.objective.begin(epoch, r.warmup_start)
-        numbers = [radii, self.weights, kappas, progress]
-        self.schedule = torch.tensor(numbers, dtype=self.parameters[0].dtype, device=self.device).T
+            group |= {"lr": now.rate, "capturable": self.captured is not None}
+        warm, linear = now.regularised, now.robust and any(map(self.loss.linear, now.progress))
+        self.phase = Phase(now.robust, warm and self.recipe.tightness, warm and self.recipe.balance, linear=linear)
+        self.objective.begin(epoch, self.recipe.warmup_start)
+        radii = [box * (self.high - self.low) for box in now.boxes]
+        rows = [radii, now.weights, now.kappas, now.progress, now.means or [0.0] * len(radii)]
+        self.schedule = torch.tensor(rows, dtype=self.parameters[0].dtype, device=self.device).T
         self.model.train()
+        frozen = {name.rpartition(".")[0] for name in self.model.provenance.frozen}
         for name, module in self.model.graph.named_modules():
-            if (
-                isinstance(module, BatchNorm)
-                and {f"{name}.weight", f"{name}.bias"} & self.model.provenance.frozen.keys()
-            ):
+            if isinstance(module, BatchNorm) and name in frozen:
                 module.eval()
 
     def step(self, i: int, x: Float[Tensor, " batch *features"], y: Int[Tensor, " batch"]) -> None:
         """Take the step of batch ``i`` of the epoch, from zero: ``x`` in units of the data, ``y`` the labels."""
-        self.optimiser.zero_grad(set_to_none=True)
         part = part_of(len(y), self.crew)
+        x, y = self.execution.arrange(x[part.rows]), y[part.rows]
+        drawn = self._draw(i, x, part)
+        if self.captured is None:
+            self._update(x, y, self.schedule[i], drawn, part, self.means[i] if self.means else None)
+        else:
+            # What the Python of a step reads besides its tensors.
+            key = self.phase, self.rate, bool(self.means), self.objective.mode
+            self.captured(key, x, y, self.schedule[i], *(() if drawn is None else (drawn,)))
+        if self.average is not None and self.means:
+            self.average.steps += 1
+
+    def _update(
+        self,
+        x: Tensor,
+        y: Tensor,
+        now: Tensor,
+        draw: Tensor | None = None,
+        part: Batch = WHOLE,
+        mean: float | None = None,
+    ) -> None:
+        """The step itself: all that it reads and moves lies on the device, and no branch depends on a tensor.
+
+        ``mean``: the weight of the running mean, where the host may know it (one kernel then moves all of the mean).
+        """
+        self.optimiser.zero_grad(set_to_none=True)
         with self.execution.arithmetic():
             with self.execution.products(self.device):
-                terms = self.terms(i, self.execution.arrange(x[part.rows]), y[part.rows], part)
+                terms = self._terms(self.objective, x, y, now, draw, part)
             values = self.reduce(terms, part)
             scale = shrinkage(values[0])
             terms.loss.backward(part.share / scale)
@@ -134,11 +146,10 @@ class Trainer:
         torch._foreach_mul_(gradients, torch.minimum(self.recipe.clip_norm / (norm + 1e-6 / scale), scale))
         self.failed.copy_(torch.maximum(self.failed, (~torch.isfinite(norm + values[0])).to(self.failed)))
         self.optimiser.step()
-        if self.average is not None and self.epoch > self.recipe.warmup_end:
-            self.average.update()
+        if self.average is not None and self.means:
+            self.average.update(now[-1] if mean is None else mean)
         self.totals[:-2] += values
-        self.totals[-2] += len(y)
-        self.totals[-1] = self.failed
+        self.totals[-2] += part.count(len(y))
 
     def reduce(self, terms: Terms, part: Batch) -> Float[Tensor, " terms"]:
         """``TERMS`` of the whole batch, from those of each process's part: means weighted by its share, counts added."""
@@ -177,24 +188,27 @@ class Trainer:
         objective: Callable[..., Terms] | None = None,
     ) -> Terms:
         """The loss of batch ``i``, of which the samples are ``part``, and its terms."""
-        draw = None
-        if self.loss.attacks:
-            # A function of the seed and the step alone: an interrupted run draws the same numbers as an uninterrupted one.
-            position = self.epoch * self.steps_per_epoch + i
-            self.draws.manual_seed((self.recipe.seed * 0x9E3779B97F4A7C15 + position) % (1 << 63))
-            draw = part.uniform(x.shape, self.draws, x)
-        now = Schedule(*self.schedule[i])
-        terms = (objective or self.objective)(
-            self.margins.top, x, y, now, draw, phase=self.phase, batch=part, low=self.low, high=self.high
+        return self._terms(objective or self.objective, x, y, self.schedule[i], self._draw(i, x, part), part)
+
+    def _terms(
+        self, objective: Callable[..., Terms], x: Tensor, y: Tensor, now: Tensor, draw: Tensor | None, part: Batch
+    ) -> Terms:
+        schedule = Schedule(*now.unbind()[:-1])
+        return objective(
+            self.margins.top, x, y, schedule, draw, phase=self.phase, batch=part, low=self.low, high=self.high
         )
-        if not self.penalised:
-            return terms
-        return replace(
-            terms, loss=terms.loss + self.recipe.l1 * torch.stack([p.abs().sum() for p in self.penalised]).sum()
-        )
+
+    def _draw(self, i: int, x: Tensor, part: Batch) -> Tensor | None:
+        """Where the attack on batch ``i`` starts: a function of the seed and the step alone, so that a run can be interrupted."""
+        if not self.loss.attacks:
+            return None
+        position = self.epoch * self.steps_per_epoch + i
+        self.draws.manual_seed((self.recipe.seed * 0x9E3779B97F4A7C15 + position) % (1 << 63))
+        return part.uniform(x.shape, self.draws, x)
 
     def check(self) -> list[float]:
         """Read the totals back from the device. Raises Diverged (6) where a loss or a gradient was not finite."""
+        self.totals[-1] = self.failed
         *totals, failed = self.totals.tolist()
         if failed or not math.isfinite(totals[0]):
             raise Diverged(
@@ -216,7 +230,10 @@ class Trainer:
         record |= {"train_natural": sums[5] / samples, "train_certified": sums[6] / samples}
         if held_out is not None and len(held_out[1]):
             with self.as_delivered(), PLAIN.arithmetic():
-                natural, certified = self.accuracy(*held_out)
+                radius = self.eps_max * (self.high - self.low)
+                natural, certified = accuracies(
+                    self.model, self.margins, *held_out, radius, self.low, self.high, self.crew
+                )
             record |= {"held_natural": natural, "held_certified": certified}
         return record
 
@@ -231,18 +248,3 @@ class Trainer:
             self.model.load_state_dict(state)
         elif self.average is not None and self.average.steps:
             self.average.load(self.average.mean)
-
-    @torch.no_grad()
-    def accuracy(self, x: Tensor, y: Tensor, *, chunk: int = 256) -> tuple[float, float]:
-        """Natural and certified accuracy in eval mode at the full eps, by IBP in the precision of training."""
-        self.model.eval()
-        samples, rows = len(y), self.crew.rows(len(y))
-        x, y = x[rows], y[rows]
-        counts = torch.zeros(2, dtype=torch.int64, device=self.device)
-        for xs, ys in zip(x.split(chunk), y.split(chunk), strict=True) if len(y) else ():
-            box = clipped_box(xs, self.eps_max * (self.high - self.low), self.low, self.high)
-            counts[0] += (self.model(xs).flatten(1).argmax(1) == ys).sum()
-            counts[1] += (self.margins.least(box, ys) > 0).sum()
-        self.crew.add_([counts])
-        natural, certified = counts.tolist()
-        return natural / samples, certified / samples

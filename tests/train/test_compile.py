@@ -17,7 +17,8 @@ import sys
 import torch
 from pipeline.bounds.margins import head
 from pipeline.train import insert, recipe
-from pipeline.train.objective import Objective, Phase, Schedule
+from pipeline.train.objective import Objective
+from pipeline.train.terms import Phase, Schedule
 from tests.nets import residual_concat_net
 from tests.train.test_losses import preactivated
 
@@ -64,7 +65,8 @@ import torch
 from pipeline.bounds.margins import head
 from pipeline.train import insert, recipe
 from pipeline.train.execution import Execution
-from pipeline.train.objective import Objective, Phase, Schedule
+from pipeline.train.objective import Objective
+from pipeline.train.terms import Phase, Schedule
 from tests.nets import conv_net
 
 device, precision, compiled = torch.device(sys.argv[1]), sys.argv[2], sys.argv[3] == "compiled"

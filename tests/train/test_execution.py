@@ -18,12 +18,21 @@ from pipeline.data import Loader
 from pipeline.errors import UsageError
 from pipeline.rules.batchnorm import batch_statistics
 from pipeline.train import Epoch, Fallback, Started, Task, insert, recipe, train
+from pipeline.train.captured import Captured
 from pipeline.train.execution import PRECISIONS, Execution
-from pipeline.train.objective import Terms
+from pipeline.train.held_out import accuracies
 from pipeline.train.regularise import regularisers
 from pipeline.train.step import Trainer
+from pipeline.train.terms import Terms
 from tests.nets import conv_net, mlp
 
+DEVICES = (
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
+    ),
+)
 FLAGS = (torch.backends.cuda.matmul, torch.backends.cudnn)
 BN = torch.nn.BatchNorm2d(2)
 
@@ -34,10 +43,9 @@ def batch(device: str = "cpu", n: int = 32) -> tuple[Tensor, Tensor]:
     return x.to(device), torch.randint(0, 5, (n,), generator=generator).to(device)
 
 
-def run(execution: Execution, device: str = "cpu", name: str = "shi2021") -> Trainer:
-    settings = recipe(
-        name, input_shape=(2, 8, 8), n_train=320, batch_size=32, warmup_length=2, warmup_start=1, epochs=4
-    )
+def run(execution: Execution, device: str = "cpu", name: str = "shi2021", **changes: Any) -> Trainer:
+    usual = {"batch_size": 32, "warmup_length": 2, "warmup_start": 1, "epochs": 4}
+    settings = recipe(name, input_shape=(2, 8, 8), n_train=320, **(usual | changes))
     one = Trainer(insert(conv_net()).to(device), 10, settings, Fraction(1, 50), 0.0, 1.0, execution=execution)
     one.begin(2)
     return one
@@ -55,6 +63,59 @@ def alike(device: str, execution: Execution, least: float, loss: float, name: st
     a, b = gradient(plain, device), gradient(other, device)
     assert float(torch.cosine_similarity(a, b, dim=0)) > least
     assert torch.allclose(plain.totals[:5], other.totals[:5], rtol=loss, atol=1e-6)
+
+
+def state(one: Trainer, epochs: range) -> dict[str, Tensor]:
+    """What steps leave, of data of their own each."""
+    for epoch in epochs:
+        one.begin(epoch)
+        for i in range(4):
+            x, y = batch(str(one.device))
+            one.step(i, x.roll(epoch + i, 0), y)
+    means = {} if one.average is None else one.average.mean
+    moments = [t for s in one.optimiser.state.values() for t in s.values()]
+    tensors = [*one.model.graph.state_dict().values(), *means.values(), *moments, one.totals]
+    return {str(i): t.clone() for i, t in enumerate(tensors)}
+
+
+class Counted(Captured):
+    """Notes the key of every launch."""
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        self.keys: list[Any] = []
+
+    def launch(self) -> None:
+        self.keys.append((self.key, self.calls))
+        super().launch()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["shi2021", "fast"])
+def test_steps_in_one_graph_are_the_same_steps(name: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.train.step.Captured", Counted)
+    settings: dict[str, Any] = {"epochs": 4, "warmup_start": 2, "warmup_length": 1, "decay_epochs": (3,)}
+    plain, graphed = (run(Execution(graph=graph), device, name, **settings) for graph in (False, True))
+    epochs = range(1, 5)
+    expected, found = state(plain, epochs), state(graphed, epochs)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[k], found[k]) for k in expected)
+    # Each epoch here is another step: natural, on the ramp, at the full radius, with a lower rate.
+    captured = graphed.captured
+    assert isinstance(captured, Counted)
+    assert [calls for _, calls in captured.keys] == [1, 2, 3, 4] * 4
+    assert len({key for key, _ in captured.keys}) == 4
+
+
+def test_what_a_step_reads_beside_its_tensors_is_its_key() -> None:
+    """A graph that is launched runs no Python: arguments must reach it by the same tensors, and other Python must be captured."""
+    seen: list[tuple[int, float]] = []
+    captured = Captured(lambda x: seen.append((x.data_ptr(), float(x))), torch.device("cpu"))
+    for key, value in (("a", 1.0), ("a", 2.0), ("b", 3.0)):
+        captured(key, torch.tensor(value))
+    assert [value for _, value in seen] == [1.0, 2.0, 3.0]
+    assert len({address for address, _ in seen}) == 1
+    assert captured.calls == 1
 
 
 @pytest.mark.parametrize("name", ["shi2021", "vanilla-ibp", "crown-ibp", "mtl-ibp"])
@@ -171,13 +232,12 @@ def test_a_step_sees_tf32_and_nothing_else_does() -> None:
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_accuracy_is_measured_in_float32(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     one, flags = run(Execution(precision)), []
-    inner = one.accuracy
 
-    def spy(x: Tensor, y: Tensor) -> tuple[float, float]:
+    def spy(*arguments: Any) -> tuple[float, float]:
         flags.append([*(f.allow_tf32 for f in FLAGS), torch.is_autocast_enabled("cpu")])
-        return inner(x, y)
+        return accuracies(*arguments)
 
-    monkeypatch.setattr(one, "accuracy", spy)
+    monkeypatch.setattr("pipeline.train.step.accuracies", spy)
     one.step(0, *batch())
     one.record(batch())
     assert flags

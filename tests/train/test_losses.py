@@ -24,7 +24,8 @@ from pipeline.train.full_bn import insert
 from pipeline.train.losses import LOSSES, LossInput
 from pipeline.train.losses.crown_ibp import CrownIBP
 from pipeline.train.losses.loss import logits
-from pipeline.train.objective import Objective, Phase, Schedule, Terms
+from pipeline.train.objective import Objective
+from pipeline.train.terms import Phase, Schedule, Terms
 from tests.nets import Drawing, conv_net, mlp, residual_concat_net
 
 FULL, EPS, WEIGHT = Phase(robust=True, tightness=True, balance=True), 0.06, 0.4

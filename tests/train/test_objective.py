@@ -15,8 +15,9 @@ from pipeline.core.network import Network
 from pipeline.train import recipe
 from pipeline.train.full_bn import insert
 from pipeline.train.losses.loss import robust_cross_entropy
-from pipeline.train.objective import Objective, Phase, Schedule, Terms
+from pipeline.train.objective import Objective
 from pipeline.train.regularise import _Moments, terms_of
+from pipeline.train.terms import Phase, Schedule, Terms
 from tests.nets import Drawing, conv_net, mlp, residual_concat_net
 
 TAU, FULL = 0.5, Phase(robust=True, tightness=True, balance=True)

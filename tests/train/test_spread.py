@@ -19,6 +19,7 @@ from pipeline.distributed.group import ALONE, Crew
 from pipeline.errors import PipelineError
 from pipeline.system.seal import Seal
 from pipeline.train import Checkpoint, Finished, recipe, train
+from pipeline.train.held_out import accuracies
 from pipeline.train.step import Trainer
 from pipeline.train.task import Task, prepare
 from tests.crews import together
@@ -66,7 +67,7 @@ def first_steps(crew: Crew, name: str, *, compiled: bool = False) -> dict[str, A
         "totals": torch.stack(totals),
         "state": dict(run.model.state_dict()),
         "mean": dict(run.average.mean),
-        "held": torch.tensor(run.accuracy(*images(network, 7))),
+        "held": torch.tensor(accuracies(run.model, run.margins, *images(network, 7), float(EPS), 0.0, 1.0, crew)),
     }
 
 
