@@ -1,7 +1,7 @@
 """What a training step costs on the device at hand: in time beside the natural step, and in memory.
 
     python scripts/bench_train.py [AUTO_LIRPA] [--batch 32] [--threads 1] [--rounds 9] [--no-compile]
-    python scripts/bench_train.py --quick [--batch 128] [--rounds 100] [--profile]
+    python scripts/bench_train.py --quick [--batch 128] [--rounds 100] [--graph] [--profile]
     python scripts/bench_train.py --host [--rounds 300]
 
 CNN-7 (models/cnn7.py, 3x32x32, random data), forward, backward, clipping and fused Adam; ours are the steps of ``shi2021`` and
@@ -9,8 +9,8 @@ CNN-7 (models/cnn7.py, 3x32x32, random data), forward, backward, clipping and fu
 ``--rounds`` and quartiles of the ratio to the natural step; the peak of a process that trains at batch 96, of a process each.
 AUTO_LIRPA is a checkout of its source (torch 2.8; an environment of its own): its step is that of ``shi2021``, from the same
 weights. On a GPU: seconds an epoch of 50,000 images, and seconds to evaluate and certify 10,000 by IBP. ``--quick`` takes a
-minute: wall milliseconds of a step of ``shi2021`` on the device, eager and compiled, on a GPU also launched as one graph, how
-long the host is busy with it, and the peak of the device's memory; ``--profile`` adds the kernels that take most of the time.
+minute: wall milliseconds of a step of ``shi2021`` on the device, eager and compiled, how long the host is busy with it, and the
+peak of the device's memory, with ``--graph`` of steps launched as one graph; ``--profile`` adds the kernels that take most time.
 ``--host``: a net so small that a step is the host's time alone, on the CPU; and what of it is left outside the graph.
 What it found, and where: docs/results.md.
 """
@@ -184,6 +184,7 @@ def data(batch: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
 @click.option("--compile/--no-compile", "compiled", default=True)
 @click.option("--quick", is_flag=True, help="A step of shi2021 alone, in wall time.")
 @click.option("--host", "of_host", is_flag=True, help="The host's time of a step, with a tiny net.")
+@click.option("--graph", is_flag=True, help="With --quick: each step launched as one graph.")
 @click.option("--profile", is_flag=True, help="With --quick: the kernels that take most of the time.")
 @click.option("--measure", hidden=True, help="Peak memory of one variant, for the parent process.")
 def main(
@@ -194,6 +195,7 @@ def main(
     compiled: bool,
     quick: bool,
     of_host: bool,
+    graph: bool,
     profile: bool,
     measure: str | None,
 ) -> None:
@@ -203,7 +205,7 @@ def main(
             click.echo(line)
         return
     if quick:
-        for told in quickly(batch, rounds, compiled, profile):
+        for told in quickly(batch, rounds, compiled, profile, graph):
             click.echo(json.dumps(told) if isinstance(told, dict) else told)
         return
     kept = keep_large_blocks()
@@ -270,14 +272,17 @@ def in_a_process_of_its_own(name: str) -> float:
     return json.loads(out.strip().splitlines()[-1])
 
 
-def quickly(batch: int, steps: int, compiled: bool, profile: bool = False) -> Iterator[dict[str, Any] | str]:
+def quickly(
+    batch: int, steps: int, compiled: bool, profile: bool = False, graph: bool = False
+) -> Iterator[dict[str, Any] | str]:
     """What a step takes in each way, one after the other; a way that fails says why."""
     gpu = torch.cuda.is_available()
     device, low = ("cuda", "tf32") if gpu else ("cpu", "fp32")
     ways = {"eager": Execution(low, channels_last=gpu)}
     if compiled:
         ways |= {"compiled": Execution(low, True, channels_last=gpu), "compiled bf16": Execution("bf16", True, True)}
-    ways |= {f"{name}, one graph": replace(way, graph=True) for name, way in ways.items()} if gpu else {}
+    if graph:
+        ways = {f"{name}, one graph": replace(way, graph=True) for name, way in ways.items()}
     yield {"device": torch.cuda.get_device_name() if gpu else device, "torch": torch.__version__, "batch": batch}
     for name, execution in ways.items():
         try:
