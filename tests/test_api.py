@@ -17,7 +17,17 @@ from pipeline.errors import EnvironmentFailure, InputRejected, UsageError
 from pipeline.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
-LEFT_OUT = {"test_data", "before_samples", "precision", "compile", "graph", "limits", "retrain", "require_improvement"}
+LEFT_OUT = {
+    "test_data",
+    "before_samples",
+    "budget",
+    "precision",
+    "compile",
+    "graph",
+    "limits",
+    "retrain",
+    "require_improvement",
+}
 """Settings of training, and of files: no argument of certify."""
 
 

@@ -52,6 +52,12 @@ from pipeline.cli.status import Ending
     metavar="FILE",
     help="Write every setting of the recipe to FILE, to be edited and read back as pipeline.toml, and train nothing.",
 )
+@click.option(
+    "--budget",
+    metavar="TIME",
+    help="Choose the number of epochs so that training takes 90s, 30m or 8h here, by timing steps; it then goes on to its end, "
+    "however long that takes (--time-budget stops it).",
+)
 @time_budget("training", "a checkpoint is left (exit 75), and the same command goes on.")
 @click.option(
     "--precision",

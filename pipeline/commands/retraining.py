@@ -14,6 +14,7 @@ from pipeline import results as reports
 from pipeline import train
 from pipeline.certify import Work
 from pipeline.commands import facts, training
+from pipeline.commands.budget import within_budget
 from pipeline.commands.conclusion import conclude
 from pipeline.commands.events import Done, Event, Note
 from pipeline.commands.examination import Evidence, examine
@@ -99,12 +100,27 @@ def _retrain(
     execution = train.Execution.of(
         device_of(settings), settings.precision, settings.compile, settings.graph, steps=steps
     )
-    key = training_key(subject, train_part, recipe, settings, execution)
+    key, keep_choice = training_key(subject, train_part, recipe, settings, execution), None
+    if settings.budget is not None:
+        recipe, keep_choice = yield from within_budget(
+            settings,
+            recipe,
+            lambda epochs: _recipe(subject, images, settings, epochs=epochs, teacher=recipe.teacher),
+            key,
+            lambda whole: training.task_of(subject, images, whole, settings, teacher),
+            run,
+            execution.try_compiling(device_of(settings), whole=recipe.one_graph),
+            crew,
+            force,
+        )
+        key = training_key(subject, train_part, recipe, settings, execution)
     finished, begun = crew.first(lambda: _left(run, key, force))
+    if keep_choice is not None and (begun or not run.checkpoint.exists()):
+        crew.first(keep_choice)
     if why := crew.first(lambda: run.user.reason):
         yield Note(f"no checkpoint is kept, and a run that is stopped starts anew: {why}", warning=True)
     every = train.describe(recipe) if verbose else ["`pipeline --verbose retrain` shows every setting of the recipe"]
-    for note in (*subject.imported.notes, *training.announced(subject, recipe), *every):
+    for note in (*subject.imported.notes, *training.announced(subject, recipe, settings), *every):
         yield Note(note)
 
     def given() -> Generator[Event, None, Evidence]:
@@ -151,7 +167,7 @@ def _retrain(
         after=sides[1],
         parent_sha256=before.fields["model"].sha256,
         notes=(
-            *training.announced(subject, recipe),
+            *training.announced(subject, recipe, settings),
             execution.describe_products(),
             training.delivered(finished, recipe),
             *finished.changes,
@@ -186,6 +202,10 @@ def write_config(model: Path, flags: Mapping[str, Any], path: Path, *, force: bo
     require_replaceable(path)
     file = opened(model)
     settings, _ = _settled(file, flags)
+    if settings.budget is not None:
+        raise UsageError(
+            "--write-config times no steps, from which --budget chooses the epochs; leave one of the two out."
+        )
     subject = open_model(file, settings)
     train_part = training.parts(need_data(subject, settings), settings)[0]
     recipe = _recipe(subject, to_inputs(train_part, subject, settings), settings)
@@ -208,6 +228,8 @@ def _settled(file: ModelFile, flags: Mapping[str, Any]) -> tuple[Settings, dict[
             "--require-improvement compares both files on the same samples, and --before-samples takes fewer of them for the "
             "given one; leave one of the two out."
         )
+    if settings.budget is not None and "epochs" in settings.retrain:
+        raise UsageError("--budget chooses the number of epochs, and --epochs says it; leave one of the two out.")
     if settings.by_feature:
         raise UsageError(
             "retrain knows one radius for all entries of a sample: leave --scale, --radius, --fixed and [features] to certify."
@@ -265,7 +287,7 @@ def _written(
     return finished
 
 
-def _recipe(subject: Subject, images: Fitted, settings: Settings) -> Recipe:
-    asked = {"seed": settings.seed, **settings.retrain}
+def _recipe(subject: Subject, images: Fitted, settings: Settings, **chosen: Any) -> Recipe:
+    asked = {"seed": settings.seed, **settings.retrain, **chosen}
     name = asked.pop("recipe", train.DEFAULT)
     return train.recipe(str(name), input_shape=subject.sample_shape, n_train=len(images), **asked)

@@ -33,9 +33,13 @@ ASIDE = 0.1
 """The share of a data set without a test part that is set aside for certification, never trained on."""
 
 
-def announced(subject: Subject, recipe: Recipe) -> list[str]:
+def announced(subject: Subject, recipe: Recipe, settings: Settings) -> list[str]:
     """What training is about to do to the model, said before it starts and kept in the report."""
     told = [f"recipe {recipe.name}: {recipe.epochs} epochs, batch {recipe.batch_size}, seed {recipe.seed}"]
+    if settings.budget is not None:
+        told.append(
+            f"the number of epochs was chosen for {settings.budget:.0f} s of training on the machine that began it"
+        )
     if recipe.init == "reinit":
         told.append("weights are drawn anew, as the paper does; --init keep starts from the given ones")
     if recipe.teacher != "none":
@@ -119,6 +123,37 @@ def compared(
     return (sides[0], sides[1]), worse
 
 
+def task_of(
+    subject: Subject, images: Fitted, recipe: Recipe, settings: Settings, teacher: Network | None, key: str = ""
+) -> train.Task:
+    """What is to be trained, on the device. Raises InputRejected (3) where nothing can be."""
+    if not subject.network.trainable():
+        raise InputRejected(
+            "nothing in this file can be trained: it has no weights with a way back into it; see `pipeline inspect`."
+        )
+    if subject.network.inputs[0].shape[0] is not None:
+        raise InputRejected(
+            "training needs batches, and this file fixes its batch where it cannot be freed; export it with a free one."
+        )
+    device = device_of(settings)
+    keep, held = _held_out(images, recipe)
+    loader = Loader(
+        images.images[keep],
+        images.labels[keep],
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        augment=Augment(recipe.crop, recipe.flip),
+        device=device,
+        layout=images.layout,
+    )
+    aside = (torch.from_numpy(images.images[held]).to(device), torch.from_numpy(images.labels[held]).to(device))
+    assert settings.eps is not None
+    low, high = images.value_range
+    watched = aside if len(held) else None
+    eps, identity = settings.eps[-1], {"run": key}
+    return train.Task(subject.network, loader, recipe, eps, watched, low, high, identity=identity, teacher=teacher)
+
+
 def trained_network(
     subject: Subject,
     images: Fitted,
@@ -132,33 +167,11 @@ def trained_network(
     teacher: Network | None,
 ) -> Generator[Any, None, train.Finished]:
     """Train after ``recipe``, or go on from where the same command stopped. Raises InputRejected where nothing can be trained."""
-    if not subject.network.trainable():
-        raise InputRejected(
-            "nothing in this file can be trained: it has no weights with a way back into it; see `pipeline inspect`."
-        )
-    if subject.network.inputs[0].shape[0] is not None:
-        raise InputRejected(
-            "training needs batches, and this file fixes its batch where it cannot be freed; export it with a free one."
-        )
+    task = task_of(subject, images, recipe, settings, teacher, key)
     device = device_of(settings)
     torch.manual_seed(recipe.seed)
-    keep, held = _held_out(images, recipe)
-    loader = Loader(
-        images.images[keep],
-        images.labels[keep],
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        augment=Augment(recipe.crop, recipe.flip),
-        device=device,
-        layout=images.layout,
-    )
-    aside = (torch.from_numpy(images.images[held]).to(device), torch.from_numpy(images.labels[held]).to(device))
     kept = crew.first(lambda: run.begin(key))
-    assert settings.eps is not None
-    low, high = images.value_range
-    watched = aside if len(held) else None
-    eps, identity = settings.eps[-1], {"run": key}
-    task = train.Task(subject.network, loader, recipe, eps, watched, low, high, identity=identity, teacher=teacher)
+    _, held = _held_out(images, recipe)
     events = train.train(
         task,
         device=device,

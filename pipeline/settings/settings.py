@@ -88,6 +88,8 @@ class Settings(BaseModel):
     max_domains: Whole | None = Field(None, ge=1, le=MANY)
     """Into how many parts branch and bound divides a region at most; None: see ``domains_of``, and ``certify/property.py``."""
     time_budget: float | None = Field(None, ge=0)
+    budget: float | None = Field(None, gt=0)
+    """Seconds of training, by which ``retrain`` chooses the number of epochs."""
     memory_budget: int | None = Field(None, ge=1 << 20, le=LARGEST)
     largest_eps: bool = False
     attack: bool = True
@@ -175,7 +177,7 @@ class Settings(BaseModel):
             raise PydanticCustomError("literal_error", f"Input should be {', '.join(most)} or {last}")
         return value
 
-    @field_validator("time_budget", mode="before")
+    @field_validator("time_budget", "budget", mode="before")
     @classmethod
     def _seconds(cls, value: Any) -> Any:
         return amount(value, SECONDS, "90, 90s, 10m or 1.5h")

@@ -23,8 +23,8 @@ from pipeline.errors import EnvironmentFailure, InputRejected, UsageError
 from pipeline.system.seal import Foreign, Seal
 from pipeline.system.user_key import VARIABLE, UserKey, user_key
 
-KEY, CHECKPOINT, RECORD, PARTS = "key", "checkpoint.pt", "finished.json", "part-*.npz"
-PATTERNS = (KEY, CHECKPOINT, RECORD, PARTS)
+KEY, CHECKPOINT, RECORD, CHOICE, PARTS = "key", "checkpoint.pt", "finished.json", "epochs.json", "part-*.npz"
+PATTERNS = (KEY, CHECKPOINT, RECORD, CHOICE, PARTS)
 """The files that a run writes here, beside its lock and temporary names: nothing else is ever removed."""
 Owner = Literal["nobody", "this command", "another command", "somebody"]
 
@@ -144,7 +144,9 @@ class RunFolder:
 
     def unauthenticated(self) -> tuple[Path, ...]:
         """The files of a training run here that carry no authentication code of this user's."""
-        return tuple(path for name in (KEY, CHECKPOINT, RECORD) if self._unauthenticated(path := self.path / name))
+        return tuple(
+            path for name in (KEY, CHECKPOINT, RECORD, CHOICE) if self._unauthenticated(path := self.path / name)
+        )
 
     def require_own(self) -> None:
         """Raise UsageError (2) where training would have to believe, or overwrite, files that are not authenticated."""
@@ -171,6 +173,18 @@ class RunFolder:
         if record.key != run or not self.out.exists():
             return None
         return record
+
+    def save_choice(self, asked: str, epochs: int) -> None:
+        """Write down the number of epochs that was chosen for what was ``asked``, where there is a key."""
+        if (seal := self.seal()) is not None:
+            seal.write(self.path / CHOICE, json.dumps({"asked": asked, "epochs": epochs}).encode())
+
+    def load_choice(self, asked: str) -> int | None:
+        """The number of epochs that was chosen here for the same; the caller has made sure that the files are the user's own."""
+        seal = self.seal()
+        content = None if seal is None else seal.read(self.path / CHOICE)
+        choice = {} if content is None else json.loads(content)
+        return choice["epochs"] if choice.get("asked") == asked else None
 
     def belongs_to(self, run: str) -> bool:
         """Whether the same command began here before: what it wrote, or was about to write, it may write again."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from pipeline.core.network import Network
 from pipeline.distributed.group import Crew
 from pipeline.errors import Diverged, Preempted
 from pipeline.train import checkpoint as saved
@@ -22,6 +24,29 @@ from pipeline.train.task import Task, masks_of, prepare
 
 SAVE_SHARE = 0.02
 """The share of a run's time that goes into its checkpoints."""
+
+
+def trainer_of(
+    task: Task,
+    model: Network,
+    device: torch.device | str,
+    execution: Execution,
+    crew: Crew,
+    masks: Mapping[str, Tensor] | None = None,
+) -> Trainer:
+    """What takes the steps of a task on ``model``, its network in training form."""
+    return Trainer(
+        model,
+        len(task.batches),
+        task.recipe,
+        task.eps,
+        task.low,
+        task.high,
+        execution=execution,
+        masks=masks,
+        crew=crew,
+        teacher=task.teacher_on(device),
+    )
 
 
 class TrainingSession:
@@ -41,18 +66,7 @@ class TrainingSession:
         zeros = masks_of(task)
         self.model = prepare(task, device=device, fresh=state is None, masks=zeros)
         crew.agree_(self.model.state_dict().values())
-        self.run = Trainer(
-            self.model,
-            len(task.batches),
-            task.recipe,
-            task.eps,
-            task.low,
-            task.high,
-            execution=execution,
-            masks=zeros,
-            crew=crew,
-            teacher=task.teacher_on(device),
-        )
+        self.run = trainer_of(task, self.model, device, execution, crew, zeros)
         self.epoch, self.batches_done = 1, 0
         """The current epoch, and how many of its batches are done."""
         self.history: tuple[Record, ...] = ()

@@ -106,6 +106,9 @@ def test_bn_keep_writes_nodes(pipeline, here):
         ([*SHORT, "--recipe", "magic"], "shi2021"),
         ([*SHORT, "--device", "cpu", "--precision", "tf32"], "bf16"),
         ([*SHORT, "--fail-under", "certified@0.3=0.1"], "0.3"),
+        ([*SHORT, "--budget", "10m"], "--epochs"),
+        ([*SHORT[:-2], "--budget", "0.01s"], "too short"),
+        ([*SHORT[:-2], "--budget", "10m", "--write-config", "c.toml"], "--write-config"),
     ],
 )
 def test_what_cannot_end_well_is_refused_before_training(pipeline, here, argv, says):
@@ -249,6 +252,27 @@ def test_a_time_budget_leaves_a_checkpoint_and_slices_end_where_a_whole_run_does
     assert pipeline(*argv, "--out", "whole.onnx")[0] == 0
     sliced, whole = (digests(here / name).weights_sha256 for name in ("model.certified.onnx", "whole.onnx"))
     assert sliced == whole
+
+
+def test_a_budget_chooses_the_epochs_once_and_what_it_chose_is_a_run_of_so_many(pipeline, here):
+    data = load("digits", part="train")
+    arrays = {"x_train": data.images[:256], "y_train": data.labels[:256]}
+    np.savez(here / "few.npz", **arrays, x_test=data.images[256:400], y_test=data.labels[256:400])
+    argv = ("retrain", "model.onnx", "--data", "npz:few.npz", "--eps", "0.05", "--no-attack")
+    code, _, err = pipeline(*argv, "--budget", "3s", "--time-budget", "0s")
+    assert code == 75, err
+    assert "milliseconds of a step" in err
+    code, _, err = pipeline(*argv, "--budget", "3s")
+    assert code == 0, err
+    told = read(here / "model.certified.report").result.training
+    assert f"{told.recipe['epochs']} epochs, as chosen for --budget" in err
+    assert "going on from the checkpoint" in err
+    assert 3 <= told.recipe["epochs"] <= 60
+    assert any("chosen for 3 s" in note for note in told.notes)
+    code, _, err = pipeline(*argv, "--epochs", str(told.recipe["epochs"]), "--out", "whole.onnx")
+    assert code == 0, err
+    chosen, whole = (digests(here / name).weights_sha256 for name in ("model.certified.onnx", "whole.onnx"))
+    assert chosen == whole
 
 
 def test_a_pruned_file_stays_pruned(pipeline, here):
