@@ -55,6 +55,7 @@ BINARY, CHANCE = "tests/certify/test_binary.py", "tests/results/test_chance.py"
 RAN, RANGE = "tests/onnx/test_executed.py", "tests/bounds/test_range.py"
 MEASURED, PROGRAMS = "tests/onnx/test_kernels.py", "tests/onnx/test_programs.py"
 SPLITS, COMPLETE = "tests/bounds/test_splits.py", "tests/certify/test_complete.py"
+PARTIAL = "tests/bounds/test_partial_sums.py"
 CHECKED, REPLAYED = "tests/checker/test_bounds.py", "tests/cli/test_check_proof.py"
 ASKED = "tests/bounds/test_specification.py"
 TRAPS = "tests/onnx/test_adversarial_files.py"
@@ -129,6 +130,12 @@ RULES: list[Fault] = [
 ACCOUNT: list[Fault] = [
     ("core/floating_point.py", "return n * unit / (1 - n * unit) * (1 + 8 * U64)",
      "return n * unit / 2", f"{PARTS} {ROUNDING}"),
+    ("core/partial_sums.py", "self.reach * self.most", "self.reach * (self.most / 2)", PARTIAL),
+    ("core/partial_sums.py", "both * (1 + 8 * gamma(terms + 4, U64)) + image", "image", PARTIAL),
+    ("core/partial_sums.py", "both = spread + offset", "both = spread", PARTIAL),
+    ("core/partial_sums.py", "(magnitude != 0)", "(magnitude > 1)", PARTIAL),
+    ("rules/affine.py", "count.repeat_interleave(op.out_channels // op.groups, 1)", "count.repeat(1, op.out_channels // op.groups, 1, 1)", PARTIAL),
+    ("core/outward.py", "own + sums.lost(magnitude, deployed_terms)", "own", PARTIAL),
     ("core/outward.py", "spread = radius(*widened) + g * size_of(offset)",
      "spread = radius(*widened)", PARTS),
     ("core/outward.py", "(x.radius + g * x.magnitude)",
@@ -562,6 +569,20 @@ CHECKER: list[Fault] = [
         """"noop_with_empty_axes", 0) == 1""",
         "tests/onnx/test_schema_walk.py -k takes_for_0",
     ),
+    ("checker/bounds.py", "UP * (alive * reach +", "UP * (alive / 2 * reach +", f"{CHECKED} -k hardly"),
+    (
+        "checker/bounds.py",
+        "reach = (map_.size(p + n)[0] + step.size + np.abs(apart)) / 2",
+        "reach = np.abs(apart)",
+        f"{CHECKED} -k hardly",
+    ),
+    (
+        "checker/bounds.py",
+        "(map_.size(p + n)[0] + step.size + np.abs(apart))",
+        "(map_.size(p + n)[0] + np.abs(apart))",
+        f"{CHECKED} -k hardly",
+    ),
+    ("checker/bounds.py", "map_.count(x.size[None] > DEAD)", "map_.count(x.size[None] > 2)", f"{CHECKED} -k hardly"),
     ("checker/graph.py", "bias - s * mean", "bias + s * mean", CHECKED),
     ("checker/proof.py", ".all() or volume != 1:", ".all():", f"{REPLAYED} -k sibling"),
     ("checker/proof.py", "if not (apart + apart.T + np.eye(len(signs)) > 0).all() or", "if", f"{REPLAYED} -k leaf"),

@@ -14,8 +14,10 @@ U32, U64, UP = 2.0**-24, 2.0**-53, 1 + 2.0**-30
 """Units of rounding, and more than what a sum of up to ``2^20`` nonnegative float64 numbers loses."""
 FLUSHED, FLUSHED_COPY, UNDERFLOW = 2.0**-60, 2.0**-100, 2.0**-900
 """More than what numbers that are flushed to zero lose: in a float32 sum, in its copy, and in float64 here."""
-LARGEST, ROWS = 2.0**60, 256
+LARGEST, ROWS, DEAD = 2.0**60, 256, 2.0**-90
+"""The last: an addend of which a sum loses itself at most, since what it is added to is a float."""
 
+Box = tuple[Array, Array]
 Lines = tuple[Array, Array, Array]
 """By row and entry of a ReLU: the lower slope (NaN: the usual one), the sign that is assumed, and its multiplier."""
 Near = tuple[Array, Array, Mapping[int, Lines]]
@@ -60,9 +62,7 @@ def gamma(n: int) -> float:
 class CheckerBounds:
     """The values of a graph over a box of its input, met with walks from what ReLUs read: ``tighten``, ``near``. Raises Fault."""
 
-    def __init__(
-        self, graph: FileGraph, box: tuple[Array, Array], near: Mapping[int, Near], *, deployed: bool, tighten: bool
-    ):
+    def __init__(self, graph: FileGraph, box: Box, near: Mapping[int, Near], *, deployed: bool, tighten: bool):
         self.graph, self.deployed, self.chain = graph, deployed, _chains(graph)
         self.values = [Value(*box, np.zeros_like(box[0]))]
         read = {graph.steps[relu - 1].inputs[0] for relu in graph.relus}
@@ -105,7 +105,8 @@ class CheckerBounds:
     def _charged(self, at: int, step: Stage) -> Value:
         """What an affine step may err by: in float64 here, and in float32 where it is deployed."""
         sources = [self.values[i] for i in step.inputs]
-        sizes = sum(m.size(x.size[None])[0] for m, x in zip(step.maps, sources, strict=True)) + step.size
+        pairs = list(zip(step.maps, sources, strict=True))
+        sizes = sum(m.size(x.size[None])[0] for m, x in pairs) + step.size
         fan_in, fan_out = (max(fans) for fans in zip(*((m.fan_in, m.fan_out) for m in step.maps), strict=True))
         terms, flushed = max(x.terms for x in sources), max(x.flushed for x in sources)
         factor = max(x.factor for x in sources) * step.factor
@@ -113,13 +114,17 @@ class CheckerBounds:
         if not sizes.max() < LARGEST or factor > LARGEST:
             raise Fault(f"numbers beyond 2^60 at {step.name!r}, where float32 may overflow")
         if self.deployed and fan_in:
-            weights = max(
-                float(m.size(np.ones((1, len(x.lower)))).max()) for m, x in zip(step.maps, sources, strict=True)
-            )
+            weights = max(float(m.size(np.ones((1, len(x.lower)))).max()) for m, x in pairs)
             peak = max(float(x.size.max()) for x in sources) + float(np.max(step.size))
             own = FLUSHED * (fan_in + 1) * (1 + peak + weights)
             terms, flushed = (fan_in, own) if step.sums else (terms, own + flushed)
-            error = error + gamma(terms + 8 + 6 * self.chain[at]) * sizes + flushed
+            alive, reach, more = terms, sizes, 8 + 6 * self.chain[at]
+            if step.sums:
+                ((map_, x),) = pairs
+                p, n = (np.maximum(end, 0)[None] for end in (x.upper, -x.lower))
+                alive, apart = map_.count(x.size[None] > DEAD)[0], map_.apply(p - n)[0] + step.offset
+                reach = (map_.size(p + n)[0] + step.size + np.abs(apart)) / 2
+            error = error + U32 * (1 + gamma(terms + more)) * UP * (alive * reach + more * sizes) + flushed
         return Value(sizes, sizes, error * UP, terms, flushed, factor)
 
     def least(self, forms: Mapping[int, Array], assumed: Mapping[int, Lines], *, tail: bool = False) -> Array:

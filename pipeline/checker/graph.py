@@ -19,9 +19,8 @@ WINDOW = ("auto_pad", "dilations", "kernel_shape", "pads", "strides")
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     **{"Add": (), "Sub": (), "Mul": (), "Div": (), "Relu": (), "MatMul": (), "Identity": (), "GlobalAveragePool": ()},
     **{"Flatten": ("axis",), "Transpose": ("perm",), "Reshape": ("allowzero",), "Constant": ("value",)},
-    "Gemm": ("alpha", "beta", "transA", "transB"),
+    **{"Gemm": ("alpha", "beta", "transA", "transB"), "Conv": ("group", *WINDOW)},
     "BatchNormalization": ("epsilon", "momentum", "training_mode"),
-    "Conv": ("group", *WINDOW),
     "AveragePool": ("ceil_mode", "count_include_pad", *WINDOW),
 }
 """What is read of each operator."""
@@ -30,6 +29,7 @@ ONLY = {"auto_pad": b"NOTSET", "allowzero": 0, "transA": 0, "training_mode": 0, 
 ENTRIES = 2**20
 """The most entries of a value."""
 DOMAINS = "", "ai.onnx"
+Numbers = Array | float
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +39,8 @@ class Stage:
     name: str
     inputs: tuple[int, ...]
     maps: tuple[Map, ...] = ()
-    offset: Array | float = 0.0
-    size: Array | float = 0.0
+    offset: Numbers = 0.0
+    size: Numbers = 0.0
     """``|b|``, or the magnitudes of what ``b`` is computed from, added up."""
     sums: bool = False
     """Whether it adds many products up, into whose sum a runtime may fold entrywise steps beside it."""
@@ -123,9 +123,7 @@ class FileGraph:
         self.shapes.append(tuple(shape))
         return len(self.steps)
 
-    def _entrywise(
-        self, name: str, source: int, scale: Array, offset: Array | float = 0.0, size: Array | float = 0.0
-    ) -> int:
+    def _entrywise(self, name: str, source: int, scale: Array, offset: Numbers = 0.0, size: Numbers = 0.0) -> int:
         """``s x + b``; scalars may be moved beyond a product of matrices, so that their reciprocals count too."""
         largest = float(np.abs(scale).max())
         factor = max(largest, 1.0, 1 / largest if np.ptp(scale) == 0 and largest else 1.0)
@@ -174,7 +172,7 @@ class FileGraph:
 
     _matmul = _gemm
 
-    def _window(self, name: str, source: int, w: Array, offset: Array | float, found: dict[str, Any]) -> int:
+    def _window(self, name: str, source: int, w: Array, offset: Numbers, found: dict[str, Any]) -> int:
         shape = self.shapes[source]
         usual = zip(WINDOW[1:], ((1, 1), w.shape[2:], (0,) * 4, (1, 1)), strict=True)
         dilations, kernel, pads, strides = (tuple(found.get(name, value)) for name, value in usual)

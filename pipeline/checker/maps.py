@@ -13,23 +13,35 @@ Array = np.ndarray
 
 @dataclass(frozen=True, eq=False)
 class Map:
-    """``W``, (out, in): ``apply`` is ``W x``, ``size`` is ``|W| x``, ``pull`` is ``A W``; and products that an entry sums."""
+    """``W``, (out, in), as ``product``, of values and weights: ``apply`` is ``W x``, ``size`` is ``|W| x``, ``pull`` is ``A W``.
 
-    apply: Callable[[Array], Array]
-    size: Callable[[Array], Array]
+    ``fan_in`` products make an entry, of which ``count`` are not of a zero, nor of a value that ``near`` is 0 for, not 1.
+    """
+
+    product: Callable[[Array, Array], Array]
+    weight: Array
     pull: Callable[[Array], Array]
     fan_in: int = 1
     fan_out: int = 1
 
+    def apply(self, x: Array) -> Array:
+        return self.product(x, self.weight)
+
+    def size(self, x: Array) -> Array:
+        return self.product(x, np.abs(self.weight))
+
+    def count(self, near: Array) -> Array:
+        return self.product(near, 1.0 * (self.weight != 0))
+
 
 def entrywise(scale: Array) -> Map:
     """``s x``."""
-    return Map(lambda x: x * scale, lambda x: x * np.abs(scale), lambda a: a * scale)
+    return Map(np.multiply, scale, lambda a: a * scale)
 
 
 def permutation(order: Array) -> Map:
     """``x[order]``, which copies and rounds nothing: no products."""
-    return Map(lambda x: x[:, order], lambda x: x[:, order], lambda a: a[:, np.argsort(order)], 0, 0)
+    return Map(lambda x, w: x[:, order], np.ones(1), lambda a: a[:, np.argsort(order)], 0, 0)
 
 
 def matrix(weight: Array) -> Map:
@@ -38,8 +50,7 @@ def matrix(weight: Array) -> Map:
     def times(x: Array, w: Array) -> Array:
         return (x.reshape(-1, len(w)) @ w).reshape(len(x), -1)
 
-    positive, back = np.abs(weight), np.ascontiguousarray(weight.T)
-    return Map(lambda x: times(x, weight), lambda x: times(x, positive), lambda a: times(a, back), *weight.shape)
+    return Map(times, weight, lambda a: times(a, weight.T), *weight.shape)
 
 
 def convolution(
@@ -55,6 +66,7 @@ def convolution(
     full = (shape[1] + top + bottom, shape[2] + left + right)
     reach = [dilations[i] * (kernel[i] - 1) + 1 for i in (0, 1)]
     height, width = ((full[i] - reach[i]) // strides[i] + 1 for i in (0, 1))
+    steps = list(zip(dilations, strides, (height, width), strict=True))
 
     def apply(x: Array, w: Array) -> Array:
         padded = np.pad(x.reshape(-1, ins, *shape[1:]), ((0, 0), (0, 0), (top, bottom), (left, right)))
@@ -66,14 +78,9 @@ def convolution(
         over = a.reshape(-1, outs, height, width)
         padded = np.zeros((len(over), ins, *full))
         for i, j in np.ndindex(*kernel):
-            spans = [
-                slice(at * d, at * d + s * (n - 1) + 1, s)
-                for at, d, s, n in zip((i, j), dilations, strides, (height, width), strict=True)
-            ]
+            spans = [slice(at * d, at * d + s * (n - 1) + 1, s) for at, (d, s, n) in zip((i, j), steps, strict=True)]
             padded[:, :, spans[0], spans[1]] += np.tensordot(over, weight[:, :, i, j], (1, 0)).transpose(0, 3, 1, 2)
         return padded[:, :, top : full[0] - bottom, left : full[1] - right].reshape(len(a), -1)
 
-    nonzero, positive = weight != 0, np.abs(weight)
-    fans = int(nonzero.sum((1, 2, 3)).max()), int(nonzero.sum((0, 2, 3)).max())
-    made = outs * (shape[0] // ins), height, width
-    return Map(lambda x: apply(x, weight), lambda x: apply(x, positive), pull, *fans), made
+    fans = (int((weight != 0).sum(axes).max()) for axes in ((1, 2, 3), (0, 2, 3)))
+    return Map(apply, weight, pull, *fans), (outs * (shape[0] // ins), height, width)

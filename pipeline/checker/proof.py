@@ -50,9 +50,7 @@ def manifest(folder: Path) -> tuple[dict[str, Any], str]:
         if told["format"] != 1 or told["arithmetic"] not in ("float32-any-order", "real"):
             raise ValueError("another format or arithmetic")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputRejected(
-            f"{MANIFEST} says what proofs are about, and cannot be read: {error}. Prove again."
-        ) from error
+        raise InputRejected(f"{MANIFEST} says what is proved, and cannot be read: {error}. Prove again.") from error
     return told, hashlib.sha256(content).hexdigest()
 
 
@@ -142,7 +140,7 @@ def _require_cover(signs: Array, what: str) -> None:
     volume = sum((Fraction(1, 2 ** int(depth)) for depth in (signs != 0).sum(1)), Fraction(0))
     if not (apart + apart.T + np.eye(len(signs)) > 0).all() or volume != 1:
         raise Fault(
-            f"{what}: leaves overlap or leave something out, as where a sibling is missing; they add up to {volume}"
+            f"{what}: leaves overlap or leave something out, as a missing sibling does; they add up to {volume}"
         )
 
 
@@ -167,11 +165,10 @@ def _places(graph: FileGraph, relu: Array, at: Array) -> Places:
 
 def _lines(graph: FileGraph, places: Places, *given: Array) -> dict[int, Lines]:
     """Slopes, signs and multipliers by ReLU, (rows, entries): of neurons that are not given NaN, 0 and 0."""
-    found = {}
+    found: dict[int, Lines] = {}
     for value, columns, entries in places:
-        slopes, signs, betas = (np.zeros((len(part), math.prod(graph.shapes[value]))) for part in given)
-        slopes[:] = np.nan
-        for whole, part in zip((slopes, signs, betas), given, strict=True):
+        shape = len(given[0]), math.prod(graph.shapes[value])
+        found[value] = np.full(shape, np.nan), np.zeros(shape), np.zeros(shape)
+        for whole, part in zip(found[value], given, strict=True):
             whole[:, entries] = part[:, columns]
-        found[value] = (slopes, signs, betas)
     return found

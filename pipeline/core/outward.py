@@ -14,6 +14,7 @@ from torch import Tensor
 from pipeline.core.floating_point import FLOAT32_MAX, LARGEST_KERNEL, TINY32, TINY64, U32, U64, dot, gamma, unmeasured
 from pipeline.core.interval import Interval, peak, size_of
 from pipeline.core.linear_form import LinearForm
+from pipeline.core.partial_sums import PartialSums
 
 
 @dataclass(frozen=True)
@@ -110,17 +111,21 @@ class Outward:
         terms: int,
         deployed_terms: int,
         flush: Tensor | float = 0.0,
+        sums: PartialSums | None = None,
     ) -> Tensor:
         """The error of one affine evaluation, per output: ``g (|W| m + |b|) + U``, the disturbance of a backward walk.
 
         ``terms`` is the larger of fan-in and fan-out: a coefficient pulled back is itself a computed product, and its own error
-        is charged here against ``|W| m``.
+        is charged here against ``|W| m``. What partial ``sums`` lose counts instead where it is less.
         """
-        g = self._relative(terms + 1, deployed_terms)
         magnitude = radius(*_each(inputs, _as_radius)) + size_of(offset)
         row_sum = _row_sum(inputs, radius) if self.deployed else None
-        magnitude = g * magnitude + (flush if self.deployed else 0.0)
-        error = (magnitude + self._flushed(inputs, row_sum, terms)) * (1 + 2 * gamma(terms + 8, U64))
+        charged = self._relative(terms + 1, deployed_terms) * magnitude
+        if sums is not None and self.deployed:
+            own = 2 * gamma(terms + 4, U64) * magnitude
+            charged = torch.minimum(charged, own + sums.lost(magnitude, deployed_terms))
+        charged = charged + (flush if self.deployed else 0.0)
+        error = (charged + self._flushed(inputs, row_sum, terms)) * (1 + 2 * gamma(terms + 8, U64))
         return self._unless_overflow(error, inputs, radius, row_sum, offset, terms)
 
     def descend(self, const: Tensor, added: Tensor | None, coeff: Tensor, slack: Tensor | None) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import grad as conv
 
 from pipeline.core.interval import Interval
+from pipeline.core.partial_sums import may_differ_from_zero
 from pipeline.rules.relax import Origin, Window
 from pipeline.rules.rule import Affine, Example, Value, rule
 from pipeline.rules.weights import absolute, nonzeros
@@ -30,6 +31,11 @@ class LinearRule(Affine[nn.Linear]):
 
     def terms(self, op: nn.Linear, *xs: Value) -> int:
         return nonzeros(op.weight)
+
+    def active(self, op: nn.Linear, *xs: Value) -> Tensor:
+        (x,) = xs
+        assert isinstance(x, Interval)
+        return may_differ_from_zero(x.magnitude).sum(-1, keepdim=True)
 
     def fan_out(self, op: nn.Linear, *xs: Value) -> int:
         return op.out_features
@@ -64,6 +70,14 @@ class ConvRule(Affine[Conv]):
 
     def terms(self, op: Conv, *xs: Value) -> int:
         return nonzeros(op.weight)
+
+    def active(self, op: Conv, *xs: Value) -> Tensor:
+        """By one filter of ones a group; zero weights count."""
+        (x,) = xs
+        assert isinstance(x, Interval)
+        ones = torch.ones_like(op.weight[: op.groups])
+        count = correlate(op, may_differ_from_zero(x.magnitude), ones, None)
+        return count.repeat_interleave(op.out_channels // op.groups, 1)
 
     def fan_out(self, op: Conv, *xs: Value) -> int:
         return op.out_channels // op.groups * math.prod(op.kernel_size)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pipeline.core import ops
 from pipeline.core.floating_point import SLACK, TINY32
 from pipeline.core.interval import Interval
+from pipeline.core.partial_sums import may_differ_from_zero
 from pipeline.rules.multi_input import broadcast_shape, copies
 from pipeline.rules.relax import Window
 from pipeline.rules.rule import Affine, Example, Value, rule
@@ -144,6 +145,9 @@ class MatMulRule(Affine[nn.Module]):
         right = xs[1]
         shape = right.center.shape if isinstance(right, Interval) else right.shape
         return shape[-2] if len(shape) > 1 else shape[0]
+
+    def active(self, op: nn.Module, *xs: Value) -> Tensor:
+        return op(*(may_differ_from_zero(x.magnitude) if isinstance(x, Interval) else torch.ones_like(x) for x in xs))
 
     def fan_out(self, op: nn.Module, *xs: Value) -> int:
         left, right = (x.center.shape if isinstance(x, Interval) else x.shape for x in xs)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pipeline.core.floating_point import SLACK, U64
 from pipeline.core.interval import Interval, Lockstep
 from pipeline.core.outward import Outward
+from pipeline.core.partial_sums import PartialSums, signed_reach
 from pipeline.core.rounding import EXACT, Rounding
 from pipeline.distributed.sync_batch import WHOLE, Batch
 from pipeline.errors import InputRejected, PipelineError
@@ -166,7 +167,25 @@ class Affine(Rule[Op]):
             max(terms, self.fan_out(op, *xs)),
             self.deployed_terms(op, terms, rounding.carried),
             self.flush(op, *xs),
+            self.partial_sums(op, *xs) if rounding.deployed else None,
         )
+
+    def active(self, op: Op, *xs: Value) -> Tensor | None:
+        """How many products of each output's sum are not always zero; None where ``lost`` of partial sums says nothing better."""
+        return None
+
+    def partial_sums(self, op: Op, *xs: Value) -> PartialSums | None:
+        """What sums of some of the terms may reach over the boxes ``xs``."""
+        active = self.active(op, *xs)
+        if active is None:
+            return None
+        reach = [signed_reach(x.lower, x.upper) if isinstance(x, Interval) else (x, x) for x in xs]
+        image = op(*(difference for difference, _ in reach))
+        spread = self.radius(
+            op, *(Interval(s, s) if isinstance(x, Interval) else x for x, (_, s) in zip(xs, reach, strict=True))
+        )
+        terms = self.terms(op, *xs)
+        return PartialSums.of(image, spread, self.offset(op, *xs), active.clamp(max=terms), terms)
 
 
 class Rearrange(Affine[Op]):

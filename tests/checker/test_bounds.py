@@ -97,6 +97,31 @@ def test_what_float32_loses_is_charged() -> None:
     assert margin[True] < 0
 
 
+@pytest.mark.parametrize("kind", ["offset", "cancelling", "convolution"])
+def test_sums_are_charged_what_they_may_lose_in_the_worst_order_and_hardly_more(kind: str) -> None:
+    """One term comes first, beside which each of the others is lost; of these, two in five are products by a dead neuron."""
+    terms, d, u = 1000, Drawing(0), np.float32(0.99 * 2.0**-24)
+    first = np.where(np.arange(terms) % 5 < 2, -1.0, 1.0).astype(np.float32)
+    weight, bias = np.full((terms, 1), u), np.float32([kind != "cancelling"])
+    if kind == "cancelling":
+        weight[2], weight[-1] = 1, -1  # neither by a dead neuron
+    x = d.node("Relu", d.node("Mul", "x", d.constant(first[None])))
+    if kind == "convolution":
+        x = d.node("Reshape", x, d.constant(np.array([0, 250, 2, 2])))
+        x = d.node("Flatten", d.node("Conv", x, d.constant(weight.reshape(1, 250, 2, 2)), d.constant(bias)))
+    else:
+        x = d.node("Gemm", x, d.constant(weight), d.constant(bias))
+    content, point, bound = d.model(x, "n", terms), np.ones(terms), {}
+    for deployed in (False, True):
+        bounds = CheckerBounds(graph := FileGraph(content), (point, point), {}, deployed=deployed, tighten=False)
+        bound[deployed] = float(bounds.least({graph.output: np.array([[1.0]])}, {})[0])
+    total = bias[0]
+    for product in [*(weight[2:3, 0] * (kind == "cancelling")), *(first.clip(0) * weight[:, 0])[3:], 0]:
+        total = np.float32(total + product)
+    assert bound[True] <= total < bound[False]
+    assert 0.9 < (bound[False] - total) / (bound[False] - bound[True]) <= 1
+
+
 def test_what_float64_loses_is_charged() -> None:
     """A sum to which a large term comes first loses hundreds of small ones: ``c - y``, which is -50, must not seem positive."""
     d, terms, large = Drawing(0), 4096, 2.0**54
