@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,9 +23,11 @@ from pathlib import Path
 import click
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
-from reproduce import CIFAR, COLUMNS, Run, Setting, execute, report, untrained
+from reproduce import CIFAR, COLUMNS, Run, Setting, execute, report, untrained  # noqa: E402
+
+from pipeline.train.tournament import Entry, spread, verdict  # noqa: E402
 
 NETS = {
     "mnist": (("small_cnn", "--input", "1,28,28", "--no-bn"), ()),
@@ -39,23 +40,12 @@ SPLIT = 20_261_127
 """The seed of the samples that are set aside."""
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One recipe with its options, such as ``distil:alpha=0.5``, at one learning rate."""
-
-    recipe: str
-    rate: str
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        name, *more = self.recipe.split(":")
-        changed = [word for one in more for word in (f"--{one.partition('=')[0]}", one.partition("=")[2])]
-        return ("--recipe", name, "--learning-rate", self.rate, *changed)
-
-    def run(self, setting: Setting, seed: int) -> Run:
-        row = f"{self.recipe} rate {self.rate}".replace(":", " ")
-        setting.rows.setdefault(row, self.options)
-        return Run(setting, row, seed)
+def run_of(entry: Entry, setting: Setting, seed: int) -> Run:
+    """The run of an entry with a seed."""
+    row = f"{entry.recipe} rate {entry.rate}".replace(":", " ")
+    changed = [word for name, value in entry.changes.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    setting.rows.setdefault(row, ("--recipe", entry.name, "--learning-rate", entry.rate, *changed))
+    return Run(setting, row, seed)
 
 
 @dataclass(frozen=True)
@@ -68,12 +58,12 @@ class Tournament:
 
     def score(self, entry: Entry, seed: int) -> float | None:
         """Per cent of the held-out samples, None where the run has not finished."""
-        found = report(entry.run(self.setting, seed), self.work)
+        found = report(run_of(entry, self.setting, seed), self.work)
         return None if found is None else found.get(self.judge)
 
     def guesses(self, entry: Entry, seed: int) -> bool:
         """Whether the network of a run that has finished classifies no better than guessing."""
-        found = report(entry.run(self.setting, seed), self.work)
+        found = report(run_of(entry, self.setting, seed), self.work)
         return found is not None and found["chance"]
 
     def best(self, recipe: str, rates: Sequence[str]) -> Entry:
@@ -86,7 +76,7 @@ class Tournament:
         yield f"| ε = {self.setting.eps}, {self.setting.title} | rate | natural % | attacked % | {self.judge} % | seeds |"
         yield "|---|---|---|---|---|---|"
         for entry in entries:
-            found = [r for s in range(seeds) if (r := report(entry.run(self.setting, s), self.work)) is not None]
+            found = [r for s in range(seeds) if (r := report(run_of(entry, self.setting, s), self.work)) is not None]
             cells = [spread([r[name] for r in found if name in r]) for name in ("natural", "attacked", self.judge)]
             yield f"| {entry.recipe} | {entry.rate} | {' | '.join(cells)} | {len(found)} |"
         taught = []
@@ -101,19 +91,7 @@ class Tournament:
     def paired(self, one: Entry, two: Entry, seeds: int) -> str:
         pairs = [(self.score(one, s), self.score(two, s)) for s in range(seeds)]
         gaps = [a - b for a, b in pairs if a is not None and b is not None]
-        if not gaps:
-            return f"{one.recipe} and {two.recipe}: no seed of both has finished."
-        verdict = "no claim" if min(gaps) <= 0 <= max(gaps) else f"{(one if gaps[0] > 0 else two).recipe} leads"
-        if len(gaps) < 2:
-            verdict = "no claim from one seed"
-        return f"{one.recipe} less {two.recipe}: {', '.join(f'{gap:+.2f}' for gap in gaps)}: {verdict}."
-
-
-def spread(values: Sequence[float]) -> str:
-    if not values:
-        return "–"
-    ends = f" ({min(values):.2f} – {max(values):.2f})" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{ends}"
+        return verdict(one.recipe, two.recipe, gaps)
 
 
 def set_aside(data: Path, work: Path, train: int, held: int) -> Path:
@@ -185,10 +163,10 @@ def main(
             list(pool.map(lambda run: execute(run, file, work, threads, []), runs))
 
     names, every_rate = recipes.split(","), rates.split(",")
-    all_of([Entry(name, rate).run(tournament.setting, 0) for rate in every_rate for name in names])
+    all_of([run_of(Entry(name, rate), tournament.setting, 0) for rate in every_rate for name in names])
     best = [tournament.best(name, every_rate) for name in names]
     taught = [entry for entry in best if not tournament.guesses(entry, 0)]
-    all_of([entry.run(tournament.setting, seed) for seed in range(1, seeds) for entry in taught])
+    all_of([run_of(entry, tournament.setting, seed) for seed in range(1, seeds) for entry in taught])
     click.echo("\n".join(tournament.lines(best, seeds)))
     for entry in taught:
         if len(every_rate) > 1 and entry.rate in (min(every_rate, key=float), max(every_rate, key=float)):

@@ -21,6 +21,7 @@ LEFT_OUT = {
     "test_data",
     "before_samples",
     "budget",
+    "compare",
     "precision",
     "compile",
     "graph",

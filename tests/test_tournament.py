@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.train.tournament import Entry, chosen
+
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 
 
@@ -50,7 +52,7 @@ def test_a_recipe_leads_where_it_is_ahead_with_every_seed(script: dict[str, Any]
         def score(self, entry: Any, seed: int) -> float | None:
             return scores[seed][entry.recipe == "b"]
 
-    one, two = (script["Entry"](name, "1e-3") for name in "ab")
+    one, two = (Entry(name, "1e-3") for name in "ab")
     assert Scored(None, Path(), "ibp").paired(one, two, len(scores)) == says
 
 
@@ -58,7 +60,7 @@ def test_a_recipe_whose_network_guesses_neither_leads_nor_names_its_rate(
     script: dict[str, Any], tmp_path: Path
 ) -> None:
     setting = script["Setting"]("title", "0.3", {}, (), ("net",))
-    tournament, entry_of = script["Tournament"](setting, tmp_path, "ibp"), script["Entry"]
+    tournament = script["Tournament"](setting, tmp_path, "ibp")
     # Of a constant network every sample of its one class is certified: more than a network that learns may have at first.
     told = {
         ("a", "1e-3", 0): (90, 5, []),
@@ -68,7 +70,7 @@ def test_a_recipe_whose_network_guesses_neither_leads_nor_names_its_rate(
         ("b", "1e-3", 1): (11, 11, ["near-chance"]),
     }
     for (recipe, rate, seed), (natural, certified, warnings) in told.items():
-        folder = tmp_path / f"{entry_of(recipe, rate).run(setting, seed).name}.report"
+        folder = tmp_path / f"{script['run_of'](Entry(recipe, rate), setting, seed).name}.report"
         folder.mkdir()
         rung = {"name": "ibp", "certified": certified}
         level = {"natural": {"k": natural, "n": 100}, "attacked": {"k": natural, "n": 100}, "rungs": [rung]}
@@ -80,5 +82,19 @@ def test_a_recipe_whose_network_guesses_neither_leads_nor_names_its_rate(
 
 
 def test_options_stand_behind_the_name_of_a_recipe(script: dict[str, Any]) -> None:
-    options = script["Entry"]("distil:alpha=0.5:l1=0", "1e-3").options
-    assert options == ("--recipe", "distil", "--learning-rate", "1e-3", "--alpha", "0.5", "--l1", "0")
+    setting = script["Setting"]("title", "0.3", {})
+    run = script["run_of"](Entry("distil:alpha=0.5:l1=0", "1e-3"), setting, 0)
+    assert setting.rows[run.row] == ("--recipe", "distil", "--learning-rate", "1e-3", "--alpha", "0.5", "--l1", "0")
+
+
+@pytest.mark.parametrize(
+    ("scores", "best", "leads"),
+    [
+        ({"a": [3.0, 2.0], "b": [1.0, 1.5]}, "a", True),
+        ({"a": [3.0, 1.0], "b": [1.0, 1.5]}, "a", False),
+        ({"a": [3.0, 2.0], "b": [1.0, 1.5], "c": [4.0, 3.0]}, "c", True),
+        ({"a": [3.0, 2.0], "b": [3.0, 1.5]}, "a", False),
+    ],
+)
+def test_the_best_mean_is_chosen_and_leads_only_with_every_seed(scores: Any, best: str, leads: bool) -> None:
+    assert chosen(scores) == (best, leads)

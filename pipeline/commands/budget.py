@@ -7,12 +7,12 @@ import json
 from collections.abc import Callable, Generator
 
 from pipeline import train
+from pipeline.commands.choices import Choices
 from pipeline.commands.events import Event, Note
 from pipeline.commands.subject import device_of
 from pipeline.distributed.group import Crew
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
-from pipeline.system.run_folder import RunFolder
 from pipeline.train import Recipe
 from pipeline.train.pace import Pace, measure
 
@@ -28,12 +28,11 @@ def within_budget(
     of_length: Callable[[int], Recipe],
     key: str,
     task_of: Callable[[Recipe], train.Task],
-    run: RunFolder,
+    choices: Choices,
     execution: train.Execution,
     crew: Crew,
-    force: bool,
-) -> Generator[Event, None, tuple[Recipe, Callable[[], None]]]:
-    """The recipe with as many epochs as fit into ``settings.budget``, and what writes the choice down, to hold for this command.
+) -> Generator[Event, None, Recipe]:
+    """The recipe with as many epochs as fit into ``settings.budget``, a choice that holds for this command.
 
     ``whole`` is the recipe at its own length, which is the most that is chosen, ``of_length`` the same of a length, ``key`` the
     digest of all that a run of ``whole`` depends on. Training alone counts, certification does not. Raises UsageError (2) where
@@ -41,7 +40,7 @@ def within_budget(
     """
     assert settings.budget is not None
     asked = hashlib.sha256(json.dumps([key, settings.budget]).encode()).hexdigest()
-    chosen = crew.first(lambda: _kept(run, asked, force))
+    chosen = choices.get(asked)
     if chosen is not None:
         yield Note(f"{chosen} epochs, as chosen for --budget when this command began")
     else:
@@ -50,16 +49,9 @@ def within_budget(
         task = task_of(of_length(max(LEAST, whole.epochs // 2)))
         pace = measure(task, device_of(settings), execution, crew)
         chosen = most(whole, of_length, pace, len(task.batches), settings.budget)
+        choices.put(asked, chosen)
         yield Note(_told(whole, of_length(chosen), pace, len(task.batches), settings.budget))
-    return of_length(chosen), lambda: run.save_choice(asked, chosen)
-
-
-def _kept(run: RunFolder, asked: str, force: bool) -> int | None:
-    """What this command chose before. Raises UsageError where a file here is somebody else's, unless it is to make way."""
-    if force and run.unauthenticated():
-        return None
-    run.require_own()
-    return run.load_choice(asked)
+    return of_length(chosen)
 
 
 def most(whole: Recipe, of_length: Callable[[int], Recipe], pace: Pace, steps: int, budget: float) -> int:

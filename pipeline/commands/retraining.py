@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from pipeline import train
 from pipeline.certify import Work
 from pipeline.commands import facts, training
 from pipeline.commands.budget import within_budget
+from pipeline.commands.choices import Choices
+from pipeline.commands.comparing import RecipeComparison, compare, require_comparable
 from pipeline.commands.conclusion import conclude
 from pipeline.commands.events import Done, Event, Note
 from pipeline.commands.examination import Evidence, examine
@@ -23,7 +26,6 @@ from pipeline.commands.subject import Subject, device_of, open_model, opened
 from pipeline.commands.training import trained_network, training_key
 from pipeline.core.binary import without_threshold
 from pipeline.core.preprocess import without_normalisation
-from pipeline.data import Fitted
 from pipeline.distributed.group import Crew, process_group
 from pipeline.errors import EnvironmentFailure, InputRejected, UsageError
 from pipeline.gates.demands import demands
@@ -37,6 +39,7 @@ from pipeline.system import run_folder
 from pipeline.system.atomic import replace_atomically, require_replaceable
 from pipeline.system.run_folder import RunFolder, WrittenModel
 from pipeline.train import Recipe
+from pipeline.train.tournament import Entry
 
 
 def retrain(
@@ -81,6 +84,10 @@ def _retrain(
     settings, source = _settled(file, flags)
     deadline = began + (float("inf") if settings.time_budget is None else settings.time_budget)
     settings = settings.model_copy(update={"time_budget": None})
+
+    def stop() -> bool:
+        return time.monotonic() >= deadline or should_stop()
+
     if "method" not in source:
         # What training minimises, and fast on the given file too, of which nothing may be provable; `certify` proves more.
         settings = settings.model_copy(update={"method": IBP})
@@ -95,28 +102,34 @@ def _retrain(
     if aside:
         yield Note(aside)
     images = to_inputs(train_part, subject, settings)
-    recipe, teacher = training.with_teacher(subject, _recipe(subject, images, settings), settings, crew)
+    entry = Entry(settings.retrain.get("recipe", train.DEFAULT))
+    compared: tuple[str, ...] = ()
+    choices = None if settings.budget is None and settings.compare is None else Choices(run, crew, force)
+    if choices is not None and settings.compare is not None:
+        comparison = RecipeComparison(subject, images, train_part, settings, crew, choices, stop)
+        entry, compared = yield from compare(comparison, settings.compare.split(","))
+    made = partial(training.recipe_of, subject, images, settings, entry)
+    recipe, teacher = training.with_teacher(subject, made(), settings, crew)
     steps = recipe.epochs * math.ceil(len(images) / recipe.batch_size)
     execution = train.Execution.of(
         device_of(settings), settings.precision, settings.compile, settings.graph, steps=steps
     )
-    key, keep_choice = training_key(subject, train_part, recipe, settings, execution), None
-    if settings.budget is not None:
-        recipe, keep_choice = yield from within_budget(
+    key = training_key(subject, train_part, recipe, settings, execution)
+    if choices is not None and settings.budget is not None:
+        recipe = yield from within_budget(
             settings,
             recipe,
-            lambda epochs: _recipe(subject, images, settings, epochs=epochs, teacher=recipe.teacher),
+            lambda epochs: made(epochs=epochs, teacher=recipe.teacher),
             key,
             lambda whole: training.task_of(subject, images, whole, settings, teacher),
-            run,
+            choices,
             execution.try_compiling(device_of(settings), whole=recipe.one_graph),
             crew,
-            force,
         )
         key = training_key(subject, train_part, recipe, settings, execution)
     finished, begun = crew.first(lambda: _left(run, key, force))
-    if keep_choice is not None and (begun or not run.checkpoint.exists()):
-        crew.first(keep_choice)
+    if choices is not None:
+        choices.keep()
     if why := crew.first(lambda: run.user.reason):
         yield Note(f"no checkpoint is kept, and a run that is stopped starts anew: {why}", warning=True)
     every = train.describe(recipe) if verbose else ["`pipeline --verbose retrain` shows every setting of the recipe"]
@@ -135,10 +148,6 @@ def _retrain(
     # First, since what cannot be certified need not be trained; a run cut into slices need not know it in each of them.
     before = None if begun else (yield from given())
     if finished is None:
-
-        def stop() -> bool:
-            return time.monotonic() >= deadline or should_stop()
-
         execution = execution.try_compiling(device_of(settings), whole=recipe.one_graph)
         yield Note(execution.describe())
         trained = yield from trained_network(
@@ -168,6 +177,7 @@ def _retrain(
         parent_sha256=before.fields["model"].sha256,
         notes=(
             *training.announced(subject, recipe, settings),
+            *compared,
             execution.describe_products(),
             training.delivered(finished, recipe),
             *finished.changes,
@@ -202,13 +212,14 @@ def write_config(model: Path, flags: Mapping[str, Any], path: Path, *, force: bo
     require_replaceable(path)
     file = opened(model)
     settings, _ = _settled(file, flags)
-    if settings.budget is not None:
+    if settings.budget is not None or settings.compare is not None:
         raise UsageError(
-            "--write-config times no steps, from which --budget chooses the epochs; leave one of the two out."
+            "--write-config trains nothing, which --budget and --compare choose by; leave the one or the other out."
         )
     subject = open_model(file, settings)
     train_part = training.parts(need_data(subject, settings), settings)[0]
-    recipe = _recipe(subject, to_inputs(train_part, subject, settings), settings)
+    entry = Entry(settings.retrain.get("recipe", train.DEFAULT))
+    recipe = training.recipe_of(subject, to_inputs(train_part, subject, settings), settings, entry)
     try:
         replace_atomically(path, train.as_toml(recipe).encode())
     except OSError as error:
@@ -228,6 +239,8 @@ def _settled(file: ModelFile, flags: Mapping[str, Any]) -> tuple[Settings, dict[
             "--require-improvement compares both files on the same samples, and --before-samples takes fewer of them for the "
             "given one; leave one of the two out."
         )
+    if settings.compare is not None:
+        require_comparable(settings)
     if settings.budget is not None and "epochs" in settings.retrain:
         raise UsageError("--budget chooses the number of epochs, and --epochs says it; leave one of the two out.")
     if settings.by_feature:
@@ -285,9 +298,3 @@ def _written(
     finished = WrittenModel(key, written.file.digests.sha256, written.changes, curves, trained.epoch)
     run.save_record(finished)
     return finished
-
-
-def _recipe(subject: Subject, images: Fitted, settings: Settings, **chosen: Any) -> Recipe:
-    asked = {"seed": settings.seed, **settings.retrain, **chosen}
-    name = asked.pop("recipe", train.DEFAULT)
-    return train.recipe(str(name), input_shape=subject.sample_shape, n_train=len(images), **asked)

@@ -28,6 +28,7 @@ from pipeline.settings import Settings, metadata_of
 from pipeline.system.run_folder import RunFolder, WrittenModel
 from pipeline.system.seal import Seal
 from pipeline.train import Recipe
+from pipeline.train.tournament import Entry
 
 ASIDE = 0.1
 """The share of a data set without a test part that is set aside for certification, never trained on."""
@@ -60,6 +61,17 @@ def announced(subject: Subject, recipe: Recipe, settings: Settings) -> list[str]
             f"no BatchNorm after {subject.network.origin(p.node)}: {p.reason}" for p in placed if p.status == "left"
         ]
     return told
+
+
+def recipe_of(
+    subject: Subject, images: Fitted, settings: Settings, entry: Entry, but: Sequence[str] = (), **changes: Any
+) -> Recipe:
+    """The recipe of an entry with the settings that the user said, but some, and with changes to them. Raises UsageError."""
+    asked = {"seed": settings.seed, **settings.retrain, **entry.changes}
+    if entry.rate:
+        asked["learning_rate"] = float(entry.rate)
+    asked = {name: value for name, value in asked.items() if name not in ("recipe", *but)} | changes
+    return train.recipe(entry.name, input_shape=subject.sample_shape, n_train=len(images), **asked)
 
 
 def with_teacher(subject: Subject, recipe: Recipe, settings: Settings, crew: Crew) -> tuple[Recipe, Network | None]:

@@ -88,6 +88,8 @@ class Settings(BaseModel):
     max_domains: Whole | None = Field(None, ge=1, le=MANY)
     """Into how many parts branch and bound divides a region at most; None: see ``domains_of``, and ``certify/property.py``."""
     time_budget: float | None = Field(None, ge=0)
+    compare: str | None = None
+    """Recipes, behind commas, of which ``retrain`` takes the one that does best in brief runs."""
     budget: float | None = Field(None, gt=0)
     """Seconds of training, by which ``retrain`` chooses the number of epochs."""
     memory_budget: int | None = Field(None, ge=1 << 20, le=LARGEST)

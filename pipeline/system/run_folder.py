@@ -10,11 +10,11 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
@@ -23,8 +23,8 @@ from pipeline.errors import EnvironmentFailure, InputRejected, UsageError
 from pipeline.system.seal import Foreign, Seal
 from pipeline.system.user_key import VARIABLE, UserKey, user_key
 
-KEY, CHECKPOINT, RECORD, CHOICE, PARTS = "key", "checkpoint.pt", "finished.json", "epochs.json", "part-*.npz"
-PATTERNS = (KEY, CHECKPOINT, RECORD, CHOICE, PARTS)
+KEY, CHECKPOINT, RECORD, CHOICES, PARTS = "key", "checkpoint.pt", "finished.json", "choices.json", "part-*.npz"
+PATTERNS = (KEY, CHECKPOINT, RECORD, CHOICES, PARTS)
 """The files that a run writes here, beside its lock and temporary names: nothing else is ever removed."""
 Owner = Literal["nobody", "this command", "another command", "somebody"]
 
@@ -145,7 +145,7 @@ class RunFolder:
     def unauthenticated(self) -> tuple[Path, ...]:
         """The files of a training run here that carry no authentication code of this user's."""
         return tuple(
-            path for name in (KEY, CHECKPOINT, RECORD, CHOICE) if self._unauthenticated(path := self.path / name)
+            path for name in (KEY, CHECKPOINT, RECORD, CHOICES) if self._unauthenticated(path := self.path / name)
         )
 
     def require_own(self) -> None:
@@ -174,17 +174,15 @@ class RunFolder:
             return None
         return record
 
-    def save_choice(self, asked: str, epochs: int) -> None:
-        """Write down the number of epochs that was chosen for what was ``asked``, where there is a key."""
+    def save_choices(self, values: Mapping[str, Any]) -> None:
+        """Write down what was chosen, by the digest of what was asked for, where there is a key."""
         if (seal := self.seal()) is not None:
-            seal.write(self.path / CHOICE, json.dumps({"asked": asked, "epochs": epochs}).encode())
+            seal.write(self.path / CHOICES, json.dumps(values).encode())
 
-    def load_choice(self, asked: str) -> int | None:
-        """The number of epochs that was chosen here for the same; the caller has made sure that the files are the user's own."""
-        seal = self.seal()
-        content = None if seal is None else seal.read(self.path / CHOICE)
-        choice = {} if content is None else json.loads(content)
-        return choice["epochs"] if choice.get("asked") == asked else None
+    def load_choices(self) -> dict[str, Any]:
+        """What was chosen here before; the caller has made sure that the files are the user's own."""
+        content = None if (seal := self.seal()) is None else seal.read(self.path / CHOICES)
+        return {} if content is None else dict(json.loads(content))
 
     def belongs_to(self, run: str) -> bool:
         """Whether the same command began here before: what it wrote, or was about to write, it may write again."""
