@@ -545,6 +545,43 @@ CHECKER: list[Fault] = [
         "factor = 1.0",
         "tests/checker/test_bounds.py -k flush",
     ),
+    (
+        "onnx/executed/activations.py",
+        "_same(matching, gate.inputs[0], x)",
+        "True",
+        "tests/onnx/test_executed_transformers.py -k another_operand",
+    ),
+    (
+        "onnx/executed/activations.py",
+        "_is(matching, one, 1.0)",
+        "True",
+        "tests/onnx/test_executed_transformers.py -k another_operand",
+    ),
+    (
+        "onnx/executed/normalisation.py",
+        "or not _same_epsilon(op, norm)",
+        "",
+        "tests/onnx/test_executed_transformers.py -k epsilon",
+    ),
+    (
+        "onnx/executed/arrangements.py",
+        "same and (yield Pair(op.inputs[0], file_op.inputs[0], pair.view))",
+        "(yield Pair(op.inputs[0], file_op.inputs[0], pair.view))",
+        "tests/onnx/test_executed_transformers.py",
+    ),
+    (
+        "commands/promises.py",
+        "charged[of] = (max(charged[of][0], errors[name][0]), max(charged[of][1], errors[name][1]))",
+        "pass",
+        "tests/onnx/test_executed.py -k charged_by",
+    ),
+    (
+        "onnx/kernels.py",
+        "reference(wide).numpy() + parts * error /",
+        "reference(wide).numpy() + error /",
+        "tests/onnx/test_kernels.py -k seen_by",
+    ),
+    ("onnx/passes/normalise.py", "test.inputs[0] == other", "True", "tests/onnx/test_nan_guard.py"),
     ("onnx/passes/add_batch.py", "if lift.computed(node.inputs[1]):", "if False:", "tests/onnx/test_add_batch.py"),
     (
         "onnx/passes/add_batch.py",

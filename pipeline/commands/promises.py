@@ -21,6 +21,13 @@ from pipeline.results import facts as report
 from pipeline.rules import rule_for
 from pipeline.settings import Settings
 
+INSIDE = {
+    "com.microsoft.QuickGelu": (("QuickGelu", "Sigmoid"),),
+    "com.microsoft.Gelu": (("ErfInGelu", "Erf"),),
+    "com.microsoft.BiasGelu": (("ErfInBiasGelu", "Erf"), ("BiasGelu", "Gelu")),
+}
+"""Of executed operators that hold one of the file: what their error is measured as, and whose error it is there."""
+
 
 @dataclass(frozen=True)
 class Kernels:
@@ -46,6 +53,9 @@ def measured(subject: Subject, settings: Settings) -> Kernels:
         _bound_blank(subject, Outward(deployed=False))
         return Kernels()
     needed, assumed = _needed(subject)
+    executes = {op.type for op in subject.executed.graph.operators}
+    inside = [(name, of) for kind in INSIDE if kind in executes for name, of in INSIDE[kind] if of in needed]
+    needed = (*needed, *(name for name, _ in inside))
     if settings.provider != "cpu" and (needed or assumed):
         said = (
             f"the float32 kernels of {', '.join(needed)} are" if needed else "the float32 steps of a normalisation are"
@@ -63,9 +73,16 @@ def measured(subject: Subject, settings: Settings) -> Kernels:
         raise unmeasured(*missing, on=str(table.build))
     kernel_table.spot_check(table, needed)
     errors = table.errors(needed)
-    rows = " (Softmax: the exponential inside it)" if "Softmax" in errors else ""
+    charged = dict(errors)
+    for name, of in inside:
+        charged[of] = (max(charged[of][0], errors[name][0]), max(charged[of][1], errors[name][1]))
+    held = [
+        *(["Softmax: the exponential inside it"] if "Softmax" in errors else []),
+        *(f"{name}: the {of} inside it" for name, of in inside),
+    ]
+    rows = f" ({'; '.join(held)})" if held else ""
     return Kernels(
-        errors,
+        charged,
         report.KernelErrors(
             runtime_sha256=table.build.runtime_sha256,
             instructions=table.build.instructions,

@@ -27,6 +27,11 @@ _OPSET = 20
 _BEYOND = 800.0
 """Where ``e^-|x|`` is zero in float64, nearly: a library may take much longer beyond."""
 
+ROOT_ERROR = 2.0**-24
+"""How far a file's own ``sqrt 2`` may lie from it, relative. It changes ``erf`` by no more, relative: ``z erf'(z) <= erf(z)``."""
+_INFINITE = 2.0**128 - 2.0**103
+"""The least number that rounds to infinity."""
+
 Shape = int | str | list[int | str | None]
 Run = Callable[[np.ndarray], np.ndarray]
 """A kernel on up to ``CHUNK`` float32 inputs."""
@@ -48,7 +53,12 @@ class Kernel:
     """The smallest and the largest input that are covered."""
     node: str | None = None
     """The ONNX operator, where a kernel goes by another name here."""
-    attributes: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    domain: str = ""
+    product: Callable[[Tensor], Tensor] | None = None
+    """Of a function ``g`` inside ``x (c + g(x)) / (c + 1)``, ``c`` 0 or 1, this whole, by which alone ``g`` is seen."""
+    bias: bool = False
+    """Whether a second input is added before: zeros here."""
     rows: bool = False
     """The exponential inside a Softmax, seen by its outputs alone."""
     unseen: float = 0.0
@@ -57,6 +67,14 @@ class Kernel:
 
 def _sigmoid(x: Tensor) -> Tensor:
     return 1 / (1 + torch.exp(x.neg().clamp(-_BEYOND, _BEYOND)))
+
+
+def _silu(x: Tensor) -> Tensor:
+    return x * _sigmoid(x)
+
+
+def _scaled_erf(x: Tensor) -> Tensor:
+    return torch.erf(x * 0.5**0.5)
 
 
 def _gelu(x: Tensor) -> Tensor:
@@ -98,6 +116,13 @@ OPERATORS: Mapping[str, Kernel] = {
     "Elu": Kernel(_elu, pivot=1.0),
     "Gelu": Kernel(_gelu, pivot=1.0, tail=7),
     "FastGelu": Kernel(_tanh_gelu, pivot=1.0, tail=7, node="Gelu", attributes={"approximate": "tanh"}),
+    "BiasGelu": Kernel(_gelu, pivot=1.0, tail=7, domain="com.microsoft", bias=True),
+    # What ONNX Runtime makes of x Sigmoid(x), and of x (1 + Erf(x / sqrt 2)) / 2: the inner function, as it errs there.
+    "QuickGelu": Kernel(_sigmoid, tail=7, attributes={"alpha": 1.0}, domain="com.microsoft", product=_silu),
+    "ErfInGelu": Kernel(_scaled_erf, tail=7, node="Gelu", domain="com.microsoft", product=_gelu, unseen=ROOT_ERROR),
+    "ErfInBiasGelu": Kernel(
+        _scaled_erf, tail=7, node="BiasGelu", domain="com.microsoft", product=_gelu, unseen=ROOT_ERROR, bias=True
+    ),
     "Celu": Kernel(_elu, pivot=1.0),
     "Selu": Kernel(lambda x: _SELU[1] * torch.where(x > 0, x, _SELU[0] * _elu(x.clamp(max=0))), pivot=1.0),
     "Softsign": Kernel(lambda x: x / (1 + x.abs())),
@@ -113,7 +138,9 @@ OPERATORS: Mapping[str, Kernel] = {
 
 def full(operator: str) -> Run:
     """The kernel on one long tensor: its loop over vectors."""
-    return _row(CHUNK) if OPERATORS[operator].rows else _session([_node(operator, "x", "y")], "n", optimised=True)
+    if OPERATORS[operator].rows:
+        return _row(CHUNK)
+    return _seen(operator, _session(_nodes(operator, "x", "y"), "n", optimised=True))
 
 
 def rest(operator: str) -> Run:
@@ -126,7 +153,7 @@ def rest(operator: str) -> Run:
     if kernel.rows:
         return _row(kernel.tail)
     session, memory, x = (
-        _inference([_node(operator, "x", "y")], CHUNK, optimised=True),
+        _inference(_nodes(operator, "x", "y"), CHUNK, optimised=True),
         np.zeros(4 * CHUNK + 64, np.uint8),
         np.zeros(CHUNK, np.float32),
     )
@@ -140,7 +167,7 @@ def rest(operator: str) -> Run:
         session.run_with_iobinding(bound)
         return np.frombuffer(memory[odd : odd + 4 * len(values)].tobytes(), np.float32)
 
-    return apply
+    return _seen(operator, apply)
 
 
 def in_pieces(operator: str, size: int | None = None) -> Run:
@@ -156,13 +183,32 @@ def in_pieces(operator: str, size: int | None = None) -> Run:
     length = count * size
     names = [[f"{letter}{i}" for i in range(count)] for letter in "ab"]
     nodes = [helper.make_node("Split", ["x"], names[0], num_outputs=count)]
-    nodes += [_node(operator, a, b) for a, b in zip(*names, strict=True)]
+    nodes += [node for a, b in zip(*names, strict=True) for node in _nodes(operator, a, b)]
     run = _session([*nodes, helper.make_node("Concat", names[1], ["y"], axis=0)], length, optimised=False)
 
     def apply(x: np.ndarray) -> np.ndarray:
         filled = np.concatenate([x, np.full(-len(x) % length, x[-1])])
         parts = [run(filled[i : i + length]) for i in range(0, len(filled), length)]
         return np.concatenate(parts)[: len(x)]
+
+    return _seen(operator, apply)
+
+
+def _seen(operator: str, run: Run) -> Run:
+    """The kernel itself; of a product ``y = x (c + g(x)) / (c + 1)``, in float64, ``g`` as it is seen by ``y``.
+
+    That is ``g(x) + (c + 1) (y - x (c + g(x)) / (c + 1)) / |x|``, with ``2^-126`` for a smaller ``|x|``: an error ``E`` of it is
+    one of ``E |x| / (c + 1)`` of the product. An infinite product is taken for the least number that rounds to infinity.
+    """
+    kernel = OPERATORS[operator]
+    if kernel.product is None:
+        return run
+    whole, parts = kernel.product, 1 if kernel.product is _silu else 2
+
+    def apply(x: np.ndarray) -> np.ndarray:
+        wide = torch.from_numpy(x).double()
+        error = np.clip(run(x).astype(np.float64), -_INFINITE, _INFINITE) - whole(wide).numpy()
+        return kernel.reference(wide).numpy() + parts * error / np.maximum(np.abs(x.astype(np.float64)), 2.0**-126)
 
     return apply
 
@@ -180,9 +226,11 @@ def _row(size: int) -> Run:
     return apply
 
 
-def _node(operator: str, x: str, y: str) -> onnx.NodeProto:
+def _nodes(operator: str, x: str, y: str) -> list[onnx.NodeProto]:
     kernel = OPERATORS[operator]
-    return helper.make_node(kernel.node or operator, [x], [y], **kernel.attributes)
+    before = [helper.make_node("Sub", [x, x], [f"{x}_zero"])] if kernel.bias else []
+    inputs = [x, f"{x}_zero"] if kernel.bias else [x]
+    return [*before, helper.make_node(kernel.node or operator, inputs, [y], domain=kernel.domain, **kernel.attributes)]
 
 
 def _inference(nodes: list[onnx.NodeProto], shape: Shape, *, optimised: bool) -> Any:
@@ -191,7 +239,8 @@ def _inference(nodes: list[onnx.NodeProto], shape: Shape, *, optimised: bool) ->
     dims: list[int | str | None] = shape if isinstance(shape, list) else [shape]
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name in "xy")
     graph = helper.make_graph(nodes, "kernel", [x], [y])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=9)
+    opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
     options, levels = ort.SessionOptions(), ort.GraphOptimizationLevel
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4

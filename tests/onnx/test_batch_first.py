@@ -31,6 +31,13 @@ CONSTANTS = {
     "end": np.array([-1, 4, 8], np.int64),
     "over": np.array([4, -1, 8], np.int64),
     "scale": weights(6, seed=5) ** 2,
+    "two": np.array([2], np.int64),
+    "single": np.array([1], np.int64),
+    "thirds": np.array([-1, 4, 3, 2], np.int64),
+    "ends": np.array([-1, 1], np.int64),
+    "beyond": np.array([-100, 100], np.int64),
+    "turned": np.array([0, -1], np.int64),
+    "steps": np.array([-2, 3], np.int64),
     "row": np.array([-1], np.int64),
     "last": np.array([-1], np.int64),
     "nought": np.array(0, np.int64),
@@ -47,6 +54,12 @@ GRAPHS = {
     "softmax over tokens": f"{ASIDE} u = Softmax <axis = 0> (t) {BACK}",
     "one token": f"{ASIDE} y = Gather <axis = 0> (t, one)",
     "some tokens": f"{ASIDE} u = Gather <axis = 0> (t, some) {BACK}",
+    "a part of the tokens": f"{ASIDE} u = Slice (t, zero, two, zero) {BACK}",
+    "tokens from the end, and features": f"{ASIDE} u = Slice (t, ends, beyond, turned, steps) {BACK}",
+    "one query, key and value of three": """
+        q = Reshape (x, thirds) t = Transpose <perm = [2, 0, 1, 3]> (q) e = Slice (t, zero, single, zero) f = Squeeze (e, zero)
+        h = Slice (t, single, two, zero) g = Squeeze (h, zero) y = Sub (f, g)
+    """,
     "a mean of tokens": f"{ASIDE} y = ReduceMean <axes = [0], keepdims = 0> (t)",
     "a sum, its axis kept": f"{ASIDE} u = ReduceSum <keepdims = 1> (t, zero) {BACK}",
     "joined": f"{ASIDE} r = Relu (t) u = Concat <axis = 0> (t, r) {BACK}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -11,11 +12,15 @@ import torch
 from onnx import numpy_helper
 
 from pipeline.bounds.ibp import IntervalWalk
+from pipeline.commands import promises
+from pipeline.commands.subject import open_model
 from pipeline.core.interval import Interval
 from pipeline.core.outward import Outward
 from pipeline.errors import InputRejected
-from pipeline.onnx import executed, importer, model_file, runtime
+from pipeline.onnx import executed, importer, kernel_table, model_file, runtime
 from pipeline.onnx.executed import optimised, pools, products, require, unaccounted
+from pipeline.onnx.kernel_sweep import PATTERNS, Measured
+from pipeline.settings import Settings
 from tests.onnx import files, fusions
 
 FLOAT32 = Outward(deployed=True)
@@ -32,6 +37,19 @@ node = files.node
 conv = node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1])
 
 
+def gelu_in_parts(x: str) -> list[onnx.NodeProto]:
+    return [
+        node("Div", [x, "r"], ["d"]),
+        node("Erf", ["d"], ["e"]),
+        node("Add", ["e", "one"], ["f"]),
+        node("Mul", [x, "f"], ["g"]),
+        node("Mul", ["g", "half"], ["y"]),
+    ]
+
+
+PARTS = {"r": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)}
+
+
 def explained(proto: onnx.ModelProto, level: runtime.Level = "all") -> str | None:
     return unaccounted(
         proto, optimised(proto.SerializeToString(), provider="cpu", level=level), [o.name for o in proto.graph.output]
@@ -46,6 +64,33 @@ ACCOUNTED = {
     "BN alone": (
         [conv, node("Relu", ["c"], ["r"]), node("BatchNormalization", ["r", "s", "t", "m", "v"], ["y"])],
         {"w": W, "b": B, **NORM},
+    ),
+    "BN of what others read": (
+        [
+            conv,
+            node("MaxPool", ["c"], ["p"], kernel_shape=[2, 2]),
+            node("BatchNormalization", ["p", "s", "t", "m", "v"], ["d"]),
+            node("Relu", ["d"], ["e"]),
+            node("Conv", ["e", "w2"], ["f"]),
+            node("Concat", ["p", "f"], ["y"], axis=1),
+        ],
+        {"w": W, "b": B, "w2": files.weights(8, 8, 1, 1), **NORM},
+    ),
+    "SiLU": ([node("Sigmoid", ["x"], ["s"]), node("Mul", ["x", "s"], ["y"])], {}),
+    "Gelu in parts": (gelu_in_parts("x"), PARTS),
+    "Gelu in other parts": (
+        [
+            node("Div", ["x", "r"], ["d"]),
+            node("Erf", ["d"], ["e"]),
+            node("Add", ["one", "e"], ["f"]),
+            node("Mul", ["half", "x"], ["g"]),
+            node("Mul", ["g", "f"], ["y"]),
+        ],
+        PARTS,
+    ),
+    "Gelu in parts behind an addition": (
+        [node("MatMul", ["x", "w"], ["m"]), node("Add", ["m", "b"], ["a"]), *gelu_in_parts("a")],
+        PARTS | {"w": files.weights(6, 6), "b": files.weights(6)},
     ),
     "Conv+Add+Relu": (
         [
@@ -132,6 +177,51 @@ def test_exports_are_accounted_for(path):
         assert unaccounted(file.model, ran, [o.name for o in file.model.graph.output]) is None
 
 
+FUSED = {
+    "SiLU": "QuickGelu",
+    "Gelu in parts": "Gelu",
+    "Gelu in other parts": "Gelu",
+    "Gelu in parts behind an addition": "BiasGelu",
+}
+
+
+@pytest.mark.parametrize("name", [*FUSED, "Gelu behind an addition"])
+def test_a_kernel_that_holds_the_files_own_is_charged_by_its_own_measurement(name, tmp_path, monkeypatch):
+    """The larger error of the two; and a file with another function is not taken for it."""
+    nodes, constants = ACCOUNTED.get(
+        name, ([node("Gelu", ["a"], ["y"])], {"w": files.weights(6, 6), "b": files.weights(6)})
+    )
+    if name not in ACCOUNTED:
+        nodes = [node("MatMul", ["x", "w"], ["m"]), node("Add", ["m", "b"], ["a"]), *nodes]
+    tail = [node("Flatten", ["y"], ["l"]), node("MatMul", ["l", "last"], ["z"])]
+    proto = files.model(
+        [*nodes, *tail],
+        image,
+        constants | {"last": files.weights(144, 3)},
+        outputs=("z",),
+        opset=17 if name in FUSED else 20,
+    )
+    subject = open_model(model_file.read(files.saved(tmp_path, proto)), Settings(data="none"))
+    kind = "com.microsoft." + FUSED.get(name, "BiasGelu")
+    assert kind in {op.type for op in subject.executed.graph.operators}
+    executed.require(subject.file, subject.executed, ["z"])
+    own = "Sigmoid" if name == "SiLU" else "Gelu" if name not in FUSED else "Erf"
+    (held,) = [inner for inner, of in promises.INSIDE[kind] if of == own]
+    table = kernel_table.KernelTable(kernel_table.here(), {})
+    entry = kernels_measured()
+    table = replace(table, operators={own: entry, held: replace(entry, absolute=3 * entry.absolute)})
+    monkeypatch.setattr(kernel_table, "load", lambda: (table, None))
+    monkeypatch.setattr(kernel_table, "spot_check", lambda *a: None)
+    found = promises.measured(subject, Settings(data="none"))
+    assert found.errors[own] == (3 * entry.absolute, entry.relative)
+    assert held in found.build.errors
+    assert f"{held}: the {own} inside it" in found.assumptions[0]
+
+
+def kernels_measured() -> Measured:
+    return Measured(1e-6, 1e-7, PATTERNS, PATTERNS, 1, 0, 1.0, (), "", 0.0)
+
+
 REFUSED = {
     "Pad+MaxPool": (
         [node("Pad", ["x", "p"], ["q"]), node("MaxPool", ["q"], ["y"], kernel_shape=[2, 2], pads=[0, 0, 0, 0])],
@@ -155,24 +245,13 @@ REFUSED = {
         "LayerNormalization",
         "off",
     ),
-    "SiLU": (
-        [node("Sigmoid", ["x"], ["s"]), node("Mul", ["x", "s"], ["y"])],
-        {},
-        "QuickGelu",
+    "QuickGelu of another factor": (
+        [node("Mul", ["x", "k"], ["a"]), node("Sigmoid", ["a"], ["s"]), node("Mul", ["x", "s"], ["y"])],
+        {"k": np.float32(1.702)},
+        "the error of its kernel was measured for an alpha of 1",
         "basic",
     ),
-    "Gelu in parts": (
-        [
-            node("Div", ["x", "r"], ["d"]),
-            node("Erf", ["d"], ["e"]),
-            node("Add", ["e", "one"], ["f"]),
-            node("Mul", ["x", "f"], ["g"]),
-            node("Mul", ["g", "half"], ["y"]),
-        ],
-        {"r": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)},
-        "Gelu",
-        "basic",
-    ),
+    "Gelu by another root": (gelu_in_parts("x"), PARTS | {"r": np.float32(1.41421)}, "Gelu", "basic"),
 }
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.commands.promises import INSIDE
 from pipeline.core.outward import Outward
 from pipeline.errors import EnvironmentFailure
-from pipeline.onnx import kernel_table
+from pipeline.onnx import kernel_table, kernels
 from pipeline.onnx.kernel_sweep import EVERY, LARGEST, PATTERNS, Measured, Sweep, contradicted, measure
 from pipeline.onnx.kernels import OPERATORS, full, in_pieces, rest
 from pipeline.rules import rules
@@ -26,6 +27,10 @@ EXACT = {
     "Exp": mpmath.exp,
     "Erf": mpmath.erf,
     "Softmax": mpmath.exp,
+    "QuickGelu": lambda x: 1 / (1 + mpmath.exp(-x)),
+    "ErfInGelu": lambda x: mpmath.erf(x / mpmath.sqrt(2)),
+    "ErfInBiasGelu": lambda x: mpmath.erf(x / mpmath.sqrt(2)),
+    "BiasGelu": lambda x: x / 2 * mpmath.erfc(-x / mpmath.sqrt(2)),
     "Softplus": lambda x: mpmath.log1p(mpmath.exp(x)),
     "Elu": lambda x: x if x > 0 else mpmath.expm1(x),
     "Gelu": lambda x: x / 2 * mpmath.erfc(-x / mpmath.sqrt(2)),
@@ -65,7 +70,8 @@ def test_what_doctor_measures_is_what_rules_ask_for():
         for example in rule.examples():
             op = laws.randomise(copy.deepcopy(example.op), seed=1)
             rule.interval(op, *laws.boxes(example, "wide", 0), rounding=Outward(deployed=True, kernels=asked))
-    assert set(OPERATORS) <= set(asked)
+    held = {name for pairs in INSIDE.values() for name, _ in pairs}
+    assert set(OPERATORS) <= {*asked, *held}
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -92,6 +98,22 @@ def test_the_reference_errs_by_less_than_it_is_charged(operator):
                 continue
             charged = 16 * 2.0**-53 * (abs(exact) + (1 if kernel.pivot >= 1 else 0)) + mpmath.mpf(2) ** -1000
             assert abs(mpmath.mpf(value) - exact) <= charged, at
+
+
+@pytest.mark.parametrize("operator", ["QuickGelu", "ErfInGelu"])
+def test_a_kernel_seen_by_its_product_errs_as_the_product_does(operator, monkeypatch):
+    """An error of a product by ``d |x|`` is one of the inner function by ``d``, or ``2 d`` where that is halved."""
+    kernel = OPERATORS[operator]
+    assert kernel.product is not None
+    whole, halved, by = kernel.product, operator == "ErfInGelu", 1e-3
+    monkeypatch.setattr(
+        kernels,
+        "_session",
+        lambda *a, **k: lambda x: (whole(torch.from_numpy(x).double()).numpy() + by * np.abs(x)).astype(np.float32),
+    )
+    x = np.linspace(-4, 4, 101, dtype=np.float32)
+    seen = full(operator)(x) - kernel.reference(torch.from_numpy(x).double()).numpy()
+    assert seen[x != 0] == pytest.approx((1 + halved) * by, rel=1e-3)
 
 
 def test_the_sweep_says_how_far_it_has_come():

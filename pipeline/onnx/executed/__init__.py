@@ -13,13 +13,20 @@ import onnx
 
 from pipeline.errors import InputRejected
 from pipeline.onnx import runtime
-from pipeline.onnx.executed import activations, arrangements, layers, pools, products
+from pipeline.onnx.executed import activations, arrangements, layers, normalisation, pools, products
 from pipeline.onnx.executed.graphs import Graph, GraphOperator
 from pipeline.onnx.executed.matching import REWRITINGS, Matching, Pair
 from pipeline.onnx.executed.optimised import Executed, optimised
 from pipeline.onnx.model_file import ModelFile
 
-_TABLE = (layers, products, pools, activations, arrangements)  # importing them registers their rewritings
+_TABLE = (
+    layers,
+    normalisation,
+    products,
+    pools,
+    activations,
+    arrangements,
+)  # importing them registers their rewritings
 _SHOWN = 6
 
 

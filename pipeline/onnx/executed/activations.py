@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import permutations
+
 import numpy as np
 
 from pipeline.onnx.executed.graphs import Graph, GraphOperator
@@ -111,3 +114,81 @@ def hard_swish(matching: Matching, op: GraphOperator, index: int, pair: Pair) ->
         if _close((gate.attributes.get("alpha", 0.2), gate.attributes.get("beta", 0.5)), (1 / 6, 0.5)):
             return (yield Pair(x, file_op.inputs[0], pair.view))
     return False
+
+
+@rewriting("com.microsoft.QuickGelu")
+def sigmoid_gate(matching: Matching, op: GraphOperator, index: int, pair: Pair) -> Steps:
+    """``x Sigmoid(x)`` in one kernel, whose error is measured as one of the Sigmoid: see ``commands/promises.py``."""
+    if op.attributes.get("alpha") != 1.0:
+        return matching.refuse(op, "the error of its kernel was measured for an alpha of 1")
+    for factor, x in _operands(matching, pair.file, "Mul"):
+        gate = _producer(matching, factor, "Sigmoid")
+        if gate is not None and _same(matching, gate.inputs[0], x):
+            return (yield Pair(op.inputs[0], x, pair.view))
+    return False
+
+
+@rewriting("com.microsoft.Gelu", "com.microsoft.BiasGelu")
+def gelu(matching: Matching, op: GraphOperator, index: int, pair: Pair) -> Steps:
+    """A Gelu in one kernel, with an addition before it or without: the file's own, or one of ``x (1 + Erf(x / sqrt 2)) / 2``.
+
+    The kernel's error is measured as one of the file's Gelu or Erf: see ``commands/promises.py``.
+    """
+    whole = _producer(matching, pair.file, "Gelu")
+    x = _gelu_of_parts(matching, pair.file)
+    if whole is not None and op.type == "com.microsoft.BiasGelu" and whole.attributes.get("approximate") == b"none":
+        x = whole.inputs[0]
+    if x is None:
+        return False
+    if op.type == "com.microsoft.Gelu":
+        return (yield Pair(op.inputs[0], x, pair.view))
+    for bias, value in _operands(matching, x, "Add"):
+        if pair.view.plain and (yield Pair(op.inputs[1], bias)) and (yield Pair(op.inputs[0], value)):
+            return True
+    return False
+
+
+def _gelu_of_parts(matching: Matching, value: str) -> str | None:
+    """The ``x`` of which a value is ``x (1 + Erf(x / sqrt 2)) / 2``, its factors in any order; None for another value."""
+    for pair, third in _operands(matching, value, "Mul"):
+        for first, second in _operands(matching, pair, "Mul"):
+            for half, x, gate in permutations((first, second, third)):
+                if not _is(matching, half, 0.5):
+                    continue
+                for one, erf_value in _operands(matching, gate, "Add"):
+                    erf = _producer(matching, erf_value, "Erf")
+                    if erf is not None and _is(matching, one, 1.0) and _by_root(matching, erf.inputs[0], x):
+                        return x
+    return None
+
+
+def _by_root(matching: Matching, value: str, x: str) -> bool:
+    """Whether a value is ``x`` divided by the float32 number next to ``sqrt 2``."""
+    quotient = _producer(matching, value, "Div")
+    root = float(np.float32(2**0.5))
+    return quotient is not None and _same(matching, quotient.inputs[0], x) and _is(matching, quotient.inputs[1], root)
+
+
+def _operands(matching: Matching, value: str, operator: str) -> Iterator[tuple[str, str]]:
+    """Both orders of the operands of the file's sum or product that computes a value; none where another operator does."""
+    op = _producer(matching, value, operator)
+    if op is not None and len(op.inputs) == 2:
+        yield op.inputs[0], op.inputs[1]
+        yield op.inputs[1], op.inputs[0]
+
+
+def _producer(matching: Matching, value: str, operator: str) -> GraphOperator | None:
+    """The operator of the file that computes a value, if it is of this type."""
+    name, op = skip_copies(matching.file, value)
+    return op if op is not None and op.type == operator and op.outputs[0] == name else None
+
+
+def _is(matching: Matching, value: str, number: float) -> bool:
+    """Whether a value is a constant of one number."""
+    constant = matching.file.constants.get(value)
+    return constant is not None and constant.dtype == np.float32 and constant.size == 1 and constant.item() == number
+
+
+def _same(matching: Matching, one: str, other: str) -> bool:
+    """Whether two values of the file are the same, or copies of the same."""
+    return skip_copies(matching.file, one)[0] == skip_copies(matching.file, other)[0]

@@ -84,6 +84,44 @@ def turned_concat(matching: Matching, op: GraphOperator, index: int, pair: Pair)
     return True
 
 
+@rewriting("Split")
+def split_in_place_of_slices(matching: Matching, op: GraphOperator, index: int, pair: Pair) -> Steps:
+    """One part of a Split where the file has a Slice that takes the same entries."""
+    file_op = matching.file.producer(pair.file)
+    if file_op is None or file_op.type != "Slice" or pair.view.flat or pair.view.blocked:
+        return False
+    rank = matching.file.rank(file_op.inputs[0])
+    lengths = matching.executed.constants.get(op.input(1))
+    limits = [matching.file.constants.get(file_op.input(i)) for i in (1, 2, 3)]
+    step = matching.file.constants.get(file_op.input(4)) if file_op.input(4) else 1
+    if rank is None or lengths is None or any(v is None or v.size != 1 for v in limits) or step is None or step != 1:
+        return False
+    start, end, axis = (int(v.item()) for v in limits if v is not None)
+    size, first = matching.file.size(file_op.inputs[0], axis % rank), int(lengths[:index].sum())
+    same_axis = (pair.view.at_rank(rank).perm or range(rank))[op.attributes.get("axis", 0) % rank] == axis % rank
+    if size is None or not same_axis or size != lengths.sum():
+        return False
+    same = slice(start, end).indices(size) == (first, first + int(lengths[index]), 1)
+    return same and (yield Pair(op.inputs[0], file_op.inputs[0], pair.view))
+
+
+@rewriting("Gather")
+def shape_of_what_is_permuted(matching: Matching, op: GraphOperator, index: int, pair: Pair) -> Steps:
+    """The sizes of an array, in another order, where the file has those of the permuted array."""
+    shape, file_shape = matching.executed.producer(op.inputs[0]), matching.file.producer(pair.file)
+    order = matching.executed.constants.get(op.inputs[1])
+    if shape is None or file_shape is None or order is None or not shape.type == file_shape.type == "Shape":
+        return False
+    if any(o.attributes.get("start", 0) or "end" in o.attributes for o in (shape, file_shape)) or not pair.view.plain:
+        return False
+    if order.ndim != 1 or sorted(order.tolist()) != list(range(order.size)):
+        return False
+    view = View.of([int(i) for i in order.argsort()])
+    return matching.file.rank(file_shape.inputs[0]) == order.size and (
+        yield Pair(shape.inputs[0], file_shape.inputs[0], view)
+    )
+
+
 def _name(op: GraphOperator) -> str:
     return "Add" if op.type == "Sum" and len(op.inputs) == 2 else op.type
 

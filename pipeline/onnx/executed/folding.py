@@ -70,6 +70,16 @@ def scale_shift(graph: Graph, value: str) -> tuple[ScaleShift, str, GraphOperato
         tail, value = step
 
 
+def with_norm(graph: Graph, tail: ScaleShift, value: str) -> tuple[ScaleShift, str]:
+    """``tail`` behind the BatchNormalization that computes a value, and what that reads; both as they are where there is none.
+
+    What it reads may have other readers: of a BatchNormalization that is executed on its own nothing is folded into a layer.
+    """
+    op = graph.producer(value)
+    step = _norm(graph, op, tail) if op is not None and op.type == "BatchNormalization" else None
+    return step or (tail, value)
+
+
 def _has_one_reader(graph: Graph, value: str) -> bool:
     """Whether a value, and each value that it copies, has one reader."""
     inner: str | None = value

@@ -18,6 +18,7 @@ from pipeline.onnx.executed.folding import (
     is_near,
     pad_with_zeros,
     scale_shift,
+    with_norm,
 )
 from pipeline.onnx.executed.graphs import NCHWC, GraphOperator
 from pipeline.onnx.executed.matching import Matching, Pair, Steps, rewriting, skip_copies
@@ -35,12 +36,13 @@ def convolution(matching: Matching, op: GraphOperator, index: int, pair: Pair) -
         return matching.refuse(op, other_activation(op))
     for start, residual in with_residual(matching, file, op.input(3)):
         tail, value, layer = scale_shift(matching.file, start)
-        if layer is None:
-            continue
-        in_blocks = _filters(matching, op, layer, tail) if layer.type == "Conv" else _depthwise(matching, op, tail)
+        if layer is not None and layer.type == "Conv":
+            in_blocks, data = _filters(matching, op, layer, tail), _data_input(matching, op, layer)
+        else:
+            tail, data = with_norm(matching.file, tail, value)
+            in_blocks = _depthwise(matching, op, tail)
         if in_blocks is None:
             continue
-        data = _data_input(matching, op, layer) if layer.type == "Conv" else value
         if data is None:
             matching.refuse(op, "its padding is not that of the file")
             continue

@@ -38,9 +38,9 @@ class View:
         return AS_IT_IS if tuple(perm) == tuple(range(len(perm))) else cls(perm=tuple(perm))
 
     def before_executed(self, perm: Sequence[int]) -> View | None:
-        """The view of the input of an executed Transpose; None where this view is no permutation."""
+        """The view of the input of an executed Transpose; None where this view, or ``perm``, is no permutation."""
         view = self.at_rank(len(perm))
-        if view.flat or view.blocked:
+        if view.flat or view.blocked or sorted(perm) != list(range(len(perm))):
             return None
         now, axes = view.perm or tuple(range(len(perm))), [0] * len(perm)
         for axis, source in enumerate(perm):

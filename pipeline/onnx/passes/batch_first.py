@@ -178,6 +178,18 @@ def _gather(r: BatchFirstPass, node: Node) -> BatchFirstValue:
     return replace(result, name=r.repeat(node, [x.name, node.inputs[1]], result.sizes, axis=tensor_axis))
 
 
+def _slice(r: BatchFirstPass, node: Node) -> BatchFirstValue:
+    x = r.canonical_value(node.inputs[0], node)
+    starts, ends = r.numbers(node.inputs[1]), r.numbers(node.inputs[2])
+    axes = r.numbers(node.inputs[3]) if node.input(3) else range(len(starts))
+    steps = r.numbers(node.inputs[4]) if node.input(4) else [1] * len(starts)
+    result, tensor_axes = x, [x.tensor_axis(a % len(x.axes)) for a in axes]
+    for axis, *bounds in zip(tensor_axes, starts, ends, steps, strict=True):
+        result = result.with_size("", axis, len(range(*slice(*bounds).indices(x.sizes[axis - 1]))))
+    inputs = [x.name, *node.inputs[1:3], r.draft.constant(np.array(tensor_axes, np.int64)), *node.inputs[4:]]
+    return replace(result, name=r.repeat(node, inputs, result.sizes))
+
+
 def _of_all_samples(r: BatchFirstPass, node: Node, x: BatchFirstValue) -> BatchFirstValue:
     """A Gather from all samples in one row, the same entries of each: how PyTorch's dynamo exporter writes ``as_strided``."""
     indices = [r.draft.constants.get(node.inputs[1], run.get(node.inputs[1])) for run in r.runs]
@@ -218,7 +230,14 @@ def _concat(r: BatchFirstPass, node: Node) -> BatchFirstValue:
 
 
 _REWRITES: dict[str, Rewrite] = {
-    **{"Transpose": _transpose, "Unsqueeze": _unsqueeze, "Squeeze": _squeeze, "Reshape": _reshape, "Gather": _gather},
+    **{
+        "Transpose": _transpose,
+        "Unsqueeze": _unsqueeze,
+        "Squeeze": _squeeze,
+        "Reshape": _reshape,
+        "Gather": _gather,
+        "Slice": _slice,
+    },
     **{"MatMul": _product, "Gemm": _linear, "Linear": _linear, "Concat": _concat, "LayerNormalization": _layer_norm},
     **{"Clip": _elementwise, "Softmax": _softmax, "LogSoftmax": _softmax},
     **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"), _reduce),

@@ -141,11 +141,15 @@ def _refused_by_name(op_type: str) -> bool:
 
 
 def drop(draft: Draft) -> None:
-    """Remove Identity, Dropout outside training, Cast to the type that a value already has, and sums over no axis."""
-    aliases, nodes = {}, []
+    """Remove what gives what it gets: Identity, Dropout outside training, Cast to a value's own type, sums over no axis, guards
+    against NaN.
+    """
+    aliases, nodes, producers = {}, [], {node.output: node for node in draft.nodes}
     for node in draft.nodes:
         same_type = node.op_type == "Cast" and draft.dtypes.get(node.inputs[0]) == draft.dtypes.get(node.output)
-        if node.op_type in ("Identity", "Dropout") or same_type or _reduces_nothing(draft, node):
+        if (guarded := _guarded(draft, node, producers)) is not None:
+            aliases[node.output] = guarded
+        elif node.op_type in ("Identity", "Dropout") or same_type or _reduces_nothing(draft, node):
             node.attributes.read |= {"to", "keepdims", "noop_with_empty_axes"}  # the types were measured
             aliases[node.output] = node.inputs[0]
         else:
@@ -156,6 +160,21 @@ def drop(draft: Draft) -> None:
         # Only a zero in the shape gives allowzero a meaning.
         if node.op_type == "Reshape" and np.all(draft.constants.get(node.inputs[1], np.zeros(1)) != 0):
             node.attributes.pop("allowzero", None)
+
+
+def _guarded(draft: Draft, node: Node, producers: dict[str, Node]) -> str | None:
+    """The ``a`` of ``Where(IsNaN(a), b, a)`` or ``Where(Not(IsNaN(a)), a, b)`` of one shape; None of another node.
+
+    Finite bounds of ``a`` say that it is a number wherever it is computed, and there the guard gives it; of infinite ones nothing
+    is certified. (Exports of attention end its Softmax with this guard.)
+    """
+    if node.op_type != "Where":
+        return None
+    test, (chosen, other) = producers.get(node.inputs[0]), node.inputs[1:]
+    if test is not None and test.op_type == "Not":
+        test, chosen, other = producers.get(test.inputs[0]), other, chosen
+    same = test is not None and test.op_type == "IsNaN" and test.inputs[0] == other
+    return other if same and draft.shapes.get(node.output) == draft.shapes.get(other) else None
 
 
 def _reduces_nothing(draft: Draft, node: Node) -> bool:
