@@ -131,7 +131,9 @@ def test_a_product_with_another_operand_or_constant_is_found(name):
     nodes, constants, _ = GRAPHS[name]
     ran = optimised(proto_of(name).SerializeToString(), provider="cpu", level="all")
     others = [[*nodes[:-1], node(nodes[-1].op_type, ["x" if v == "l" else v for v in nodes[-1].input], ["y"])]]
-    if name != "SiLU":
+    if name == "SiLU":
+        others.append([*nodes[:-2], node("Sigmoid", ["x"], ["s"]), nodes[-1]])
+    else:
         before_last = node("Mul", ["x", "f"], ["g"])
         others = [[before_last if n.output[0] == "g" else n for n in nodes]]
     changed = [constants | {name: value * np.float32(1.25)} for name, value in constants.items()]

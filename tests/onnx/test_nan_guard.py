@@ -20,6 +20,7 @@ from tests.onnx.files import node
 GUARDED = [node("IsNaN", ["s"], ["q"]), node("Where", ["q", "zero", "s"], ["r"])]
 TURNED = [node("IsNaN", ["s"], ["q"]), node("Not", ["q"], ["p"]), node("Where", ["p", "s", "zero"], ["r"])]
 OTHER = [node("IsNaN", ["s"], ["q"]), node("Where", ["q", "s", "zero"], ["r"])]
+OF_ANOTHER = [node("IsNaN", ["s"], ["q"]), node("Where", ["q", "zero", "a"], ["r"])]
 BROADCAST = [
     node("IsNaN", ["s"], ["q"]),
     node("Where", ["q", "wide", "s"], ["u"]),
@@ -62,7 +63,7 @@ def test_a_guard_is_removed_and_only_numbers_are_certified(guard, tmp_path):
         assert (said[0, 0] == 9) == overflows, "the guard gives zero"
 
 
-@pytest.mark.parametrize("guard", [OTHER, BROADCAST], ids=["other", "broadcast"])
+@pytest.mark.parametrize("guard", [OTHER, OF_ANOTHER, BROADCAST], ids=["other", "of another", "broadcast"])
 def test_another_choice_is_refused_by_name(guard, tmp_path):
     with pytest.raises(InputRejected, match="IsNaN"):
         files.load(written(tmp_path, guard))
