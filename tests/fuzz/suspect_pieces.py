@@ -171,6 +171,152 @@ def normalised(g: Draft, x: str, shape: Shape) -> Made:
 
 
 @piece
+def gated(g: Draft, x: str, shape: Shape) -> Made:
+    """SiLU, GELU and their like, written out."""
+    kind = g.pick("silu", "gelu", "quick")
+    if kind == "gelu":
+        half = g("Add", g("Erf", g("Div", x, g.const(np.sqrt(2.0)))), g.const(1.0)) if g.opset >= 9 else None
+        return (g("Mul", g("Mul", x, half), g.const(0.5)), shape) if half else None
+    inside = x if kind == "silu" else g("Mul", x, g.const(1.702))
+    return g("Mul", x, g("Sigmoid", inside)), shape
+
+
+@piece
+def clipped(g: Draft, x: str, shape: Shape) -> Made:
+    """Chains of Clip and Relu, which a runtime makes one."""
+    for _ in range(int(g.rng.integers(1, 4))):
+        low, high = sorted(g.normal(2) * g.pick(1.0, 0.1))
+        if g.rng.random() < 0.4:
+            x = g("Relu", x)
+        elif g.opset < 11:
+            x = g("Clip", x, min=float(low), max=float(high))
+        else:
+            x = g(
+                "Clip", x, g.const(low) if g.rng.random() < 0.7 else "", g.const(high) if g.rng.random() < 0.7 else ""
+            )
+    return x, shape
+
+
+@piece
+def spike(g: Draft, x: str, shape: Shape) -> Made:
+    """A narrow triangle of one input, ``relu(s - w) - 2 relu(s) + relu(s + w)``, added to all entries."""
+    x, n = flat(g, x, shape)
+    width, at = float(g.pick(1e-2, 1e-4, 1e-6)), float(g.rng.random())
+    s = g("Sub", g.sliced(x, 0, 1, 1), g.const(at))
+    ends = [g("Relu", g(op, s, g.const(width))) for op in ("Sub", "Add")]
+    bump = g("Sub", g("Add", *ends), g("Mul", g("Relu", s), g.const(2.0)))
+    return g("Add", x, g("Mul", bump, g.const(g.normal(n) * np.float32(3.0 / width)))), (n,)
+
+
+@piece
+def moved(g: Draft, x: str, shape: Shape) -> Made:
+    """Transposes and shapes back and forth."""
+    if len(shape) < 2:
+        a = g("Unsqueeze", x, g.ints(2)) if g.opset >= 13 else g("Unsqueeze", x, axes=[2])
+        return g("Flatten", g("Transpose", a, perm=[0, 2, 1])), shape
+    order = [0, *(1 + g.rng.permutation(len(shape)))]
+    x = g("Transpose", x, perm=[int(p) for p in order])
+    return x, tuple(shape[p - 1] for p in order[1:])
+
+
+@piece
+def quantised(g: Draft, x: str, shape: Shape) -> Made:
+    if g.opset < 10:
+        return None
+    scale, zero = g.const(g.pick(0.1, 0.01)), g.const(g.pick(0, 3, 128), np.uint8)
+    return g("DequantizeLinear", g("QuantizeLinear", x, scale, zero), scale, zero), shape
+
+
+@piece
+def company(g: Draft, x: str, shape: Shape) -> Made:
+    """Samples of a batch that influence each other, by an axis named from either end."""
+    rank = 1 + len(shape)
+    axis = g.pick(0, -rank)
+    kind = g.pick("reverse", "softmax", "mean", "first", "max", "cumsum", "fold")
+    if kind == "reverse" and g.opset >= 10:
+        return g("Add", x, g.sliced(x, -1, -(2**31), axis, -1)), shape
+    if kind == "softmax" and g.opset >= 13:
+        return g.softmax(x, axis), shape
+    if kind in ("mean", "max"):
+        return g("Sub", x, g.reduced("Reduce" + kind.capitalize(), x, [axis])), shape
+    if kind == "first" and g.opset >= 11:
+        return g("Sub", x, g("Gather", x, g.ints(0), axis=axis)), shape
+    if kind == "cumsum" and g.opset >= 11:
+        return g("CumSum", x, g.const(axis, np.int64)), shape
+    if kind == "fold" and len(shape) == 1 and g.opset >= 13:
+        wide = g("Unsqueeze", x, g.ints(0))
+        mixed = g("AveragePool", wide, kernel_shape=[3], pads=[1, 1])
+        return g("Squeeze", mixed, g.ints(0)), shape
+    return None
+
+
+@piece
+def counted(g: Draft, x: str, shape: Shape) -> Made:
+    """A value computed from the number of samples."""
+    if g.opset < 13:
+        return None
+    count = g("Cast", g("Gather", g("Shape", x), g.ints(0)), to=1)
+    gap = g("Sub", count, g.const(float(g.pick(2, 3, 8))))
+    hit = g("Relu", g("Sub", g.const(1.0), g("Abs", gap)))
+    return g("Mul", x, g("Sub", g.const(1.0), g("Mul", hit, g.const(2.0)))), shape
+
+
+@head
+def plain(g: Draft, x: str, shape: Shape) -> Made:
+    x, n = flat(g, x, shape)
+    k = int(g.rng.integers(2, 6))
+    return g("Gemm", x, g.const(g.normal(n, k)), g.const(g.normal(k) * np.float32(0.1))), (k,)
+
+
+@head
+def giant(g: Draft, x: str, shape: Shape) -> Made:
+    """One logit so large that a tolerance of the largest hides all others."""
+    x, (k,) = plain(g, x, shape) or (x, shape)
+    lost = g("Add", g("Mul", g.sliced(x, 0, 1, 1), g.const(0.0)), g.const(float(g.pick(-1e9, -1e20))))
+    return g("Concat", x, lost, axis=1), (k + 1,)
+
+
+@head
+def grouped(g: Draft, x: str, shape: Shape) -> Made:
+    x, n = flat(g, x, shape)
+    x = g("Reshape", g("Gemm", x, g.const(2 * g.normal(n, 4)), g.const(g.normal(4))), g.ints(-1, 2, 2))
+    x = g.softmax(x, int(g.pick(1, 2, -1, -2)), log=g.rng.random() < 0.5)
+    return (g("Flatten", x), (4,)) if g.rng.random() < 0.3 else (x, (2, 2))
+
+
+@head
+def doubled(g: Draft, x: str, shape: Shape) -> Made:
+    x, (k,) = plain(g, x, shape) or (x, shape)
+    return g.softmax(g.softmax(g("Mul", x, g.const(g.pick(1.0, 30.0, 1e-6))), 1), 1, log=g.rng.random() < 0.5), (k,)
+
+
+@head
+def turned(g: Draft, x: str, shape: Shape) -> Made:
+    """A Softmax with something behind it that turns the order of the classes."""
+    x, (k,) = plain(g, x, shape) or (x, shape)
+    return g("Mul", g.softmax(x, 1), g.const(g.normal(k))), (k,)
+
+
+@head
+def across(g: Draft, x: str, shape: Shape) -> Made:
+    """A last Softmax along the batch."""
+    x, (k,) = plain(g, x, shape) or (x, shape)
+    return g.softmax(x, int(g.pick(1, 0, -2))), (k,)
+
+
+@piece
+def running(g: Draft, x: str, shape: Shape) -> Made:
+    """Sums up to each entry, from either end, and triangles, of one sample alone."""
+    if g.opset < 14:
+        return None
+    axis = int(g.rng.integers(len(shape))) + 1
+    if len(shape) > 1 and g.rng.random() < 0.4:
+        return g("Trilu", x, g.const(int(g.rng.integers(-2, 3)), np.int64), upper=int(g.rng.integers(2))), shape
+    reverse, exclusive = (int(v) for v in g.rng.integers(0, 2, 2))
+    return g("CumSum", x, g.const(axis, np.int64), reverse=reverse, exclusive=exclusive), shape
+
+
+@piece
 def residual_norm(g: Draft, x: str, shape: Shape) -> Made:
     """A LayerNormalization of a residual sum, in rows of three; a runtime computes both at once."""
     if g.opset < 17:
