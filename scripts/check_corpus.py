@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from pipeline.commands.events import Decided
+from pipeline.commands.events import PropertyDone
 from pipeline.commands.properties import decide
 from pipeline.errors import PipelineError
 from pipeline.methods import METHODS
@@ -44,14 +44,14 @@ def run(model: Path, vnnlib: Path, column: str, seconds: float, arithmetic: str)
     flags = {"arithmetic": arithmetic, "attack": column == ATTACK, "method": method, "time_budget": seconds}
     try:
         for event in decide(model, vnnlib, flags, keep=False):
-            if isinstance(event, Decided):
+            if isinstance(event, PropertyDone):
                 return event.report.result.verdict
     except PipelineError as error:
         lines = str(error).splitlines()
         return f"refused: {lines[1].strip() if len(lines) > 2 else lines[0][:90]}"
     except Exception as error:  # the other properties must still be run
         return f"FAULT: {type(error).__name__}: {str(error)[:60]}"
-    raise AssertionError("a run ends with Decided")
+    raise AssertionError("a run ends with PropertyDone")
 
 
 def main() -> int:

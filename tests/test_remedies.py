@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.doctor import flavours, outdated
+from pipeline.commands.doctor import conflicting_runtimes, outdated
 
 
 @pytest.fixture
@@ -26,10 +26,10 @@ def install(tmp_path, monkeypatch):
 
 
 def test_two_flavours_of_onnx_runtime_overwrite_each_other(install):
-    before = flavours()
+    before = conflicting_runtimes()
     install("onnxruntime-gpu", "1.31.0", package="onnxruntime")
     install("onnxruntime", "1.31.0", package="onnxruntime")
-    (told,) = flavours()
+    (told,) = conflicting_runtimes()
     assert before == ()
     assert told.endswith("pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu")
 

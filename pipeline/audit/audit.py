@@ -76,7 +76,7 @@ def audit(
 
     Raises InputRejected (3) for what is no report although its digest is right.
     """
-    if not findings.weigh("the digest of the result, and the spelling of report.json", sealed(text, raw)):
+    if not findings.check("the digest of the result, and the spelling of report.json", sealed(text, raw)):
         return None, None, None
     try:
         report = Report.model_validate(raw)
@@ -88,10 +88,10 @@ def audit(
     result = report.result
     findings.faults += restated(raw["result"], result)
     findings.checked.append("the laws between levels, classes and verdict")
-    findings.weigh("the kind of report", _kind(report))
-    findings.weigh("that range, statement and selection are those of one run", _of_one_run(result))
+    findings.check("the kind of report", _kind(report))
+    findings.check("that range, statement and selection are those of one run", _of_one_run(result))
     samples = _samples(folder, result, findings)
-    findings.weigh(
+    findings.check(
         f"{len(result.gates)} gates, evaluated again" if result.gates else "that no gate was asked", rejudged(result)
     )
     return report, samples, _counterexamples(folder, result, samples, findings)
@@ -141,8 +141,8 @@ def _samples(folder: Path, result: Result, findings: Findings) -> Samples | None
     findings.checked.append(
         f"{FILE_NAME}: its digest, and the laws of {len(samples)} samples: certified, survived, correct"
     )
-    findings.weigh("certified and attacked fall, sample by sample, as eps grows", _monotone(samples))
-    findings.weigh("counts, classes, margins and rungs, computed again from the samples", _counts(result, samples))
+    findings.check("certified and attacked fall, sample by sample, as eps grows", _monotone(samples))
+    findings.check("counts, classes, margins and rungs, computed again from the samples", _counts(result, samples))
     return samples
 
 
@@ -228,7 +228,7 @@ def _counterexamples(
         return None
     if samples is None:
         return None
-    passed = findings.weigh(
+    passed = findings.check(
         f"{COUNTEREXAMPLES_NAME}: its digest, one point for each falsified sample", _points(read, samples)
     )
     return read if passed else None

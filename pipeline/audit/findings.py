@@ -14,7 +14,7 @@ class Findings:
     unchecked: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
-    def weigh(self, what: str, faults: Iterable[str]) -> bool:
+    def check(self, what: str, faults: Iterable[str]) -> bool:
         """Enter a check with the faults that it found, or as passed where it found none; whether it passed."""
         new = list(faults)
         self.faults += new

@@ -83,6 +83,6 @@ def _show(diagnosis: Any, out: Any) -> None:
     if diagnosis.unmeasured:
         rows.append(("missing", f"{', '.join(diagnosis.unmeasured)}: float32-any-order refuses them until"))
         rows.append(("", f"pipeline doctor --measure-kernels {diagnosis.unmeasured[0]}   (minutes of CPU each)"))
-    rows += [("fix", sentence) for sentence in diagnosis.remedies]
+    rows += [("fix", sentence) for sentence in diagnosis.problems]
     for label, text in rows:
         out.print(f"{label:<10} {clean(text, 2000)}", markup=False, highlight=False, soft_wrap=True)

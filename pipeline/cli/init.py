@@ -53,7 +53,7 @@ def command(
     from pipeline.commands import job as jobs
     from pipeline.system.atomic import replace_atomically, require_replaceable
 
-    target = out or jobs.PLACES[server]
+    target = out or jobs.PATHS[server]
     path = model or jobs.only_model()
     text = jobs.job(server, path, install, shards)
     if str(target) == "-":
@@ -64,7 +64,7 @@ def command(
             f"{target} exists; see what it lacks with --out -, name another --out, or overwrite it with --force."
         )
     written = {target: text}
-    if not jobs.settled(path):
+    if not jobs.has_settings(path):
         written[jobs.SETTINGS] = jobs.settings(data, eps, fail_under)
     for file, content in written.items():
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ EMPTY = "it is empty: no input is meant, so that nothing was checked; is the pro
 def answer(ending: Ending, model: Path, vnnlib: Path, flags: Mapping[str, Any], report: Path | None, style: str) -> int:
     """Decide a property, print what is known, and return 0 (holds), 1 (violated) or 4 (unknown, timeout)."""
     from pipeline.cli.progress import Watch, consoles
-    from pipeline.commands.events import Decided
+    from pipeline.commands.events import PropertyDone
     from pipeline.commands.properties import decide
     from pipeline.results import dump
     from pipeline.system import run_folder
@@ -28,7 +28,7 @@ def answer(ending: Ending, model: Path, vnnlib: Path, flags: Mapping[str, Any], 
     watch = Watch(errors)
     with watch.bars:
         for event in decide(model, vnnlib, flags, report=report, argv=sys.argv[1:]):
-            if isinstance(event, Decided):
+            if isinstance(event, PropertyDone):
                 done = event
             else:
                 watch.show(event)

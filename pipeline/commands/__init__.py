@@ -1,6 +1,6 @@
-"""certify, retrain and inspect as functions: where the rooms of the package meet. They yield events and print nothing.
+"""The commands (certify, retrain, inspect, ...) as functions that yield events and print nothing.
 
-Each is imported when it is asked for: most of them import PyTorch and ONNX Runtime, and some commands need neither.
+Each is imported on first use: most of them import PyTorch and ONNX Runtime, which some commands do not need.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
     "verify",
     "write_config",
 ]
-_WHERE = {
+_MODULES = {
     **dict.fromkeys(("Done", "Event", "Note"), "events"),
     **dict.fromkeys(("Inspection", "inspect"), "inspection"),
     **dict.fromkeys(("retrain", "write_config"), "retraining"),
@@ -42,6 +42,6 @@ _WHERE = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -18,8 +18,8 @@ from pipeline.commands import facts
 from pipeline.commands.conclusion import conclude
 from pipeline.commands.events import Done, Event, Note
 from pipeline.commands.examination import examine
-from pipeline.commands.features import Reach, reach_of
-from pipeline.commands.promises import measured
+from pipeline.commands.features import NamedRadii, radii_of
+from pipeline.commands.guarantee import kernels_of
 from pipeline.commands.run_data import need_data, test_part
 from pipeline.commands.subject import Subject, device_of, open_model, opened
 from pipeline.data import Dataset
@@ -36,10 +36,14 @@ from pipeline.system.run_folder import RunFolder, program
 from pipeline.system.user_key import VARIABLE
 
 CLEARED = {
-    "another command": "is of another model, data, settings or version",
-    "somebody": "carries no authentication code of yours, whoever left it",
+    "another command": "belongs to another model, other data, settings or another version",
+    "somebody": "carries no authentication code of yours",
 }
-FOREIGN = "{} files in {} carry no authentication code of yours for this run (another machine's? damaged?)"
+"""By what ``RunFolder.begin_anew`` found in the folder of a run, why it is cleared."""
+UNAUTHENTICATED = (
+    "{} files in {} carry no authentication code of yours for this run (another machine's? damaged?): they are removed and "
+    "computed again"
+)
 
 
 def certify(
@@ -54,13 +58,13 @@ def certify(
 ) -> Iterator[Event]:
     """Certify a file on a data set, by its URI or in memory; the last event is ``Done``.
 
-    ``flags`` are settings under the names of ``Settings``; what they leave open is settled by ``pipeline.toml``, the file's
-    metadata and defaults. ``proof`` is a folder for a proof of each certified sample. Stopped, the run leaves what it decided in
-    ``<report>.run``, and the same call goes on from there. Started as several processes they share the samples out, and the first
-    one writes. Raises what the exit codes stand for: see ``pipeline.errors``.
+    ``flags`` are settings under the names of ``Settings``; others come from ``pipeline.toml``, the file's metadata and defaults,
+    in this order. ``proof`` is a folder for a proof of each certified sample. A run that is stopped keeps its results in
+    ``<report>.run``, and the same call resumes from there. Several processes divide the samples among them, and the first one
+    writes the report. Raises the errors that exit codes stand for: see ``pipeline.errors``.
     """
-    said = flags.get("shard")
-    folder = report or run_folder.certification_folder(model, parse_shard(said) if isinstance(said, str) else said)
+    shard = flags.get("shard")
+    folder = report or run_folder.certification_folder(model, parse_shard(shard) if isinstance(shard, str) else shard)
     run_folder.require_folder(folder)
     run = RunFolder(folder)
     with process_group() as crew, run.lock_for(crew):
@@ -83,7 +87,7 @@ def _certify(
     gates = demands(settings, folder)
     if gates.improvement:
         raise UsageError(
-            "--require-improvement is a gate of retrain: certify has no given file to compare with; leave it out."
+            "--require-improvement is a gate of retrain: certify has no earlier file to compare with. Leave it out."
         )
     if settings.memory_budget is not None:
         give_back_large_blocks()
@@ -94,15 +98,16 @@ def _certify(
     if data is None:
         uri = settings.test_data or need_data(subject, settings)
         data = crew.each(lambda: test_part(uri, settings, subject.joined), first_alone=settings.download)
-    dataset = data
-    reach = reach_of(dataset, subject, settings, crew)
+    radii = radii_of(data, subject, settings, crew)
     if settings.curve:
         yield Note(f"no eps was given: the curve over {', '.join(map(str, settings.radii))}")
-    journal = yield from resumed(run, run_key(subject, dataset, settings, reach), crew)
+    journal = yield from open_journal(run, run_key(subject, data, settings, radii), crew)
     work = Work(crew, journal, settings.time_budget, began, should_stop)
-    unshared = settings.model_copy(update={"shard": None})
-    whole = run_key(subject, dataset, unshared, reach) if settings.shard else None
-    evidence = yield from examine(subject, dataset, settings, source, gates, work, run=whole, reach=reach, proof=proof)
+    unsharded = settings.model_copy(update={"shard": None})
+    whole = run_key(subject, data, unsharded, radii) if settings.shard else None
+    evidence = yield from examine(
+        subject, data, settings, source, gates, work, run_sha256=whole, radii=radii, proof=proof
+    )
     result = conclude(evidence.fields, evidence.samples, gates)
     stopped_by = "time budget" if evidence.incomplete else None
     described = reports.Report.of(
@@ -118,27 +123,27 @@ def _certify(
     yield Done(described, folder, leads=crew.leads)
 
 
-def run_key(subject: Subject, dataset: Dataset, settings: Settings, reach: Reach | None = None) -> str:
-    """The digest of everything that a verdict depends on; gates, and how long one may look, are not among it."""
-    asked = settings.model_dump(
+def run_key(subject: Subject, dataset: Dataset, settings: Settings, radii: NamedRadii | None = None) -> str:
+    """The SHA-256 of everything that a verdict depends on, which gates and the time budget do not belong to."""
+    relevant = settings.model_dump(
         mode="json", exclude=GATES | {"time_budget", "download", "thumbnails", "retrain", "parity_seed"}
     )
     parts = {
         "model": asdict(subject.file.digests),
         "data": dataset.digest,
-        "settings": asked,
-        "features": None if reach is None else reach.digest,
+        "settings": relevant,
+        "features": None if radii is None else radii.digest,
         "device": device_of(settings),
         "versions": facts.versions(),
         "program": program(),
-        "kernels": measured(subject, settings).assumptions,
+        "kernels": kernels_of(subject, settings).assumptions,
         "executed": subject.executed.execution.graph_sha256,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def resumed(run: RunFolder, key: str, crew: Crew) -> Generator[Event, None, Journal]:
-    """What the same command decided before it was stopped; what another left is cleared away by the first process."""
+def open_journal(run: RunFolder, key: str, crew: Crew) -> Generator[Event, None, Journal]:
+    """The journal of the run with this key, which holds its earlier results; the first process clears that of another run."""
     seal = run.seal(key)
     keys = crew.share(None if seal is None else seal.fingerprint)
     if keys[0] is None:
@@ -147,16 +152,18 @@ def resumed(run: RunFolder, key: str, crew: Crew) -> Generator[Event, None, Jour
         )
         return Journal()
     if len(set(keys)) > 1:
-        yield Note(f"what some processes decide cannot be gone on from: set the same {VARIABLE} on every machine", True)
-    if crew.leads and (told := CLEARED.get(run.begin_anew(key))):
-        yield Note(f"{run.path} {told}: it is cleared, and everything is decided afresh")
+        yield Note(
+            f"the results of some processes cannot be resumed from: set the same {VARIABLE} on every machine", True
+        )
+    if crew.leads and (why := CLEARED.get(run.begin_anew(key))):
+        yield Note(f"{run.path} {why}: it is cleared, and the run starts from the beginning")
     crew.share(None)
     journal = Journal(run.path, seal, rank=crew.rank)
     if crew.leads and journal.foreign:
-        yield Note(f"{FOREIGN.format(len(journal.foreign), run.path)}: they are removed, and decided afresh", True)
+        yield Note(UNAUTHENTICATED.format(len(journal.foreign), run.path), True)
     if len(journal):
-        yield Note(f"going on from {run.path}, where {len(journal)} batches are decided")
-    # Nobody may write before everybody has read.
+        yield Note(f"resuming from {run.path}, which holds the results of {len(journal)} batches")
+    # No process may write before all have read.
     crew.share(None)
     for part in journal.foreign if crew.leads else ():
         part.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""``pipeline doctor``: what this machine can promise, what is wrong with it, and the one thing to do about each fault."""
+"""``pipeline doctor``: checks the environment, and says how to mend each problem."""
 
 from __future__ import annotations
 
@@ -31,31 +31,31 @@ OPTIONAL = {
     "pyarrow": "data by parquet:PATH",
     "pandas": "RunReport.to_pandas",
 }
-"""Packages that some users need, and what for."""
+"""Optional packages, and what they are needed for."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The environment as certificates see it."""
+    """Everything about the environment that certificates depend on."""
 
     versions: dict[str, str]
     providers: tuple[str, ...]
     cuda: str | None
     """The name of the CUDA device, None where torch sees none."""
     threads: tuple[int, int]
-    """(cores this process may use, threads torch uses)."""
+    """(cores that this process may use, threads that torch uses)."""
     fault: str | None
-    """Why float64 or the kernel table cannot be trusted here, or None."""
+    """Why float64 arithmetic or the kernel table is wrong on this machine, or None."""
     table: kernel_table.KernelTable
     file: Path
     ignored: str | None
-    """Why a stored table was not used."""
+    """Why the stored kernel table was not used, or None."""
     telemetry: dict[str, str] = field(default_factory=dict)
-    """Of each package that has any, whether it may send events."""
+    """For each package with telemetry, whether it may send events."""
     absent: tuple[str, ...] = ()
-    """Of ``OPTIONAL``, those that are not installed."""
-    remedies: tuple[str, ...] = ()
-    """One sentence for each thing to mend."""
+    """The packages of ``OPTIONAL`` that are not installed."""
+    problems: tuple[str, ...] = ()
+    """A sentence for each problem: what was found, and how to mend it."""
 
     @property
     def unmeasured(self) -> tuple[str, ...]:
@@ -65,7 +65,7 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class KernelMeasurement:
-    """One finished measurement, and where it was stored: nowhere for a sample."""
+    """The measurement of one kernel, and the file that it was stored in (None for a sample)."""
 
     operator: str
     measured: Measured
@@ -73,7 +73,7 @@ class KernelMeasurement:
 
 
 def diagnose() -> Diagnosis:
-    """Look at versions, devices, float64 and the stored kernel table; changes nothing."""
+    """Check versions, devices, float64 arithmetic and the stored kernel table; changes nothing."""
     table, ignored = kernel_table.load()
     try:
         self_test()
@@ -93,17 +93,17 @@ def diagnose() -> Diagnosis:
         ignored=ignored,
         telemetry={package: telemetry.describe(package) for package in telemetry.OPT_OUT},
         absent=tuple(package for package in OPTIONAL if find_spec(package) is None),
-        remedies=remedies(),
+        problems=problems(),
     )
 
 
 def measure_kernels(
     operators: Sequence[str], *, sample: int | None = None
 ) -> Iterator[Note | Progress | KernelMeasurement]:
-    """Measure kernels at every float32 and store each as it is done; a ``sample`` is shown and not stored.
+    """Measure the errors of kernels at every float32, and store each; with ``sample``, at that many inputs and not stored.
 
-    Raises UsageError (2) for an operator that is no function of one number, EnvironmentFailure (74) for a kernel that is not
-    finite where its function is, and where there is no key to keep a measurement under.
+    Raises UsageError (2) for an operator that is not a function of one number, EnvironmentFailure (74) for a kernel that is not
+    finite where its function is, and where the user has no key to authenticate a stored measurement.
     """
     unknown = [name for name in operators if name not in OPERATORS]
     if unknown:
@@ -111,52 +111,50 @@ def measure_kernels(
     if sample is not None and not 1 <= sample <= PATTERNS:
         raise UsageError(f"--sample takes between 1 and {PATTERNS} points; received {sample}.")
     for name in operators:
-        told = False
+        announced = False
         for event in measure(name, count=sample or PATTERNS):
             if isinstance(event, Measured):
                 yield KernelMeasurement(name, event, None if sample else kernel_table.store(name, event))
                 continue
-            if not told and event.done >= min(event.total, 1 << 22):
-                told = True
+            if not announced and event.done >= min(event.total, 1 << 22):
+                announced = True
                 yield Note(f"{name}: {event.total} inputs, about {max(1, round(event.seconds / 60))} min")
             yield Progress(f"kernel {name}", event.done, event.total)
 
 
-def remedies() -> tuple[str, ...]:
-    """A sentence a fault: what was found, and how to mend it. Empty where there is nothing to mend."""
-    return (*flavours(), *outdated(), *fallen_back())
+def problems() -> tuple[str, ...]:
+    """A sentence for each problem of the installation: what was found, and how to mend it."""
+    return (*conflicting_runtimes(), *outdated(), *unused_gpu())
 
 
-def flavours() -> tuple[str, ...]:
-    """Several distributions share the folder of ONNX Runtime: whichever was installed last has overwritten the others."""
-    found = sorted(set(packages_distributions().get("onnxruntime", ())))
-    if len(found) < 2:
+def conflicting_runtimes() -> tuple[str, ...]:
+    """A sentence where several distributions of ONNX Runtime are installed: they share a folder and overwrite each other."""
+    names = sorted(set(packages_distributions().get("onnxruntime", ())))
+    if len(names) < 2:
         return ()
-    keep = next((name for name in found if name.endswith("-gpu")), found[0])
-    names = " ".join(found)
-    return (f"{', '.join(found)} overwrite each other: pip uninstall -y {names} && pip install {keep}",)
+    keep = next((name for name in names if name.endswith("-gpu")), names[0])
+    return (f"{', '.join(names)} overwrite each other: pip uninstall -y {' '.join(names)} && pip install {keep}",)
 
 
 def outdated() -> tuple[str, ...]:
-    """Packages that are older than this program asks for, or absent."""
-    told = []
+    """A sentence for each required package that is absent, or has a version that this program does not accept."""
+    sentences = []
     for text in _requirements():
-        wanted = Requirement(text)
-        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+        required = Requirement(text)
+        if required.marker is not None and not required.marker.evaluate({"extra": ""}):
             continue
+        name, specifier = required.name, required.specifier
         try:
-            have = version(wanted.name)
+            installed = version(name)
         except PackageNotFoundError:
-            have = "none"
-        if have == "none" or not wanted.specifier.contains(have, prereleases=True):
-            told.append(
-                f"{wanted.name} {have} is installed, {wanted.specifier} needed: pip install '{wanted.name}{wanted.specifier}'"
-            )
-    return tuple(told)
+            installed = "none"
+        if installed == "none" or not specifier.contains(installed, prereleases=True):
+            sentences.append(f"{name} {installed} is installed, {specifier} needed: pip install '{name}{specifier}'")
+    return tuple(sentences)
 
 
-def fallen_back() -> tuple[str, ...]:
-    """A GPU that torch sees and ONNX Runtime does not use: it falls back to the CPU without a word."""
+def unused_gpu() -> tuple[str, ...]:
+    """A sentence where torch sees a GPU that ONNX Runtime does not use: it silently falls back to the CPU."""
     if not torch.cuda.is_available():
         return ()
     if "CUDA" not in kernel_table.providers():

@@ -1,4 +1,4 @@
-"""What a run tells whoever watches it."""
+"""The events that commands yield."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.results.property import PropertyReport, PropertyVerdict
 
 @dataclass(frozen=True)
 class Note:
-    """Something that a reader should know before going on; ``warning`` where it may change what is done next."""
+    """A message to the user; ``warning`` where it may change what the user does next."""
 
     text: str
     warning: bool = False
@@ -21,20 +21,20 @@ class Note:
 
 @dataclass(frozen=True)
 class Done:
-    """The report, where it lies, and for ``retrain`` the file that was written."""
+    """The last event: the report, its folder, and for ``retrain`` the model file that was written."""
 
     report: Report
     folder: Path
     written: Path | None = None
     changes: tuple[str, ...] = ()
     leads: bool = True
-    """Whether this process is the one of its run that prints."""
+    """Whether this process is the one that prints."""
 
     @property
     def exit_code(self) -> int:
-        """0 where every gate passed or none was asked, 1 where one failed, 4 where one is undecided or nothing was checked.
+        """0 if every gate passed or there is none, 1 if one failed, 4 if one is undecided or nothing was checked.
 
-        A shard decides nothing, and is done.
+        0 for a shard, which decides no gate.
         """
         return 0 if self.report.result.shard is not None else EXIT_CODES[self.report.result.verdict]
 
@@ -45,14 +45,14 @@ PROPERTY_EXIT_CODES: dict[PropertyVerdict, int] = {"holds": 0, "violated": 1, "u
 
 
 @dataclass(frozen=True)
-class Decided:
-    """The last event of a property: the report, and where it lies."""
+class PropertyDone:
+    """The last event of a run on a property: the report, and its folder if it was written."""
 
     report: PropertyReport
     folder: Path | None
 
     @property
     def exit_code(self) -> int:
-        """0 holds, 1 violated, 4 unknown or out of time, or an unsafe set so empty that nothing was checked."""
+        """0 holds; 1 violated; 4 unknown, out of time, or an empty unsafe set, for which nothing was checked."""
         result = self.report.result
         return PROPERTY_EXIT_CODES[result.verdict] if result.property.boxes else PROPERTY_EXIT_CODES["unknown"]

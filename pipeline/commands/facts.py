@@ -1,4 +1,4 @@
-"""From what was done to what a report says of it."""
+"""The descriptive parts of a report, made from the objects of a run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 
 from pipeline.certify import PGD, Strategy
-from pipeline.commands.features import Reach
-from pipeline.commands.promises import Kernels
+from pipeline.commands.features import NamedRadii
+from pipeline.commands.guarantee import Kernels
 from pipeline.commands.subject import Subject
 from pipeline.core.joined import Joined
 from pipeline.core.network import Port
@@ -23,11 +23,11 @@ from pipeline.results.statements import ASSUMPTIONS, SAMPLES, region_of
 from pipeline.settings import Settings
 
 Dims = Callable[[str, tuple[int | None, ...]], tuple[int | str | None, ...]]
-"""The declared shape of an input, by its name, and what stands where it is not declared."""
+"""``dims(name, fallback)``: the shape that the file declares for an input, or the fallback."""
 
 
 def version_of(name: str) -> str:
-    """The version of an installed distribution, ``unknown`` where it is none."""
+    """The version of an installed distribution, or ``unknown``."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -40,8 +40,8 @@ def tool() -> report.Tool:
 
 
 def model(subject: Subject) -> report.Model:
-    """The delivered file: digests of its bytes, its graph and its weights, and what it declares."""
-    file, proto, found = subject.file, subject.file.model, subject.file.digests
+    """The delivered file: digests of its bytes, its graph and its weights, and its declarations."""
+    file, proto, digests = subject.file, subject.file.model, subject.file.digests
     (entry,), (exit_,) = subject.network.inputs, subject.imported.network.outputs
     declared = {v.name: v for v in proto.graph.input}
 
@@ -49,18 +49,18 @@ def model(subject: Subject) -> report.Model:
         if name not in declared:
             return fallback
         shape = declared[name].type.tensor_type.shape.dim
-        if len(shape) < len(fallback):  # of a file without a batch axis, which was given one
+        if len(shape) < len(fallback):  # a file without a batch axis, to which the import adds one
             return fallback
         return tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in shape)
 
     parameters = {id(p): p.numel() for p in subject.imported.network.parameters()}
     return report.Model(
         file=file.path.name,
-        sha256=found.sha256,
+        sha256=digests.sha256,
         bytes=len(file.content),
         external_data=file.external_data,
-        structure_sha256=found.structure_sha256,
-        weights_sha256=found.weights_sha256,
+        structure_sha256=digests.structure_sha256,
+        weights_sha256=digests.weights_sha256,
         ir_version=proto.ir_version,
         opsets={o.domain or "ai.onnx": o.version for o in proto.opset_import},
         input=report.Input(name=entry.name, dtype="float32", shape=dims(entry.name, entry.shape)),
@@ -79,7 +79,7 @@ def model(subject: Subject) -> report.Model:
 
 
 def inputs_of(joined: Joined, dims: Dims) -> tuple[report.InputUse, ...]:
-    """Which input is perturbed, and where the others come from."""
+    """The use of each input: perturbed, read with each sample, or constant."""
     constants = {**joined.constants, **joined.alike}
 
     def use(port: Port) -> Literal["perturbed", "data", "constant"]:
@@ -104,10 +104,10 @@ def _kind(subject: Subject) -> str:
 
 
 def preprocessing(subject: Subject, fitted: Fitted, source: dict[str, str]) -> report.Preprocessing:
-    """How a stored value becomes the model's input, and what said so."""
-    said = sorted({source[k] for k in ("mean", "std", "range", "layout") if k in source})
+    """How a stored value becomes the model's input, and where these settings come from."""
+    sources = sorted({source[k] for k in ("mean", "std", "range", "layout") if k in source})
     return report.Preprocessing(
-        source=" and ".join(said) or "none given: pixels go in as they are",
+        source=" and ".join(sources) or "none given: pixels go in as they are",
         range=fitted.value_range,
         mean=subject.normalise.mean if subject.normalise else None,
         std=subject.normalise.std if subject.normalise else None,
@@ -117,7 +117,7 @@ def preprocessing(subject: Subject, fitted: Fitted, source: dict[str, str]) -> r
 
 
 def _layout(subject: Subject, fitted: Fitted) -> str:
-    """The order of axes, by the one along which means stand where there are several."""
+    """The order of axes: where there are several means, that of the axis along which they apply."""
     normalise = subject.normalise
     if fitted.layout == "flat" or normalise is None or len(normalise.mean) == 1:
         return fitted.layout
@@ -125,7 +125,7 @@ def _layout(subject: Subject, fitted: Fitted) -> str:
 
 
 def data(dataset: Dataset, evaluated: int, limit: int | None, seed: int, notes: Sequence[str] = ()) -> report.Data:
-    """Which samples, of which part of what."""
+    """The data set, its part, and the selection of samples."""
     return report.Data(
         uri=without_folders(dataset.uri),
         part=dataset.part,
@@ -140,33 +140,33 @@ def data(dataset: Dataset, evaluated: int, limit: int | None, seed: int, notes: 
     )
 
 
-def threat(settings: Settings, fitted: Fitted, reach: Reach | None) -> report.Threat:
-    """What an attacker may do to a sample."""
-    if reach is None:
+def threat(settings: Settings, fitted: Fitted, radii: NamedRadii | None) -> report.Threat:
+    """The threat model: how far an attacker may change a sample."""
+    if radii is None:
         return report.Threat(norm=settings.norm, range=fitted.value_range)
-    told = reach.told()
-    clip = told.low is not None or told.high is not None
-    return report.Threat(norm=settings.norm, space="feature", range=fitted.value_range, clip=clip, features=told)
+    features = radii.to_report()
+    clip = features.low is not None or features.high is not None
+    return report.Threat(norm=settings.norm, space="feature", range=fitted.value_range, clip=clip, features=features)
 
 
 def method(
-    subject: Subject, settings: Settings, how: Strategy, kernels: Kernels, about: report.Threat
+    subject: Subject, settings: Settings, strategy: Strategy, kernels: Kernels, threat: report.Threat
 ) -> report.Method:
-    """How samples were certified, and what certified means."""
-    ran = kernels.on(subject.executed.execution)
+    """How samples were certified, and the statement that a certificate makes."""
+    execution = kernels.on(subject.executed.execution)
     return report.Method(
-        bounds=how.methods,
+        bounds=strategy.methods,
         requested=settings.method,
         dtype="float64",
         arithmetic=settings.arithmetic,
         assumptions=(*ASSUMPTIONS[settings.arithmetic], *kernels.assumptions, *subject.assumptions),
-        statement=SAMPLES[settings.arithmetic].format(region=region_of(about), execution=ran),
-        attack=_attack(how.attack),
-        long_attack=_attack(how.long_attack),
+        statement=SAMPLES[settings.arithmetic].format(region=region_of(threat), execution=execution),
+        attack=_attack(strategy.attack),
+        long_attack=_attack(strategy.long_attack),
         memory_budget=settings.memory_budget,
-        max_domains=how.most_domains,
+        max_domains=strategy.most_domains,
         provider=settings.provider,
-        execution=ran,
+        execution=execution,
     )
 
 
@@ -179,7 +179,7 @@ def _attack(pgd: PGD | None) -> report.Attack | None:
 
 
 def versions() -> dict[str, str]:
-    """This program and what it computes with."""
+    """The versions of this program and of the libraries that compute."""
     return {name: version_of(name) for name in ("pipeline", "torch", "numpy")} | {"onnxruntime": _onnxruntime()}
 
 
@@ -191,7 +191,7 @@ def run(
     stopped_by: str | None = None,
     parity_seed: int | None = None,
 ) -> Run:
-    """When, where and how long: what differs from run to run."""
+    """The volatile part of a report: when, where and how long the run was."""
     seconds = (datetime.now(UTC) - started).total_seconds()
     host: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
@@ -211,5 +211,5 @@ def run(
 
 
 def _onnxruntime() -> str:
-    found = version_of("onnxruntime-gpu")
-    return f"{found} (gpu build)" if found != "unknown" else version_of("onnxruntime")
+    gpu = version_of("onnxruntime-gpu")
+    return f"{gpu} (gpu build)" if gpu != "unknown" else version_of("onnxruntime")

@@ -1,6 +1,6 @@
-"""``pipeline inspect``: what is in a file, which of it bounds can cross, what retraining would touch, and what all that costs.
+"""``pipeline inspect``: the operators and weights of a file, which of them can be bounded and retrained, and the costs.
 
-Costs are counted on the graph; nothing is measured."""
+Costs are computed from the graph, not measured."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 from pipeline.bounds.cost import Cost, cost_of
 from pipeline.certify.engine import CHUNK_BYTES
 from pipeline.certify.prover import IBP_BATCH
-from pipeline.commands.first_look import entrance
-from pipeline.commands.promises import measured, refuse_unpromised
+from pipeline.commands.guarantee import kernels_of, require_guarantee
+from pipeline.commands.input_check import input_operations
 from pipeline.commands.subject import Subject, opened, subject_of
 from pipeline.core.network import Network, Port
 from pipeline.errors import EnvironmentFailure, NoClassifier, PipelineError, UsageError
@@ -29,7 +29,7 @@ from pipeline.train.full_bn import Placement, placements
 
 @dataclass(frozen=True)
 class NodeRow:
-    """One operator of the network: what the file calls it, what it became, and why bounds cannot cross it, if so."""
+    """One operator: its name in the file, the module that it became, and why it cannot be bounded, or None."""
 
     name: str
     operator: str
@@ -40,7 +40,7 @@ class NodeRow:
 
 @dataclass(frozen=True)
 class WeightRow:
-    """One parameter: the initialiser it came from, its size, and why it never trains, if so."""
+    """One parameter: its initialiser in the file, its shape, and why it is never trained, or None."""
 
     parameter: str
     initializer: str
@@ -50,7 +50,7 @@ class WeightRow:
 
 @dataclass(frozen=True)
 class Inspection:
-    """Everything that certify and retrain would find out before they start."""
+    """Everything that certify and retrain find out about a file before they start."""
 
     file: str
     opsets: dict[str, int]
@@ -62,28 +62,28 @@ class Inspection:
     parity: MeasuredParity
     notes: tuple[str, ...]
     preprocessing: tuple[str, ...]
-    """What happens to the input before the first layer, and what the metadata says of what happens outside the file."""
+    """Sentences on the operations before the first layer, and on the preprocessing that the metadata states."""
     cost: Cost | None
-    """None where the graph does not run on one blank sample."""
+    """None where the graph does not run on one sample of zeros."""
     mode: str
     refused: str | None
-    """Why ``certify`` refuses the file in that mode of arithmetic on this machine, None where it does not."""
+    """Why ``certify`` refuses the file in this mode of arithmetic on this machine, or None."""
     classifier: bool = True
-    """Whether each sample gets one number a class, or one number; a property may be asked of any other file."""
+    """Whether the output of a sample is one number a class, or one number; other files can have properties certified."""
     fixed: tuple[str, ...] = ()
-    """The weights that are fixed in a copy, where one was written."""
+    """The weights that were fixed in the copy, if one was written."""
 
     @property
     def supported(self) -> bool:
-        """Whether bounds cross every node."""
+        """Whether every operator can be bounded."""
         return all(row.problem is None for row in self.nodes)
 
 
 def inspect(model: Path, flags: Mapping[str, Any], *, freeze_to: Path | None = None) -> Inspection:
-    """Import a file and describe it; ``freeze_to``: and write a copy in which no caller can override weights.
+    """Import a file and describe it; to ``freeze_to``, write a copy in which no caller can override weights.
 
-    Raises InputRejected (3) only where it cannot be imported, UsageError (2) where the copy would replace the file itself,
-    EnvironmentFailure (74) where it cannot be written.
+    Raises InputRejected (3) only where the file cannot be imported, UsageError (2) where the copy would replace the file,
+    EnvironmentFailure (74) where the copy cannot be written.
     """
     file = opened(model)
     settings, _ = settle(file.path, flags, file.metadata)
@@ -112,21 +112,23 @@ def inspect(model: Path, flags: Mapping[str, Any], *, freeze_to: Path | None = N
 def _subject(
     file: ModelFile, imported: importer.Imported, settings: Settings
 ) -> tuple[Subject | None, PipelineError | None]:
-    """What ``certify`` would take it for, and say before its first bound, by the very checks that it makes."""
+    """The subject that ``certify`` would make of the file, and the error that it would raise before its first bound."""
     subject = None
     try:
         subject = subject_of(file, imported, settings)
-        measured(subject, settings)
-        refuse_unpromised(subject, settings)
+        kernels_of(subject, settings)
+        require_guarantee(subject, settings)
     except PipelineError as error:
         return subject, error
     return subject, None
 
 
 def _write_frozen(file: ModelFile, out: Path) -> tuple[str, ...]:
-    """Write the file with its overridable weights fixed, and return their names."""
+    """Write the file with its overridable weights fixed; returns their names."""
     if file.is_at(out):
-        raise UsageError(f"a fixed copy is another file; --freeze names the model itself, {shown(str(out))}.")
+        raise UsageError(
+            f"--freeze must name another file than the model; received the model itself, {shown(str(out))}. Name another."
+        )
     require_replaceable(out)
     content, names = freeze.freeze_inputs(file)
     try:
@@ -136,12 +138,11 @@ def _write_frozen(file: ModelFile, out: Path) -> tuple[str, ...]:
     return names
 
 
-def _preprocessing(network: Network, told: Mapping[str, str]) -> tuple[str, ...]:
-    """What happens to the input before the first layer, one sentence an operation."""
-    found = [*entrance(network).told]
-    if "pipeline.preprocessing" in told:
-        found.append(f"outside the file, by its metadata: {shown(told['pipeline.preprocessing'], 200)}")
-    return tuple(found)
+def _preprocessing(network: Network, metadata: Mapping[str, str]) -> tuple[str, ...]:
+    sentences = [*input_operations(network).sentences]
+    if "pipeline.preprocessing" in metadata:
+        sentences.append(f"outside the file, by its metadata: {shown(metadata['pipeline.preprocessing'], 200)}")
+    return tuple(sentences)
 
 
 def _cost(network: Network) -> Cost | None:
@@ -155,7 +156,10 @@ def _nodes(network: Network) -> tuple[NodeRow, ...]:
     problems: dict[str, UnsupportedNode] = {u.name: u for u in unsupported(network)}
     try:
         bn = {p.node: p for p in placements(network)}
-    except (PipelineError, RuntimeError):  # a network that does not run on one blank sample still has its other columns
+    except (
+        PipelineError,
+        RuntimeError,
+    ):  # a network that does not run on one sample of zeros still has the other columns
         bn = {}
     rows = []
     for step in network.plan().steps:

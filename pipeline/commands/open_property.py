@@ -1,4 +1,4 @@
-"""The model that a property is about: opened, compared with its own runtime inside the boxes, and refused by name."""
+"""Opens the model of a property: checks it against the property, and compares it with its own runtime inside the boxes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from pipeline.certify.subdomain import inputs_of, outputs_of
-from pipeline.commands.promises import refuse_unpromised
+from pipeline.commands.guarantee import require_guarantee
 from pipeline.commands.subject import Subject
 from pipeline.core.network import Network
 from pipeline.errors import InputRejected
@@ -19,19 +19,18 @@ from pipeline.rules import require, rule_for
 from pipeline.settings import Settings
 from pipeline.vnnlib import Property, nearest32
 
-BATCH_BYTES = 1 << 26
-COMPARED = 4
-"""Boxes at whose ends and centres the import is compared with ONNX Runtime."""
+PARITY_BOXES = 4
+"""In how many boxes the import is compared with ONNX Runtime."""
 
 
 def open_for(file: ModelFile, settings: Settings, question: Property, seed: int = 0) -> Subject:
-    """The model, whose inputs and outputs the property must name one by one. Raises InputRejected (3) where it does not.
+    """The model of a property. Raises InputRejected (3) where the property does not have its inputs and outputs.
 
-    Operators need no rule yet: what cannot be bounded may still be falsified. ``seed`` draws points at which import and runtime
-    are compared inside the boxes.
+    Operators without a rule are accepted here, since a property of them may still be falsified. ``seed`` draws the points in the
+    boxes at which import and runtime are compared.
     """
     imported = importer.load(file, output=settings.output, level=settings.runtime_optimization)
-    if not _counts_samples(imported.network):
+    if not _has_batch_axis(imported.network):
         imported = importer.load(file, output=settings.output, level=settings.runtime_optimization, lift=True)
     network = imported.network
     for port in network.inputs:
@@ -56,29 +55,29 @@ def open_for(file: ModelFile, settings: Settings, question: Property, seed: int 
         "inputs": (question.inputs, sum(x.numel() for x in xs)),
         "outputs": (question.outputs, sum(y.numel() for y in ys)),
     }
-    for what, (said, has) in counts.items():
-        if said != has:
+    for what, (declared, actual) in counts.items():
+        if declared != actual:
             raise InputRejected(
-                f"a property names every value of a model; it declares {said} {what} and the model has {has}. "
+                f"a property names every value of a model; it declares {declared} {what} and the model has {actual}. "
                 "Is it the property of another model?"
             )
     session = imported.session_on(settings.provider, settings.runtime_optimization)
     points = _points(network, question, seed)
     parity.require(parity.compare(session, file.model, network, points))
     subject = Subject(file, imported, network, session, None, tuple(xs[0].shape[1:]), question.outputs)
-    refuse_unpromised(subject, settings)
+    require_guarantee(subject, settings)
     return subject
 
 
-def _counts_samples(network: Network) -> bool:
-    """Whether a network has a batch axis, in front of all inputs and outputs."""
+def _has_batch_axis(network: Network) -> bool:
+    """Whether the first axis of all inputs and outputs is a batch axis."""
     return parity.batch_axis(network) and all(port.shape[:1] in ((None,), (1,)) for port in network.outputs)
 
 
 def _require_declared(
     network: Network, question: Property, inputs: list[tuple[int, ...]], outputs: list[tuple[int, ...]]
 ) -> None:
-    """Raise InputRejected where inputs and outputs are declared in another order, by another name or of another shape."""
+    """Raise InputRejected where the declared inputs and outputs are not the model's, by order, name and shape."""
     if not question.declared:
         return
     for kind, ports, shapes in (("X", network.inputs, inputs), ("Y", network.outputs, outputs)):
@@ -98,7 +97,7 @@ def _require_declared(
 
 
 def require_rules(network: Network) -> None:
-    """Raise InputRejected unless every operator has a rule, a final Softmax too: its outputs are what the property bounds."""
+    """Raise InputRejected unless every operator has a rule, a final Softmax too, since the property is about its outputs."""
     require(network)
     plan = network.plan()
     cut, _ = plan.before_softmax()
@@ -113,9 +112,12 @@ def require_rules(network: Network) -> None:
 
 
 def _points(network: Network, question: Property, seed: int) -> list[np.ndarray]:
-    """Of some boxes the centre, two corners and two points drawn, one array an input; the usual points where there is no box."""
+    """Points for parity, an array for each input: in some boxes the centre and two corners, a random point and a random corner.
+
+    The usual points of parity where the property has no box.
+    """
     rng, flat = np.random.default_rng(seed), []
-    for case in question.cases[:: max(1, len(question.cases) // COMPARED)][:COMPARED]:
+    for case in question.cases[:: max(1, len(question.cases) // PARITY_BOXES)][:PARITY_BOXES]:
         for share in (Fraction(0), Fraction(1, 2), Fraction(1)):
             flat.append([nearest32(a + share * (b - a)) for a, b in zip(case.lower, case.upper, strict=True)])
         for shares in (rng.random(len(case.lower)), rng.integers(0, 2, len(case.lower))):

@@ -1,4 +1,4 @@
-"""``pipeline certify --property``: from a file and an unsafe set to a verdict, and a witness where there is one."""
+"""``pipeline certify --property``: from a file and a property to a verdict, with a witness if it is violated."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from pipeline.certify.refuter import BATCH, Refuter
 from pipeline.certify.subdomain import Subdomain
 from pipeline.certify.witness import Witness
 from pipeline.commands import facts
-from pipeline.commands.events import Decided, Note
+from pipeline.commands.events import Note, PropertyDone
 from pipeline.commands.examination import seed_of
+from pipeline.commands.guarantee import Kernels, kernels_of
 from pipeline.commands.open_property import open_for, require_rules
-from pipeline.commands.promises import Kernels, measured
 from pipeline.commands.subject import Subject, device_of, opened
 from pipeline.distributed.group import ALONE
 from pipeline.errors import UsageError
@@ -45,9 +45,9 @@ from pipeline.system.clock import Clock
 from pipeline.vnnlib import Property, PropertyText, counterexample, exact, load, parse
 
 ATTACK_SHARE = 0.3
-"""How much of a time budget the search for a counterexample may take before a proof is tried."""
+"""The share of a time budget for the search for a counterexample that precedes the proof."""
 LONGER = 6
-"""How many times as many starts the second search has."""
+"""The second search has this many times as many starts as the first."""
 ABOUT_DATA = {"data", "test_data", "download", "range", "mean", "std", "layout", "label_offset", "max_samples"}
 ABOUT_DATA |= {"eps", "norm", "largest_eps", "thumbnails"} | GATES
 
@@ -60,35 +60,35 @@ def decide(
     report: Path | None = None,
     keep: bool = True,
     argv: Sequence[str] = (),
-) -> Iterator[Note | Progress | Decided]:
-    """Whether a model has a property: look for a counterexample, then for a proof. The last event is ``Decided``.
+) -> Iterator[Note | Progress | PropertyDone]:
+    """Decide whether a property holds of a model, by counterexample or proof. The last event is ``PropertyDone``.
 
-    Raises UsageError (2) for flags about data, InputRejected (3) for what cannot be read or bounded, Contradiction (5) where
-    two independent readings of the property disagree about a counterexample.
+    Without ``keep`` no report is written. Raises UsageError (2) for flags about data, InputRejected (3) for files that cannot be
+    read or bounded, Contradiction (5) where two independent readings of the property disagree about a counterexample.
     """
     folder = (report or run_folder.property_folder(property_file)) if keep else None
     if folder is not None:
         run_folder.require_folder(folder)
-    if about := sorted(ABOUT_DATA & flags.keys()):
-        said = ", ".join("--" + name.replace("_", "-") for name in about)
-        raise UsageError(f"a property says itself which inputs are meant; {said} cannot stand beside --property.")
-    yield from decide_read(opened(model), property_file.name, load(property_file), flags, folder=folder, argv=argv)
+    if unused := sorted(ABOUT_DATA & flags.keys()):
+        names = ", ".join("--" + name.replace("_", "-") for name in unused)
+        raise UsageError(f"a property says itself which inputs are meant; {names} cannot stand beside --property.")
+    yield from decide_opened(opened(model), property_file.name, load(property_file), flags, folder=folder, argv=argv)
 
 
-def decide_read(
+def decide_opened(
     file: ModelFile,
     name: str,
-    asked: PropertyText,
+    text: PropertyText,
     flags: Mapping[str, Any],
     *,
     folder: Path | None = None,
     argv: Sequence[str] = (),
-) -> Iterator[Note | Progress | Decided]:
-    """The same of files that were read; ``name`` is that of the property, and a report is written to ``folder``, if any."""
+) -> Iterator[Note | Progress | PropertyDone]:
+    """``decide`` for files that are already read; ``name`` is the property's, ``folder`` is for the report, if any."""
     began, started = time.monotonic(), datetime.now(UTC)
     settings, source = settle(file.path, flags, file.metadata)
     clock = Clock(None if settings.time_budget is None else began + settings.time_budget)
-    question = parse(asked.text)
+    question = parse(text.text)
     settings = _of_declared_types(settings, source, question)
     seed = seed_of(settings, ALONE)
     subject = open_for(file, settings, question, seed)
@@ -103,16 +103,16 @@ def decide_read(
     for note in notes:
         yield Note(note)
     names = [port.name for port in subject.network.outputs]
-    judge = Judge(question, asked.text, lambda point: subject.session.flat(point, names))
+    judge = Judge(question, text.text, lambda point: subject.session.flat(point, names))
     falsifier = _falsifier(subject, question, judge, settings, source) if settings.attack else None
-    outcome, witness, kernels = yield from _decided(subject, question, falsifier, settings, clock)
-    ran = kernels.on(subject.executed.execution)
+    outcome, witness, kernels = yield from _search_and_prove(subject, question, falsifier, settings, clock)
+    execution = kernels.on(subject.executed.execution)
     result = PropertyResult(
         tool=facts.tool(),
         model=PropertyModel(file=file.path.name, sha256=file.digests.sha256, bytes=len(file.content)),
         property=PropertyFile(
             file=name,
-            sha256=asked.sha256,
+            sha256=text.sha256,
             inputs=question.inputs,
             outputs=question.outputs,
             boxes=len(question.cases),
@@ -122,53 +122,53 @@ def decide_read(
         output=settings.output,
         arithmetic=settings.arithmetic,
         provider=settings.provider,
-        execution=ran,
-        statement=PROPERTY[settings.arithmetic].format(execution=ran),
+        execution=execution,
+        statement=PROPERTY[settings.arithmetic].format(execution=execution),
         assumptions=(*ASSUMPTIONS[settings.arithmetic], *kernels.assumptions, *subject.assumptions),
         verdict=_verdict(outcome, witness, settings),
         methods=bounding(up_to(settings.method)),
-        decided_by=_by(outcome, witness),
+        decided_by=_decided_by(outcome, witness),
         boxes_bounded=outcome.boxes,
         boxes_open=len(outcome.open),
         unfinished=outcome.unfinished,
         attack=None if falsifier is None else _attack(falsifier.settings),
-        witness=None if witness is None else _found(witness),
+        witness=None if witness is None else _witness_point(witness),
         notes=(*notes, *([kernels.note] if kernels.note else [])),
     )
     run = facts.run(started, argv, device_of(settings), {}, parity_seed=seed)
     described = PropertyReport.of(result, run)
     if folder is not None:
-        text_of = None if witness is None else counterexample(witness.x, exactly(witness.y))
-        write_property(described, text_of, folder)
-    yield Decided(described, folder)
+        witness_text = None if witness is None else counterexample(witness.x, exactly(witness.y))
+        write_property(described, witness_text, folder)
+    yield PropertyDone(described, folder)
 
 
 def _of_declared_types(settings: Settings, source: Mapping[str, str], question: Property) -> Settings:
-    """The arithmetic that the property declares: ``real``, or float32 as it is run. Raises UsageError where less is asked for."""
+    """The settings in the arithmetic that the property declares, if any. Raises UsageError where flags ask for a weaker one."""
     types = {one.element_type for one in question.declared}
     if types == {"real"} and "arithmetic" not in source:
         return settings.model_copy(update={"arithmetic": "real"})
     if "float32" in types and settings.arithmetic == "real":
         raise UsageError(
-            "the property declares float32, and --arithmetic real promises nothing of it: leave the flag out, or declare real."
+            "the property declares float32, about which --arithmetic real proves nothing: leave the flag out, or declare real."
         )
     return settings
 
 
-def _decided(
+def _search_and_prove(
     subject: Subject,
     question: Property,
     falsifier: Falsifier | None,
     settings: Settings,
     clock: Clock,
 ) -> Generator[Progress, None, tuple[Outcome, Witness | None, Kernels]]:
-    """A short search, a proof, and where neither decides a long search among what is open."""
+    """A short search for a counterexample, a proof, and if neither decides, a long search in the open subdomains."""
     left = None if clock.deadline is None else max(0.0, clock.deadline - time.monotonic())
     witness = falsifier.search(Clock.of(None if left is None else left * ATTACK_SHARE)) if falsifier else None
     if witness is not None:
         return Outcome.before(question), witness, Kernels()
     require_rules(subject.network)
-    kernels, device = measured(subject, settings), device_of(settings)
+    kernels, device = kernels_of(subject, settings), device_of(settings)
     network = subject.network.in_float64().to(device)
     refuter = Refuter(
         network,
@@ -180,11 +180,11 @@ def _decided(
         memory=settings.memory_budget,
     )
 
-    def stop(patches: Sequence[Subdomain]) -> bool:
-        return falsifier is not None and falsifier.probe(patches, clock) is not None
+    def stop(subdomains: Sequence[Subdomain]) -> bool:
+        return falsifier is not None and falsifier.probe(subdomains, clock) is not None
 
-    def try_points(patch: Subdomain, points: Tensor) -> bool:
-        return falsifier is not None and falsifier.at(patch, points) is not None
+    def try_points(subdomain: Subdomain, points: Tensor) -> bool:
+        return falsifier is not None and falsifier.at(subdomain, points) is not None
 
     most = settings.max_domains or (DOMAINS if clock.deadline is None else MAX_BOXES)
     outcome = yield from prove(refuter, clock, stop=stop, try_points=try_points, domains=most)
@@ -210,7 +210,7 @@ def _falsifier(
 
 
 def _attack(pgd: PGD) -> dict[str, float]:
-    """As reports have it: steps as shares of the width of a box."""
+    """The attack as reports state it, with steps as shares of the width of a box."""
     first, last = pgd.step / 2, (pgd.last or pgd.step) / 2
     return {"steps": pgd.steps, "starts": pgd.restarts, "first": first, "last": last, "seed": pgd.seed}
 
@@ -223,17 +223,17 @@ def _verdict(outcome: Outcome, witness: Witness | None, settings: Settings) -> P
     return "timeout" if outcome.timed_out else "unknown"
 
 
-def _by(outcome: Outcome, witness: Witness | None) -> str | None:
+def _decided_by(outcome: Outcome, witness: Witness | None) -> str | None:
     if witness is not None:
         return "onnxruntime"
     if outcome.open or not outcome.boxes:
         return None
-    halved = [f"{outcome.splits} boxes halved"] if outcome.splits else []
-    divided = [f"{outcome.domains} parts by the signs of ReLUs"] if outcome.domains else []
-    return ", ".join([outcome.by, *halved, *divided])
+    halves = [f"{outcome.splits} boxes halved"] if outcome.splits else []
+    domains = [f"{outcome.domains} parts by the signs of ReLUs"] if outcome.domains else []
+    return ", ".join([outcome.by, *halves, *domains])
 
 
-def _found(witness: Witness) -> WitnessPoint:
+def _witness_point(witness: Witness) -> WitnessPoint:
     return WitnessPoint(
         x=tuple(map(exact, witness.x)), y=tuple(map(exact, exactly(witness.y))), rounded=witness.rounded
     )

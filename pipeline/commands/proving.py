@@ -1,4 +1,4 @@
-"""``certify --proof DIR``: a proof of each certified sample, for ``check-proof``, and a manifest of what they are about."""
+"""``certify --proof DIR``: writes a proof of each certified sample, for ``check-proof``, and a manifest."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ from pipeline.settings import Settings
 
 
 def require_provable(subject: Subject, settings: Settings, work: Work, *, by_feature: bool) -> Relus:
-    """The ReLUs of a file whose proofs a checker can replay. Raises UsageError (2) and InputRejected (3) for what it cannot."""
-    for hindered, what in (
+    """The ReLUs of the file, as the checker numbers them.
+
+    Raises UsageError (2) for settings, and InputRejected (3) for a file, whose proofs the checker cannot replay.
+    """
+    for unsupported, what in (
         (settings.norm != "linf", "--norm l2"),
         (by_feature, "radii by feature"),
         (settings.arithmetic == "none", "--arithmetic none"),
@@ -38,9 +41,9 @@ def require_provable(subject: Subject, settings: Settings, work: Work, *, by_fea
         (settings.output is not None, "--output"),
         (work.crew.world > 1, "--devices"),
     ):
-        if hindered:
+        if unsupported:
             raise UsageError(
-                f"--proof writes what one process proves to the end, in boxes; leave {what} out, or --proof."
+                f"--proof is for boxes, and for a run in one process without a limit; leave {what} out, or --proof."
             )
     if subject.threshold is not None or subject.network.plan().before_softmax()[1] is not None:
         raise refusal("a threshold or a Softmax behind its logits")
@@ -55,7 +58,7 @@ def require_provable(subject: Subject, settings: Settings, work: Work, *, by_fea
                 raise refusal("a ReLU whose value is bounded in another order of axes than the file's")
             relus[step.name] = numbers[name]
     if sorted(relus.values()) != list(range(len(numbers))):
-        raise refusal("a ReLU that was put together with another while it was read in")
+        raise refusal("a ReLU that the import merged with another")
     return relus
 
 
@@ -63,49 +66,52 @@ def proofs(
     subject: Subject,
     fitted: Fitted,
     indices: np.ndarray,
-    how: Strategy,
-    found: Certification,
+    strategy: Strategy,
+    certification: Certification,
     folder: Path,
     relus: Relus,
     work: Work,
 ) -> Generator[Event, None, Proofs]:
-    """Write a proof of each certified sample, at its largest certified eps; the manifest comes last.
+    """Write a proof of each certified sample at its largest certified eps, then the manifest; returns the report's entry.
 
-    Raises Preempted (75) once asked to stop; the next run proves again.
+    Raises Preempted (75) when told to stop; the next run writes all proofs again.
     """
-    samples, entries = found.samples, list[dict[str, Any]]()
+    samples, entries = certification.samples, list[dict[str, Any]]()
     certified = samples.verdict == Verdict.CERTIFIED
     rows = np.flatnonzero(certified.any(0))
-    prover = Prover(subject.network, fitted.images, fitted.labels, how, work.clock)
+    prover = Prover(subject.network, fitted.images, fitted.labels, strategy, work.clock)
     put(folder, {MANIFEST: None})
     for done, row in enumerate(rows):
         if work.should_stop():
             raise Preempted("stopped as asked; what was decided is kept, and the same command goes on from there.")
         level = int(np.flatnonzero(certified[:, row])[-1])
         assert samples.decided_by is not None
-        proof = proof_of(prover, DECIDERS[samples.decided_by[level, row]], found.balls[level], int(row), relus)
+        ball = certification.balls[level]
+        proof = proof_of(prover, DECIDERS[samples.decided_by[level, row]], ball, int(row), relus)
         if proof is not None:
             buffer = io.BytesIO()
             np.savez_compressed(buffer, allow_pickle=False, **proof.arrays)
             content, index = buffer.getvalue(), int(indices[row])
             put(folder, {f"{index}.npz": content})
-            about = {"index": index, "label": int(fitted.labels[row]), "eps": str(found.balls[level].eps)}
-            entries.append(about | {"tighten": proof.tighten, "sha256": hashlib.sha256(content).hexdigest()})
+            entry = {"index": index, "label": int(fitted.labels[row]), "eps": str(ball.eps)}
+            entries.append(entry | {"tighten": proof.tighten, "sha256": hashlib.sha256(content).hexdigest()})
         yield Progress("proofs", done + 1, len(rows))
     if len(entries) < len(rows):
-        lacking = f"{len(rows) - len(entries)} certified samples have no proof: it was not found a second time"
-        yield Note(f"{lacking}; `pipeline check-proof --report` says which, and exits 4 without --partial", True)
+        missing = f"{len(rows) - len(entries)} certified samples have no proof: none was found a second time"
+        yield Note(f"{missing}; `pipeline check-proof --report` says which, and exits 4 without --partial", True)
     yield Note(f"{len(entries)} proofs in {folder}: `pipeline check-proof {subject.file.path} {folder}` replays them")
-    manifest = json.dumps(_described(subject, fitted, how, entries), indent=1).encode()
+    manifest = json.dumps(_manifest(subject, fitted, strategy, entries), indent=1).encode()
     put(folder, {MANIFEST: manifest})
     return Proofs(sha256=hashlib.sha256(manifest).hexdigest(), samples=len(entries))
 
 
-def _described(subject: Subject, fitted: Fitted, how: Strategy, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _manifest(
+    subject: Subject, fitted: Fitted, strategy: Strategy, entries: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
     return {
         "format": 1,
         "model_sha256": subject.file.digests.sha256,
-        "arithmetic": how.arithmetic,
+        "arithmetic": strategy.arithmetic,
         "range": list(fitted.value_range),
         "normalise": [part.tolist() for part in _normalisation(subject)],
         "samples": list(entries),

@@ -1,4 +1,4 @@
-"""What a report is about, opened once more: its data and its model, as they were certified, and whether they are the same."""
+"""Reopens the data and the model of a report, as they were certified, and checks that they are the same."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from pipeline.settings import Settings, settled
 
 
 def settings(result: Result) -> Settings:
-    """The settings under which a report was made, as far as it states them. Raises InputRejected (3) for what are none."""
-    prepared, method = result.preprocessing, result.method
-    said = {
+    """The settings of a report's run, as far as it states them. Raises InputRejected (3) for invalid ones."""
+    preprocessing, method = result.preprocessing, result.method
+    values = {
         "norm": result.threat.norm,
         "eps": tuple(level.exact for level in result.levels),
-        "range": prepared.range,
-        "mean": prepared.mean,
-        "std": prepared.std,
-        "layout": prepared.layout if prepared.layout in ("NCHW", "NHWC") else None,
+        "range": preprocessing.range,
+        "mean": preprocessing.mean,
+        "std": preprocessing.std,
+        "layout": preprocessing.layout if preprocessing.layout in ("NCHW", "NHWC") else None,
         "input": next((i.name for i in result.model.inputs or () if i.use == "perturbed"), None),
         "constants": {i.name: i.value or () for i in result.model.inputs or () if i.use == "constant"},
         "output": result.model.output.name,
@@ -44,33 +44,33 @@ def settings(result: Result) -> Settings:
         **({} if method.execution is None else {"runtime_optimization": method.execution.optimization}),
     }
     try:
-        return settled(said, dict.fromkeys(said, "report.json"))
+        return settled(values, dict.fromkeys(values, "report.json"))
     except UsageError as error:
         raise InputRejected(str(error)) from error
 
 
 def subject(file: ModelFile, result: Result) -> Subject:
-    """The model, imported as it was. Raises what ``open_model`` does."""
+    """The model, imported with the settings of the report. Raises what ``open_model`` does."""
     return open_model(file, settings(result))
 
 
 def dataset(result: Result, uri: str | Dataset | None, *, download: bool = False) -> Dataset:
-    """The part of the data that a report is about; whether it holds the same is for the caller to ask."""
+    """The part of the data that a report is about; the caller compares its digest."""
     if isinstance(uri, Dataset):
         return uri
-    about, uri = result.data, uri or result.data.uri
-    if about.part == "held-out" and result.training is not None:
+    stated, uri = result.data, uri or result.data.uri
+    if stated.part == "held-out" and result.training is not None:
         seed = result.training.recipe.get("seed")
         whole = load(uri, part=None, download=download)
         return hold_out(whole, ASIDE, seed if isinstance(seed, int) else 0)[1]
-    part = about.part if about.part in ("train", "test") else None
+    part = stated.part if stated.part in ("train", "test") else None
     if result.model.inputs is not None:
-        return _rows(result, uri, part)
+        return _several_inputs(result, uri, part)
     return load(uri, part=part, download=download)  # type: ignore[arg-type]
 
 
-def _rows(result: Result, uri: str, part: str | None) -> Dataset:
-    """The samples of a file of several inputs."""
+def _several_inputs(result: Result, uri: str, part: str | None) -> Dataset:
+    """The data of a model with several inputs."""
     inputs = [i for i in result.model.inputs or () if i.dtype == "float32"]
     perturbed = next((i.name for i in inputs if i.use == "perturbed"), "")
     shapes = {i.name: tuple(d for d in i.shape[1:] if isinstance(d, int)) for i in inputs}
@@ -81,38 +81,38 @@ def _rows(result: Result, uri: str, part: str | None) -> Dataset:
     return several.read(uri, part, shapes, perturbed=perturbed, constants=constants, pixels=pixels)  # type: ignore[arg-type]
 
 
-def require_same(found: Dataset, result: Result) -> None:
-    """Raise InputRejected (3) for data that are not the report's."""
-    if found.digest != result.data.sha256:
+def require_same(data: Dataset, result: Result) -> None:
+    """Raise InputRejected (3) where the data are not the report's."""
+    if data.digest != result.data.sha256:
         raise InputRejected(
-            f"{found.uri!r} ({found.part}) holds other data than the report's {result.data.uri!r}: its SHA-256 begins "
-            f"{found.digest[:12]}, the report says {result.data.sha256[:12]}. Name the data of the report with --data."
+            f"{data.uri!r} ({data.part}) holds other data than the report's {result.data.uri!r}: its SHA-256 begins "
+            f"{data.digest[:12]}, the report says {result.data.sha256[:12]}. Name the data of the report with --data."
         )
 
 
-def images(found: Dataset, result: Result, samples: Samples, layout: str | None = None) -> np.ndarray:
-    """The samples of a report, in its order, read and arranged as ``certify`` did: float32 (n, *input).
+def images(data: Dataset, result: Result, samples: Samples, layout: str | None = None) -> np.ndarray:
+    """The samples of a report, in its order and in the layout of ``certify``: float32 (n, *input).
 
-    Raises Contradiction (5) for a sample that the data do not hold.
+    Raises Contradiction (5) for a sample that the data do not have.
     """
-    if (absent := (samples.index < 0) | (samples.index >= len(found))).any():
+    if (absent := (samples.index < 0) | (samples.index >= len(data))).any():
         raise Contradiction(
-            f"The samples of a report are some of its data, which hold {len(found)}; samples.npz names number "
+            f"The samples of a report are a selection of its data, which have {len(data)} samples; samples.npz names number "
             f"{samples.index[absent.argmax()]}. Certify again."
         )
-    taken = dataclasses.replace(found.take(samples.index), labels=samples.label)
+    selection = dataclasses.replace(data.take(samples.index), labels=samples.label)
     shape = tuple(int(d) for d in result.model.input.shape[1:] if isinstance(d, int))
-    known = {"input_shape": shape, "classes": result.model.output.classes, "value_range": result.preprocessing.range}
-    return fit(taken, layout=layout, **known).images[:]  # type: ignore[arg-type]
+    stated = {"input_shape": shape, "classes": result.model.output.classes, "value_range": result.preprocessing.range}
+    return fit(selection, layout=layout, **stated).images[:]  # type: ignore[arg-type]
 
 
 def step_of(text: str) -> float:
-    """The step of an attack in units of eps, from "0.25 eps"."""
+    """The step of an attack in units of eps, from a text such as "0.25 eps"."""
     return float(Fraction(text.removesuffix("eps").strip()))
 
 
 def pictures(report: Path, uri: str, *, layout: str | None = None, download: bool = False) -> Pictures:
-    """Thumbnails of the samples near the edge, for the page of a report: the report itself holds no pixel.
+    """Thumbnails of the samples with margins near zero, for the page of a report: the report itself holds no pixels.
 
     Raises UsageError (2) where the report has no samples, InputRejected (3) for data that are not the report's.
     """
@@ -121,16 +121,16 @@ def pictures(report: Path, uri: str, *, layout: str | None = None, download: boo
         raise UsageError("--data gives pictures of samples, and this report has none.")
     folder = report if report.is_dir() else report.parent
     samples = read_samples(folder / result.samples.file, result.samples)
-    found = dataset(result, uri, download=download)
-    require_same(found, result)
-    pixels, prepared = images(found, result, samples, layout), result.preprocessing
-    return thumbnails(result.levels, samples.index, pixels, value_range=prepared.range, layout=prepared.layout)
+    data = dataset(result, uri, download=download)
+    require_same(data, result)
+    pixels, stated = images(data, result, samples, layout), result.preprocessing
+    return thumbnails(result.levels, samples.index, pixels, value_range=stated.range, layout=stated.layout)
 
 
 def pixels_of(
-    result: Result, samples: Samples, uri: str | Dataset, layout: str | None, download: bool, found: Findings
+    result: Result, samples: Samples, uri: str | Dataset, layout: str | None, download: bool, findings: Findings
 ) -> np.ndarray | None:
-    """The pixels of the samples, where the data are the report's."""
+    """The pixels of the samples if the data are the report's, else None; enters the check into ``findings``."""
     data = dataset(result, uri, download=download)
     uri = data.uri if isinstance(uri, Dataset) else uri
 
@@ -142,25 +142,25 @@ def pixels_of(
             )
             return
         if _mislabelled(data, samples):
-            yield f"{uri}: samples have other labels than the report says, beyond one offset for all."
+            yield f"{uri}: labels differ from those of the report by more than one common offset."
         if not np.array_equal(samples.index, selected(result)):
             yield "samples.npz: its samples are not those that the selection of report.json takes."
         names = [name.encode("utf-8", "replace").decode() for name in data.class_names or ()]
         if names and names != list(result.data.class_names or names):
-            yield f"{uri}: classes are called otherwise than the report says."
+            yield f"{uri}: classes have other names than the report says."
 
-    if not found.weigh("the digest of the data, and the labels of the samples", faults()):
+    if not findings.check("the digest of the data, and the labels of the samples", faults()):
         return None
     return images(data, result, samples, layout)
 
 
 def selected(result: Result) -> np.ndarray:
-    """The samples that the selection of a report takes, or those of its shard, ascending."""
-    drawn, total = result.data.selection, result.data.n_total
-    taken = select(total, None if drawn.method == "all" else max(1, drawn.max_samples or 1), drawn.seed or 0)
-    if result.shard is None or len(taken) != result.shard.n_run:
-        return taken
-    return taken[np.concatenate(result.shard.blocks)]
+    """The indices of the samples that the selection of a report takes, or those of its shard, ascending."""
+    stated, total = result.data.selection, result.data.n_total
+    indices = select(total, None if stated.method == "all" else max(1, stated.max_samples or 1), stated.seed or 0)
+    if result.shard is None or len(indices) != result.shard.n_run:
+        return indices
+    return indices[np.concatenate(result.shard.blocks)]
 
 
 def _mislabelled(dataset: Dataset, samples: Samples) -> bool:
@@ -169,8 +169,8 @@ def _mislabelled(dataset: Dataset, samples: Samples) -> bool:
     return len(np.unique(samples.label - dataset.labels[samples.index])) > 1
 
 
-def subject_of(result: Result, model: Path, found: Findings) -> Subject | None:
-    """The model, where it is the report's."""
+def subject_of(result: Result, model: Path, findings: Findings) -> Subject | None:
+    """The model if it is the report's, else None; enters the check into ``findings``."""
     content = model_file.content(model)
     file: ModelFile | None = None
     faults: Iterator[str]
@@ -180,22 +180,22 @@ def subject_of(result: Result, model: Path, found: Findings) -> Subject | None:
     except InputRejected as error:
         if not result.model.external_data and digest.sha256(content) == result.model.sha256:
             raise
-        faults = iter([f"{model.name}: it cannot even be read, and so is not the model of the report: {error}"])
-    right = found.weigh("the digest of the model, external data included", faults)
-    if not right or file is None:
+        faults = iter([f"{model.name}: it cannot be read, so it is not the model of the report: {error}"])
+    same = findings.check("the digest of the model, external data included", faults)
+    if not same or file is None:
         return None
-    opened = subject(file, result)
-    found.weigh("what it says of the model's inputs, operators and metadata", _misdescribed(result, opened))
-    return opened
+    reopened = subject(file, result)
+    findings.check("the description of the model: its inputs, operators and metadata", _misdescribed(result, reopened))
+    return reopened
 
 
-def _misdescribed(result: Result, opened: Subject) -> Iterator[str]:
-    # A file may be renamed, and the digests of older reports are others.
-    stated, read_now = (
-        found.model_dump(mode="json", exclude={"file", "sha256", "external_data"}, exclude_none=True)
-        for found in (result.model, facts.model(opened))
+def _misdescribed(result: Result, reopened: Subject) -> Iterator[str]:
+    # A file may be renamed, and older reports have other digests.
+    stated, actual = (
+        model.model_dump(mode="json", exclude={"file", "sha256", "external_data"}, exclude_none=True)
+        for model in (result.model, facts.model(reopened))
     )
-    for where, a, b in differing(stated, {name: read_now.get(name) for name in stated}, "model"):
+    for where, a, b in differing(stated, {name: actual.get(name) for name in stated}, "model"):
         yield f"report.json: {where} is stated as {a}; the file gives {b}."
 
 
@@ -204,15 +204,15 @@ def _parts(files: Iterable[FileDigest]) -> list[tuple[str, int]]:
 
 
 def _other_model(result: Result, file: ModelFile) -> Iterator[str]:
-    stated, is_now = result.model, file.digests
-    # An older report has the bytes of all files in one digest, and says which file has which digest beside it.
-    older = stated.sha256 == is_now.joined_sha256 and _parts(stated.external_data) == _parts(file.external_data)
-    if is_now.sha256 != stated.sha256 and not older:
+    stated, actual = result.model, file.digests
+    # An older report has one digest over the bytes of all files, and beside it the digest of each external file.
+    older = stated.sha256 == actual.joined_sha256 and _parts(stated.external_data) == _parts(file.external_data)
+    if actual.sha256 != stated.sha256 and not older:
         yield (
-            f"{file.path.name}: this is not the model of the report: its SHA-256 begins {is_now.sha256[:12]}, the report says "
+            f"{file.path.name}: this is not the model of the report: its SHA-256 begins {actual.sha256[:12]}, the report says "
             f"{stated.sha256[:12]}."
         )
         return
     for name in ("structure_sha256", "weights_sha256"):
-        if getattr(stated, name) not in (None, getattr(is_now, name)):
-            yield f"{file.path.name}: its {name} is {getattr(is_now, name)[:12]}, the report says another."
+        if getattr(stated, name) not in (None, getattr(actual, name)):
+            yield f"{file.path.name}: its {name} is {getattr(actual, name)[:12]}, the report says another."

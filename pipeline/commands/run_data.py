@@ -1,4 +1,4 @@
-"""The samples of a run: where they come from, which of them are taken, and as what a model gets them."""
+"""The data of a run: the source, the selection of samples, and their conversion to inputs of the model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.settings import CURVE_SAMPLES, Settings
 
 
 def need_data(subject: Subject, settings: Settings) -> str:
-    """The data URI. Raises UsageError (2) offering the likely one."""
+    """The URI of the data. Raises UsageError (2), with a suggestion, where none is given."""
     if settings.data is not None:
         return settings.data
     likely = {
@@ -32,9 +32,9 @@ def need_data(subject: Subject, settings: Settings) -> str:
 
 
 def to_inputs(dataset: Dataset, subject: Subject, settings: Settings, rows: np.ndarray | None = None) -> Fitted:
-    """The samples, or some of them, as float32 pixels in the shape of the model's input.
+    """The samples, or those of ``rows``, as float32 pixels in the shape of the model's input.
 
-    Raises InputRejected (3) for what does not fit.
+    Raises InputRejected (3) for data that do not fit the model.
     """
     return fit(
         dataset,
@@ -49,12 +49,15 @@ def to_inputs(dataset: Dataset, subject: Subject, settings: Settings, rows: np.n
 
 
 def test_part(uri: str, settings: Settings, joined: Joined | None) -> Dataset:
-    """The test part where the source has one, else all of it."""
+    """The test part of the data if the source has one, else all data."""
     return load_for(joined, uri, "test" if joined is not None or has_part(uri, "test") else None, settings)
 
 
-def chosen(n: int, settings: Settings) -> tuple[np.ndarray, int | None]:
-    """Which samples are certified, and the limit that was applied: for the curve of a run without eps, 200 by seed."""
+def select_samples(n: int, settings: Settings) -> tuple[np.ndarray, int | None]:
+    """The indices of the samples to certify, and the limit on their number, or None.
+
+    A run without eps, which draws a curve, takes 200 samples unless told otherwise.
+    """
     limit = settings.max_samples or (CURVE_SAMPLES if settings.curve else None)
     if limit is None or limit >= n:
         return np.arange(n), None

@@ -1,4 +1,4 @@
-"""Models of several inputs, of which one is perturbed: which, and what the others are."""
+"""Models of several inputs: which input is perturbed, and where the others come from."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ from pipeline.settings import Settings
 
 
 def joined_of(network: Network, settings: Settings) -> Joined | None:
-    """How several inputs become one row; None for a network of one input.
+    """How several inputs are joined into one row; None for a network of one input.
 
-    Raises UsageError (2) where it is not said which input is perturbed and what others are, InputRejected (3) for inputs whose
-    samples have no fixed size, or that cannot be read with each sample.
+    Raises UsageError (2) where settings do not say which input is perturbed and where the others come from, InputRejected (3) for
+    inputs whose samples have no fixed size, or whose type cannot be read with each sample.
     """
     names = {port.name for port in network.inputs}
     if unknown := sorted({*settings.constants, *([settings.input] if settings.input else [])} - names):
         raise UsageError(f"the inputs of this file are {_listed(network)}; received {shown(unknown[0], 60)!r}.")
     if len(network.inputs) == 1:
         if settings.constants:
-            raise UsageError("the one input of a file is what is perturbed, and no constant; leave --constant out.")
+            raise UsageError(
+                "--constant is for files of several inputs; the only input of this file is perturbed. Leave --constant out."
+            )
         return None
     if settings.mean is not None:
         raise UsageError(
@@ -41,17 +43,17 @@ def joined_of(network: Network, settings: Settings) -> Joined | None:
                 "model at the size it is used with."
             )
     constants = {port.name: _constant(port, settings) for port in network.inputs if port.name in settings.constants}
-    left = [port for port in network.inputs if port.name not in constants]
-    perturbed = settings.input or (left[0].name if len(left) == 1 else None)
+    variable = [port for port in network.inputs if port.name not in constants]
+    perturbed = settings.input or (variable[0].name if len(variable) == 1 else None)
     if perturbed is None or perturbed in constants:
         raise UsageError(
             f"this file has {len(network.inputs)} inputs, {_listed(network)}, and one is perturbed: say --input NAME. The others "
             "come with each sample, from arrays of the npz under their names, or are said once: --constant NAME=VALUE."
         )
-    for port in left:
+    for port in variable:
         if port.dtype != torch.float32:
             raise InputRejected(
-                f"what is perturbed, or read with each sample, is float32; input {shown(port.name)!r} is "
+                f"an input that is perturbed, or read with each sample, must be float32; input {shown(port.name)!r} is "
                 f"{str(port.dtype).removeprefix('torch.')}: say it once for all samples, --constant {shown(port.name)}=VALUE."
             )
     other = {port.name for port in network.inputs if port.dtype != torch.float32}
@@ -64,7 +66,7 @@ def joined_of(network: Network, settings: Settings) -> Joined | None:
 
 
 def load_for(joined: Joined | None, uri: str, part: Part | None, settings: Settings) -> Dataset:
-    """A part of the data for a model, or all of it."""
+    """A part of the data for a model, or all data where ``part`` is None."""
     if joined is None:
         return load(uri, part=part, download=settings.download)
     return several.read(
@@ -78,35 +80,35 @@ def load_for(joined: Joined | None, uri: str, part: Part | None, settings: Setti
 
 
 def _constant(port: Port, settings: Settings) -> np.ndarray:
-    """A batch of one of a constant input, in its own type. Raises UsageError, InputRejected."""
-    said, shape = settings.constants[port.name], tuple(d or 1 for d in port.shape[1:])
+    """A constant input, in its own type: (1, *shape). Raises UsageError, InputRejected."""
+    stated, shape = settings.constants[port.name], tuple(d or 1 for d in port.shape[1:])
     dtype = torch.empty(0, dtype=port.dtype).numpy().dtype
-    if isinstance(said, str):
-        path = Path(said.removeprefix("npz:"))
+    if isinstance(stated, str):
+        path = Path(stated.removeprefix("npz:"))
         names = npz.members(path)
         member = port.name if port.name in names else next(iter(names), "") if len(names) == 1 else ""
-        if not said.startswith("npz:") or not member:
+        if not stated.startswith("npz:") or not member:
             raise UsageError(
                 f"--constant {shown(port.name)}=VALUE is a number, one for each entry, or npz:FILE with an array of that name; "
-                f"received {said[:60]!r}."
+                f"received {stated[:60]!r}."
             )
         values = npz.read(path, member)
     else:
-        values = np.asarray(said, np.float64)
+        values = np.asarray(stated, np.float64)
     if values.size not in (1, math.prod(shape)):
         raise UsageError(
             f"input {shown(port.name)!r} takes {math.prod(shape)} numbers for a sample; --constant gives {values.size}."
         )
     with np.errstate(all="ignore"):
-        found = np.broadcast_to(values.reshape(-1), math.prod(shape)).astype(dtype)
+        constant = np.broadcast_to(values.reshape(-1), math.prod(shape)).astype(dtype)
     exact = np.array_equal(
-        found.astype(np.float64), np.broadcast_to(values.reshape(-1).astype(np.float64), found.shape)
+        constant.astype(np.float64), np.broadcast_to(values.reshape(-1).astype(np.float64), constant.shape)
     )
-    if not (exact or (dtype.kind == "f" and np.isfinite(found).all())):
+    if not (exact or (dtype.kind == "f" and np.isfinite(constant).all())):
         raise UsageError(
-            f"input {shown(port.name)!r} is {dtype}, which cannot hold what --constant says; mend the value."
+            f"input {shown(port.name)!r} is {dtype}, which cannot hold the value of --constant; correct the value."
         )
-    return found.reshape(1, *shape)
+    return constant.reshape(1, *shape)
 
 
 def _listed(network: Network) -> str:

@@ -1,4 +1,4 @@
-"""The reports of a run's shards, opened and checked: each against its own files, and all against each other."""
+"""Opens the reports of a run's shards: each is checked against its own files, and all against each other."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ FOUND = {
     *("levels", "per_class", "samples", "counterexamples", "largest_eps"),
     *("gates", "verdict", "partial", "parity", "warnings", "shard"),
 }
-"""What a result says of its own samples; all else is said of the run, and is the same in every shard."""
+"""The fields of a result about its own samples; all others are about the run, and are the same in every shard."""
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
-    """One shard's report, checked against its own files."""
+class ShardReport:
+    """The report of one shard, checked against its own files."""
 
     path: Path
     report: reports.Report
@@ -38,25 +38,27 @@ class Part:
         return self.report.result
 
 
-def opened(path: Path) -> Part:
-    """A report and its samples. Raises Contradiction (5) where they do not agree, InputRejected (3) for one of no shard."""
+def open_shard(path: Path) -> ShardReport:
+    """The report of a shard. Raises Contradiction (5) where its files contradict it, InputRejected (3) for other reports."""
     text, raw = parse(path)
     if raw.get("kind") != "certification" or not isinstance(raw.get("result"), dict) or not raw["result"].get("shard"):
         raise InputRejected(
-            f"merge takes reports of shards, and {str(path)!r} is of something else, or of a whole run. Certify with --shard I/N."
+            f"merge takes reports of shards; {str(path)!r} is of something else, or of a whole run. Certify with --shard I/N."
         )
-    found = Findings()
-    report, samples, points = audit(path if path.is_dir() else path.parent, text, raw, found)
-    if found.faults or report is None or samples is None or report.result.shard is None:
-        raise Contradiction(f"{path}: {(found.faults or ['it is no report of a shard.'])[0]} Certify that shard again.")
+    findings = Findings()
+    report, samples, points = audit(path if path.is_dir() else path.parent, text, raw, findings)
+    if findings.faults or report is None or samples is None or report.result.shard is None:
+        raise Contradiction(
+            f"{path}: {(findings.faults or ['it is no report of a shard.'])[0]} Certify that shard again."
+        )
     shard = report.result.shard
     if not np.array_equal(samples.index, reopen.selected(report.result)):
         raise Contradiction(f"{path}: its samples are not those of shard {shard} of its run. Certify that shard again.")
-    return Part(path, report, replace(samples, counterexamples=points), shard)
+    return ShardReport(path, report, replace(samples, counterexamples=points), shard)
 
 
-def require_one_run(parts: Sequence[Part]) -> None:
-    """All shards of one run, each once. Raises InputRejected (3) or Incomplete (4) by name."""
+def require_one_run(parts: Sequence[ShardReport]) -> None:
+    """Raise InputRejected (3) or Incomplete (4), naming a shard, unless these are all shards of one run, each once."""
     first = parts[0]
     for part in parts[1:]:
         if other := _other_run(first, part):
@@ -67,7 +69,7 @@ def require_one_run(parts: Sequence[Part]) -> None:
     for one, two in itertools.pairwise(parts):
         if one.shard.number == two.shard.number:
             raise InputRejected(
-                f"Every shard is there once; {one.path} and {two.path} are both shard {one.shard}. Leave one out."
+                f"Every shard is merged once; {one.path} and {two.path} are both shard {one.shard}. Leave one out."
             )
     there = {part.shard.number for part in parts}
     if missing := [str(number) for number in range(1, first.shard.of + 1) if number not in there]:
@@ -78,16 +80,16 @@ def require_one_run(parts: Sequence[Part]) -> None:
         )
 
 
-def _other_run(first: Part, part: Part) -> str:
-    """In what two shards are not of one run, or nothing."""
+def _other_run(first: ShardReport, part: ShardReport) -> str:
+    """The first field in which two shards show different runs, with both values; empty where there is none."""
     one, two = (_of_run(p) for p in (first, part))
     for where, a, b in differing(one, two, ""):
         return f"{where.lstrip('.')}: {b} and {a}"
     return ""
 
 
-def _of_run(part: Part) -> dict[str, Any]:
-    """All that a shard says of its run; the digest, which covers what else verdicts depend on, comes last."""
+def _of_run(part: ShardReport) -> dict[str, Any]:
+    """The fields of a shard about its run; the digest of everything that verdicts depend on comes last."""
     result, host = part.result.model_dump(mode="json", exclude=FOUND), part.report.run.host
     del result["data"]["n_evaluated"]
     shard = part.shard.model_dump(mode="json", exclude={"number", "blind", "run_sha256"})

@@ -1,4 +1,4 @@
-"""What is certified: a delivered file, the network that was proved equal to it, and data in the shape of its input."""
+"""The subject of a run: a delivered file, with a network that computes the same and a session that runs the file."""
 
 from __future__ import annotations
 
@@ -31,84 +31,85 @@ from pipeline.settings import Settings, limits_beside
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A file, and the same function as a network of pixels."""
+    """A file, and a network from pixels to logits that computes the same function."""
 
     file: ModelFile
     imported: importer.Imported
     network: Network
-    """Of pixels and classes: a normalisation outside the graph comes first, a threshold of one number last."""
+    """From pixels to logits: with the normalisation outside the graph, if any, and the threshold of a binary classifier."""
     session: runtime.Session
     normalise: Normalise | None
     sample_shape: tuple[int, ...]
     classes: int
     threshold: Threshold | None = None
-    """Where the file gives one number a sample."""
+    """Of a file that outputs one number a sample, else None."""
     memory: int | None = None
-    """The budget in bytes, where one was asked for."""
+    """``--memory-budget`` in bytes, if given."""
     joined: Joined | None = None
-    """Where the file has several inputs, of which the network takes a row."""
+    """How the network's input is divided into those of the file, where the file has several; else None."""
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What any statement about this file takes for granted."""
-        said = freeze.assumption(self.file.model)
-        return () if said is None else (said,)
+        """Assumptions on which every statement about this file rests, as sentences."""
+        assumption = freeze.assumption(self.file.model)
+        return () if assumption is None else (assumption,)
 
     @cached_property
     def executed(self) -> Executed:
-        """The graph that ONNX Runtime executes of this file, by a session like ``session``."""
+        """The graph that ONNX Runtime executes for this file, with the provider and level of ``session``."""
         return optimised(self.file, provider=self.session.provider, level=self.session.level)
 
     @property
-    def predict_together(self) -> PredictBatches | None:
-        """``predict`` for so many samples together; None where the file fixes its batch."""
+    def predict_batches(self) -> PredictBatches | None:
+        """``predict`` in batches of a given size; None where the file fixes its batch."""
         return None if self.session.fixed_batch is not None else lambda x, count: self.predict(x, chunk=count)
 
     @cached_property
-    def at_once(self) -> int:
-        """Samples for one run of the file, as memory has room for."""
+    def batch_size(self) -> int:
+        """How many samples to give the file in one run, by memory."""
         return prediction_batch_size(self.network, torch.zeros(1, *self.sample_shape), self.memory)
 
     def predict(self, x: np.ndarray, *, chunk: int | None = None) -> np.ndarray:
-        """The delivered bytes on float32 pixels: logits (n, classes), by ONNX Runtime, ``chunk`` samples together."""
+        """Run the delivered file on float32 pixels by ONNX Runtime, ``chunk`` samples at once: logits (n, classes)."""
         return self.run(self.inputs(x), chunk=chunk)
 
     def inputs(self, pixels: np.ndarray) -> np.ndarray:
-        """What the file gets of float32 pixels."""
+        """The file's inputs for float32 pixels: normalised, where that happens outside the file."""
         return self.normalise(pixels) if self.normalise else pixels
 
     def run(self, inputs: np.ndarray, *, chunk: int | None = None) -> np.ndarray:
-        """The delivered bytes on their own inputs: logits (n, classes)."""
+        """Run the delivered file on its own inputs: logits (n, classes)."""
         name = self.network.outputs[0].name
-        given = self._of_file(inputs)
-        found = self.session.batched(*given, output=name, chunk=chunk or self.at_once).reshape(len(inputs), -1)
-        return self.threshold.columns(found[:, 0]) if self.threshold else found
+        xs = self._split(inputs)
+        outputs = self.session.batched(*xs, output=name, chunk=chunk or self.batch_size).reshape(len(inputs), -1)
+        return self.threshold.columns(outputs[:, 0]) if self.threshold else outputs
 
-    def parity_on(self, images: np.ndarray, drawn: np.ndarray) -> parity.MeasuredParity:
-        """Parity at real samples beside the usual points, and node by node at others. Raises InputRejected (3) without it."""
-        real, more = (self._of_file(self.inputs(x)) for x in (images, drawn))
+    def parity_at(self, images: np.ndarray, points: np.ndarray) -> parity.MeasuredParity:
+        """Parity of outputs at samples and the usual points, node by node at ``points``. Raises InputRejected (3) if it fails."""
+        real, more = (self._split(self.inputs(x)) for x in (images, points))
         usual = parity.points(self.imported.network)
         xs = [np.concatenate([x[:64], y]) for x, y in zip(real, usual, strict=True)]
         measured = parity.compare(self.session, self.file.model, self.imported.network, xs, more)
         parity.require(measured)
         return measured
 
-    def _of_file(self, inputs: np.ndarray) -> list[np.ndarray]:
+    def _split(self, inputs: np.ndarray) -> list[np.ndarray]:
+        """An array for each input of the file."""
         return [inputs] if self.joined is None else self.joined.inputs(inputs)
 
-    def agrees_at(self, images: np.ndarray) -> None:
-        """Every node at some points more. Raises InputRejected (3) where one differs."""
-        xs = self._of_file(self.inputs(images))
-        seen = parity.by_node(self.session, self.file.model, self.imported.network, xs)
-        if seen.difference is not None:
-            parity.refuse(seen.difference.describe(self.imported.network))
+    def require_parity_at(self, images: np.ndarray) -> None:
+        """Raise InputRejected (3) where a node of the file differs from the network at these points."""
+        xs = self._split(self.inputs(images))
+        compared = parity.by_node(self.session, self.file.model, self.imported.network, xs)
+        if compared.difference is not None:
+            parity.refuse(compared.difference.describe(self.imported.network))
 
 
 def opened(path: Path, crew: Crew = ALONE, sha256: str | None = None) -> ModelFile:
-    """A model file, read once for the whole run; from here on the limits of ``pipeline.toml`` hold.
+    """Read a model file, once for the whole run, and put the limits of ``pipeline.toml`` into effect.
 
     Raises InputRejected (3) for a file that is unsafe or no ONNX model, EnvironmentFailure (74) where the processes of a run
-    read different bytes, or others than those of the digest that was asked for.
+    read different bytes, or the digest is not ``sha256``.
     """
     hold(limits_beside(path))
     file = model_file.read(path)
@@ -121,16 +122,16 @@ def opened(path: Path, crew: Crew = ALONE, sha256: str | None = None) -> ModelFi
 
 
 def open_model(file: ModelFile, settings: Settings) -> Subject:
-    """Import a classifier with one image input and one logits output, every operator supported.
+    """Import a classifier of which every operator can be bounded.
 
-    Raises InputRejected (3) for a file or an operator that cannot be certified, UsageError (2) where a choice is missing.
+    Raises InputRejected (3) for a file or an operator that cannot be certified, UsageError (2) where a setting is missing.
     """
     imported = importer.load_with_batch(file, output=settings.output, level=settings.runtime_optimization)
     return subject_of(file, imported, settings)
 
 
 def subject_of(file: ModelFile, imported: importer.Imported, settings: Settings) -> Subject:
-    """The same of a file that is imported already."""
+    """``open_model`` for a file that is already imported."""
     network = imported.network
     if len(network.outputs) != 1:
         names = ", ".join(shown(p.name) for p in network.outputs)
@@ -167,7 +168,7 @@ def subject_of(file: ModelFile, imported: importer.Imported, settings: Settings)
         imported = replace(imported, notes=(*imported.notes, note))
         network = threshold.behind(network)
     session = imported.session_on(settings.provider, settings.runtime_optimization)
-    # A file that declares any batch and runs at a batch of one alone is only ever run so.
+    # A file that declares a free batch axis, but only runs with one sample, is always run with one sample.
     lifted = len(session.shapes[0]) < len(imported.network.inputs[0].shape)
     session.fixed_batch = 1 if lifted else session.fixed_batch or port.shape[0]
     normalise = None
@@ -186,37 +187,37 @@ def subject_of(file: ModelFile, imported: importer.Imported, settings: Settings)
 
 
 def _require_classes(port: Port, shape: torch.Size) -> None:
-    """Raise NoClassifier where the output of one sample is not one vector."""
+    """Raise NoClassifier where the output of one sample is not a vector."""
     if len(shape) < 3 or sum(d > 1 for d in shape[1:]) < 2:
         return
-    written = " x ".join(["n", *map(str, shape[1:])])
+    size = " x ".join(["n", *map(str, shape[1:])])
     raise NoClassifier(
-        f"a classifier gives each sample one number a class, n x C; output {shown(port.name)!r} is {written}: {shape[1]} numbers "
+        f"a classifier gives each sample one number a class, n x C; output {shown(port.name)!r} is {size}: {shape[1]} numbers "
         f"at each of {math.prod(shape[2:])} places, as a segmenter or a detector gives them. Reduce it to n x C in the file, "
         "name another output with --output, or ask for a property of it by `certify --property`."
     )
 
 
 def _threshold(network: Network, logits: torch.Tensor, settings: Settings) -> Threshold | None:
-    """Of one number a sample; None of more. Raises UsageError for a threshold that nothing is compared with."""
+    """The threshold of a file that outputs one number a sample, else None. Raises UsageError for one that does not apply."""
     if logits.numel() == 1:
-        found = Threshold.of(network, settings.threshold)
-        if found.probability and found.value != 0.5 and settings.arithmetic == "real":
+        threshold = Threshold.of(network, settings.threshold)
+        if threshold.probability and threshold.value != 0.5 and settings.arithmetic == "real":
             raise UsageError(
-                f"the logit at which a probability is {found.value:g} is no number that a computer holds, and `--arithmetic "
-                "real` asks for it exactly: take --threshold 0.5, or float32-any-order."
+                f"`--arithmetic real` needs the exact logit of the threshold; that of the probability {threshold.value:g} is no "
+                "floating-point number. Take --threshold 0.5, or float32-any-order."
             )
-        return found
+        return threshold
     if settings.threshold is not None:
         raise UsageError(
-            f"--threshold is of a file that gives one number a sample; this one gives {logits.numel()}, and the largest is the "
-            "label: leave it out."
+            f"--threshold is for files that output one number a sample; this one outputs {logits.numel()}, the largest of which "
+            "is the label. Leave it out."
         )
     return None
 
 
 def device_of(settings: Settings) -> str:
-    """``auto`` is the GPU where there is one. Raises EnvironmentFailure (74) for a GPU that is not there."""
+    """``cuda`` or ``cpu``; ``auto`` is the GPU if there is one. Raises EnvironmentFailure (74) for a missing GPU."""
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise EnvironmentFailure("--device cuda was asked for, and torch sees no CUDA device; use --device cpu.")
     return "cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""``pipeline verify``: whether a report is what it was, says what its files say, and holds of the model and the data."""
+"""``pipeline verify``: checks a report against its digest, its files, its model and its data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.results.write import parse
 if TYPE_CHECKING:
     from pipeline.data import Dataset
 
-ALONE = "digests say that nothing was changed, not who made it: sign report.json for that"
+NOT_SIGNED = "digests say that nothing was changed, not who made it: sign report.json for that"
 
 
 def verify(
@@ -31,10 +31,10 @@ def verify(
     layout: str | None = None,
     download: bool = False,
 ) -> Iterator[Note | Progress | Findings]:
-    """Check a report against itself, its model, its data, and by proving some samples again; the last event is ``Findings``.
+    """Check a report against its files, model and data, and certify ``recheck`` samples again; the last event is ``Findings``.
 
-    Which samples are proved again is drawn by chance, or by ``seed``, to repeat a draw. Raises UsageError (2) for options that
-    do not belong to the report, InputRejected (3) for what cannot be read.
+    The samples to certify again are drawn at random, or by ``seed`` to repeat a draw. Raises UsageError (2) for options that do
+    not apply to the report, InputRejected (3) for files that cannot be read.
     """
     if seed is not None and (recheck is None or seed < 0):
         raise UsageError("--seed repeats a draw of --recheck, and is a whole number from 0.")
@@ -54,44 +54,44 @@ def verify(
         raise UsageError("--property belongs to the report of a property; this one is about samples: name --data.")
     if recheck is not None and (model is None or data is None or recheck < 1):
         raise UsageError("--recheck N proves N samples again, at least one, and needs --model and --data.")
-    found = Findings()
+    findings = Findings()
     folder = report if report.is_dir() else report.parent
-    made, samples, points = audit(folder, text, raw, found)
-    if made is None or samples is None or found.faults:
-        found.skip("the model, the data and the proofs: the report itself is broken")
-        yield found
+    audited, samples, points = audit(folder, text, raw, findings)
+    if audited is None or samples is None or findings.faults:
+        findings.skip("the model, the data and the proofs: the report itself is broken")
+        yield findings
         return
-    result = made.result
+    result = audited.result
     pixels = subject = None
     if data is None:
-        found.skip("the data: name them with --data")
+        findings.skip("the data: name them with --data")
     if model is None:
-        found.skip("the model: name it with --model")
+        findings.skip("the model: name it with --model")
     if data is not None or model is not None:
-        # Only here are tensors and a runtime needed.
+        # Imported here, since nothing before needs tensors or a runtime.
         from pipeline.commands.reopen import pixels_of, subject_of
         from pipeline.commands.verify_samples import check_points
 
-        pixels = None if data is None else pixels_of(result, samples, data, layout, download, found)
-        subject = None if model is None else subject_of(result, model, found)
+        pixels = None if data is None else pixels_of(result, samples, data, layout, download, findings)
+        subject = None if model is None else subject_of(result, model, findings)
         if points is not None:
-            check_points(result, samples, points, pixels, subject, found)
+            check_points(result, samples, points, pixels, subject, findings)
     if points is not None and pixels is None:
-        found.skip("whether counterexamples lie in their balls: that takes --data")
+        findings.skip("whether counterexamples lie in their balls: that takes --data")
     if points is not None and subject is None:
-        found.skip("whether counterexamples are any: that takes --model")
+        findings.skip("the labels of counterexamples: that takes --model")
     if recheck is None or pixels is None or subject is None:
-        found.skip("the proofs: --recheck N with --model and --data makes N of them again")
+        findings.skip("the proofs: --recheck N with --model and --data makes N of them again")
     else:
         from pipeline.commands.verify_samples import recheck as prove_again
 
         yield from prove_again(
-            made, samples, pixels, subject, recheck, secrets.randbits(63) if seed is None else seed, found
+            audited, samples, pixels, subject, recheck, secrets.randbits(63) if seed is None else seed, findings
         )
-    found.skip("figures of parity, and warnings: they were taken while certifying")
+    findings.skip("figures of parity, and warnings: they were measured while certifying")
     if result.training is not None:
-        found.skip("how it was trained, and what the file was worth before")
+        findings.skip("the training, and the accuracies of the file before it")
     if any(gate.baseline for gate in result.gates):
-        found.skip("the baseline that a gate compared with: `pipeline compare` reads both")
-    found.skip(f"report.html and whatever else was rendered from report.json; {ALONE}")
-    yield found
+        findings.skip("the baseline that a gate compared with: `pipeline compare` reads both")
+    findings.skip(f"report.html and other renderings of report.json; {NOT_SIGNED}")
+    yield findings

@@ -1,4 +1,4 @@
-"""``pipeline verify`` on the report of a property: digests, what follows from what, and the witness judged once more."""
+"""``pipeline verify`` on the report of a property: checks digests, the consistency of its fields, and the witness."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pipeline.audit.audit import restated, sealed
 from pipeline.audit.findings import Findings
 from pipeline.certify import Progress
 from pipeline.certify.witness import check
-from pipeline.commands.events import Decided, Note
-from pipeline.commands.promises import rests_on_another_build
-from pipeline.commands.properties import decide_read
+from pipeline.commands.events import Note, PropertyDone
+from pipeline.commands.guarantee import other_build_note
+from pipeline.commands.properties import decide_opened
 from pipeline.commands.subject import opened
 from pipeline.errors import InputRejected
 from pipeline.limits import limits, raised
@@ -38,42 +38,45 @@ def verify_property(
     property_file: Path | None,
     recheck: bool = False,
 ) -> Iterator[Note | Progress | Findings]:
-    """Check the report of a property; the last event is ``Findings``. Raises InputRejected (3) for what cannot be read."""
-    found = Findings()
-    if not found.weigh("the digest of the result, and the spelling of report.json", sealed(text, raw)):
-        yield found
+    """Check the report of a property; the last event is ``Findings``. Raises InputRejected (3) for files that cannot be read."""
+    findings = Findings()
+    if not findings.check("the digest of the result, and the spelling of report.json", sealed(text, raw)):
+        yield findings
         return
     try:
         result = PropertyReport.model_validate(raw).result
     except ValidationError as error:
         raise InputRejected(f"This is no report: {error.errors()[0]['msg']}. Certify again.") from error
-    found.faults += restated(raw["result"], result)
+    findings.faults += restated(raw["result"], result)
     folder = report if report.is_dir() else report.parent
-    found.weigh("verdict, boxes and witness agree", _laws(result, folder))
-    file = _read("model", model, opened, lambda f: f.digests.sha256 == result.model.sha256, found)
-    asked = _read("property", property_file, load, lambda f: f.sha256 == result.property.sha256, found)
-    if asked is not None and property_file is not None and not found.faults:
-        found.weigh("what the property holds once it is read again", _asked(result, asked, property_file.name))
+    findings.check("verdict, boxes and witness agree", _laws(result, folder))
+    file = _read("model", model, opened, lambda f: f.digests.sha256 == result.model.sha256, findings)
+    property_text = _read("property", property_file, load, lambda f: f.sha256 == result.property.sha256, findings)
+    if property_text is not None and property_file is not None and not findings.faults:
+        findings.check(
+            "the numbers of inputs, outputs and boxes of the property",
+            _counts(result, property_text, property_file.name),
+        )
     if result.witness is not None and (model is None or property_file is None):
-        found.skip("the witness: that takes --model and --property")
-    elif found.faults:
-        found.skip(f"the verdict {result.verdict}: what it is about is not what the report says")
-    elif result.witness is not None and file is not None and asked is not None:
+        findings.skip("the witness: that takes --model and --property")
+    elif findings.faults:
+        findings.skip(f"the verdict {result.verdict}: its model or property is not the one that the report states")
+    elif result.witness is not None and file is not None and property_text is not None:
         what = "ONNX Runtime and the judge find the witness in the unsafe set"
-        found.weigh(what, _refused(result, file, asked))
+        findings.check(what, _refused(result, file, property_text))
     elif result.verdict != "holds":
-        found.skip(f"the verdict {result.verdict}: it claims nothing")
-    elif not recheck or file is None or asked is None or property_file is None:
-        found.skip("the proof: --recheck 1 with --model and --property makes it again")
+        findings.skip(f"the verdict {result.verdict}: it claims nothing")
+    elif not recheck or file is None or property_text is None or property_file is None:
+        findings.skip("the proof: --recheck 1 with --model and --property makes it again")
     else:
-        yield from _decided_again(result, file, property_file.name, asked, found)
-    yield found
+        yield from _decide_again(result, file, property_file.name, property_text, findings)
+    yield findings
 
 
-def _decided_again(
-    result: PropertyResult, file: ModelFile, name: str, asked: PropertyText, found: Findings
+def _decide_again(
+    result: PropertyResult, file: ModelFile, name: str, text: PropertyText, findings: Findings
 ) -> Generator[Note | Progress, None, None]:
-    """Look for a counterexample and for the proof as ``certify --property`` did, by the methods that the report names."""
+    """Decide the property as ``certify --property`` did, by the methods that the report states."""
     parts = re.search(r"(?a:\b(\d{1,9}) parts)", result.decided_by or "")
     most = limits().domains
     if parts and int(parts[1]) > most:
@@ -85,27 +88,27 @@ def _decided_again(
         "arithmetic": result.arithmetic,
         "provider": result.provider,
         "attack": result.attack is not None,
-        # The search is the same again but for the last bits, and takes about as many parts as the report states.
+        # The same search, except for last bits, takes about as many parts as the report states.
         "max_domains": max(1, min(2 * int(parts[1]), most)) if parts else 1,
     }
     if result.execution is not None:
         flags["runtime_optimization"] = result.execution.optimization
     if result.output is not None:
         flags["output"] = result.output
-    for event in decide_read(file, name, asked, flags):
-        if not isinstance(event, Decided):
+    for event in decide_opened(file, name, text, flags):
+        if not isinstance(event, PropertyDone):
             yield event
             continue
         now = event.report.result
-        if (said := rests_on_another_build(result.execution, now.execution)) is not None:
-            yield Note(said, warning=True)
+        if (note := other_build_note(result.execution, now.execution)) is not None:
+            yield Note(note, warning=True)
         if now.verdict == "timeout":
-            found.skip("the proof: the time budget of pipeline.toml ended it")
+            findings.skip("the proof: the time budget of pipeline.toml ended it")
         else:
-            found.weigh("the property, decided again: it holds", _otherwise(now))
+            findings.check("the property, decided again: it holds", _other_verdict(now))
 
 
-def _otherwise(now: PropertyResult) -> Iterator[str]:
+def _other_verdict(now: PropertyResult) -> Iterator[str]:
     if now.verdict == "violated":
         yield "the verdict is holds, and a counterexample was found."
     elif now.verdict != "holds":
@@ -129,11 +132,11 @@ def _laws(result: PropertyResult, folder: Path) -> Iterator[str]:
 
 
 def _read(
-    what: str, path: Path | None, read: Callable[[Path], T], same: Callable[[T], bool], found: Findings
+    what: str, path: Path | None, read: Callable[[Path], T], same: Callable[[T], bool], findings: Findings
 ) -> T | None:
-    """A file that was named, read once, if it is the report's."""
+    """The file at ``path`` if it is the report's, else None; enters the check into ``findings``."""
     if path is None:
-        found.skip(f"the {what}: name it with --{what}")
+        findings.skip(f"the {what}: name it with --{what}")
         return None
     if not path.is_file():
         raise InputRejected(f"The {what} is a file; {str(path)!r} is none. Name it with --{what}.")
@@ -141,28 +144,28 @@ def _read(
     try:
         file = read(path)
     except InputRejected as error:
-        fault = f"{path.name}: it cannot even be read, and so is not the {what} of the report: {error}"
+        fault = f"{path.name}: it cannot be read, so it is not the {what} of the report: {error}"
     right = file is not None and same(file)
-    found.weigh(f"the digest of the {what}", () if right else (fault,))
+    findings.check(f"the digest of the {what}", () if right else (fault,))
     return file if right else None
 
 
-def _asked(result: PropertyResult, asked: PropertyText, name: str) -> Iterator[str]:
-    question, stated = parse(asked.text), result.property
-    now = (question.inputs, question.outputs, len(question.cases), question.vacuous)
-    if now != (stated.inputs, stated.outputs, stated.boxes, stated.vacuous):
-        yield f"{name}: it reads as {now} inputs, outputs, boxes and vacuous disjuncts, the report says others."
+def _counts(result: PropertyResult, text: PropertyText, name: str) -> Iterator[str]:
+    question, stated = parse(text.text), result.property
+    counts = (question.inputs, question.outputs, len(question.cases), question.vacuous)
+    if counts != (stated.inputs, stated.outputs, stated.boxes, stated.vacuous):
+        yield f"{name}: it has {counts} inputs, outputs, boxes and vacuous disjuncts, the report states other numbers."
 
 
-def _refused(result: PropertyResult, file: ModelFile, asked: PropertyText) -> Iterator[str]:
+def _refused(result: PropertyResult, file: ModelFile, text: PropertyText) -> Iterator[str]:
     witness = result.witness
     assert witness is not None
     level = "all" if result.execution is None else result.execution.optimization
     session = runtime.session(file, provider="cuda" if result.provider == "cuda" else "cpu", level=level)
-    chosen = None if result.output is None else [result.output]
-    judged = check(asked.text, _exact(witness.x), lambda point: session.flat(point, chosen))
-    if judged.refused is not None:
-        yield f"the witness is none: {judged.refused}."
+    outputs = None if result.output is None else [result.output]
+    judgement = check(text.text, _exact(witness.x), lambda point: session.flat(point, outputs))
+    if judgement.refused is not None:
+        yield f"the witness is no counterexample: {judgement.refused}."
 
 
 def _exact(values: tuple[str, ...]) -> list[Fraction]:

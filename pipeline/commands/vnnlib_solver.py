@@ -1,4 +1,4 @@
-"""The command line of VNN-LIB 2.0 (chapter 5 of the standard): a query answered, and what can be answered."""
+"""The solver interface of VNN-LIB 2.0 (chapter 5 of the standard): answers queries, and states the solver's capabilities."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.commands.events import Decided, Note
-from pipeline.commands.properties import decide_read
+from pipeline.commands.events import Note, PropertyDone
+from pipeline.commands.properties import decide_opened
 from pipeline.commands.subject import opened
 from pipeline.errors import UsageError
 from pipeline.onnx import importer  # noqa: F401  enters the operators into their table
@@ -21,17 +21,17 @@ from pipeline.vnnlib import Declared, Property, load, parse
 
 Answer = Literal["sat", "unsat", "unknown", "timed-out"]
 ANSWERS: dict[str, Answer] = {"violated": "sat", "holds": "unsat", "unknown": "unknown", "timeout": "timed-out"}
-SHARE = 0.9
-"""How much of the time given is spent on deciding; the rest is for starting, and for what is under way."""
+DECIDING_SHARE = 0.9
+"""The share of the timeout that is given to deciding; the rest is for starting, and for a step that is not yet finished."""
 
 NOT_BOUNDED = {
     *("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "Where"),
     *("Cast", "ArgMax"),
 }
-"""Operators that are imported, and whose queries may be refuted, but that have no bounds where they depend on the input."""
+"""Operators that can be imported and falsified, but not bounded where they depend on the input."""
 
 FOLDED = {"Constant", "ConstantOfShape"}
-"""Operators of which no node is left behind, as their values are known before."""
+"""Operators that the import replaces by their values."""
 
 CAPABILITIES: dict[str, tuple[str, ...]] = {
     "onnx-opset-versions": (str(OPSETS.start), str(OPSETS.stop - 1)),
@@ -46,22 +46,22 @@ CAPABILITIES: dict[str, tuple[str, ...]] = {
     "optimised-disjunctive-reasoning": ("true",),
     "serialise-assignments": ("false",),
 }
-"""By capability, the lines that it is answered with."""
+"""By capability, the lines that state it."""
 
 
 def verify(
     query: Path, networks: Mapping[str, Path], flags: Mapping[str, object], timeout: float | None
 ) -> Iterator[Note | Progress | tuple[Answer, str]]:
-    """The answer to a query, the last event, with an assignment where it is sat.
+    """Decide a query; the last event is the answer, with an assignment if it is sat.
 
-    Raises UsageError (2) for networks that the query does not declare, InputRejected (3) for what cannot be read or bounded.
+    Raises UsageError (2) for networks that the query does not declare, InputRejected (3) for unreadable files.
     """
-    asked = load(query)
-    question = parse(asked.text)
+    text = load(query)
+    question = parse(text.text)
     file = opened(_network(question, networks))
-    said = dict(flags) | ({} if timeout is None else {"time_budget": f"{SHARE * timeout:.3f}"})
-    for event in decide_read(file, query.name, asked, said):
-        if isinstance(event, Decided):
+    flags = dict(flags) | ({} if timeout is None else {"time_budget": f"{DECIDING_SHARE * timeout:.3f}"})
+    for event in decide_opened(file, query.name, text, flags):
+        if isinstance(event, PropertyDone):
             result = event.report.result
             yield ANSWERS[result.verdict], assignment(question, result)
         else:
@@ -69,9 +69,9 @@ def verify(
 
 
 def assignment(question: Property, result: PropertyResult) -> str:
-    """A value for every entry of every variable, in the order of declarations; nothing without a counterexample.
+    """A value for every entry of every variable, in the order of declarations; empty without a counterexample.
 
-    The values of a query in VNN-LIB 1.0 are ``X`` and ``Y``, a row each.
+    The variables of a query in VNN-LIB 1.0 are called ``X`` and ``Y``.
     """
     if result.witness is None:
         return ""
@@ -83,21 +83,20 @@ def assignment(question: Property, result: PropertyResult) -> str:
     lines = []
     for one in rows:
         lines.append(f"{one.name} {one.element_type} [{','.join(map(str, one.shape))}]")
-        lines += [_written(next(values[one.kind])) for _ in range(one.size)]
+        lines += [_shortest(next(values[one.kind])) for _ in range(one.size)]
     return "".join(f"{line}\n" for line in lines)
 
 
-def _written(number: str) -> str:
-    """As short as float32 allows, or exact where it is none."""
+def _shortest(number: str) -> str:
+    """The shortest decimal of a float32, and the number as it is where it is none."""
     near = np.float32(float(Fraction(number)))
     return str(near) if Fraction(float(near)) == Fraction(number) else number
 
 
 def _network(question: Property, networks: Mapping[str, Path]) -> Path:
     if len(networks) != 1 or (question.network is not None and question.network not in networks):
-        said = ", ".join(networks) or "none"
         raise UsageError(
             f"--network NAME=FILE maps the network of the query, {question.network or 'of any name'}, to its model; received "
-            f"{said}."
+            f"{', '.join(networks) or 'none'}. Name exactly that network."
         )
     return next(iter(networks.values()))

@@ -56,22 +56,22 @@ def certified(labels):
 
 def test_an_honest_file_passes(tmp_path):
     subject = opened(tmp_path, [])
-    batch_check.require_batch_independence(subject.predict_together, IMAGES)
-    batch_check.require_batch_labels(subject.predict_together, IMAGES, certified(subject.predict(IMAGES).argmax(1)))
+    batch_check.require_batch_independence(subject.predict_batches, IMAGES)
+    batch_check.require_batch_labels(subject.predict_batches, IMAGES, certified(subject.predict(IMAGES).argmax(1)))
 
 
 @pytest.mark.parametrize("tail", GAMES.values(), ids=GAMES)
 def test_samples_that_influence_each_other_are_noticed(tail, tmp_path):
     subject = opened(tmp_path, tail)
     with pytest.raises(InputRejected, match=r"must not depend on the other samples of its batch; .* in batches of"):
-        batch_check.require_batch_independence(subject.predict_together, IMAGES)
+        batch_check.require_batch_independence(subject.predict_batches, IMAGES)
 
 
 @pytest.mark.parametrize("name", ["turned round", "other at eight"])
 def test_a_certified_sample_with_another_label_is_a_contradiction(name, tmp_path):
     labels = opened(tmp_path, []).predict(IMAGES).argmax(1)
     with pytest.raises(Contradiction, match="certified samples have another label in batches of"):
-        batch_check.require_batch_labels(opened(tmp_path, GAMES[name]).predict_together, IMAGES, certified(labels))
+        batch_check.require_batch_labels(opened(tmp_path, GAMES[name]).predict_batches, IMAGES, certified(labels))
 
 
 @pytest.mark.parametrize("method", ["ibp", "crown"])

@@ -589,9 +589,9 @@ def test_the_file_is_run_on_as_many_samples_as_memory_has_room_for(tmp_path: Pat
     made = model([*reads, node("Flatten", ["c"], ["f"]), node("MatMul", ["f", "u"], ["y"])], ["N", 1, 48, 48], held)
     (tmp_path / "m.onnx").write_bytes(made.SerializeToString())
     file = model_file.read(tmp_path / "m.onnx")
-    at_once = [open_model(file, Settings(memory_budget=size)).at_once for size in ("10MB", "1GB")]
-    assert at_once[0] < 10
-    assert at_once[1] == 256
+    batch_size = [open_model(file, Settings(memory_budget=size)).batch_size for size in ("10MB", "1GB")]
+    assert batch_size[0] < 10
+    assert batch_size[1] == 256
 
 
 def test_an_output_that_is_chosen_is_compared_at_the_level_that_was_asked_for(tmp_path: Path, monkeypatch: Any) -> None:

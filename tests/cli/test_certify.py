@@ -299,7 +299,7 @@ def test_a_stopped_certification_goes_on_to_the_same_result(pipeline, here, stop
     assert list((here / "model.report.run").glob("part-*.npz"))
     again, _, err = pipeline(*argv)
     assert again == 0, err
-    assert "going on from" in err
+    assert "resuming from" in err
     assert not (here / "model.report.run").exists()
     digest = read_here().result_sha256
     assert pipeline(*argv)[0] == 0

@@ -159,22 +159,22 @@ def test_without_one_model_the_file_must_be_named(pipeline, here):
     assert "model.onnx, other.onnx" in err
 
 
-def came_from(monkeypatch, told) -> str:
+def install_source(monkeypatch, told) -> str:
     class Here:
         def read_text(self, name):
             return None if told is None else json.dumps(told)
 
     monkeypatch.setattr(job, "distribution", lambda name: Here())
-    return job.came_from()
+    return job.install_source()
 
 
 def test_the_job_installs_what_is_installed_here_and_never_a_bare_name(monkeypatch, tmp_path):
     told = {"url": "https://me:token@example.org/a/b.git", "vcs_info": {"vcs": "git", "commit_id": "c0ffee"}}
-    assert came_from(monkeypatch, told) == "pipeline @ git+https://example.org/a/b.git@c0ffee"
-    assert came_from(monkeypatch, {"url": "https://example.org/p.whl"}) == "pipeline @ https://example.org/p.whl"
+    assert install_source(monkeypatch, told) == "pipeline @ git+https://example.org/a/b.git@c0ffee"
+    assert install_source(monkeypatch, {"url": "https://example.org/p.whl"}) == "pipeline @ https://example.org/p.whl"
     for nowhere in (None, {}, {"url": tmp_path.as_uri(), "dir_info": {"editable": True}}):
         with pytest.raises(Exception, match="--install"):
-            came_from(monkeypatch, nowhere)
+            install_source(monkeypatch, nowhere)
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]
     for words in (
         ["init", "-q"],
@@ -182,7 +182,7 @@ def test_the_job_installs_what_is_installed_here_and_never_a_bare_name(monkeypat
         ["remote", "add", "origin", told["url"]],
     ):
         subprocess.run([*git, *words], check=True)
-    found = came_from(monkeypatch, {"url": tmp_path.as_uri(), "dir_info": {"editable": True}})
+    found = install_source(monkeypatch, {"url": tmp_path.as_uri(), "dir_info": {"editable": True}})
     assert found.startswith("pipeline @ git+https://example.org/a/b.git@")
 
 

@@ -87,7 +87,7 @@ def test_planted_parts_decide_nothing_whatever_says_whose_they_are(digits, pipel
         code, _, err = pipeline(*argv)
         assert code == 1
         assert "no authentication code of yours" in " ".join(err.split())
-        assert "going on from" not in err
+        assert "resuming from" not in err
         assert read(Path("r")).result_sha256 == honest
         assert not Path("r.run").exists()
 

@@ -17,7 +17,7 @@ ASKED = ("certify", "two.onnx", "--data", "npz:d.npz", "--input", "image", "--me
 
 
 class Two(nn.Module):
-    """An image beside numbers that weigh it, and a mask of integers."""
+    """An image beside numbers that check it, and a mask of integers."""
 
     def __init__(self, masked: bool):
         super().__init__()

@@ -25,7 +25,7 @@ import onnxruntime as ort
 
 from pipeline.certify import Strategy
 from pipeline.certify.prover import Prover
-from pipeline.commands.promises import refuse_unpromised
+from pipeline.commands.guarantee import require_guarantee
 from pipeline.commands.subject import open_model
 from pipeline.core.feature_box import FeatureBox, FeatureRadii
 from pipeline.core.threat import LinfBall
@@ -216,7 +216,7 @@ class Search:
         with parity_off():
             asked = Asked(data="none", input=suspect.perturbed if suspect.beside else None)
             subject = open_model(model_file.read(path), asked)
-            refuse_unpromised(subject, asked)
+            require_guarantee(subject, asked)
         require(subject.network)
         fixed = 1 if subject.network.inputs[0].shape[0] is not None else None
         settings = Strategy(attack=None, batch=fixed, method="crown", kernels=KERNELS)

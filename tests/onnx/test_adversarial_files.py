@@ -26,8 +26,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.certify import PGD, Certification, DeployedFile, Strategy, Work, certify, sample_boxes
 from pipeline.certify.prover import Prover
+from pipeline.commands.guarantee import require_guarantee
 from pipeline.commands.inspection import inspect
-from pipeline.commands.promises import refuse_unpromised
 from pipeline.commands.subject import open_model
 from pipeline.core import ops
 from pipeline.core.threat import LinfBall
@@ -841,7 +841,7 @@ def certified(this: File, content: bytes, folder: Any, x: np.ndarray, own_labels
     path.write_bytes(content)
     with nullcontext() if this.kind == "parity" else parity_off():
         subject = open_model(model_file.read(path), Settings(data="none"))
-        refuse_unpromised(subject, Settings(data="none"))
+        require_guarantee(subject, Settings(data="none"))
     require(subject.network)
     prover = Prover(subject.network, x, own_labels, Strategy(attack=None, method="crown", kernels=KERNELS))
     rows = np.repeat(np.arange(len(x)), len(EPS))
@@ -958,7 +958,7 @@ def test_a_network_that_overflows_where_the_runtime_folds_is_measured_without_th
     path.write_bytes(File("", "range", (2, 3, 3), there_and_back).model().SerializeToString())
     subject = open_model(model_file.read(path), Settings(data="none"))
     x = np.random.default_rng(0).random((4, 2, 3, 3), S) + S(10)
-    parity = subject.parity_on(x, x).with_boxes(0, 0)
+    parity = subject.parity_at(x, x).with_boxes(0, 0)
     assert parity.left_out >= 4
     assert np.isfinite(parity.max_abs_difference)
 

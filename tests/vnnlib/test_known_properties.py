@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.certify.witness import check
-from pipeline.commands.events import Decided
+from pipeline.commands.events import PropertyDone
 from pipeline.commands.properties import decide
 from pipeline.vnnlib import parse, read
 from tests.onnx.files import session as file_session
@@ -71,7 +71,7 @@ def test_verdicts_agree_with_what_is_known(model, entry, attack):
     (decision,) = (
         event
         for event in decide(CORPUS / model["file"], CORPUS / entry["vnnlib"], flags, keep=False)
-        if isinstance(event, Decided)
+        if isinstance(event, PropertyDone)
     )
     verdict = {"unsat": "holds", "sat": "violated" if attack else "timeout"}[entry["result"]]
     assert decision.report.result.verdict in (verdict, "timeout")

@@ -1,4 +1,4 @@
-"""What the promise of float32 rests on beside IEEE operations: kernels measured, steps assumed; and what cannot be promised."""
+"""What a guarantee in float32 rests on besides IEEE operations, measured and assumed errors; files without one are refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,11 @@ INSIDE = {
 
 @dataclass(frozen=True)
 class Kernels:
-    """Errors by operator, as ``rounding_of`` takes them, and their build; assumptions in words; why a table was ignored."""
+    """The errors of kernels by operator, as ``rounding_of`` takes them.
+
+    ``build`` is the one they were measured on, ``assumptions`` are sentences for the report, ``note`` says why a stored table was
+    ignored.
+    """
 
     errors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     build: report.KernelErrors | None = None
@@ -39,35 +43,35 @@ class Kernels:
     note: str | None = None
 
     def on(self, execution: report.RuntimeExecution | None) -> report.RuntimeExecution | None:
-        """What a report says of the execution: the build is named where the verdict rests on it."""
+        """The execution as a report states it: with the build where the verdict rests on measured errors."""
         return execution if execution is None else execution.model_copy(update={"kernels": self.build})
 
 
-def measured(subject: Subject, settings: Settings) -> Kernels:
-    """The errors of the kernels that a file runs, each compared bit by bit with its kernel at some thousand inputs.
+def kernels_of(subject: Subject, settings: Settings) -> Kernels:
+    """The errors of the kernels that a file runs, whose outputs are compared bit by bit with the table at some thousand inputs.
 
-    Raises InputRejected (3) naming every kernel that is not known for this build, EnvironmentFailure (74) where one is another
-    than its table was made from.
+    Raises InputRejected (3) naming every kernel without measured errors for this build, EnvironmentFailure (74) where a kernel is
+    not the one that was measured.
     """
     if settings.arithmetic != "float32-any-order":
         _bound_blank(subject, Outward(deployed=False))
         return Kernels()
-    needed, assumed = _needed(subject)
+    needed, assumptions = _needed_kernels(subject)
     executes = {op.type for op in subject.executed.graph.operators}
     inside = [(name, of) for kind in INSIDE if kind in executes for name, of in INSIDE[kind] if of in needed]
     needed = (*needed, *(name for name, _ in inside))
-    if settings.provider != "cpu" and (needed or assumed):
-        said = (
+    if settings.provider != "cpu" and (needed or assumptions):
+        what = (
             f"the float32 kernels of {', '.join(needed)} are" if needed else "the float32 steps of a normalisation are"
         )
         raise InputRejected(
-            f"{said} known of the CPU provider alone, and `--arithmetic float32-any-order` cannot promise them on CUDA; use "
+            f"{what} known for the CPU provider alone, and `--arithmetic float32-any-order` cannot promise them on CUDA; use "
             "`--provider cpu`, or `--arithmetic real`."
         )
     if not needed:
-        return Kernels(assumptions=assumed)
-    if beyond := [name for name in needed if name not in kernels.OPERATORS]:
-        raise unbounded(*beyond)
+        return Kernels(assumptions=assumptions)
+    if unknown := [name for name in needed if name not in kernels.OPERATORS]:
+        raise unbounded(*unknown)
     table, note = kernel_table.load()
     if missing := [name for name in needed if name not in table.operators]:
         raise unmeasured(*missing, on=str(table.build))
@@ -93,7 +97,7 @@ def measured(subject: Subject, settings: Settings) -> Kernels:
             "Kernels err by at most what was measured at every float32 input, by vectors and as the rest of vectors: "
             f"{_listed(errors)}{rows} ({table.build}). Deployed, they are those of this library on these instructions, alone or "
             "fused, wherever a number lies in its tensor. Of another library or processor nothing is promised.",
-            *assumed,
+            *assumptions,
         ),
         note,
     )
@@ -103,27 +107,27 @@ def _listed(errors: Mapping[str, tuple[float, float]]) -> str:
     return ", ".join(f"{n} {a:.3g}" + (f" + {r:.3g} |f|" if r else "") for n, (a, r) in errors.items())
 
 
-class _Asked(dict[str, tuple[float, float]]):
-    """A table that has everything, and remembers what it was asked for."""
+class _LookupRecorder(dict[str, tuple[float, float]]):
+    """A table of kernel errors that has an entry for every kernel, and records which were looked up."""
 
     def __contains__(self, name: object) -> bool:
         self.setdefault(str(name), (0.0, 0.0))
         return True
 
 
-def _needed(subject: Subject) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The kernels that rules ask for on the way from a point to the logits, and what they assume of other kernels' steps."""
-    asked: Any = _Asked()
-    plan = _bound_blank(subject, Outward(deployed=True, kernels=asked))
+def _needed_kernels(subject: Subject) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The kernels whose errors rules look up between input and logits, and what rules assume of other kernels."""
+    lookups: Any = _LookupRecorder()
+    plan = _bound_blank(subject, Outward(deployed=True, kernels=lookups))
     rules = [rule for step in plan.steps if (rule := rule_for(step.op)) is not None]
-    return tuple(sorted(asked)), tuple(dict.fromkeys(rule.assumes for rule in rules if rule.assumes))
+    return tuple(sorted(lookups)), tuple(dict.fromkeys(rule.assumes for rule in rules if rule.assumes))
 
 
 @torch.no_grad()
 def _bound_blank(subject: Subject, rounding: Outward) -> Plan:
-    """Bound blank samples, so that what no rule can bound is refused before any data are read; return what was walked.
+    """Bound a batch of zeros by IBP, so that operators without bounds are refused before any data are read; return its plan.
 
-    Two of them where the file takes any number, since an axis of length one can stand for that of one sample.
+    The batch has two samples where the file takes any number: an axis of length one could be mistaken for the batch axis.
     """
     network = subject.network.in_float64()
     points = [
@@ -135,10 +139,10 @@ def _bound_blank(subject: Subject, rounding: Outward) -> Plan:
     return plan
 
 
-def rests_on_another_build(stated: report.RuntimeExecution | None, now: report.RuntimeExecution | None) -> str | None:
-    """What is to be said where a report rests on kernels of another build than a proof made again; None where nothing.
+def other_build_note(stated: report.RuntimeExecution | None, now: report.RuntimeExecution | None) -> str | None:
+    """A note where a report rests on kernels of another build than a repeated proof, else None.
 
-    Raises Contradiction (5) where it is the same build and other errors are stated.
+    Raises Contradiction (5) where the build is the same and the report states other errors.
     """
     there, here = (None if execution is None else execution.kernels for execution in (stated, now))
     if there is None or here is None or there == here:
@@ -149,13 +153,13 @@ def rests_on_another_build(stated: report.RuntimeExecution | None, now: report.R
             f"{_listed(there.errors)}, and on the same build they are {_listed(here.errors)}. Certify again."
         )
     return (
-        f"it is proved again with the kernels of another build ({here.runtime_sha256[:12]} on {here.instructions}), and the "
-        f"report speaks of {there.runtime_sha256[:12]} on {there.instructions}: of that, nothing is proved again"
+        f"proofs are repeated with the kernels of another build ({here.runtime_sha256[:12]} on {here.instructions}) than the "
+        f"report is about ({there.runtime_sha256[:12]} on {there.instructions}): for that build nothing is proved again"
     )
 
 
-def refuse_unpromised(subject: Subject, settings: Settings) -> None:
-    """Raise InputRejected where nothing makes the promise of the mode true of this file on the provider asked for."""
+def require_guarantee(subject: Subject, settings: Settings) -> None:
+    """Raise InputRejected (3) where the guarantee of ``float32-any-order`` cannot be given for this file and provider."""
     convolutions = sum(node.op_type == "Conv" for node in subject.file.model.graph.node)
     if settings.arithmetic == "float32-any-order" and settings.provider == "cuda" and convolutions:
         raise InputRejected(
