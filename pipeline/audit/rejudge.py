@@ -24,7 +24,7 @@ def rejudged(result: Result) -> Iterator[str]:
             yield f"report.json: gate {gate.id!r} cannot be evaluated again: {error}"
             continue
         if again != gate:
-            yield f"report.json: gate {gate.id!r} is stated as {gate.told!r}, and evaluates to {again.told!r}."
+            yield f"report.json: gate {gate.id!r} is stated as {gate.summary!r}, and evaluates to {again.summary!r}."
 
 
 def _again(gate: GateOutcome, result: Result) -> GateOutcome:

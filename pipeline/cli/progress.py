@@ -84,7 +84,7 @@ def present(done: Done, style: str, out: Console) -> int:
     summary.append(markdown(done.report))
     for gate in done.report.result.gates:
         if gate.passed is not True:
-            word, text = "failed" if gate.passed is False else "undecided", " ".join(gate.told.split())
+            word, text = "failed" if gate.passed is False else "undecided", " ".join(gate.summary.split())
             summary.annotate(f"Gate {word}: {clean(gate.id, 120)}", f"{clean(text, 400)} ({gate.k} of {gate.n})")
     if style == "json":
         sys.stdout.write(dump(done.report))

@@ -48,7 +48,7 @@ def shard_of(n: int, settings: Settings, gates: Demands, run_sha256: str) -> rep
             "Take fewer shards."
         )
     reference = gates.reference
-    asked = reports.Asked(
+    asked = reports.RunGates(
         fail_under=settings.fail_under,
         gate_on=settings.gate_on,
         max_regression=settings.max_regression,

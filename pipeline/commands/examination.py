@@ -103,9 +103,7 @@ def examine(
     for note in (*fitted.notes, *features, *softmax, *([kernels.note] if kernels.note else [])):
         yield Note(note)
     seed = seed_of(settings, work.crew)
-    yield Note(
-        f"import, file and certificates are compared at random points; --parity-seed {seed} draws the same points"
-    )
+    yield Note(f"import, file and certificates are compared at random points; --parity-seed {seed} draws the same")
     with time_limit(work.preparing):
         parity = _parity(subject, fitted, balls[-1], seed)
         require_batch_independence(subject.predict_batches, fitted.images[:CHECKED_SAMPLES])

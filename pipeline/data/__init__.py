@@ -1,9 +1,9 @@
-"""Data sets by URI, as they are stored, and fitted to what a model takes.
+"""Data sets by URI, as they are stored, and their conversion to the inputs of a model.
 
     dataset = load("npz:test.npz", part="test")
     fitted = fit(dataset, input_shape=(3, 32, 32), classes=10)
 
-`load` reads and judges nothing but the file; `fit` makes float32 inputs of it, or says what does not fit.
+`load` reads a source and checks the file; `fit` converts it to float32 inputs of a model, or raises where it does not fit.
 """
 
 from __future__ import annotations

@@ -15,12 +15,12 @@ Images = UInt8[np.ndarray, " n *sample"] | Float32[np.ndarray, " n *sample"]
 EXACT_IN_FLOAT32 = 2**24
 LARGEST_LABEL = 2**31
 IN_MEMORY = "memory"
-"""The URI of what no URI names."""
+"""The URI of data that were given as arrays."""
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images and labels of one part of a source, unscaled and in the source's own axis order."""
+    """Images and labels of one part of a source, unscaled and in the source's own order of axes."""
 
     images: Images
     labels: Int64[np.ndarray, " n"]
@@ -29,7 +29,7 @@ class Dataset:
     class_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
     feature_names: tuple[str, ...] | None = None
-    """Of the entries of a sample, where the source names them."""
+    """The names of a sample's entries, if the source has them."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -45,7 +45,7 @@ class Dataset:
         return sha.hexdigest()
 
     def take(self, indices: Int64[np.ndarray, " k"], *, part: str | None = None) -> Dataset:
-        """The samples at `indices`, in that order, under the same URI; all of them are no copy."""
+        """The samples at `indices`, in that order, under the same URI; all samples are not copied."""
         if np.array_equal(indices, np.arange(len(self))):
             return replace(self, part=part or self.part)
         return replace(self, images=self.images[indices], labels=self.labels[indices], part=part or self.part)
@@ -61,9 +61,9 @@ def make(
     notes: tuple[str, ...] = (),
     feature_names: tuple[str, ...] | None = None,
 ) -> Dataset:
-    """A Dataset of raw arrays, brought to uint8 or float32 images and int64 labels without changing what they say.
+    """A Dataset of raw arrays, converted to uint8 or float32 images and int64 labels without a change of their values.
 
-    Raises InputRejected where the two do not belong together or their types are no images or labels.
+    Raises InputRejected for arrays of different lengths, or of types that cannot be images or labels.
     """
     images, image_notes = _plain_images(np.asarray(images), uri)
     labels, label_notes = _plain_labels(np.asarray(labels), uri)
@@ -76,17 +76,17 @@ def make(
 
 
 def hold_out(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    """(rest, held): a fraction of the samples drawn by seed and set aside, both in the source's order.
+    """(rest, held-out): a fraction of the samples, drawn by seed, is held out; both are in the source's order.
 
     Raises UsageError for a fraction outside (0, 1), Incomplete where either side would be empty.
     """
     if not 0 < fraction < 1:
         raise UsageError(f"The fraction to hold out must lie between 0 and 1; received {fraction}.")
-    n, held = len(dataset), round(len(dataset) * fraction)
-    if held == 0 or held == n:
+    n, count = len(dataset), round(len(dataset) * fraction)
+    if count == 0 or count == n:
         raise Incomplete(f"{dataset.uri!r} has {n} samples: too few to hold out {fraction:.0%}. Name --test-data URI.")
     order = np.random.default_rng([seed, n]).permutation(n)
-    return dataset.take(np.sort(order[held:]), part="rest"), dataset.take(np.sort(order[:held]), part="held-out")
+    return dataset.take(np.sort(order[count:]), part="rest"), dataset.take(np.sort(order[:count]), part="held-out")
 
 
 def select(n_total: int, max_samples: int | None, seed: int) -> Int64[np.ndarray, " k"]:

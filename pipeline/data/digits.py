@@ -14,8 +14,8 @@ FILE = Path(__file__).with_name("digits.npz")
 
 def read(part: str | None) -> Dataset:
     """Images (N, 1, 8, 8) float32 with values v/16, exact; `part` None joins both."""
-    chosen = (part,) if part else ("train", "test")
-    images = np.concatenate([npz.read(FILE, f"x_{name}") for name in chosen])
-    labels = np.concatenate([npz.read(FILE, f"y_{name}") for name in chosen])
+    parts = (part,) if part else ("train", "test")
+    images = np.concatenate([npz.read(FILE, f"x_{name}") for name in parts])
+    labels = np.concatenate([npz.read(FILE, f"y_{name}") for name in parts])
     pixels = images[:, None].astype(np.float32) / np.float32(16)
     return make(pixels, labels, uri="digits", part=part or "all", class_names=tuple("0123456789"))

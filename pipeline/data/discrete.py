@@ -1,4 +1,4 @@
-"""Features that a perturbation by a little turns into what no data hold: flags, one-hot groups, counts."""
+"""Discrete features, which a small perturbation gives values that no data have: flags, one-hot groups, counts."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ WHY = {
 
 
 def discrete(values: Float64[np.ndarray, "n d"]) -> dict[str, list[int]]:
-    """By what they hold, the columns that hold two values or whole numbers alone; in no other column is one of another kind.
+    """The columns of discrete features by kind, each column under one kind: one-hot groups, two values, whole numbers.
 
-    Two-valued columns side by side of which every row has exactly one at its upper value are a one-hot group, whether or not they
-    were standardised since.
+    Adjacent two-valued columns of which every row has exactly one at its upper value are a one-hot group, standardised or not.
     """
     low, high = values.min(0), values.max(0)
     two = ((values == low) | (values == high)).all(0) & (low < high)
@@ -30,15 +29,15 @@ def discrete(values: Float64[np.ndarray, "n d"]) -> dict[str, list[int]]:
 
 
 def _one_hot(values: np.ndarray, high: np.ndarray, two: np.ndarray) -> np.ndarray:
-    """Which columns are of a one-hot group, of at least three: the shortest that begins at each column."""
-    upper, found, start = values == high, np.zeros(len(two), bool), 0
+    """A mask of the columns in one-hot groups of at least three columns; each group is the shortest from its first column."""
+    upper, grouped, start = values == high, np.zeros(len(two), bool), 0
     while start < len(two):
         count, end = np.zeros(len(values), np.int64), start
         while end < len(two) and two[end] and count.max(initial=0) <= 1:
             count += upper[:, end]
             end += 1
             if end - start >= 3 and (count == 1).all():
-                found[start:end] = True
+                grouped[start:end] = True
                 break
-        start = end if found[start] else start + 1
-    return found
+        start = end if grouped[start] else start + 1
+    return grouped

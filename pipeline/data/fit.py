@@ -1,4 +1,4 @@
-"""A data set made into what a model takes, float32 in the shape of its input, or a refusal that says what was found."""
+"""Converts a data set to inputs of a model, float32 in the shape of its input, and refuses data that do not fit."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from pipeline.errors import Incomplete, InputRejected, UsageError
 
 LARGEST = float(np.finfo(np.float32).max)
 MOST_DEVIATIONS = 10
-"""How far from zero normalised values are taken to lie."""
+"""Values further from zero are not taken for normalised ones."""
 
 __all__ = ["Fitted", "Layout", "Pixels", "fit"]
 
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """Images as they are stored, made inputs where they are looked at: ``pixels[rows]`` is float32 and of one piece.
+    """Images as they are stored, converted when they are indexed: ``pixels[rows]`` is a contiguous float32 array.
 
-    Bytes take a quarter of what their floats would, and a data set is never there as floats all at once.
+    Bytes take a quarter of the memory of floats, and a data set is never held as floats as a whole.
     """
 
     stored: np.ndarray
@@ -39,13 +39,13 @@ class Pixels:
         return self.stored.shape
 
     def __getitem__(self, rows: Any) -> Float32[np.ndarray, "..."]:
-        found = np.ascontiguousarray(self.stored[rows], np.float32)
-        return found if self.divisor == 1 else found / np.float32(self.divisor)
+        pixels = np.ascontiguousarray(self.stored[rows], np.float32)
+        return pixels if self.divisor == 1 else pixels / np.float32(self.divisor)
 
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """Inputs of a model and their classes, with everything that was assumed on the way told in `notes`.
+    """Inputs of a model and their classes; `notes` state every assumption of the conversion.
 
     `value_range` is the valid range of a pixel, in whose units eps is; `layout` the axis order of `images`.
     """
@@ -60,7 +60,7 @@ class Fitted:
         return len(self.labels)
 
     def take(self, rows: Int64[np.ndarray, " k"]) -> Fitted:
-        """Some of the samples."""
+        """The samples of these rows."""
         return replace(self, images=replace(self.images, stored=self.images.stored[rows]), labels=self.labels[rows])
 
 
@@ -77,12 +77,12 @@ def fit(
 ) -> Fitted:
     """The data set, or some of its rows, as inputs of shape `input_shape` (one sample, no batch axis), with labels from 0.
 
-    Labels are judged as a whole, whichever rows are taken: whether data are accepted does not depend on the draw.
-    8-bit images become x/255 unless `value_range` says that the model takes them as they stand. `layout` is the order
-    of channels of the side whose shape does not tell it. `label_offset` is added to every label. `as_stored` takes values as they
-    stand, and what they span for their range where `value_range` says none.
+    All labels are checked, whichever rows are taken: whether data are accepted does not depend on the selection. 8-bit images
+    become x/255 unless `value_range` says that the model takes them as they are. `layout` is the order of channels where a shape
+    leaves it open. `label_offset` is added to every label. `as_stored` takes values as they are, and their smallest and largest
+    value as the range unless `value_range` is given.
 
-    Raises InputRejected for data that do not fit, UsageError for settings that mean nothing, Incomplete for no samples.
+    Raises InputRejected for data that do not fit, UsageError for invalid settings, Incomplete for no samples.
     """
     if len(dataset) == 0:
         raise Incomplete(
@@ -115,7 +115,7 @@ def _require_finite(images: np.ndarray, uri: str) -> None:
 
 
 def _span(images: np.ndarray) -> tuple[Pixels, tuple[float, float], tuple[str, ...]]:
-    """Values as they stand, and from where to where they go."""
+    """Values as they are, and their smallest and largest value as the range."""
     low, high = float(images.min()), float(images.max())
     return Pixels(images), (low, high if low < high else low + 1), (f"values taken as they stand, {low:g} to {high:g}",)
 
@@ -152,7 +152,7 @@ def _scale(
 
 
 def _advice(images: np.ndarray, low: float, high: float, order: str) -> str:
-    """What to do about values outside [0, 1]: normalised data name pixels again, others their range."""
+    """What to do about values outside [0, 1]: undo a normalisation, or state the range."""
     within = low >= -1 and high <= 1
     if low >= 0 or within or max(-low, high) > MOST_DEVIATIONS or (images[:8] == np.round(images[:8])).all():
         return (
@@ -163,13 +163,13 @@ def _advice(images: np.ndarray, low: float, high: float, order: str) -> str:
     axis = {"NCHW": 1, "NHWC": images.ndim - 1}.get(order)
     others = tuple(a for a in range(images.ndim) if a != axis)
     usual = normalised_by(*(np.atleast_1d(end(images, axis=others)) for end in (np.min, np.max)))
-    known = USUAL[usual or "ImageNet"]
-    mean, std = (", ".join(f"{v:g}" for v in values) for values in known)
-    by = f"as by mean and deviation of {usual}" if usual else "by a mean and a deviation that whoever stored them knows"
-    such = "" if usual else ", if they are those of ImageNet"
+    normalisation = USUAL[usual or "ImageNet"]
+    mean, std = (", ".join(f"{v:g}" for v in values) for values in normalisation)
+    by = f"as by mean and deviation of {usual}" if usual else "by an unknown mean and deviation"
+    assumed = "" if usual else ", if they are those of ImageNet"
     return (
-        f"They are normalised already, it seems, {by}. Store pixels again, x * std + mean (mean {mean}, std {std}{such}), "
-        f"and say what the deployment does to them: `{flags(known)}`."
+        f"They are normalised already, it seems, {by}. Store pixels again, x * std + mean (mean {mean}, std {std}{assumed}), "
+        f"and say what the deployment does to them: `{flags(normalisation)}`."
     )
 
 
@@ -183,13 +183,13 @@ def _likely(low: float, high: float) -> str:
 def _labels(dataset: Dataset, classes: int, offset: int) -> tuple[np.ndarray, tuple[str, ...]]:
     labels = dataset.labels + offset
     low, high = int(labels.min()), int(labels.max())
-    found = f"{dataset.uri!r}: labels must lie in 0 to {classes - 1} ({classes} classes); found {low} to {high}"
+    fault = f"{dataset.uri!r}: labels must lie in 0 to {classes - 1} ({classes} classes); found {low} to {high}"
     if low >= 1 and high == classes:
-        raise InputRejected(f"{found}. They look 1-based: `--label-offset {offset - 1}`.")
+        raise InputRejected(f"{fault}. They look 1-based: `--label-offset {offset - 1}`.")
     if low == -1 and high < classes - 1:
-        raise InputRejected(f"{found}. They are shifted by one too many: `--label-offset {offset + 1}`.")
+        raise InputRejected(f"{fault}. They are shifted by one too many: `--label-offset {offset + 1}`.")
     if classes == 2 and set(np.unique(labels)) == {-1, 1}:
-        raise InputRejected(f"{found}. Store 0 in place of -1.")
+        raise InputRejected(f"{fault}. Store 0 in place of -1.")
     if low < 0 or high >= classes:
-        raise InputRejected(f"{found}. Take data of the model's own classes, or say `--label-offset`.")
+        raise InputRejected(f"{fault}. Take data of the model's own classes, or say `--label-offset`.")
     return labels, (f"{offset:+d} added to every label",) if offset else ()

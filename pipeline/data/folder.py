@@ -19,7 +19,7 @@ PART_FOLDERS = frozenset({*PARTS, "val", "valid", "validation"})
 
 
 def parts(root: Path) -> tuple[str, ...]:
-    """Which of `train` and `test` the folder has. Raises UsageError if there is no such folder."""
+    """The parts, `train` and `test`, that a folder has. Raises UsageError if there is no such folder."""
     if root.exists() and not root.is_dir():
         raise InputRejected(f"Images lie in a folder of folders; {str(root)!r} is something else. Name one: dir:PATH.")
     if not root.is_dir():
@@ -38,10 +38,10 @@ def read(root: Path, *, uri: str, part: str) -> Dataset:
     if not classes:
         raise InputRejected(f"{str(root)!r} has no class folders. Put the images of each class into one of its own.")
     files = [(file, k) for k, folder in enumerate(classes) for file in sorted(folder.iterdir()) if not file.is_dir()]
-    known = [(file, label) for file, label in files if file.suffix.lower() in SUFFIXES]
-    notes = _notes([folder.name for folder in classes], len(files) - len(known))
-    images = picture.stack([(file, file.name) for file, _ in known], of=str(root))
-    labels = np.array([label for _, label in known], np.int64)
+    pictures = [(file, label) for file, label in files if file.suffix.lower() in SUFFIXES]
+    notes = _notes([folder.name for folder in classes], len(files) - len(pictures))
+    images = picture.stack([(file, file.name) for file, _ in pictures], of=str(root))
+    labels = np.array([label for _, label in pictures], np.int64)
     return make(images, labels, uri=uri, part=part, class_names=tuple(c.name for c in classes), notes=notes)
 
 

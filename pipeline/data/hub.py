@@ -1,7 +1,7 @@
-"""Data sets of the Hugging Face Hub, ``hf:NAME``, from its cache on this disk, or a folder; only ``download`` asks the network.
+"""Data sets of the Hugging Face Hub, ``hf:NAME``, from its local cache or a folder; only ``download`` uses the network.
 
-A name means one commit, which the notes of the data set state. Only data are read: scripts are refused by the version of
-`datasets` that is asked for, and a picture that is but a path is read from the data set's own folder alone.
+A name is resolved to one commit, which the notes of the data set state. Only data are read: the required version of `datasets`
+runs no scripts, and a picture stored as a path is read only from the data set's own folder.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ARRAYS = ("Array2D", "Array3D")
 
 @dataclass(frozen=True)
 class HubSource:
-    """What stands behind ``hf:``: a repository of the Hub or a folder, and what the query says."""
+    """The parts of an ``hf:`` URI: a repository of the Hub or a folder, and the options."""
 
     name: str
     split: str | None = None
@@ -56,17 +56,17 @@ def parse(rest: str) -> HubSource:
 
 
 def read(source: HubSource, split: str, *, download: bool, uri: str) -> Dataset:
-    """One split. Raises UsageError where it is not there, on this disk or at all, InputRejected for what is no images with
-    labels, EnvironmentFailure (74) without `datasets` or, where it is to be downloaded, without a network.
+    """One split. Raises UsageError where it does not exist or is not on this disk, InputRejected for data that are not images
+    with labels, EnvironmentFailure (74) without `datasets` or, with ``download``, without a network.
     """
     datasets = _library(uri)
     folder, commit = _folder(source, download, uri)
     require_below(folder)
     with _offline(datasets):
         try:
-            known = datasets.get_dataset_split_names(str(folder), config_name=source.config)
-            if split not in known:
-                raise UsageError(f"{uri!r} has no split {split!r}, only {', '.join(known)}. Say ?split={known[0]}.")
+            splits = datasets.get_dataset_split_names(str(folder), config_name=source.config)
+            if split not in splits:
+                raise UsageError(f"{uri!r} has no split {split!r}, only {', '.join(splits)}. Say ?split={splits[0]}.")
             rows = datasets.load_dataset(str(folder), source.config, split=split, streaming=True)
             features = rows.features or rows._resolve_features().features
             image, label = _columns(features, source, uri)
@@ -79,7 +79,7 @@ def read(source: HubSource, split: str, *, download: bool, uri: str) -> Dataset:
                 images, labels = np.asarray([x for x, _ in pairs]), [y for _, y in pairs]
         except PipelineError:
             raise
-        except Exception as error:  # of its own kinds, without a common base
+        except Exception as error:  # `datasets` raises classes without a common base
             raise InputRejected(f"{uri!r} cannot be read: {str(error)[:400]}") from error
     if None in labels or (labels and min(labels) < 0):
         raise InputRejected(f"{uri!r}: samples of the split {split!r} have no label. Name a split that has labels.")
@@ -108,7 +108,7 @@ def _library(uri: str) -> Any:
 
 
 def _folder(source: HubSource, download: bool, uri: str) -> tuple[Path, str | None]:
-    """Where the data lie, and the commit that they are of; a folder has none."""
+    """The folder of the data, and their commit; None for data that were given as a folder."""
     if Path(source.name).is_dir():
         if source.revision is not None:
             raise UsageError(f"{uri!r} is a folder, which has no revisions. Leave revision out.")
@@ -117,19 +117,19 @@ def _folder(source: HubSource, download: bool, uri: str) -> tuple[Path, str | No
 
     where: Mapping[str, Any] = {"repo_type": "dataset", "revision": source.revision}
     try:
-        found = Path(snapshot_download(source.name, local_files_only=not download, **where))
+        folder = Path(snapshot_download(source.name, local_files_only=not download, **where))
     except (OSError, ValueError, RuntimeError) as error:
         if download:
             raise EnvironmentFailure(f"{uri!r} was not downloaded: {str(error)[:400]}") from error
         raise UsageError(
             f"{uri!r} is neither a folder nor, whole, in the cache of the Hub on this disk. Fetch it with --download."
         ) from error
-    return found, found.name
+    return folder, folder.name
 
 
 @contextmanager
 def _offline(datasets: Any) -> Iterator[None]:
-    """Whatever a data set's own files say, they are all that is read."""
+    """Keep the libraries from using the network, whatever the files of a data set refer to."""
     from huggingface_hub import constants
 
     before = datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
@@ -141,16 +141,16 @@ def _offline(datasets: Any) -> Iterator[None]:
 
 
 def _columns(features: Mapping[str, Any], source: HubSource, uri: str) -> tuple[str, str]:
-    """The column of images and that of labels: as the query says, else the only one of such a type."""
+    """The names of the columns of images and of labels: those of the URI, else the only ones of such a type."""
     kinds = {name: type(feature).__name__ for name, feature in features.items()}
-    found = []
-    for role, said, types in (("image", source.image, ("Image", *ARRAYS)), ("label", source.label, ("ClassLabel",))):
-        fitting = [said] if said in kinds else [name for name, kind in kinds.items() if kind in types]
-        if len(fitting) != 1 or said not in (None, *fitting):
-            told = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
-            raise UsageError(f"{uri!r}: which column holds the {role}s? There are {told}. Say &{role}=COLUMN.")
-        found += fitting
-    return found[0], found[1]
+    columns = []
+    for role, name, types in (("image", source.image, ("Image", *ARRAYS)), ("label", source.label, ("ClassLabel",))):
+        fitting = [name] if name in kinds else [column for column, kind in kinds.items() if kind in types]
+        if len(fitting) != 1 or name not in (None, *fitting):
+            listed = ", ".join(f"{column} ({kind})" for column, kind in kinds.items())
+            raise UsageError(f"{uri!r}: which column holds the {role}s? There are {listed}. Say &{role}=COLUMN.")
+        columns += fitting
+    return columns[0], columns[1]
 
 
 def _pictures(rows: Any, image: str, label: str, folder: Path, uri: str) -> tuple[np.ndarray, list[int]]:

@@ -1,4 +1,4 @@
-"""The order of axes: which rearrangement of stored samples a model's input shape leaves no doubt about."""
+"""The order of axes: rearranges stored samples into the shape of a model's input where that is unambiguous."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from pipeline.errors import InputRejected, UsageError
 
 Layout = Literal["NCHW", "NHWC"]
 FEW = (1, 3, 4)
+"""Sizes of an axis that is taken for that of channels."""
 
 
 def order_of(shape: tuple[int, ...], layout: Layout | None = None) -> Literal["NCHW", "NHWC", "flat"]:
-    """The order of axes that a sample's shape speaks of: few channels come first, or last; ``layout`` where that is open."""
+    """The order of axes of a sample by its shape: an axis of few channels is first or last; ``layout`` where that is open."""
     if len(shape) < 3:
         return "flat"
     if (shape[0] in FEW) == (shape[-1] in FEW):
@@ -25,19 +26,19 @@ def order_of(shape: tuple[int, ...], layout: Layout | None = None) -> Literal["N
 def channel_axis(shape: tuple[int, ...], count: int, layout: Layout | None) -> int:
     """The axis of one sample along which ``count`` means stand: the first or the last of an image.
 
-    ``layout`` decides where the shape leaves it open, as in a channels-last image of three rows; the caller refuses an axis that
-    has not as many entries. Raises UsageError where the shape leaves it open and nothing decides.
+    ``layout`` decides where the shape leaves it open, as in a channels-last image of three rows; the caller refuses an axis of
+    another size. Raises UsageError where the shape leaves it open and ``layout`` is None.
     """
     last = len(shape) - 1
     if count == 1 or len(shape) != 3:
         return last if layout == "NHWC" else 0
-    said = None if layout is None else last if layout == "NHWC" else 0
+    by_layout = None if layout is None else last if layout == "NHWC" else 0
     few = [axis for axis in (0, last) if shape[axis] in FEW]
     fitting = [axis for axis in (0, last) if shape[axis] == count]
-    if len(few) == 1 and (few == fitting or said not in fitting):
+    if len(few) == 1 and (few == fitting or by_layout not in fitting):
         return few[0]
-    if said is not None:
-        return said
+    if by_layout is not None:
+        return by_layout
     if len(fitting) == 1 and not few:
         return fitting[0]
     raise UsageError(
@@ -57,9 +58,9 @@ def arrange(
     stored, n = images.shape[1:], len(images)
     if stored == input_shape:
         return images, ()
-    moved = _move_channels(images, input_shape, layout)
-    if moved is not None:
-        return moved
+    rearranged = _move_channels(images, input_shape, layout)
+    if rearranged is not None:
+        return rearranged
     if math.prod(stored) != math.prod(input_shape):
         raise InputRejected(
             f"{uri!r}: samples of shape {stored} do not fill the model's input of shape {input_shape}"
@@ -106,11 +107,10 @@ def _through_flat(
         return images.reshape(n, *input_shape), note
     to_last, to_first = (0, 2, 3, 1), (0, 3, 1, 2)
     if image == images.shape[1:]:
-        moved = images.transpose(to_last if layout == "NHWC" else to_first)
-        return moved.reshape(n, *input_shape), note
-    listed = (image[1], image[2], image[0]) if layout == "NHWC" else (image[2], image[0], image[1])
-    moved = images.reshape(n, *listed).transpose(to_first if layout == "NHWC" else to_last)
-    return np.ascontiguousarray(moved), note
+        return images.transpose(to_last if layout == "NHWC" else to_first).reshape(n, *input_shape), note
+    flat_order = (image[1], image[2], image[0]) if layout == "NHWC" else (image[2], image[0], image[1])
+    unflattened = images.reshape(n, *flat_order).transpose(to_first if layout == "NHWC" else to_last)
+    return np.ascontiguousarray(unflattened), note
 
 
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Training batches that stay on the device, shuffled and augmented as a function of the seed and the epoch."""
+"""Training batches, kept on the device; shuffling and augmentation are functions of the seed and the epoch."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Augment:
 
 
 class Loader:
-    """Images and labels on one device, served as shuffled batches of one static shape.
+    """Images and labels on one device, unpack as shuffled batches of one static shape.
 
     The last partial batch of an epoch is dropped when there is more than one batch. What an epoch contains depends
     on (seed, epoch) alone: not on the device, on earlier epochs, or, for the augmentation, on the batch size. Images that
-    were bytes divided by 255 are kept as bytes, a quarter of the memory, and divided as they are served.
+    were bytes divided by 255 are pack as bytes, a quarter of the memory, and divided as they are unpack.
 
     Raises Incomplete for no samples, UsageError for a batch size below one or an augmentation of flat inputs.
     """
@@ -46,7 +46,7 @@ class Loader:
         device: torch.device | str = "cpu",
         layout: Literal["NCHW", "NHWC", "flat"] = "NCHW",
     ) -> None:
-        self.images = kept(torch.as_tensor(images), torch.device(device))
+        self.images = pack(torch.as_tensor(images), torch.device(device))
         self.labels = torch.as_tensor(labels, device=device)
         if len(self.labels) == 0:
             raise Incomplete("There are no samples to train on. Check the data and its part.")
@@ -79,34 +79,34 @@ class Loader:
 
     def _images(self, rows: Tensor, shift: Tensor, flip: Tensor) -> Tensor:
         if not self.augment:
-            return served(self.images[rows])
-        return served(shifted(self.images, rows, shift, flip, layout=self.layout))
+            return unpack(self.images[rows])
+        return unpack(augment_rows(self.images, rows, shift, flip, layout=self.layout))
 
 
-def kept(images: Tensor, device: torch.device) -> Tensor:
-    """Images on the device: as bytes where `served` gives each back to the last bit, else as they are."""
+def pack(images: Tensor, device: torch.device) -> Tensor:
+    """Images on the device: as bytes where `unpack` restores every float32 bit for bit, else unchanged."""
     if images.dtype != torch.float32:
         return images.to(device)
     packed = torch.empty(images.shape, dtype=torch.uint8, device=device)
     for some, into in zip(images.split(1024), packed.split(1024), strict=True):
         pixels = some.to(device)
         into.copy_((pixels * 255).round_().clamp_(0, 255))
-        if not torch.equal(served(into), pixels):
+        if not torch.equal(unpack(into), pixels):
             return images.to(device)
     return packed
 
 
-def served(images: Tensor) -> Tensor:
-    """Bytes as fractions of 255, anything else as it is; by a tensor, since CUDA multiplies by the inverse of a number."""
+def unpack(images: Tensor) -> Tensor:
+    """Bytes divided by 255, other types unchanged; the divisor is a tensor, since CUDA multiplies by the inverse of a number."""
     if images.dtype != torch.uint8:
         return images
     return images.to(torch.float32).div_(torch.full((), 255.0, device=images.device))
 
 
-def shifted(images: Tensor, rows: Tensor, shift: Tensor, flip: Tensor, *, layout: str) -> Tensor:
-    """Images `rows`, moved by `shift` (2, b) pixels with the edge repeated, mirrored where `flip` (b,): one gather."""
+def augment_rows(images: Tensor, rows: Tensor, shift: Tensor, flip: Tensor, *, layout: str) -> Tensor:
+    """The images of `rows` (b,), shifted by `shift` (2, b) pixels with repeated edges, mirrored where `flip` (b,): one gather."""
     if layout == "NHWC":
-        return shifted(images.movedim(3, 1), rows, shift, flip, layout="NCHW").movedim(1, 3)
+        return augment_rows(images.movedim(3, 1), rows, shift, flip, layout="NCHW").movedim(1, 3)
     channels, height, width = images.shape[1:]
     channel, down, right = (torch.arange(size, device=images.device) for size in (channels, height, width))
     y = (down + shift[0, :, None]).clamp(0, height - 1)

@@ -1,4 +1,4 @@
-"""Data that are in memory already: arrays, or a Dataset of PyTorch."""
+"""Data that are already in memory: arrays, or a PyTorch Dataset."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pipeline.limits import limits, raised
 
 
 def from_memory(data: Any) -> Dataset:
-    """A pair of arrays (images, labels), or what gives such pairs sample by sample, as a Dataset.
+    """A Dataset made of a pair of arrays (images, labels), or of an indexable object whose samples are such pairs.
 
     Images are pixels as they would be stored: 8 bits or floats in the valid range, before any normalisation. Tensors and
-    whatever else numpy reads count as arrays. Raises UsageError (2) for anything else, InputRejected (3) for what holds no images
-    and labels.
+    everything that numpy converts count as arrays. Raises UsageError (2) for other objects, InputRejected (3) where the arrays
+    are not images and labels.
     """
     if isinstance(data, tuple | list) and len(data) == 2:
         images, labels = (_array(part) for part in data)
@@ -36,10 +36,10 @@ def _array(part: Any) -> np.ndarray:
 
 
 def _stacked(data: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The samples of a Dataset one by one; a random transformation of them would make every run another."""
+    """The stacked samples of a Dataset, each read once; a random transformation in it would make runs differ."""
     images: list[np.ndarray] = []
     labels: list[int] = []
-    taken = 0
+    total_bytes = 0
     for i in range(len(data)):
         sample = data[i]
         if not isinstance(sample, tuple | list) or len(sample) != 2:
@@ -51,8 +51,8 @@ def _stacked(data: Any) -> tuple[np.ndarray, np.ndarray]:
             raise InputRejected(
                 f"Images have one shape; sample {i} has {list(image.shape)}, the first {list(images[0].shape)}. Resize them all."
             )
-        taken += image.nbytes
-        if taken > limits().data_bytes:
+        total_bytes += image.nbytes
+        if total_bytes > limits().data_bytes:
             raise InputRejected(
                 f"Data take at most {limits().data_bytes} bytes; these take more. {raised('data_bytes')}"
             )

@@ -1,6 +1,6 @@
-"""npz archives of strangers: every header is read and judged before anything is allocated.
+"""Untrusted npz archives: every header is checked before anything is allocated.
 
-No object array is ever unpickled. An archive that expands absurdly is refused from its directory alone.
+No object array is ever unpickled. An archive bomb is refused by its directory alone.
 """
 
 from __future__ import annotations
@@ -40,16 +40,18 @@ def members(path: Path) -> dict[str, zipfile.ZipInfo]:
         raise UsageError(f"No file {str(path)!r}. Name an existing npz file: npz:PATH.") from None
     # NotImplementedError is how zipfile says that it lacks a compression or an encryption.
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
-        said = str(error)[:200]
-        raise InputRejected(f"{path.name!r} is no readable npz archive: {said}. Write it with numpy.savez.") from error
-    found = {entry.filename.removesuffix(".npy"): entry for entry in entries}
-    if len(found) != len(entries):
+        reason = str(error)[:200]
+        raise InputRejected(
+            f"{path.name!r} is no readable npz archive: {reason}. Write it with numpy.savez."
+        ) from error
+    by_name = {entry.filename.removesuffix(".npy"): entry for entry in entries}
+    if len(by_name) != len(entries):
         raise InputRejected(f"{path.name!r} names a member twice. Write it again with numpy.savez.")
-    return found
+    return by_name
 
 
 def find(names: dict[str, zipfile.ZipInfo], role: str, part: str | None) -> str | None:
-    """The member that holds `role` ("images" or "labels") of `part`, by the names people use; None if absent."""
+    """The name of the member with the `role` ("images" or "labels") of `part`, among the usual names; None if absent."""
     for alias in ALIASES[role]:
         for name in (f"{alias}_{part}", f"{part}_{alias}") if part else (alias,):
             if name in names:
@@ -58,7 +60,7 @@ def find(names: dict[str, zipfile.ZipInfo], role: str, part: str | None) -> str 
 
 
 def has_pair(names: dict[str, zipfile.ZipInfo], part: str | None) -> bool:
-    """Whether images and labels of `part` are both there."""
+    """Whether the archive has both images and labels of `part`."""
     return all(find(names, role, part) for role in ALIASES)
 
 
@@ -90,8 +92,8 @@ def read(path: Path, name: str) -> np.ndarray:
             with archive.open(entry) as stream:
                 return npy.read_array(stream, allow_pickle=False)
     except DAMAGED as error:
-        said = str(error)[:200]
-        raise InputRejected(f"{where}: damaged or not an array: {said}. Write it again with numpy.savez.") from error
+        reason = str(error)[:200]
+        raise InputRejected(f"{where}: damaged or not an array: {reason}. Write it again with numpy.savez.") from error
 
 
 def _check_header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, where: str) -> None:

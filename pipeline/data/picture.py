@@ -1,4 +1,4 @@
-"""Pictures as pixels: all of one size and 8 bits a channel, or a refusal that names the one which is not."""
+"""Reads pictures of one size with 8 bits a channel; any other picture is refused by name."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from pipeline.errors import InputRejected
 from pipeline.limits import limits, raised
 from pipeline.system.regular_file import open_regular
 
-# By content, not by name: other formats that Pillow knows run a program (Ghostscript, for one) to be read.
+# Recognised by content, not by name: for some other formats Pillow runs a program, such as Ghostscript.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 BOMB = (Image.DecompressionBombWarning, Image.DecompressionBombError)
 File = Path | bytes
-"""Where a picture lies, or what is in its file."""
+"""The path of a picture, or the content of its file."""
 
 
 def stack(files: Sequence[tuple[File, str]], *, of: str) -> np.ndarray:
-    """Pictures with their names as one array, (N, H, W) if all are grey, else (N, H, W, 3) RGB, uint8.
+    """Pictures, given with their names, as one uint8 array: (N, H, W) if all are grey, else (N, H, W, 3) RGB.
 
-    Raises InputRejected for a damaged picture, or pictures of several sizes; ``of`` names the set in the message.
+    Raises InputRejected for a damaged picture, or pictures of different sizes; ``of`` names the set in the message.
     """
     grey = all(_is_grey(file, name) for file, name in files)
     images = np.empty((0, 1, 1), np.uint8)

@@ -1,4 +1,4 @@
-"""Samples of several inputs: an npz archive with an array for each input, by its name, and labels."""
+"""Samples for models of several inputs: an npz archive with labels, and an array for each input under its name."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ def read(
     constants: Mapping[str, np.ndarray],
     pixels: bool,
 ) -> Dataset:
-    """A row a sample: the float32 inputs one behind the other, in the order of ``shapes``, those of one sample.
+    """A Dataset with one flat row for each sample: its float32 inputs, concatenated in the order of ``shapes``.
 
-    ``constants`` are given to every sample alike. 8-bit values of the ``perturbed`` input become x/255 where they are ``pixels``.
-    Raises UsageError for another source, InputRejected for an archive that lacks an input or holds others of another shape.
+    ``shapes`` are those of one sample of each input; ``constants`` are the same for every sample. 8-bit values of the
+    ``perturbed`` input become x/255 where they are ``pixels``. Raises UsageError for a source that is no npz archive,
+    InputRejected for an archive that lacks an input or has one of another shape.
     """
     scheme, rest, notes = parse(uri)
     if scheme != "npz":
@@ -36,25 +37,27 @@ def read(
     path = Path(rest)
     names = npz.members(path)
     part = part if part is not None and npz.find(names, "labels", part) else None
-    said = npz.find(names, "labels", part)
-    if said is None:
+    label_name = npz.find(names, "labels", part)
+    if label_name is None:
         raise InputRejected(f"{uri!r} holds no labels; its arrays are {sorted(names)[:8]}. Name them y or labels.")
-    labels, columns = npz.read(path, said), []
+    labels, columns = npz.read(path, label_name), []
     for name, shape in shapes.items():
         if name in constants:
             columns.append(
                 np.broadcast_to(constants[name].astype(np.float32).reshape(1, -1), (len(labels), math.prod(shape)))
             )
             continue
-        found = next((n for n in ((f"{name}_{part}", f"{part}_{name}") if part else (name,)) if n in names), None)
-        if found is None:
+        member = next((n for n in ((f"{name}_{part}", f"{part}_{name}") if part else (name,)) if n in names), None)
+        if member is None:
             raise InputRejected(
                 f"{uri!r} has no array for input {name[:60]!r}; its arrays are {sorted(names)[:8]}. Store one by that name, a "
                 f"row for each sample, or give all samples the same: --constant {name[:60]}=VALUE."
             )
-        columns.append(_rows(npz.read(path, found), shape, len(labels), name, uri, pixels=pixels and name == perturbed))
-    told = (*notes, f"inputs {', '.join(shapes)} by their names; {perturbed} alone is perturbed")
-    return make(np.concatenate(columns, axis=1), labels, uri=uri, part=part or "all", notes=told)
+        columns.append(
+            _rows(npz.read(path, member), shape, len(labels), name, uri, pixels=pixels and name == perturbed)
+        )
+    notes = (*notes, f"inputs {', '.join(shapes)} by their names; {perturbed} alone is perturbed")
+    return make(np.concatenate(columns, axis=1), labels, uri=uri, part=part or "all", notes=notes)
 
 
 def _rows(values: np.ndarray, shape: tuple[int, ...], count: int, name: str, uri: str, *, pixels: bool) -> np.ndarray:
@@ -65,7 +68,7 @@ def _rows(values: np.ndarray, shape: tuple[int, ...], count: int, name: str, uri
     ):
         raise InputRejected(
             f"{uri!r}: input {name[:60]!r} takes {count} samples of shape {shape}, a row for each label; found "
-            f"{values.shape}. Store it so."
+            f"{values.shape}. Store it in that shape."
         )
     rows = make(values, np.zeros(count, np.int64), uri=uri).images.reshape(count, -1)
     scaled = rows.dtype == np.uint8 and pixels and rows.max(initial=0) > 1

@@ -1,6 +1,6 @@
-"""The grammar of data URIs: npz:PATH, csv:PATH[?label=..], parquet:PATH, dir:PATH, torchvision:NAME[?root=DIR], hf:NAME, digits.
+"""Data URIs: npz:PATH, csv:PATH[?label=..], parquet:PATH, dir:PATH, torchvision:NAME[?root=DIR], hf:NAME, digits.
 
-A bare path is guessed, and the guess is a note of the data set.
+The scheme of a bare path is guessed, and a note of the data set states the guess.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ TABLES: tuple[table.Format, ...] = ("csv", "parquet")
 
 
 def load(uri: str, *, part: Part | None, download: bool = False) -> Dataset:
-    """The data that `uri` names, unscaled; `part` None takes all of it.
+    """The data that `uri` names, unscaled; all parts where `part` is None.
 
-    A source without parts gives all of itself, and says so in `Dataset.part`; one that has parts, but not the one
-    asked for, is refused. Nothing is downloaded unless `download`.
+    A source without parts is returned as a whole, with `Dataset.part` "all"; one that has parts, but not `part`, is refused.
+    Nothing is downloaded unless `download`.
 
-    Raises UsageError for a URI that names nothing, InputRejected for a malformed or unsafe file.
+    Raises UsageError for a URI that names no data, InputRejected for a malformed or unsafe file.
     """
     scheme, rest, notes = parse(uri)
     if scheme == "digits":
@@ -63,7 +63,7 @@ def has_part(uri: str, part: Part) -> bool:
 
 
 def parse(uri: str) -> tuple[str, str, tuple[str, ...]]:
-    """(scheme, rest, notes) of a URI; a bare path is guessed from what lies there. Raises UsageError."""
+    """(scheme, rest, notes) of a URI; the scheme of a bare path is guessed from the file or folder. Raises UsageError."""
     scheme, colon, rest = uri.partition(":")
     if uri == "digits":
         return "digits", "", ()
@@ -88,7 +88,7 @@ def parse(uri: str) -> tuple[str, str, tuple[str, ...]]:
 
 
 def without_folders(uri: str) -> str:
-    """The URI as a report may show it: scheme and last name, the same wherever the data lie on a disk."""
+    """The URI as reports state it: scheme and last name of the path, independent of the folder of the data."""
     if uri == IN_MEMORY:
         return uri
     scheme, rest, _ = parse(uri)

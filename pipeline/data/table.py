@@ -1,6 +1,6 @@
-"""Tables, ``csv:FILE`` and ``parquet:FILE``: a column of labels, and a feature in every other one, by their names.
+"""Tables, ``csv:FILE`` and ``parquet:FILE``: one column has the labels, every other one a feature named after it.
 
-Read by pyarrow (extra ``[tabular]``). Text is a label alone: how a text became a number in training, a file does not say.
+Read by pyarrow (extra ``[tabular]``). Only labels may be text: a table does not say how training encoded a text feature.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipeline.system.regular_file import open_regular
 Format = Literal["csv", "parquet"]
 OPTIONS = ("label", "drop")
 LABELS = ("label", "target", "class", "y")
-"""Columns that are taken for labels where the address names none."""
+"""Names of columns that are taken for labels where the URI names none."""
 
 
 def parse(rest: str) -> tuple[Path, dict[str, str]]:
@@ -32,7 +32,7 @@ def parse(rest: str) -> tuple[Path, dict[str, str]]:
 
 
 def read(kind: Format, rest: str, *, uri: str) -> Dataset:
-    """All rows. Raises UsageError where a file or column is not there, InputRejected for what is no table of numbers,
+    """The whole table. Raises UsageError for a missing file or column, InputRejected for a file that is no table of numbers,
     EnvironmentFailure (74) without pyarrow.
     """
     path, options = parse(rest)
@@ -74,24 +74,25 @@ def _table(kind: Format, path: Path, uri: str) -> Any:
 
 
 def _bounded(pyarrow: Any, kind: Format, file: IO[bytes], uri: str) -> Any:
-    """The table, once its size has been judged by what the file says of itself."""
+    """The table, read only if the size that the file states is within the limit."""
     most = limits().data_bytes
     if kind == "csv":
         size = file.seek(0, 2)
         file.seek(0)
     else:
-        about = pyarrow.parquet.ParquetFile(file).metadata
-        stored = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
-        size = max(8 * about.num_rows * about.num_columns, stored)
+        metadata = pyarrow.parquet.ParquetFile(file).metadata
+        stored = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+        size = max(8 * metadata.num_rows * metadata.num_columns, stored)
     if size > most:
         raise InputRejected(f"{uri!r}: {size} bytes of table, more than the {most} allowed. {raised('data_bytes')}")
     return pyarrow.csv.read_csv(file) if kind == "csv" else pyarrow.parquet.read_table(file)
 
 
-def _label(names: list[str], said: str | None, uri: str) -> str:
-    found = [name for name in names if (name == said if said is not None else name.lower() in LABELS)]
-    if len(found) == 1:
-        return found[0]
+def _label(names: list[str], wanted: str | None, uri: str) -> str:
+    """The name of the column of labels."""
+    matches = [name for name in names if (name == wanted if wanted is not None else name.lower() in LABELS)]
+    if len(matches) == 1:
+        return matches[0]
     raise UsageError(f"{uri!r}: which column holds the labels? There are {_some(names)}. Say `?label=COLUMN`.")
 
 
@@ -117,7 +118,7 @@ def _numbers(column: Any, name: str, uri: str) -> np.ndarray:
 
 
 def _classes(column: Any, name: str, uri: str) -> tuple[np.ndarray, tuple[str, ...] | None]:
-    """Labels, and the names of classes where labels are texts: class 0 is the first of them in order."""
+    """Labels, and the names of classes in sorted order where labels are texts, else None."""
     if column.null_count:
         raise InputRejected(f"{uri!r}: {column.null_count} samples have no label in column {name[:60]!r}. Remove them.")
     values = np.asarray(column.to_numpy())

@@ -1,4 +1,4 @@
-"""The normalisations that most published models are trained behind: mean and deviation of pixels in [0, 1], by channel."""
+"""The usual normalisations of published models: mean and standard deviation of pixels in [0, 1], by channel."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ USUAL: dict[str, Usual] = {
     "[-1, 1]": ((0.5,), (0.5,)),
 }
 SLACK = 0.02
-"""What rounding, and a deviation written with fewer digits, may put beyond the ends."""
+"""How far rounding, of values and of the written deviation, may put values beyond the ends."""
 
 
 def flags(usual: Usual) -> str:
-    """The two flags that say it."""
+    """The flags --mean and --std of a normalisation."""
     mean, std = (",".join(f"{v:g}" for v in values) for values in usual)
     return f"--mean {mean} --std {std}"
 
 
 def normalised_by(low: np.ndarray, high: np.ndarray) -> str | None:
-    """Which of them may have made values of these ends by channel: the one whose pixels 0 and 1 lie closest around them."""
-    found: dict[str, float] = {}
+    """The normalisation that may have made values with these smallest and largest values by channel, or None.
+
+    Of several, it is the one whose images of pixels 0 and 1 enclose them most tightly.
+    """
+    distance: dict[str, float] = {}
     for name, (mean, std) in USUAL.items():
         if len(mean) not in (1, len(low)):
             continue
         black, white = -np.asarray(mean) / std, (1 - np.asarray(mean)) / std
         if (low >= black - SLACK).all() and (high <= white + SLACK).all():
-            found[name] = float(np.abs(low - black).sum() + np.abs(high - white).sum())
-    return min(found, key=lambda name: found[name], default=None)
+            distance[name] = float(np.abs(low - black).sum() + np.abs(high - white).sum())
+    return min(distance, key=lambda name: distance[name], default=None)

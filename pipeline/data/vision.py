@@ -1,4 +1,4 @@
-"""Data sets that torchvision knows by name, from a root folder; torchvision is imported when one is asked for."""
+"""Data sets of torchvision by name, from a root folder; torchvision is imported only when one is read."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ FOLDERS = {
     "SVHN": "",
     "GTSRB": "gtsrb",
 }
-"""Where torchvision looks for each, below the root."""
+"""The folder of each data set, below the root."""
 NAMES = tuple(FOLDERS)
 GTSRB_SIZE = 32
 
 
 def default_root() -> Path:
-    """Where downloads lie: $PIPELINE_DATA, else pipeline/ in the user's cache folder."""
+    """The folder of downloads: $PIPELINE_DATA, else pipeline/ in the user's cache folder."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("PIPELINE_DATA") or Path(cache) / "pipeline")
 
 
 def read(name: str, part: str, *, root: Path, download: bool, uri: str) -> Dataset:
-    """One part of a named set. Raises UsageError where it is not there and `download` is off, EnvironmentFailure
+    """One part of a named data set. Raises UsageError where it is not on this disk and `download` is off, EnvironmentFailure
     where torchvision or the network is missing."""
     if name not in NAMES:
         raise UsageError(f"torchvision:{name} is not read here; known are {', '.join(NAMES)}.")

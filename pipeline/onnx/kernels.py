@@ -1,7 +1,7 @@
-"""The float32 kernels of ONNX Runtime that stand for functions of one number: what each computes, and the ways to run it.
+"""The float32 kernels of ONNX Runtime for functions of one number: the function of each, and the ways to run it.
 
 No standard bounds the error of a Sigmoid or an Exp, and each build has its own polynomials. ``kernel_sweep.py`` tries all 2^32
-inputs in the forms that are stated here.
+inputs in the forms that are defined here.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from torch import Tensor
 from pipeline.core.floating_point import U32
 
 CHUNK = 1 << 16
-"""The longest tensor that a kernel is run on here."""
+"""The longest tensor on which a kernel is run here."""
 PIECES = 1 << 10
 """About how many inputs one run on short tensors takes."""
 _OPSET = 20
 _BEYOND = 800.0
-"""Where ``e^-|x|`` is zero in float64, nearly: a library may take much longer beyond."""
+"""Arguments of exp are clamped here, where ``e^-|x|`` is zero in float64: libraries may be much slower beyond."""
 
 ROOT_ERROR = 2.0**-24
 """How far a file's own ``sqrt 2`` may lie from it, relative. It changes ``erf`` by no more, relative: ``z erf'(z) <= erf(z)``."""
@@ -50,19 +50,19 @@ class Kernel:
     tail: int = 3
     least: float = -math.inf
     most: float = math.inf
-    """The smallest and the largest input that are covered."""
+    """``least`` and ``most`` are the smallest and the largest input that are covered."""
     node: str | None = None
-    """The ONNX operator, where a kernel goes by another name here."""
+    """The ONNX operator, where it is not the kernel's name here."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
     domain: str = ""
     product: Callable[[Tensor], Tensor] | None = None
-    """Of a function ``g`` inside ``x (c + g(x)) / (c + 1)``, ``c`` 0 or 1, this whole, by which alone ``g`` is seen."""
+    """For a function ``g`` that is measured by ``x (c + g(x)) / (c + 1)``, ``c`` 0 or 1, alone: that product."""
     bias: bool = False
-    """Whether a second input is added before: zeros here."""
+    """Whether the operator first adds a second input, for which zeros are given here."""
     rows: bool = False
-    """The exponential inside a Softmax, seen by its outputs alone."""
+    """Whether the kernel is the exponential inside a Softmax, which can be measured by the Softmax's outputs only."""
     unseen: float = 0.0
-    """What may hide between the kernel and what is seen of it, relative."""
+    """The relative error that operations between the kernel and the measured outputs may hide."""
 
 
 def _sigmoid(x: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ OPERATORS: Mapping[str, Kernel] = {
     "Tanh": Kernel(torch.tanh, tail=7),
     "Exp": Kernel(_exp, pivot=2.0**-120, tail=7),
     "Erf": Kernel(torch.erf, tail=7),
-    # Both values that are compared were multiplied by one number, and rounded.
+    # Both compared values were multiplied by the same number, and rounded.
     "Softmax": Kernel(_exp, pivot=2.0**-100, tail=5, most=0.0, rows=True, unseen=2.01 * U32),
     "Softplus": Kernel(lambda x: x.clamp_min(0) + torch.log1p(_exp(-x.abs())), pivot=1.0),
     "Elu": Kernel(_elu, pivot=1.0),
@@ -128,12 +128,12 @@ OPERATORS: Mapping[str, Kernel] = {
     "Softsign": Kernel(lambda x: x / (1 + x.abs())),
     "Mish": Kernel(_mish, pivot=1.0),
     "Atan": Kernel(torch.atan),
-    # Below the smallest normal number flushing the argument to zero would change the logarithm by anything.
+    # Below the smallest normal number, flushing the argument to zero would change the logarithm arbitrarily.
     "Log": Kernel(torch.log, pivot=1.0, least=2.0**-126),
     "Sin": Kernel(torch.sin),
     "Cos": Kernel(torch.cos),
 }
-"""What can be measured: the kernels that rules ask for which are functions of one number, or hold one."""
+"""The kernels that can be measured: those that rules need and that are, or contain, functions of one number."""
 
 
 def full(operator: str) -> Run:
@@ -144,10 +144,10 @@ def full(operator: str) -> Run:
 
 
 def rest(operator: str) -> Run:
-    """The kernel on as long a tensor, as it computes what is left over by its vectors.
+    """The kernel on an equally long tensor, with the scalar code for elements that fill no vector.
 
-    Eigen computes by vectors what lies aligned in the output, and the rest number by number; of an output that begins at an
-    odd byte nothing is aligned. Another library takes this for any other output.
+    Eigen uses vectors for the aligned part of the output, and scalar code for the rest; an output that begins at an odd byte has
+    no aligned part. Other libraries compute such an output like any other.
     """
     kernel = OPERATORS[operator]
     if kernel.rows:
@@ -173,7 +173,7 @@ def rest(operator: str) -> Run:
 def in_pieces(operator: str, size: int | None = None) -> Run:
     """The kernel on tensors of ``size`` numbers each, by default shorter than a vector.
 
-    One graph splits, applies and joins, for a call into ONNX Runtime costs ten times a node.
+    One graph splits, applies and concatenates, since a call into ONNX Runtime takes ten times as long as a node.
     """
     kernel = OPERATORS[operator]
     if kernel.rows:

@@ -36,7 +36,7 @@ def checks(report: Report) -> tuple[Check, ...]:
 
 
 def _gate(gate: GateOutcome) -> Check:
-    detail = f"{' '.join(gate.told.split())} ({gate.k} of {gate.n})"
+    detail = f"{' '.join(gate.summary.split())} ({gate.k} of {gate.n})"
     return Check(clean(gate.id, 120), STATES[gate.passed], detail)
 
 

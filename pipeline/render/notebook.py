@@ -64,7 +64,7 @@ def fragment(report: Report) -> str:
         ),
         TABLE.format(header, rows),
     ]
-    parts += [Markup("<p>{}: {}</p>").format(OUTCOMES[gate.passed], clean(gate.told, 200)) for gate in result.gates]
+    parts += [Markup("<p>{}: {}</p>").format(OUTCOMES[gate.passed], clean(gate.summary, 200)) for gate in result.gates]
     parts += [Markup("<p>Note: {}</p>").format(clean(caution.message, 400)) for caution in result.warnings]
     return str(escape(Markup("").join(parts)))
 

@@ -191,7 +191,7 @@ def _or_dash(rate: Rate | None) -> str:
 
 def _gate(gate: GateOutcome) -> RenderableType:
     word, style = STATES[gate.passed]
-    return Text.assemble((word, style), f"  {gate.told}")
+    return Text.assemble((word, style), f"  {gate.summary}")
 
 
 def _remarks(report: Report, folder: Path | None) -> RenderableType:

@@ -1,4 +1,4 @@
-"""What was found, in one type: its laws, its schema, the counts that follow from verdicts per sample, and its files.
+"""The result type: its laws, its schema, the counts that follow from verdicts per sample, and its files.
 
 samples = Samples(eps=("8/255",), index=..., label=..., predicted=..., verdict=..., margin_lower=..., survived=...)
 report = Report.of("certification", Result(levels=levels(samples), per_class=per_class(samples), ...), run)
@@ -37,7 +37,7 @@ from pipeline.results.samples import (
     Verdict,
     read_samples,
 )
-from pipeline.results.shard import Asked, Shard
+from pipeline.results.shard import RunGates, Shard
 from pipeline.results.summarise import LevelDetails, largest_eps, levels, per_class
 from pipeline.results.text import clean, quoted
 from pipeline.results.unfinished import Unfinished
@@ -46,7 +46,6 @@ from pipeline.results.write import dump, read, write
 __all__ = [
     "DECIDERS",
     "Accuracies",
-    "Asked",
     "Attack",
     "Baseline",
     "Caution",
@@ -74,6 +73,7 @@ __all__ = [
     "Result",
     "RoundingCost",
     "Run",
+    "RunGates",
     "Rung",
     "RuntimeExecution",
     "Samples",

@@ -1,4 +1,4 @@
-"""The canonical JSON form of a result, and its digest: by RFC 8785, so that anybody can compute it from report.json."""
+"""The canonical JSON form of a result (RFC 8785) and its digest, which can be recomputed from report.json."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from typing import Any, Literal
 import rfc8785
 
 Version = Literal["1", "2"]
-"""Of the schema: 2 is written, 1, which had a canonical form of its own, is still read."""
+"""The version of the schema: 2 is written; 1, with a canonical form of its own, is still read."""
 LARGEST = 2**53 - 1
-"""The largest whole number that JSON's readers agree about: no larger one stands in a result."""
+"""The largest whole number that all JSON readers represent exactly: a result has no larger one."""
 
 
 def canonical(value: Any, version: Version = "2") -> bytes:
-    """The bytes of RFC 8785; of version 1, sorted keys, no whitespace, and numbers as Python writes them.
+    """The bytes of RFC 8785; for version 1, sorted keys, no whitespace, and numbers as Python writes them.
 
-    Raises ValueError for what has no such form: NaN, infinity, whole numbers beyond 2^53, text that is no Unicode, nesting
-    without end.
+    Raises ValueError for values without such a form: NaN, infinity, whole numbers beyond 2^53, invalid Unicode, too deep nesting.
     """
     try:
         if version == "2":

@@ -1,4 +1,4 @@
-"""Whether a natural accuracy can be told from that of guessing."""
+"""A test whether a natural accuracy is better than guessing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CODE = "near-chance"
 
 
 def guessing(classes: int, per_label: Sequence[int]) -> Fraction:
-    """What guessing attains: one class of ``classes`` by chance, or always the commonest label of several."""
+    """The accuracy of guessing: of a random class, or of always the most frequent label where there are several."""
     rates = [Fraction(1, max(classes, 1))]
     if len(per_label) > 1:
         rates.append(Fraction(max(per_label), sum(per_label)))
@@ -26,17 +26,17 @@ def guessing(classes: int, per_label: Sequence[int]) -> Fraction:
 
 
 def near_chance(k: int, n: int, rate: Fraction) -> bool:
-    """Whether ``k`` right of ``n`` are not significantly more than guessing attains: ``P(X >= k) > 0.01``, X ~ Bin(n, rate).
+    """Whether ``k`` right of ``n`` are not significantly more than by guessing: ``P(X >= k) > 0.01``, X ~ Bin(n, rate).
 
-    Nothing is said against a file that is always right, nor, where samples are so few that even that would be no evidence,
-    against one that is right as often as guessing.
+    False for a file that is always right; and where samples are too few for any evidence, for one that is right at least as
+    often as guessing.
     """
     enough = float(rate) ** n <= ALPHA or k < n * rate
     return k < n and enough and (k == 0 or float(betainc(k, n - k + 1, float(rate))) > ALPHA)
 
 
 def caution(level: Level, classes: int, rows: Sequence[ClassRow]) -> Caution | None:
-    """The warning that a result carries whose natural accuracy is near chance, None for any other."""
+    """The warning of a result whose natural accuracy is near chance, else None."""
     natural, rate = level.natural, guessing(classes, [row.n for row in rows if row.eps == level.eps])
     if not near_chance(natural.k, natural.n, rate):
         return None
@@ -49,11 +49,11 @@ def caution(level: Level, classes: int, rows: Sequence[ClassRow]) -> Caution | N
 
 
 def is_near_chance(result: Result) -> bool:
-    """The same of a whole result, by its counts and not by what it says of itself."""
+    """Whether the natural accuracy of a result is near chance, by its counts rather than its warnings."""
     return bool(result.levels) and caution(result.levels[0], result.model.output.classes, result.per_class) is not None
 
 
 def share_of_guessing(result: Result) -> Fraction:
-    """What guessing attains on the samples of a result."""
+    """The accuracy of guessing on the samples of a result."""
     rows = [row.n for row in result.per_class if row.eps == result.levels[0].eps]
     return guessing(result.model.output.classes, rows)

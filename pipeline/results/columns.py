@@ -1,4 +1,4 @@
-"""The columns of the npz files that lie beside a report, read without trusting them."""
+"""Reads the columns of a report's npz files, which are not trusted."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ DAMAGED = (
 
 
 def exact_radii(eps: np.ndarray) -> tuple[str, ...]:
-    """A column of radii, each an exact number that costs nothing to read. Raises ValueError."""
-    written = tuple(map(str, eps)) if eps.ndim == 1 and eps.dtype.kind == "U" else ("",)
-    if wrong := [e for e in written if not re.fullmatch(EXACT, e)]:
+    """A column of radii as exact numbers of bounded length. Raises ValueError."""
+    texts = tuple(map(str, eps)) if eps.ndim == 1 and eps.dtype.kind == "U" else ("",)
+    if wrong := [text for text in texts if not re.fullmatch(EXACT, text)]:
         raise ValueError(f"eps holds {wrong[0][:40]!r}, which is no exact number")
-    return written
+    return texts
 
 
 def decider_codes(decided_by: np.ndarray, names: np.ndarray) -> np.ndarray:
-    """Codes into the names that a file gives as codes into DECIDERS, which has had fewer. Raises ValueError."""
-    held = names.tolist() if names.ndim == 1 and names.size <= 256 else None
-    if held == DECIDERS:
+    """Codes into a file's own list of names, converted to codes into DECIDERS, which was shorter before. Raises ValueError."""
+    in_file = names.tolist() if names.ndim == 1 and names.size <= 256 else None
+    if in_file == DECIDERS:
         return decided_by
-    if not held:
+    if not in_file:
         raise ValueError(f"decided_by_names holds an array of shape {names.shape}")
-    known, codes = {name: code for code, name in enumerate(DECIDERS)}, np.zeros(256, np.uint8)
+    code_of, codes = {name: code for code, name in enumerate(DECIDERS)}, np.zeros(256, np.uint8)
     for code in np.unique(decided_by):
-        name = held[code] if code < len(held) else "nothing with a name"
-        if name not in known:
+        name = in_file[code] if code < len(in_file) else "nothing with a name"
+        if name not in code_of:
             raise ValueError(f"a sample is decided by {name!r:.40}")
-        codes[code] = known[name]
+        codes[code] = code_of[name]
     return codes[decided_by]
 
 
 def require(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless a column is of the type that its name stands for, and of this shape."""
+    """Raise ValueError unless a column has the type that belongs to its name, and this shape."""
     types = {"verdict": "u1", "decided_by": "u1", "survived": "b1", "undecided": "b1"}
     real = name in ("margin_lower", "largest_eps", "image")
     if array.dtype.str[1:] not in (("f4", "f8") if real else (types.get(name, "i8"),)) or array.shape != shape:
@@ -60,7 +60,7 @@ def require(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
 
 
 def arrays_of(path: Path, expected: SamplesFile | None) -> dict[str, np.ndarray]:
-    """The members of a file, whose digest is the one expected. Raises UsageError, InputRejected or Contradiction."""
+    """The arrays of a file, whose digest must be the expected one. Raises UsageError, InputRejected or Contradiction."""
     try:
         with open_regular(path) as file:
             content = file.read(limits().data_bytes + 1)
@@ -73,9 +73,9 @@ def arrays_of(path: Path, expected: SamplesFile | None) -> dict[str, np.ndarray]
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise ValueError("its members are compressed, as ours never are")
+                raise ValueError("its members are compressed, as those of a report never are")
             stored = {name.removesuffix(".npy"): io.BytesIO(archive.read(name)) for name in archive.namelist()}
         # Not numpy.load, which gives the bytes of a member that is no array.
         return {name: npy.read_array(member, allow_pickle=False) for name, member in stored.items()}
     except DAMAGED as error:
-        raise InputRejected(f"{path.name!r} is no file of ours: {clean(error)}. Certify again.") from error
+        raise InputRejected(f"{path.name!r} is no file of a report: {clean(error)}. Certify again.") from error

@@ -1,4 +1,4 @@
-"""What was measured, on what, and how: the parts of a result that describe, and hold no verdict."""
+"""The descriptive parts of a result: the model, the data, the threat and the method, without verdicts."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def _encodable(value: object) -> object:
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
-# A file name may hold bytes that are no text, a model's names anything; JSON must hold both.
+# File names may contain bytes that are no text, names in a model any characters; JSON must represent both.
 Name = Annotated[str, BeforeValidator(_encodable)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-# A fraction or decimal that a reader may take as it is, neither 1/0 nor 1e999999999.
+# A fraction or decimal that is safe to evaluate: neither 1/0 nor 1e999999999.
 EXACT = r"([0-9]{1,60}(/0{0,60}[1-9][0-9]{0,60})?|[0-9]{0,60}\.[0-9]{1,60})"
 Exact = Annotated[str, Field(pattern=f"^{EXACT}$")]
 Dimension = int | str | None
@@ -47,7 +47,7 @@ class Input(Frozen):
 
 
 class InputUse(Input):
-    """One of several inputs: `perturbed`, read from the `data` with each sample, or a `constant` that all samples have alike."""
+    """One of several inputs: `perturbed`, read from the `data` with each sample, or a `constant` for all samples."""
 
     use: Literal["perturbed", "data", "constant"]
     value: tuple[float, ...] | None = None
@@ -79,7 +79,7 @@ class Model(Frozen):
     opsets: dict[str, int]
     input: Input
     inputs: tuple[InputUse, ...] | None = None
-    """Of a file of several, which `input` then has in a row, but for constants of other types."""
+    """The inputs of a file that has several; `input` is then their concatenation, without constants of other types."""
     output: Output
     parameters: int
     ops: dict[Name, int]
@@ -119,9 +119,9 @@ class Data(Frozen):
 
 
 class Features(Frozen):
-    """What eps multiplies, entry by entry in the order of the model's input: a radius, 0 where the entry stays exactly as it is.
+    """The radius by which eps is multiplied, for each entry of the model's input; 0 for an entry that stays fixed.
 
-    `low` and `high` end an entry's valid range where it has one; `units` says what the radii were taken from.
+    `low` and `high` are the ends of an entry's valid range, if it has one; `units` says where the radii come from.
     """
 
     radii: tuple[Radius, ...] = Field(min_length=1)
@@ -133,7 +133,7 @@ class Features(Frozen):
 
     @property
     def fixed(self) -> tuple[str, ...]:
-        """The entries that stay as they are, by name or number."""
+        """The names, or numbers, of the entries that stay fixed."""
         return tuple(self.names[i] if self.names else str(i) for i, radius in enumerate(self.radii) if radius == 0)
 
     @model_validator(mode="after")
@@ -150,9 +150,9 @@ class Features(Frozen):
 
 
 class Threat(Frozen):
-    """What an attacker may do: change a sample by at most eps in `norm`, in units of pixels, within `range` if `clip`.
+    """The threat model: an attacker changes a sample by at most eps in `norm`, in units of the range, within `range` if `clip`.
 
-    With `features`, entry by entry: by at most eps times its radius, within its own range; `range` is then what the data span.
+    With `features`, each entry changes by at most eps times its radius, within its own range; `range` is then that of the data.
     """
 
     norm: Literal["linf", "l2"] = "linf"
@@ -173,7 +173,7 @@ class Threat(Frozen):
 
 
 class Attack(Frozen):
-    """An attack that every correctly classified sample, or those that cheap bounds left open, went through."""
+    """An attack on every correctly classified sample, or on those that cheap bounds did not decide."""
 
     name: str
     steps: int = Field(ge=1)
@@ -184,8 +184,8 @@ class Attack(Frozen):
 
 
 class KernelErrors(Frozen):
-    """By how much float32 kernels err, absolutely and relatively, and the build that this was measured on: its native
-    library, the instructions that it chooses its code by, and the C library's mathematics where a kernel may call them."""
+    """The measured (absolute, relative) errors of float32 kernels, and the build that they hold for: its native library, the
+    instructions by which it chooses its code, and the C library's mathematics if a kernel may call them."""
 
     runtime_sha256: Sha256
     instructions: Name
@@ -198,7 +198,7 @@ class KernelErrors(Frozen):
 
 
 class RuntimeExecution(Frozen):
-    """What runs the file, and the digest of the graph that it executes: operators, attributes and constants, without names."""
+    """The runtime of the file, and the digest of the graph that it executes: operators, attributes and constants, not names."""
 
     runtime: str
     version: str
@@ -206,7 +206,7 @@ class RuntimeExecution(Frozen):
     optimization: Literal["off", "basic", "extended", "all"]
     graph_sha256: Sha256
     kernels: KernelErrors | None = None
-    """Of the operators whose error was measured on one build; the verdict speaks of that build."""
+    """The measured errors on which the verdict rests; it then holds for their build."""
 
     def __str__(self) -> str:
         return (
@@ -216,10 +216,10 @@ class RuntimeExecution(Frozen):
 
 
 class Method(Frozen):
-    """How samples were certified, and what "certified" says: `statement`, under `assumptions`.
+    """How samples were certified, and the meaning of "certified": `statement`, under `assumptions`.
 
-    `bounds` are the rungs that may have been climbed, cheapest first, as `requested`; `long_attack` came before CROWN. Branch and
-    bound divided a region into at most `max_domains` parts, None where it was not among them.
+    `bounds` are the methods that may have been used, cheapest first, by `requested`; `long_attack` preceded CROWN. Branch and
+    bound divided a region into at most `max_domains` parts, None where it was not used.
     """
 
     bounds: tuple[str, ...]
@@ -237,13 +237,13 @@ class Method(Frozen):
 
 
 class Parity(Frozen):
-    """How well the network that was bounded agrees with the delivered file under its runtime.
+    """How well the bounded network agrees with the delivered file under its runtime.
 
-    At `points` points all of `nodes` nodes had, in the file's own graph, a value inside the interval that bounds claim for the
-    same inputs; `nodes_with_tolerance` of them, or of the steps within them, have no bound, and got `tolerance` relative to each
-    entry (0 where there is none). How far outputs, of at most `scale`, were apart was measured at `n` of these points; `left_out`
-    have outputs that are not finite, in either, or apart because rounding decided a Sign, Floor, Round or comparison. Of `boxes`
-    certified samples the file was run at `box_points` points, and no label or margin was outside its bounds.
+    At `points` points the values of all `nodes` nodes, in the file's own graph, were inside the intervals that bounds claim for
+    the same inputs; `nodes_with_tolerance` of them, or of the steps within them, have no bound, and got `tolerance` relative to
+    each entry (0 where there is none). The largest difference of outputs, whose size is at most `scale`, was measured at `n` of
+    these points; `left_out` points have outputs that are not finite, or that differ because rounding decided a Sign, Floor, Round
+    or comparison. The file was also run at `box_points` points of `boxes` certified samples, where labels and margins held.
     """
 
     provider: str
@@ -262,7 +262,7 @@ class Parity(Frozen):
 
 
 class Caution(Frozen):
-    """Something a reader should know, with a code where it has one."""
+    """A warning, with a code if it has one."""
 
     code: str | None = None
     message: Name

@@ -1,4 +1,4 @@
-"""What became of a gate: everything that decided it, so that a reader can decide it again."""
+"""The outcome of a gate, with everything that decided it, so that a reader can decide it again."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Baseline(Frozen):
 
 
 class GateOutcome(Frozen):
-    """A gate and what was observed; `passed` is None where a budget ran out before it was decided.
+    """A gate and the observed value; `passed` is None where a budget ran out before it was decided.
 
-    `observed` is the value, the lower end of its interval (`on`), the drop below a baseline, or the largest difference of
-    outputs in units of the largest output; `k` of `n` samples, of points that get the same label for a gate on parity.
+    `observed` is the rate, the lower end of its interval (`on`), the drop below a baseline, or the largest difference of outputs
+    in units of the largest output. `k` of `n` count samples, or for a gate on parity the points with the same label.
     """
 
     id: Name
@@ -51,8 +51,8 @@ class GateOutcome(Frozen):
     passed: bool | None
 
     @property
-    def told(self) -> str:
-        """What was asked and what was found, in a line."""
+    def summary(self) -> str:
+        """The gate and the observed value, in a line."""
         of_class = f"class:{self.label}:" if self.label is not None else ""
         at = f"@{self.eps}" if self.eps else ""
         name = f"{of_class}{self.metric}{at}" + (", lower end" if self.on == "lower-ci" else "")

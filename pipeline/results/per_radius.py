@@ -1,4 +1,4 @@
-"""One eps, and what it leaves of the accuracy: counts, margins, layers and rungs, and the laws that they obey."""
+"""The result at one eps: accuracies, counts, margins, layers and rungs, and the laws that they obey."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ class Margin(Frozen):
 
 
 class Layer(Frozen):
-    """The states of one nonlinearity's units over some samples (fractions), and the mean radius of its input by IBP.
+    """The states of one nonlinearity's units over some samples, as fractions, and the mean radius of its input by IBP.
 
-    `looseness` is that radius over half the range that values at a few vertices of the input boxes span.
+    `looseness` is that radius divided by half the range of the values at a few vertices of the input boxes.
     """
 
     name: Name
@@ -67,7 +67,7 @@ class Layer(Frozen):
 
 
 class Edge(Frozen):
-    """A sample near the edge: its index in the data's part, its class, and the lower bound of its smallest margin."""
+    """A sample whose margin is near zero: its index in the data's part, its class, and the lower bound of its smallest margin."""
 
     index: int
     label: int
@@ -76,9 +76,9 @@ class Edge(Frozen):
 
 
 class Rung(Frozen):
-    """One rung of the ladder at one eps: how many samples it examined, how many it decided, how many are certified by then.
+    """One rung of the ladder at one eps: how many samples it examined and decided, and how many are certified after it.
 
-    What follows from another eps counts as decided and is not examined: `decided` may exceed `examined`.
+    A sample that is decided by its verdict at another eps is not examined, so `decided` may exceed `examined`.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Rung(Frozen):
 
 
 class RoundingCost(Frozen):
-    """What float32 cost the bounds of IBP: the largest loss of a margin, and certificates with it and without it."""
+    """The cost of rounding to the bounds of IBP: the largest loss of a margin, and certificates with rounding and without."""
 
     largest: float
     certified: int
@@ -96,11 +96,11 @@ class RoundingCost(Frozen):
 
 
 class Level(Frozen):
-    """One eps: an exact fraction in units of the pixel range, and what it leaves of the accuracy.
+    """One eps, an exact fraction in units of the pixel range, and the accuracies at it.
 
-    `attacked` counts the samples for which no counterexample was found, None where none was looked for; `undecided`
-    those of the unknown that a budget left unexamined: `certified` is then a lower bound. `edge` holds the correct
-    samples whose margin is bounded nearest to zero, `unfinished` the unknown that branch and bound was tried on, by index.
+    `attacked` counts the correct samples without a counterexample, None without an attack; `undecided` counts the unknown samples
+    that a budget left unexamined: `certified` is then a lower bound. `edge` holds the correct samples whose margin bounds are
+    nearest to zero, `unfinished` the unknown samples that branch and bound did not decide, by index.
     """
 
     eps: Exact
@@ -119,7 +119,7 @@ class Level(Frozen):
 
     @property
     def exact(self) -> Fraction:
-        """eps as it is."""
+        """eps as a fraction."""
         return Fraction(self.eps)
 
     @model_validator(mode="after")

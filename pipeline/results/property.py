@@ -1,4 +1,4 @@
-"""The result of a property: what is known of it, and how it is kept."""
+"""The result of a property, and its files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PropertyVerdict = Literal["holds", "violated", "unknown", "timeout"]
 class WitnessPoint(Frozen):
     """A counterexample in the model's input space, every number an exact decimal.
 
-    ``rounded`` counts the inputs that are no float32: their bounds hold none, and the file was given the nearest.
+    ``rounded`` counts the inputs whose bounds contain no float32, for which the file was given the nearest one.
     """
 
     x: tuple[str, ...]
@@ -37,7 +37,7 @@ class PropertyModel(Frozen):
 
 
 class PropertyFile(Frozen):
-    """The property file, and what it holds once its connectives are expanded."""
+    """The property file, and the sizes of the property in disjunctive normal form."""
 
     file: Name
     sha256: Sha256
@@ -49,13 +49,13 @@ class PropertyFile(Frozen):
 
 
 class PropertyResult(Frozen):
-    """What is known of a property: the verdict, what it means, and how it was reached."""
+    """The verdict on a property, its meaning, and how it was reached."""
 
     tool: Tool
     model: PropertyModel
     property: PropertyFile
     output: Name | None = None
-    """The one that was chosen, of several."""
+    """The chosen output, of a model that has several."""
     arithmetic: str
     provider: str
     execution: RuntimeExecution | None = None
@@ -67,7 +67,7 @@ class PropertyResult(Frozen):
     boxes_bounded: int
     boxes_open: int
     unfinished: Unfinished | None = None
-    """Of the verdicts `unknown` and `timeout`: why the first box that stayed open was not divided to the end, by ReLUs' signs."""
+    """For `unknown` and `timeout`: why branch and bound left its first open box undecided."""
     attack: dict[str, int | float] | None
     witness: WitnessPoint | None = None
     notes: tuple[str, ...] = ()

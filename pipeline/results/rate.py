@@ -1,4 +1,4 @@
-"""A proportion with its counts and its exact confidence interval, as decimal strings that no reader has to round."""
+"""A proportion with its counts and its exact confidence interval, as decimal strings."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ ALPHA = 0.05
 DECIMAL = re.compile(r"[01]\.[0-9]{4}")
 
 
-def law(holds: bool, found: str) -> None:
+def law(holds: bool, violation: str) -> None:
     """Raise Contradiction (5) for a result that breaks a law of its schema."""
     if not holds:
-        raise Contradiction(f"A result breaks a law of its schema: {found}. This is a fault of the program; report it.")
+        raise Contradiction(
+            f"A result breaks a law of its schema: {violation}. This is a fault of the program; report it."
+        )
 
 
 class Frozen(BaseModel):
@@ -32,7 +34,7 @@ class Frozen(BaseModel):
 class Rate(Frozen):
     """k of n, its value, and the two-sided 95 % interval of Clopper and Pearson (Biometrika 26, 1934).
 
-    The value is rounded down and the interval outwards, so that what is shown never claims more than k/n.
+    The value is rounded down and the interval outwards, so that no shown number claims more than k/n.
     """
 
     k: int
@@ -43,8 +45,8 @@ class Rate(Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> Rate:
         if not 0 <= self.k <= self.n or self.value != decimal(Fraction(self.k, max(self.n, 1))):
-            said = clean(f"{self.k}/{self.n} = {self.value}", 80)
-            raise Contradiction(f"A rate must be k of n with its own value; received {said}.")
+            received = clean(f"{self.k}/{self.n} = {self.value}", 80)
+            raise Contradiction(f"A rate must be k of n with its own value; received {received}.")
         if not all(DECIMAL.fullmatch(end) for end in self.ci95) or not self.ci95[0] <= self.value <= self.ci95[1]:
             raise Contradiction(f"An interval must hold its rate, {self.value}; received {str(self.ci95)[:80]}.")
         return self

@@ -1,4 +1,4 @@
-"""The one result type, schema version 2, and the laws that every result obeys.
+"""The result type, schema version 2, and the laws that every result obeys.
 
 `result` is deterministic and carries its SHA-256; `run` is volatile. A result that breaks a law cannot be built:
 the counts of a level add up, certified <= attacked <= natural, certified falls as eps grows, classes sum to the whole.
@@ -23,7 +23,7 @@ Kind = Literal["certification", "retraining"]
 
 
 class LargestEps(Frozen):
-    """Each sample's largest eps that was itself certified, on a grid of step `tolerance`: quantiles over the correct samples.
+    """Quantiles, over the correct samples, of the largest certified eps, by a search on a grid of step `tolerance`.
 
     A sample for which nothing was proved counts as 0.
     """
@@ -46,7 +46,7 @@ class SamplesFile(Frozen):
 
 
 class Proofs(Frozen):
-    """Proofs that ``check-proof`` replays: the digest of their manifest, which has that of each, and of how many samples."""
+    """The proofs for ``check-proof``: the digest of their manifest, which has that of each, and the number of samples."""
 
     sha256: Sha256
     samples: int = Field(ge=0)
@@ -60,7 +60,7 @@ Number = Annotated[float | int | str | None, BeforeValidator(_finite_or_null)]
 
 
 class Accuracies(Frozen):
-    """Natural, attacked and certified accuracy of a model at one eps; `undecided` counts samples that a budget left."""
+    """Natural, attacked and certified accuracy of a model at one eps; `undecided` counts samples that a budget left out."""
 
     eps: str
     natural: Rate
@@ -70,7 +70,7 @@ class Accuracies(Frozen):
 
 
 class Training(Frozen):
-    """How the model was retrained: every setting, one record of numbers per epoch, and what it was worth."""
+    """How the model was retrained: every setting, one record of numbers per epoch, and the accuracies before and after."""
 
     recipe: dict[str, JsonValue]
     curves: tuple[dict[str, Number], ...] = ()
@@ -81,10 +81,10 @@ class Training(Frozen):
 
 
 class Result(Frozen):
-    """Everything that was found, deterministic on the same machine, versions, device and chunk size.
+    """The deterministic part of a report, the same for the same machine, versions, device and chunk size.
 
-    `partial` says that a budget left samples undecided: certified accuracies are then lower bounds. A `shard` is about a share of
-    a run's samples alone: it decides no gate, and is incomplete until it is merged with the others.
+    `partial` says that a budget left samples undecided: certified accuracies are then lower bounds. The result of a `shard` is
+    about some of a run's samples: it decides no gate, and is incomplete until it is merged with the others.
     """
 
     tool: Tool
@@ -148,7 +148,7 @@ class Result(Frozen):
 
 
 class Run(Frozen):
-    """What differs from run to run: time, place, command."""
+    """The volatile part of a report: time, machine and command."""
 
     started: str
     seconds: float
@@ -157,11 +157,11 @@ class Run(Frozen):
     timings: dict[str, float] = Field(default_factory=dict)
     stopped_by: str | None = None
     parity_seed: int | None = None
-    """Of the points at which import, runtime and certificates were compared, drawn by chance unless it was given."""
+    """The seed of the points at which import, runtime and certificates were compared, random unless it was given."""
 
 
 class Report(Frozen):
-    """A result, its digest, and the run it came from."""
+    """A result, its digest, and its run."""
 
     schema_version: Version = "2"
     kind: Kind

@@ -1,4 +1,4 @@
-"""Verdicts per sample: the table of which every count in a result is a sum, and the file it is kept in."""
+"""The table of verdicts per sample, of which every count in a result is a sum, and its files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline.results.text import clean
 
 
 class Verdict(IntEnum):
-    """What is known of one sample at one eps."""
+    """The verdict on one sample at one eps."""
 
     CERTIFIED = 0
     FALSIFIED = 1
@@ -32,7 +32,7 @@ class Verdict(IntEnum):
 
     @property
     def word(self) -> str:
-        """As reports write it."""
+        """The verdict as reports write it."""
         return self.name.lower()
 
 
@@ -42,9 +42,9 @@ COUNTEREXAMPLES_NAME: Final = "counterexamples.npz"
 
 @dataclass(frozen=True, eq=False)
 class Counterexamples:
-    """One point for each falsified sample, at the smallest eps where one was found, as the model's input takes it.
+    """One counterexample for each falsified sample, at the smallest eps where one was found.
 
-    `index` counts in the data's part, `predicted` is the label that the delivered file gives the point in `image`.
+    `index` counts in the data's part; `image` is the point as the model's input, `predicted` the label that the file gives it.
     """
 
     index: Int64[np.ndarray, " k"]
@@ -57,7 +57,7 @@ class Counterexamples:
 
     @classmethod
     def joined(cls, several: Sequence[Counterexamples]) -> Counterexamples:
-        """Those of several tables of samples, in the order of their indices."""
+        """The counterexamples of several tables of samples in one, in the order of their indices."""
         index = np.concatenate([one.index for one in several])
         order = np.argsort(index, kind="stable")
         image, predicted = (np.concatenate([getattr(one, name) for one in several]) for name in ("image", "predicted"))
@@ -82,9 +82,9 @@ class Samples:
 
     `index` counts in the data's part; `verdict` holds codes of Verdict; `margin_lower` the lower bound of
     `min over j of y_label - y_j` (NaN where none was computed); `survived` whether the attack found no counterexample,
-    None where there was no attack; `undecided` the unknown that a budget left unexamined; `decided_by` codes into
-    DECIDERS; `largest_eps` the largest eps that was itself certified, in units of the range (no levels: one a sample).
-    The points that falsify go into a file of their own.
+    None without an attack; `undecided` whether an unknown sample was left unexamined by a budget; `decided_by` codes into
+    DECIDERS; `largest_eps` the largest certified eps of each sample, in units of the range. Counterexamples have a file of their
+    own.
 
     Raises Contradiction where two columns cannot both be true of a sample.
     """
@@ -110,8 +110,8 @@ class Samples:
         if self.survived is not None:
             self._refuse(certified & ~self.survived, "certified, and yet an attack succeeded")
             self._refuse(~wrong & (falsified == self.survived), "falsified without a counterexample, or the reverse")
-        found_before = np.logical_or.accumulate(falsified, axis=0)
-        self._refuse(certified & found_before, "certified at an eps above that of a counterexample")
+        falsified_before = np.logical_or.accumulate(falsified, axis=0)
+        self._refuse(certified & falsified_before, "certified at an eps above that of a counterexample")
         if self.undecided is not None:
             self._refuse(self.undecided & (self.verdict != Verdict.UNKNOWN), "undecided, and yet with a verdict")
         if self.decided_by is not None:

@@ -1,4 +1,4 @@
-"""A share of a run that several machines have shared out: which samples are its own, and what the whole run is held to."""
+"""A shard of a run: which samples it has, and the gates of the whole run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pipeline.results.facts import Exact, Sha256
 from pipeline.results.rate import Frozen, law
 
 
-class Asked(Frozen):
-    """The gates of the whole run, as they were written: a shard decides none of them."""
+class RunGates(Frozen):
+    """The gates of the whole run, as they were given; a shard decides none of them."""
 
     fail_under: tuple[str, ...] = ()
     gate_on: Literal["value", "lower-ci"] | None = None
@@ -20,20 +20,20 @@ class Asked(Frozen):
     significance: Exact | None = None
     require_parity: str | None = None
     baseline_sha256: Sha256 | None = None
-    """Of the result that `max_regression` compares with."""
+    """The digest of the result that `max_regression` compares with."""
 
 
 class Shard(Frozen):
-    """Number `number` of `of` shares of a run over `n_run` samples; `run_sha256` is the digest of all that verdicts depend on.
+    """Shard number `number` of `of` of a run over `n_run` samples; `run_sha256` is the digest of all that verdicts depend on.
 
-    Of the samples that survived the attack, it saw no gradient on `blind`.
+    `blind` counts the samples that survived an attack which saw no gradient on them.
     """
 
     number: int = Field(ge=1)
     of: int = Field(ge=1)
     n_run: int = Field(ge=1)
     run_sha256: Sha256
-    asked: Asked = Asked()
+    asked: RunGates = RunGates()
     blind: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -46,5 +46,5 @@ class Shard(Frozen):
 
     @property
     def blocks(self) -> list[Rows]:
-        """Its blocks of the run's rows: every `of`-th, so that data in the order of their classes are shared out evenly."""
+        """The blocks of the run's rows in this shard: every `of`-th, so that data sorted by class are divided evenly."""
         return blocks(self.n_run)[self.number - 1 :: self.of]

@@ -1,4 +1,4 @@
-"""What a verdict guarantees, in words: a statement by mode of arithmetic, and the assumptions that it rests on."""
+"""The statement that a verdict makes, by mode of arithmetic, and the assumptions that it rests on."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SAMPLES: dict[Mode, str] = {
     ),
     "none": "Bounds without any account of rounding, for comparisons of speed: nothing is certified.",
 }
-"""Of a certification; ``region`` is what a threat allows around a sample, ``execution`` what runs the file."""
+"""The statement of a certification; ``region`` is what a threat allows around a sample, ``execution`` what runs the file."""
 
 
 def region_of(threat: Threat) -> str:
-    """What a threat allows around a sample, as a statement says it."""
+    """The region that a threat allows around a sample, as a statement names it."""
     if threat.features is None:
         return "box" if threat.norm == "linf" else "Euclidean ball"
     fixed = len(threat.features.fixed)
@@ -43,7 +43,7 @@ PROPERTY: dict[Mode, str] = {
     ),
     "none": "Bounds without any account of rounding: nothing is proved.",
 }
-"""Of a property that holds."""
+"""The statement of a property that holds."""
 
 
 _FOLDED = "Expressions of constants alone have the values that ONNX Runtime gives them in float32."
@@ -60,4 +60,4 @@ ASSUMPTIONS: dict[Mode, tuple[str, ...]] = {
     ),
     "none": (),
 }
-"""Of both, beside those about measured kernels."""
+"""The assumptions of both, besides those about measured kernels."""

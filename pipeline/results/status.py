@@ -1,4 +1,4 @@
-"""How a run ended, in a small file beside its report: what a job reads where a launcher loses the exit code."""
+"""How a run ended, in a small file beside its report, for jobs whose launcher loses the exit code."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ class Status(Frozen):
     finished: str
 
     def write(self, folder: Path) -> None:
-        """Put it into a folder, whole or not at all. Raises EnvironmentFailure (74)."""
+        """Write it into a folder, atomically. Raises EnvironmentFailure (74)."""
         put(folder, {FILE_NAME: dump(self).encode("utf-8")})
 
 
 def forget(folder: Path) -> None:
-    """Remove what an earlier run left: a run that is killed must not be taken for the one before."""
+    """Remove the file of an earlier run, so that a run that is killed is not taken for it."""
     with contextlib.suppress(OSError):
         (folder / FILE_NAME).unlink(missing_ok=True)
 
 
 def reason(report: Report) -> str:
-    """Why a finished run passed, failed, or is neither."""
+    """Why a finished run passed, failed, or is undecided, as a phrase."""
     gates = report.result.gates
     decisive = [gate for gate in gates if gate.passed is not True]
     failed = [gate for gate in gates if gate.passed is False]
     if decisive:
-        return f"{'failed' if failed else 'undecided'}: {'; '.join(gate.told for gate in failed or decisive)}"
+        return f"{'failed' if failed else 'undecided'}: {'; '.join(gate.summary for gate in failed or decisive)}"
     if report.result.shard is not None:
         return f"shard {report.result.shard} is done; `pipeline merge` decides"
     if report.result.verdict == "incomplete":
         return "nothing was checked"
     if not gates:
         return "done; no gate was asked" + (", and samples are left undecided" if report.result.partial else "")
-    return "passed: " + "; ".join(gate.told for gate in gates)
+    return "passed: " + "; ".join(gate.summary for gate in gates)

@@ -1,4 +1,4 @@
-"""From verdicts per sample to the levels and classes of a result: sums, and nothing else."""
+"""From verdicts per sample to the levels and classes of a result, by counting alone."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ NEAREST = 10
 
 @dataclass(frozen=True)
 class LevelDetails:
-    """What the verdicts at one eps do not say: looseness of layers, cost of rounding, what rungs examined and left."""
+    """Details of one eps besides its verdicts: layers, the cost of rounding, rungs, and why samples stayed unknown."""
 
     layers: tuple[Layer, ...] = ()
     rounding: RoundingCost | None = None
     rungs: tuple[tuple[str, int], ...] = ()
-    """Names out of DECIDERS with the number of samples that each examined, in order."""
+    """Names from DECIDERS, each with the number of samples that it examined, in order."""
     unfinished: tuple[Unfinished, ...] = ()
 
 
 def levels(samples: Samples, *, details: Sequence[LevelDetails] = ()) -> tuple[Level, ...]:
-    """One level per eps, with what else is known of it. Raises Incomplete for no samples."""
+    """One level for each eps, with its details if given. Raises Incomplete for no samples."""
     if len(samples) == 0:
         raise Incomplete("No sample was evaluated, so that nothing was checked. Name data that hold samples.")
-    known = details or [LevelDetails()] * len(samples.eps)
-    return tuple(_level(samples, row, known[row]) for row in range(len(samples.eps)))
+    details = details or [LevelDetails()] * len(samples.eps)
+    return tuple(_level(samples, row, details[row]) for row in range(len(samples.eps)))
 
 
 def largest_eps(samples: Samples, *, tolerance: str) -> LargestEps | None:
     """Quantiles of each correct sample's largest certified eps, rounded down; None where it was not searched for."""
     if samples.largest_eps is None:
         return None
-    found = samples.largest_eps[np.isfinite(samples.largest_eps)]
-    if len(found) == 0:
+    values = samples.largest_eps[np.isfinite(samples.largest_eps)]
+    if len(values) == 0:
         return None
-    points = np.quantile(found, [0.05, 0.25, 0.5, 0.75, 0.95], method="lower")
-    p05, p25, p50, p75, p95 = map(float, points)
-    return LargestEps(tolerance=tolerance, p05=p05, p25=p25, p50=p50, p75=p75, p95=p95, mean=float(found.mean()))
+    quantiles = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95], method="lower")
+    p05, p25, p50, p75, p95 = map(float, quantiles)
+    return LargestEps(tolerance=tolerance, p05=p05, p25=p25, p50=p50, p75=p75, p95=p95, mean=float(values.mean()))
 
 
 def per_class(samples: Samples) -> tuple[ClassRow, ...]:
-    """One row per eps and class that occurs among the labels."""
+    """One row for each eps and each class among the labels."""
     rows = []
     for row, eps in enumerate(samples.eps):
         for label in np.unique(samples.label):
@@ -96,7 +96,7 @@ def _level(samples: Samples, row: int, details: LevelDetails) -> Level:
 
 
 def _edge(samples: Samples, row: int) -> tuple[Edge, ...]:
-    """The correct samples whose certificates hold, or fail to, by least."""
+    """The correct samples whose margin bounds are nearest to zero."""
     distance = np.where(samples.predicted == samples.label, np.abs(samples.margin_lower[row]), np.inf)
     nearest = [i for i in np.argsort(distance, kind="stable")[:NEAREST] if np.isfinite(distance[i])]
     return tuple(
@@ -129,8 +129,8 @@ def _margin(lower: np.ndarray, certified: np.ndarray) -> Margin | None:
     if len(finite) == 0:
         return None
     p01, p05, p50, p95, p99 = np.quantile(finite, [0.01, 0.05, 0.5, 0.95, 0.99])
-    # A few absurd bounds must not flatten the picture of the rest: they go into the outermost bins. Margins that differ by
-    # rounding alone have no range to be cut into bins.
+    # A few extreme bounds must not determine the bins: they are counted in the outermost ones. Margins that differ only by
+    # rounding have no range to divide into bins.
     size = max(abs(p01), abs(p99))
     start, end = (p01, p99) if p99 - p01 > 1e-9 * size + 1e-300 else (p01 - 0.5 - 1e-6 * size, p01 + 0.5 + 1e-6 * size)
     counts, edges = np.histogram(np.clip(finite, start, end), bins=BINS, range=(start, end))

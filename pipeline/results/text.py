@@ -1,4 +1,4 @@
-"""Strangers' text made fit to be shown: one line, no control characters, no endless names."""
+"""Makes untrusted text safe to show: one line, no control characters, limited length."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ LIMIT = 200
 ANSI = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|.)?")
 
 
-# What a build server obeys where it stands in a log: `::error::` of GitHub, `##vso[` of Azure, `##[` of both.
+# The beginnings of commands that build servers obey in logs: `::error::` of GitHub, `##vso[` of Azure, `##[` of both.
 COMMAND = re.compile(r":(?=:)|#(?=#)")
 
 
 def clean(text: object, limit: int = LIMIT) -> str:
     """`text` on one line, without escape sequences, control or direction characters, cut at `limit` characters.
 
-    What a build server would obey is set apart: nothing in a name is a command.
+    Commands of build servers are broken up by a space, so that no name acts as one.
     """
     line = ANSI.sub("", str(text)[: 8 * limit])
-    kept = "".join(" " if c.isspace() else c for c in line if c.isspace() or unicodedata.category(c)[0] != "C")
-    kept = COMMAND.sub(r"\g<0> ", kept)
-    return kept if len(kept) <= limit and len(str(text)) <= 8 * limit else kept[: limit - 1] + "…"
+    line = "".join(" " if c.isspace() else c for c in line if c.isspace() or unicodedata.category(c)[0] != "C")
+    line = COMMAND.sub(r"\g<0> ", line)
+    return line if len(line) <= limit and len(str(text)) <= 8 * limit else line[: limit - 1] + "…"
 
 
 def quoted(json: str) -> str:
-    """JSON as a build server's log may hold it: the same values, and no command."""
+    """JSON with the same values in which a build server's log finds no command."""
     return json.replace("##", "#\\u0023")
 
 
@@ -36,5 +36,5 @@ def percent(value: str) -> str:
 
 
 def count(number: int) -> str:
-    """A number with its thousands set apart by thin spaces: 17 174 250."""
+    """A number with thin spaces between its thousands: 17 174 250."""
     return f"{number:,}".replace(",", "\u202f")

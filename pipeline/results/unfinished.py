@@ -1,4 +1,4 @@
-"""A search by branch and bound that ended without an answer: what stopped it, and where its bounds lose most."""
+"""Why branch and bound did not decide a sample: what stopped it, and where its bounds lose most."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Why = Literal["domains", "memory", "time", "split", "charge"]
 
 
 class Unfinished(Frozen):
-    """Why a sample, or a box of a property, is left unknown: `index` counts in the data's part, or among the boxes.
+    """Why a sample, or a box of a property, is unknown: `index` counts in the data's part, or among the boxes.
 
-    `why`: the number of parts (`domains`), the `memory` or the `time` that was allowed is spent; every sign is assumed in some
-    part and its bound is not enough (`split`); or real arithmetic alone proves it, since float32 may lose more than the margin
-    (`charge`). `domains` parts were bounded, with `depth` assumed signs at most; `bound` is the least lower bound of a part that
-    is open, rounding left out, of which float32 takes `charge` at least. Of what that bound loses in the lines that stand for
-    ReLUs, `share` is lost at `layer`.
+    `why`: the allowed number of parts (`domains`), `memory` or `time` was used up; some part has all signs assumed and is still
+    not proved (`split`); or it is proved in real arithmetic alone, since float32 may lose more than the margin (`charge`).
+    `domains` parts were bounded, with at most `depth` assumed signs; `bound` is the least lower bound of an open part without
+    rounding, of which float32 takes at least `charge`. Of the loss of that bound in the relaxations of ReLUs, `share` is due to
+    `layer`.
     """
 
     index: int = Field(ge=0)

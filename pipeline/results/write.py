@@ -1,4 +1,4 @@
-"""A report on disk: three files, each replaced whole or not at all, and read back with its digest checked."""
+"""A report on disk: files that are replaced atomically, and read back with their digest checked."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ JSON_NAME, HTML_NAME = "report.json", "report.html"
 
 
 def write(report: Report, samples: Samples | None, folder: Path, *, page: str) -> Path:
-    """Write `report.json`, `samples.npz`, any counterexamples and the `page` drawn of them into `folder`; the path of the page.
+    """Write `report.json`, `samples.npz`, any counterexamples and their `page` into `folder`; returns the path of the page.
 
-    report.json comes last, so that it never describes files that are not there. Raises EnvironmentFailure where the disk
-    refuses; no file is then left half written.
+    report.json is written last, so that it never describes missing files. Raises EnvironmentFailure (74) where writing fails; no
+    file is then left half written.
     """
     described = report.result.samples
     if samples is not None and (described is None or described.sha256 != samples.described.sha256):
         raise Contradiction("The result does not describe the samples it is written with; build it from `described`.")
-    found = None if samples is None else samples.counterexamples
-    contents = {COUNTEREXAMPLES_NAME: None if found is None else found.content}
+    counterexamples = None if samples is None else samples.counterexamples
+    contents = {COUNTEREXAMPLES_NAME: None if counterexamples is None else counterexamples.content}
     if samples is not None:
         contents[FILE_NAME] = samples.content
     put(folder, {**contents, HTML_NAME: page.encode("utf-8"), JSON_NAME: dump(report).encode("utf-8")})
@@ -39,7 +39,7 @@ def write(report: Report, samples: Samples | None, folder: Path, *, page: str) -
 
 
 def put(folder: Path, contents: Mapping[str, bytes | None]) -> None:
-    """Put files into a folder, in order; None removes what an earlier run left. Raises EnvironmentFailure (74)."""
+    """Write files into a folder, in order; None removes the file of an earlier run. Raises EnvironmentFailure (74)."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
@@ -55,15 +55,15 @@ def put(folder: Path, contents: Mapping[str, bytes | None]) -> None:
 
 
 def dump(report: BaseModel) -> str:
-    """The report as JSON, indented, without NaN or infinity, and harmless to whatever shows it."""
+    """The report as indented JSON, without NaN or infinity, and without commands of build servers."""
     return quoted(json.dumps(report.model_dump(mode="json"), indent=2, allow_nan=False)) + "\n"
 
 
 def read(path: Path) -> Report:
-    """The report at `path`, a report.json or the folder of one.
+    """The report at `path`, a report.json or its folder.
 
-    Raises UsageError for no file, InputRejected for what is no report, Contradiction (tampered)
-    where the result is not the one whose digest is stated.
+    Raises UsageError for a missing file, InputRejected for a file that is no report, Contradiction (5) where the result does not
+    have the stated digest.
     """
     _, raw = parse(path)
     name = (path / JSON_NAME if path.is_dir() else path).name
@@ -76,7 +76,7 @@ def read(path: Path) -> Report:
 
 
 def intact(raw: Mapping[str, Any]) -> bool:
-    """Whether the result of a report of any kind is the one of its digest. Raises InputRejected for what has no digest."""
+    """Whether the result of a report of any kind has the stated digest. Raises InputRejected for JSON without canonical form."""
     try:
         return bool(raw.get("result_sha256") == digest(raw.get("result"), raw["schema_version"]))
     except ValueError as error:
@@ -84,16 +84,16 @@ def intact(raw: Mapping[str, Any]) -> bool:
 
 
 def parse(path: Path) -> tuple[str, dict[str, Any]]:
-    """The text of a report of any kind, and the JSON that it is; nothing in it has been checked.
+    """The text of a report of any kind, and its parsed JSON, of which only the schema version is checked.
 
-    Raises UsageError for no file, InputRejected for what is no JSON or of another schema version.
+    Raises UsageError for a missing file, InputRejected for invalid JSON or another schema version.
     """
     file = path / JSON_NAME if path.is_dir() else path
     try:
         with open_regular(file) as stored:
             content = stored.read(limits().report_bytes + 1)
         if len(content) > limits().report_bytes:
-            raise InputRejected(f"{file.name!r} has more than {limits().report_bytes} bytes: no report of ours.")
+            raise InputRejected(f"{file.name!r} has more than {limits().report_bytes} bytes, so it is no report.")
         text = content.decode("utf-8")
         raw = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_repeats)
     except OSError as error:

@@ -91,7 +91,7 @@ def test_a_shard_decides_no_gate_and_says_what_it_is(pipeline, here, shards):
         (("shard-1", "shard-2", "whole"), 3, "of a whole run"),
         (("shard-1", "shard-2", "nowhere"), 2, "No report"),
         ((), 2, "received none"),
-        (("shard-1", "shard-2", "shard-3", "--baseline", "whole"), 2, "they were asked for none"),
+        (("shard-1", "shard-2", "shard-3", "--baseline", "whole"), 2, "the shards have no such gate"),
     ],
 )
 def test_what_is_not_one_run_is_refused(pipeline, here, shards, given, code, says):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.data import Augment, Loader
-from pipeline.data.loader import shifted
+from pipeline.data.loader import augment_rows
 from pipeline.errors import Incomplete, UsageError
 
 DEVICES = [
@@ -85,7 +85,7 @@ def test_shift_and_flip_equal_pad_crop_and_mirror(layout: str) -> None:
     rows, shift = torch.tensor([4, 0, 4, 9]), torch.tensor([[0, 2, -2, 1], [0, -2, 1, 2]])
     flip = torch.tensor([False, True, False, True])
     given = images if layout == "NCHW" else images.permute(0, 2, 3, 1)
-    got = shifted(given, rows, shift, flip, layout=layout)
+    got = augment_rows(given, rows, shift, flip, layout=layout)
     got = got if layout == "NCHW" else got.permute(0, 3, 1, 2)
     padded = torch.nn.functional.pad(images, (2, 2, 2, 2), mode="replicate")
     for index, row in enumerate(rows):

@@ -150,7 +150,7 @@ def test_a_sample_that_the_data_do_not_hold(index, tmp_path):
     execute("samples", content)
     forged = sealed(cases()[0].files["report.json"], samples=content)
     cases()[0].write(tmp_path, **{"samples.npz": content, "report.json": forged})
-    with pytest.raises(Contradiction, match=rf"hold 360; samples.npz names number {index}\."):
+    with pytest.raises(Contradiction, match=rf"have 360 samples; samples.npz names number {index}\."):
         pictures(tmp_path, "digits")
 
 

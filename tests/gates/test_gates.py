@@ -157,7 +157,7 @@ def test_a_gate_on_the_lower_end_is_missed_by_too_few_samples() -> None:
         (outcome,) = evaluate([parse_gate("certified=0.6", on="lower-ci")], [level(7 * n // 10, n)], ())
         assert outcome.passed is met
         assert outcome.observed == Rate.of(7 * n // 10, n).ci95[0]
-        assert "lower end" in outcome.told
+        assert "lower end" in outcome.summary
     assert evaluate([parse_gate("certified=0.6", on="lower-ci")], [level(5, 10, undecided=5)], ())[0].passed is None
 
 

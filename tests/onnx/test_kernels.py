@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.commands.promises import INSIDE
+from pipeline.commands.guarantee import INSIDE
 from pipeline.core.outward import Outward
 from pipeline.errors import EnvironmentFailure
 from pipeline.onnx import kernel_table, kernels
-from pipeline.onnx.kernel_sweep import EVERY, LARGEST, PATTERNS, Measured, Sweep, contradicted, measure
+from pipeline.onnx.kernel_sweep import EVERY, LARGEST, PATTERNS, Measured, Sweep, contradiction, measure
 from pipeline.onnx.kernels import OPERATORS, full, in_pieces, rest
 from pipeline.rules import rules
 from tests import laws
@@ -193,9 +193,9 @@ def test_a_kernel_is_compared_bit_by_bit_with_what_was_measured(operator):
     """Bits are the same again; an error that is stated too small shows at the inputs where it is attained."""
     kept = result(operator, count=1 << 15)
     spots = replace(kept, absolute=1.0, relative=1.0)
-    assert contradicted(operator, spots) is None
-    assert "other bits" in contradicted(operator, replace(spots, spots="0" * 64))
-    assert "errs by" in contradicted(operator, replace(kept, absolute=kept.absolute / 2, relative=kept.relative / 2))
+    assert contradiction(operator, spots) is None
+    assert "other bits" in contradiction(operator, replace(spots, spots="0" * 64))
+    assert "errs by" in contradiction(operator, replace(kept, absolute=kept.absolute / 2, relative=kept.relative / 2))
 
 
 def test_a_kernel_that_is_not_finite_is_no_table():
@@ -314,7 +314,7 @@ def test_what_is_shipped_is_whole_and_holds_where_its_build_runs():
     if not table.shipped:
         pytest.skip(f"no table is shipped for {kernel_table.here()}")
     for name in sorted(table.shipped):
-        assert contradicted(name, table.operators[name]) is None
+        assert contradiction(name, table.operators[name]) is None
         seen = result(name)
         # A sample's own charge for the reference is that of its largest value.
         assert seen.absolute <= table.operators[name].absolute * (1 + 1e-6)

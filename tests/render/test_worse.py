@@ -79,8 +79,8 @@ def test_the_gate_is_judged_again_by_verify(make_report: Callable) -> None:
     base = make_report(retrained=True).result
     gates = improvement(base.training.before, base.training.after)
     assert all(gate.passed for gate in gates)
-    assert "0.5" in gates[0].told
-    assert ">" in gates[0].told
+    assert "0.5" in gates[0].summary
+    assert ">" in gates[0].summary
     assert list(rejudged(base.model_copy(update={"gates": gates}))) == []
     forged = tuple(gate.model_copy(update={"passed": False}) for gate in gates)
     assert len(list(rejudged(base.model_copy(update={"gates": forged})))) == len(gates)
