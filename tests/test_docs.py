@@ -22,6 +22,7 @@ from pipeline.core.threat import LinfBall
 from pipeline.data import load
 from pipeline.errors import InputRejected
 from pipeline.methods import DECIDERS, METHODS
+from pipeline.onnx.lowering.lower import LOWERINGS
 from pipeline.onnx.operators import TABLE
 from pipeline.results import levels
 from pipeline.rules import rule_for, rules
@@ -107,6 +108,7 @@ def test_the_operator_of_the_page_is_read_from_a_file(tmp_path):
         assert files.load(path).parity.holds
     finally:
         TABLE.pop("Mod", None)
+        LOWERINGS.pop("Mod", None)
 
 
 def test_the_loss_of_the_page_is_found_by_its_name(monkeypatch):

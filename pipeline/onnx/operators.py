@@ -1,17 +1,17 @@
-"""The table of operators: how each is lowered, and which of its attributes, inputs and outputs that accounts for.
+"""The table of operators: which attributes, inputs and outputs of each are accounted for.
 
-An operator is entered once, beside its lowering, by ``@operator``. A node of a file is accepted only if all of it is accounted
-for: each attribute is read, has no effect on the function, or is at ONNX's default; each input is read; each output that
-somebody reads is computed. Else the file is refused by the operator's name. Once a node has been lowered, ``unread`` checks that
-the attributes that the table calls read were read.
+An operator is entered once, beside its lowering, by ``@operator`` (``lowering/lower.py``). A node of a file is accepted only if
+all of it is accounted for: each attribute is read, has no effect on the function, or is at ONNX's default; each input is read;
+each output that is read is computed. Otherwise the file is refused by the operator's name. Once a node has been lowered,
+``unread`` checks that the attributes that the table calls read were read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from onnx import defs, helper
@@ -19,15 +19,8 @@ from onnx import defs, helper
 from pipeline.onnx.ir import Node
 from pipeline.onnx.names import shown
 
-if TYPE_CHECKING:
-    from torch import fx
-
-    from pipeline.onnx.lowering.lower import Item
-
 OPSETS = range(7, 24)
 """Of a file; the forms that its nodes may have are those of these opsets."""
-
-Lowering = Callable[["Item"], "fx.Node | list[fx.Node]"]
 
 
 class Unsupported(Exception):
@@ -36,11 +29,9 @@ class Unsupported(Exception):
 
 @dataclass(frozen=True)
 class Operator:
-    """All that the import knows of one operator of ONNX."""
+    """All that the import knows of one operator of ONNX, except its lowering."""
 
     name: str
-    lowering: Lowering | None = None
-    """None where a pass over the graph leaves no such node behind."""
     opsets: range = OPSETS
     """The opsets of files whose form of the operator is supported."""
     reads: frozenset[str] = frozenset()
@@ -76,22 +67,6 @@ REASONS: dict[str, str] = {
     "Attention": "export at opset 20 or below, where it is written as products and a Softmax",
 }
 """Why an operator that is not in the table is refused, where more can be said than that it is."""
-
-
-def operator(
-    *names: str,
-    reads: Sequence[str] = (),
-    inert: Mapping[str, str] | None = None,
-    **more: Any,
-) -> Callable[[Lowering], Lowering]:
-    """Enter operators that share the decorated lowering. Raises KeyError where one is in the table already."""
-
-    def register(lowering: Lowering) -> Lowering:
-        for name in names:
-            enter(Operator(name, lowering, reads=frozenset(reads), inert=inert or {}, **more))
-        return lowering
-
-    return register
 
 
 def enter(entry: Operator) -> None:

@@ -35,7 +35,7 @@ from pipeline.errors import InputRejected
 from pipeline.onnx import model_file, subnormal
 from pipeline.onnx.batch.symbolic import Symbolic
 from pipeline.onnx.executed import pools
-from pipeline.onnx.lowering.lower import Item
+from pipeline.onnx.lowering.lower import LOWERINGS, Item
 from pipeline.onnx.operators import TABLE
 from pipeline.results import Verdict
 from pipeline.rules import require
@@ -923,7 +923,7 @@ _CURVE = AbsRule.curve
 FAULTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "import": (
         "Clip from plus infinity",
-        lambda m: m.setitem(TABLE, "Clip", replace(TABLE["Clip"], lowering=_open_ended)),
+        lambda m: m.setitem(LOWERINGS, "Clip", _open_ended),
     ),
     "parity": ("a hat of Abs", lambda m: m.setattr(AbsRule, "curve", _straight)),
     "executed": (
@@ -991,7 +991,8 @@ def test_parity_names_what_a_giant_logit_would_hide(tmp_path: Any, monkeypatch: 
             ops.Clip(0.0, 1.0), item.build.emit(ops.Add(), x, item.build.literal(0.5, torch.float32))
         )
 
-    monkeypatch.setitem(TABLE, "HardSigmoid", replace(TABLE["HardSigmoid"], lowering=wrong, reads=frozenset()))
+    monkeypatch.setitem(TABLE, "HardSigmoid", replace(TABLE["HardSigmoid"], reads=frozenset()))
+    monkeypatch.setitem(LOWERINGS, "HardSigmoid", wrong)
     this = replace(one("a hat of Abs"), build=lambda g: spiky(g, g("HardSigmoid", column(g, 0))))
     with pytest.raises(InputRejected, match="HardSigmoid"):
         certified(this, this.model().SerializeToString(), tmp_path, np.full((1, 2), 0.5, S), np.zeros(1, int))

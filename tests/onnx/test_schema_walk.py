@@ -17,7 +17,7 @@ from torch import nn
 from pipeline.core import ops
 from pipeline.errors import InputRejected
 from pipeline.onnx.ir import Attributes, Node
-from pipeline.onnx.lowering.lower import Item
+from pipeline.onnx.lowering.lower import LOWERINGS, Item
 from pipeline.onnx.operators import OPSETS, TABLE, refusal
 from tests.onnx.files import model, node, weights
 from tests.onnx.schema_forms import Form, forms, walked
@@ -110,16 +110,16 @@ def _summed(item: Item, axis: int) -> Any:
 @pytest.mark.parametrize("fault", WRONG)
 def test_a_wrong_lowering_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     name, lowering = WRONG[fault]
-    monkeypatch.setitem(TABLE, name, replace(TABLE[name], lowering=lowering))
+    monkeypatch.setitem(LOWERINGS, name, lowering)
     assert walk(sample(8, operators=[name])).wrong
 
 
 def test_a_setting_that_no_lowering_reads_refuses_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(TABLE, "Flatten", replace(TABLE["Flatten"], lowering=_flat))
+    monkeypatch.setitem(LOWERINGS, "Flatten", _flat)
     made = model([node("Flatten", ["x"], ["y"], axis=-2)], ["batch", 2, 3])
     with pytest.raises(InputRejected, match=r"Flatten \(1: its attribute axis = -2 is not honoured\)"):
         imported(made)
-    monkeypatch.setitem(TABLE, "PRelu", replace(TABLE["PRelu"], lowering=lowered_as(nn.ReLU())))
+    monkeypatch.setitem(LOWERINGS, "PRelu", lowered_as(nn.ReLU()))
     made = model([node("PRelu", ["x", "w"], ["y"])], ["batch", 3], {"w": weights(3)})
     with pytest.raises(InputRejected, match=r"PRelu \(1: its input 1 is not honoured\)"):
         imported(made)

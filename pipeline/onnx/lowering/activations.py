@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import fx, nn
 
 from pipeline.core import ops
-from pipeline.onnx.lowering.lower import Item
-from pipeline.onnx.operators import Unsupported, operator
+from pipeline.onnx.lowering.lower import Item, operator
+from pipeline.onnx.operators import Unsupported
 
 
 @operator("Mish", pointwise=True)

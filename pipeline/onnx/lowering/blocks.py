@@ -8,9 +8,9 @@ from typing import Any
 from torch import fx, nn
 
 from pipeline.core import ops
-from pipeline.onnx.lowering.lower import Item
+from pipeline.onnx.lowering.lower import Item, operator
 from pipeline.onnx.lowering.pools import windows
-from pipeline.onnx.operators import Unsupported, operator
+from pipeline.onnx.operators import Unsupported
 
 _TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 

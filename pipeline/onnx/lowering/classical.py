@@ -7,9 +7,9 @@ import torch
 from torch import fx, nn
 
 from pipeline.core import ops
-from pipeline.onnx.lowering.lower import Item
+from pipeline.onnx.lowering.lower import Item, operator
 from pipeline.onnx.names import shown
-from pipeline.onnx.operators import Unsupported, operator
+from pipeline.onnx.operators import Unsupported
 
 DOMAIN = "ai.onnx.ml"
 

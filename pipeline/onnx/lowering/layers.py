@@ -11,9 +11,9 @@ from torch import fx, nn
 
 from pipeline.core import ops
 from pipeline.onnx.ir import Node
-from pipeline.onnx.lowering.lower import Item
+from pipeline.onnx.lowering.lower import Item, operator
 from pipeline.onnx.lowering.pools import windows
-from pipeline.onnx.operators import Unsupported, operator
+from pipeline.onnx.operators import Unsupported
 
 _LAYER = {1: "weight", 2: "bias"}
 _WINDOW = ("auto_pad", "pads", "strides", "dilations", "group")

@@ -6,7 +6,7 @@ constants of the file become settings of the module.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from pipeline.onnx.ir import Node
 from pipeline.onnx.lowering.builder import Builder
-from pipeline.onnx.operators import REASONS, TABLE, Unsupported, default
+from pipeline.onnx.operators import REASONS, TABLE, Operator, Unsupported, default, enter
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,36 @@ class Item:
         }
 
 
+Lowering = Callable[[Item], fx.Node | list[fx.Node]]
+LOWERINGS: dict[str, Lowering] = {}
+"""By operator of ``TABLE``, except those of which passes leave no node in a graph."""
+
+
+def operator(
+    *names: str,
+    reads: Sequence[str] = (),
+    inert: Mapping[str, str] | None = None,
+    **more: Any,
+) -> Callable[[Lowering], Lowering]:
+    """Enter operators that share the decorated lowering, with the fields of ``Operator``.
+
+    Raises KeyError where one is in the table already.
+    """
+
+    def register(lowering: Lowering) -> Lowering:
+        for name in names:
+            enter(Operator(name, reads=frozenset(reads), inert=inert or {}, **more))
+            LOWERINGS[name] = lowering
+        return lowering
+
+    return register
+
+
 def lower(item: Item) -> list[fx.Node]:
     """The fx nodes of an operator's outputs, in order. Raises Unsupported, also where its lowering did not read an input."""
-    entry = TABLE.get(item.node.op_type)
-    if entry is None or entry.lowering is None:
+    if item.node.op_type not in LOWERINGS:
         raise Unsupported(REASONS.get(item.node.op_type, ""))
-    nodes = entry.lowering(item)
+    nodes = LOWERINGS[item.node.op_type](item)
     unread = [i for i, value in enumerate(item.node.inputs) if value and i not in item.read_inputs]
     if unread:
         raise Unsupported(f"its input {unread[0]} is not honoured")

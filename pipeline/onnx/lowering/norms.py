@@ -9,9 +9,9 @@ import torch
 from torch import fx, nn
 
 from pipeline.core import ops
-from pipeline.onnx.lowering.lower import Item
+from pipeline.onnx.lowering.lower import Item, operator
 from pipeline.onnx.lowering.reductions import square
-from pipeline.onnx.operators import Unsupported, operator
+from pipeline.onnx.operators import Unsupported
 
 FLOAT = 1
 """``stash_type``: mean and variance are computed in float32."""

@@ -9,8 +9,8 @@ import torch
 from torch import fx, nn
 
 from pipeline.core import ops
-from pipeline.onnx.lowering.lower import Item
-from pipeline.onnx.operators import Lowering, Operator, Unsupported, enter, operator
+from pipeline.onnx.lowering.lower import Item, Lowering, operator
+from pipeline.onnx.operators import Operator, Unsupported, enter
 
 enter(Operator("Identity"))
 enter(Operator("Dropout", inputs=3, inert=dict.fromkeys(("ratio", "seed"), "nothing is dropped at inference")))

@@ -16,8 +16,8 @@ from torch import fx, nn
 
 from pipeline.core import ops
 from pipeline.onnx.ir import Node
-from pipeline.onnx.lowering.lower import Item
-from pipeline.onnx.operators import Unsupported, operator
+from pipeline.onnx.lowering.lower import Item, operator
+from pipeline.onnx.operators import Unsupported
 
 _MAX = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 _AVERAGE = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}

@@ -9,8 +9,8 @@ import torch
 from torch import fx, nn
 
 from pipeline.core import ops
-from pipeline.onnx.lowering.lower import Item
-from pipeline.onnx.operators import Unsupported, operator
+from pipeline.onnx.lowering.lower import Item, operator
+from pipeline.onnx.operators import Unsupported
 
 _PLAIN = {
     "ReduceSum": ops.ReduceSum,

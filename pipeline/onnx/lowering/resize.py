@@ -19,9 +19,9 @@ from torch import fx
 
 from pipeline.core import ops
 from pipeline.onnx import runtime
-from pipeline.onnx.lowering.lower import Item
+from pipeline.onnx.lowering.lower import Item, operator
 from pipeline.onnx.names import shown
-from pipeline.onnx.operators import Unsupported, operator
+from pipeline.onnx.operators import Unsupported
 
 _SETTINGS = (
     *("mode", "coordinate_transformation_mode", "nearest_mode", "cubic_coeff_a", "exclude_outside", "antialias"),

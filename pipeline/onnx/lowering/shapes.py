@@ -11,8 +11,8 @@ from torch import fx, nn
 
 from pipeline.core import ops
 from pipeline.core.network import SHAPE
-from pipeline.onnx.lowering.lower import Item
-from pipeline.onnx.operators import Unsupported, operator
+from pipeline.onnx.lowering.lower import Item, operator
+from pipeline.onnx.operators import Unsupported
 
 SOURCE = "source"
 """Key in an fx node's meta: the shape of a Reshape's input."""
