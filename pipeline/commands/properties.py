@@ -136,7 +136,7 @@ def decide_opened(
         notes=(*notes, *([kernels.note] if kernels.note else [])),
     )
     run = facts.run(started, argv, device_of(settings), {}, parity_seed=seed)
-    described = PropertyReport.of(result, run)
+    described = PropertyReport.of("property", result, run)
     if folder is not None:
         witness_text = None if witness is None else counterexample(witness.x, exactly(witness.y))
         write_property(described, witness_text, folder)

@@ -7,10 +7,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.results.canonical import Version, digest
 from pipeline.results.facts import Name, RuntimeExecution, Sha256, Tool
 from pipeline.results.rate import Frozen
-from pipeline.results.result import Run
+from pipeline.results.result import SealedReport
 from pipeline.results.unfinished import Unfinished
 from pipeline.results.write import dump, put
 
@@ -73,19 +72,10 @@ class PropertyResult(Frozen):
     notes: tuple[str, ...] = ()
 
 
-class PropertyReport(Frozen):
-    """A result, its digest, and the run that it came from."""
+class PropertyReport(SealedReport[PropertyResult]):
+    """The report of a property."""
 
-    schema_version: Version = "2"
-    kind: Literal["property"] = "property"
-    result: PropertyResult
-    result_sha256: Sha256
-    run: Run
-
-    @classmethod
-    def of(cls, result: PropertyResult, run: Run) -> PropertyReport:
-        """The report of a result, with the digest computed."""
-        return cls(result=result, result_sha256=digest(result.model_dump(mode="json")), run=run)
+    kind: Literal["property"]
 
 
 def write_property(report: PropertyReport, witness: str | None, folder: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
@@ -20,6 +20,7 @@ from pipeline.results.rate import Frozen, Rate, law
 from pipeline.results.shard import Shard
 
 Kind = Literal["certification", "retraining"]
+R = TypeVar("R", bound=Frozen)
 
 
 class LargestEps(Frozen):
@@ -160,19 +161,25 @@ class Run(Frozen):
     """The seed of the points at which import, runtime and certificates were compared, random unless it was given."""
 
 
-class Report(Frozen):
-    """A result, its digest, and its run."""
+class SealedReport(Frozen, Generic[R]):
+    """A result of any kind, the digest of its canonical form, and its run."""
 
     schema_version: Version = "2"
-    kind: Kind
-    result: Result
+    kind: str
+    result: R
     result_sha256: Sha256
     run: Run
 
     @classmethod
-    def of(cls, kind: Kind, result: Result, run: Run) -> Report:
+    def of(cls, kind: str, result: R, run: Run) -> Self:
         """The report of a result, with the digest computed."""
         return cls(kind=kind, result=result, result_sha256=digest(result.model_dump(mode="json")), run=run)
+
+
+class Report(SealedReport[Result]):
+    """The report of a certification, or of a retraining."""
+
+    kind: Kind
 
 
 def schema() -> dict[str, Any]:
