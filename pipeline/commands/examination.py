@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from pipeline import certify as verdicts
 from pipeline import results as reports
@@ -22,16 +20,14 @@ from pipeline.commands.events import Event, Note
 from pipeline.commands.features import NamedRadii, ball_of
 from pipeline.commands.guarantee import Kernels, kernels_of, require_guarantee
 from pipeline.commands.input_check import check_inputs, require_threshold
+from pipeline.commands.parity_check import measure_parity, seed_of
 from pipeline.commands.proving import proofs, require_provable
 from pipeline.commands.run_data import select_samples, to_inputs
 from pipeline.commands.subject import Subject, device_of
-from pipeline.core.feature_box import FeatureBox
 from pipeline.core.threat import Ball
 from pipeline.data import Dataset, Fitted
-from pipeline.distributed.group import Crew
 from pipeline.gates import Demands, Setup
 from pipeline.gates.demands import note_on_metadata
-from pipeline.onnx.parity import MeasuredParity
 from pipeline.render import Pictures, thumbnails
 from pipeline.results.blocks import Rows, blocks, together_in
 from pipeline.settings import Settings
@@ -43,11 +39,6 @@ BLIND = (
     "attacked accuracy may be too high"
 )
 ENDS = "the file ends in a {}, which keeps the order of its inputs: margins are taken of those"
-
-RANGE_SAMPLES = 1024
-"""Where each feature has its own range, random points lie between the values of this many samples."""
-PARITY_SAMPLES, PARITY_BOXES = 16, 2
-"""Parity is measured at this many samples, and at random points in the boxes of this many."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +96,7 @@ def examine(
     seed = seed_of(settings, work.crew)
     yield Note(f"import, file and certificates are compared at random points; --parity-seed {seed} draws the same")
     with time_limit(work.preparing):
-        parity = _parity(subject, fitted, balls[-1], seed)
+        parity = measure_parity(subject, fitted, balls[-1], seed)
         require_batch_independence(subject.predict_batches, fitted.images[:CHECKED_SAMPLES])
         require_threshold(subject, settings, fitted)
         doubt = check_inputs(subject, fitted)
@@ -193,33 +184,6 @@ def _strategy(subject: Subject, settings: Settings, pgd: PGD | None, kernels: Ke
         kernels=kernels.errors,
         memory=settings.memory_budget,
     )
-
-
-def seed_of(settings: Settings, crew: Crew) -> int:
-    """``--parity-seed``, else a random seed, the same in all processes."""
-    return crew.share(secrets.randbits(32) if settings.parity_seed is None else settings.parity_seed)[0]
-
-
-def _parity(subject: Subject, fitted: Fitted, ball: Ball, seed: int) -> MeasuredParity:
-    """Parity at samples, at random points in the boxes of some, and in the whole range. Raises InputRejected (3) if it fails."""
-    rng = np.random.default_rng(seed)
-    x = torch.from_numpy(fitted.images[np.sort(rng.permutation(len(fitted.images))[:PARITY_BOXES])])
-    points = [point.numpy() for point in verdicts.random_points(x, ball, rng)]
-    points.append(_points_in_range(fitted, ball, x.numpy(), rng))
-    return subject.parity_at(fitted.images[:PARITY_SAMPLES], np.concatenate(points))
-
-
-def _points_in_range(fitted: Fitted, ball: Ball, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Random points of the whole range, like ``x``; where features have ranges of their own, between the values of samples.
-
-    Features of radius 0 keep their values in ``x``.
-    """
-    if not isinstance(ball, FeatureBox):
-        low, high = fitted.value_range
-        return (low + (high - low) * rng.random(x.shape)).astype(np.float32)
-    some = fitted.images[:RANGE_SAMPLES]
-    points = some.min(0) + (some.max(0) - some.min(0)) * rng.random(x.shape)
-    return np.where(ball.features.radius > 0, points, x).astype(np.float32)
 
 
 def _certify(

@@ -20,9 +20,9 @@ from pipeline.certify.subdomain import Subdomain
 from pipeline.certify.witness import Witness
 from pipeline.commands import facts
 from pipeline.commands.events import Note, PropertyDone
-from pipeline.commands.examination import seed_of
 from pipeline.commands.guarantee import Kernels, kernels_of
 from pipeline.commands.open_property import open_for, require_rules
+from pipeline.commands.parity_check import seed_of
 from pipeline.commands.subject import Subject, device_of, opened
 from pipeline.distributed.group import ALONE
 from pipeline.errors import UsageError
