@@ -13,7 +13,7 @@ from pipeline.core.interval import Interval
 from pipeline.core.network import Network
 from pipeline.core.outward import Outward
 from pipeline.errors import InputRejected
-from pipeline.onnx.importer import convert
+from pipeline.onnx.conversion import convert
 from pipeline.onnx.passes.normalise import normalise
 from pipeline.rules import unsupported
 

@@ -21,7 +21,7 @@ import torch
 from pipeline.core.network import Network
 from pipeline.errors import InputRejected
 from pipeline.onnx import absurd, guard
-from pipeline.onnx.importer import convert
+from pipeline.onnx.conversion import convert
 from pipeline.onnx.passes.normalise import normalise
 from tests.onnx.schema_forms import Form, forms, mixed, walked
 

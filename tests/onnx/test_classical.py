@@ -87,7 +87,7 @@ def test_a_linear_classifier_is_its_scores(transform: str) -> None:
     x = weights(5, 4)
     assert np.allclose(imported(proto)(torch.from_numpy(x)).numpy(), truth(proto, x), rtol=1e-5, atol=1e-6)
     proto.graph.output.insert(0, helper.make_tensor_value_info("label", TensorProto.INT64, [None]))
-    from pipeline.onnx.importer import convert
+    from pipeline.onnx.conversion import convert
     from pipeline.onnx.passes.normalise import normalise
 
     with pytest.raises(InputRejected, match=r"LinearClassifier .*labels are read"):
