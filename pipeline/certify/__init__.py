@@ -8,10 +8,7 @@ from pipeline.certify.journal import Journal
 from pipeline.certify.ladder import LAYER_SAMPLES, certify
 from pipeline.certify.largest import TOLERANCE, certified_at
 from pipeline.certify.scheduler import Work
-from pipeline.certify.verdicts import (
-    Certification,
-    Strategy,
-)
+from pipeline.certify.verdicts import Certification, Strategy
 from pipeline.progress import Progress
 
 __all__ = [

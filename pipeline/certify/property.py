@@ -188,9 +188,8 @@ def _branch_and_bound(
     try_points: Callable[[Subdomain, Tensor], bool],
     domains: int,
 ) -> Decision | None:
-    """Branch and bound on one box, by the row with the best bound of each conjunction.
-
-    Returns None where a conjunction has no row, or the rows are not forms over one node and one input.
+    """Branch and bound on one box, by the row with the best bound of each conjunction; None where a conjunction has no row, or
+    the rows are not forms over one node and one input.
     """
     if not all(refuter.question.cases[subdomain.case].unsafe[a] for a in subdomain.open):
         return None  # an empty conjunction holds everywhere

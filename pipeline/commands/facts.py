@@ -20,6 +20,7 @@ from pipeline.data import Dataset, Fitted, without_folders
 from pipeline.results import facts as report
 from pipeline.results.result import Run
 from pipeline.results.statements import ASSUMPTIONS, SAMPLES, region_of
+from pipeline.results.threat import Threat
 from pipeline.settings import Settings
 
 Dims = Callable[[str, tuple[int | None, ...]], tuple[int | str | None, ...]]
@@ -140,18 +141,16 @@ def data(dataset: Dataset, evaluated: int, limit: int | None, seed: int, notes: 
     )
 
 
-def threat(settings: Settings, fitted: Fitted, radii: NamedRadii | None) -> report.Threat:
+def threat(settings: Settings, fitted: Fitted, radii: NamedRadii | None) -> Threat:
     """The threat model: how far an attacker may change a sample."""
     if radii is None:
-        return report.Threat(norm=settings.norm, range=fitted.value_range)
+        return Threat(norm=settings.norm, range=fitted.value_range)
     features = radii.to_report()
     clip = features.low is not None or features.high is not None
-    return report.Threat(norm=settings.norm, space="feature", range=fitted.value_range, clip=clip, features=features)
+    return Threat(norm=settings.norm, space="feature", range=fitted.value_range, clip=clip, features=features)
 
 
-def method(
-    subject: Subject, settings: Settings, strategy: Strategy, kernels: Kernels, threat: report.Threat
-) -> report.Method:
+def method(subject: Subject, settings: Settings, strategy: Strategy, kernels: Kernels, threat: Threat) -> report.Method:
     """How samples were certified, and the statement that a certificate makes."""
     execution = kernels.on(subject.executed.execution)
     return report.Method(

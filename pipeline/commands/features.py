@@ -99,10 +99,8 @@ def radii_of(dataset: Dataset, subject: Subject, settings: Settings, crew: Crew)
     for word, feature in settings.features.items():
         at = _index(word, names, size)
         radius[at] = feature.radius
-        low[at], high[at] = (
-            feature.low if feature.low is not None else low[at],
-            feature.high if feature.high is not None else high[at],
-        )
+        low[at] = low[at] if feature.low is None else feature.low
+        high[at] = high[at] if feature.high is None else feature.high
     for at in _indices(settings.fixed, names, size):
         radius[at] = 0.0
     if subject.joined is not None:

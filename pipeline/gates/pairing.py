@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Bool
 
 from pipeline.gates.exact import sign_test
-from pipeline.results.facts import Data, Method, Preprocessing, Threat
+from pipeline.results.facts import Data, Method, Preprocessing
 from pipeline.results.samples import Samples, Verdict
+from pipeline.results.threat import Threat
 
 Metric = Literal["natural", "attacked", "certified"]
 METRICS: tuple[Metric, ...] = get_args(Metric)

@@ -9,11 +9,11 @@ from pipeline.render.advice import headline, next_step, nothing_checked, stronge
 from pipeline.render.terminal import change, rates
 from pipeline.render.threat import sentence
 from pipeline.render.unknown import reasons
-from pipeline.results.facts import Threat
 from pipeline.results.per_radius import Level
 from pipeline.results.rate import Rate
 from pipeline.results.result import Report
 from pipeline.results.text import clean, count, percent
+from pipeline.results.threat import Threat
 
 # What means something within a line; a colon and a point only where they would make a link.
 MEANING = re.compile(r"([\\`*_{}\[\]()<>!|~&$#]|:(?=/)|(?<=www)\.)", re.IGNORECASE)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.results.facts import Features, Threat
 from pipeline.results.text import clean
+from pipeline.results.threat import Features, Threat
 
 SHOWN = 8
 PIXELS = "the pixel range"

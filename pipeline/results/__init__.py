@@ -13,7 +13,6 @@ from pipeline.results.facts import (
     Attack,
     Caution,
     Data,
-    Features,
     FileDigest,
     Input,
     InputUse,
@@ -24,7 +23,6 @@ from pipeline.results.facts import (
     Preprocessing,
     RuntimeExecution,
     Selection,
-    Threat,
     Tool,
 )
 from pipeline.results.outcome import Baseline, GateOutcome
@@ -40,6 +38,7 @@ from pipeline.results.samples import (
 from pipeline.results.shard import RunGates, Shard
 from pipeline.results.summarise import LevelDetails, largest_eps, levels, per_class
 from pipeline.results.text import clean, quoted
+from pipeline.results.threat import Features, Threat
 from pipeline.results.unfinished import Unfinished
 from pipeline.results.write import dump, read, write
 

@@ -13,11 +13,12 @@ from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from pipeline.results.canonical import Version, digest
-from pipeline.results.facts import Caution, Data, Method, Model, Name, Parity, Preprocessing, Sha256, Threat, Tool
+from pipeline.results.facts import Caution, Data, Method, Model, Name, Parity, Preprocessing, Sha256, Tool
 from pipeline.results.outcome import GateOutcome
 from pipeline.results.per_radius import ClassRow, Level
 from pipeline.results.rate import Frozen, Rate, law
 from pipeline.results.shard import Shard
+from pipeline.results.threat import Threat
 
 Kind = Literal["certification", "retraining"]
 R = TypeVar("R", bound=Frozen)

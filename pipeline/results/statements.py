@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.choices import Mode
-from pipeline.results.facts import Threat
+from pipeline.results.threat import Threat
 
 SAMPLES: dict[Mode, str] = {
     "float32-any-order": (
