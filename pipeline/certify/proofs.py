@@ -1,7 +1,7 @@
 """Proofs that an independent checker can replay: leaves, slopes and multipliers that make every margin positive (docs/proofs.md).
 
-A sample that is certified is proved once more, by the method that decided it, and what the proof consists of is recorded on the
-way: nothing is kept while verdicts are looked for.
+A certified sample is proved once more, by the method that decided it, and the proof is recorded; nothing is recorded while
+verdicts are computed.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from pipeline.core.threat import Ball
 from pipeline.methods import DOMAINS, IBP, METHODS
 
 Relus = Mapping[str, int]
-"""By the name of a step, the number of its ReLU in the file's order."""
+"""By the name of a step of the network, the number of its ReLU in the file's order."""
 
 
 @dataclass(frozen=True, eq=False)
 class Proof:
-    """The arrays of one sample's proof, and whether boxes of neurons are bounded by walks of their own."""
+    """The arrays of one sample's proof; ``tighten``: whether the boxes of neurons are bounded by backward walks of their own."""
 
     arrays: dict[str, np.ndarray]
     tighten: bool
 
 
 def proof_of(prover: Prover, decided_by: str, ball: Ball, row: int, relus: Relus) -> Proof | None:
-    """The proof of one sample in its ball, by the method that decided it or else by the dearest; None where neither finds one."""
+    """The proof of one sample in its ball, by the method that decided it, else by the most expensive; None if both fail."""
     for method in dict.fromkeys((decided_by, prover.settings.methods[-1])):
-        if method in METHODS and (found := _by(prover, method, ball, row, relus)) is not None:
-            return found
+        if method in METHODS and (proof := _by(prover, method, ball, row, relus)) is not None:
+            return proof
     return None
 
 
 @torch.no_grad()
 def _by(prover: Prover, method: str, ball: Ball, row: int, relus: Relus) -> Proof | None:
-    """First by the slopes that a walk starts from, then, of the forms that are open, by a search."""
+    """The proof by one method: by the initial slopes, and by branch and bound for the forms that these leave open."""
     bounds = prover.engine.bounds(method)
     x, label = prover.tensors(np.array([row]))
     known, index = bounds.over([ball.region(x)]), bounds.top.index
@@ -68,30 +68,30 @@ def _by(prover: Prover, method: str, ball: Ball, row: int, relus: Relus) -> Proo
         if method == IBP:
             return None
         most = max(prover.settings.most_domains or 0, DOMAINS)
-        found = decide(known, rest, index, _nobody, needed=needed, domains=most, record=record)
-        if found.end != "proved":
+        decision = decide(known, rest, index, _no_counterexample, needed=needed, domains=most, record=record)
+        if decision.end != "proved":
             return None
     return Proof({"x": x[0].float().cpu().numpy(), **record.arrays()}, METHODS[method].over == "tightened")
 
 
-def _nobody(points: Tensor) -> tuple[Tensor, np.ndarray]:
-    """The judge of a sample that is certified: no point is a counterexample."""
+def _no_counterexample(points: Tensor) -> tuple[Tensor, np.ndarray]:
+    """The judge for a certified sample: no point is a counterexample."""
     return points, np.zeros(len(points), bool)
 
 
 @dataclass(eq=False)
 class Recorder:
-    """What a search tells of its proof, in the checker's terms: neurons by the number of their ReLU and their flat entry."""
+    """Records the proof of a search in the checker's terms: neurons by the number of their ReLU and their flat entry."""
 
     relus: Relus
     rivals: Tensor
-    """The class that each form of the search under way is about."""
+    """The class that each form of the current search compares with the label."""
     _parts: list[tuple[SplitBounds | None, Domains, np.ndarray]] = field(default_factory=list)
-    """Of each search its leaves, and the classes that these are about."""
+    """For each search its leaves, and their classes."""
     _ends: list[tuple[SplitBounds, Step, Tensor, Tensor]] = field(default_factory=list)
 
     def leaves(self, split: SplitBounds | None, proved: Domains) -> None:
-        """Part of ``Record``; of leaves without slopes there is no ``split``."""
+        """Part of ``Record``; ``split`` is None for leaves without slopes."""
         self._parts.append((split, proved, self.rivals[proved.of.cpu()].numpy()))
 
     def ends(self, split: SplitBounds, step: Step, at: Tensor, alpha: Tensor) -> None:
@@ -99,26 +99,26 @@ class Recorder:
         self._ends.append((split, step, at, alpha))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All of it; a form that was searched for again, over other boxes, has the leaves of the last search."""
+        """The arrays of the proof; a form that was searched twice, over other boxes, has the leaves of the last search."""
         last = {int(rival): split for split, _, rivals in self._parts for rival in rivals}
-        kept = [
+        last_parts = [
             (s, part, rivals, np.array([last[int(r)] is s for r in rivals], bool)) for s, part, rivals in self._parts
         ]
         columns = _Columns([*(s for s, *_ in self._parts), *(s for s, *_ in self._ends)], self.relus)
 
         def leaves(name: str) -> np.ndarray:
-            parts = [columns.spread(s, getattr(part, name))[mine] for s, part, _, mine in kept]
+            parts = [columns.scatter(s, getattr(part, name))[mine] for s, part, _, mine in last_parts]
             return np.concatenate(parts)
 
         alpha, sign, beta = map(leaves, ("alpha", "sign", "beta"))
         split = np.argwhere(sign)
-        chosen = tuple(split.T)
+        entries = tuple(split.T)
         return {
-            "row": np.concatenate([rivals[mine] for _, _, rivals, mine in kept]).astype(np.int32),
+            "row": np.concatenate([rivals[mine] for _, _, rivals, mine in last_parts]).astype(np.int32),
             "alpha": alpha.clip(0, 1),
             "split": split.astype(np.int32),
-            "sign": sign[chosen].astype(np.int8),
-            "beta": np.nan_to_num(beta[chosen], nan=0.0, posinf=0.0).clip(0),
+            "sign": sign[entries].astype(np.int8),
+            "beta": np.nan_to_num(beta[entries], nan=0.0, posinf=0.0).clip(0),
             "relu": columns.relu,
             "at": columns.at,
             **self._boxes(columns),
@@ -132,7 +132,7 @@ class Recorder:
             sign.append(np.repeat([1, -1], len(entries)))
             before = torch.zeros(len(slopes), split.neurons)
             before[:, : slopes.shape[1]] = slopes
-            alpha.append(columns.spread(split, before))
+            alpha.append(columns.scatter(split, before))
         return {
             "box_at": np.concatenate(at).astype(np.int32),
             "box_sign": np.concatenate(sign).astype(np.int8),
@@ -141,22 +141,23 @@ class Recorder:
 
 
 class _Columns:
-    """The neurons of several searches side by side: ``relu`` and ``at`` of each column."""
+    """The neurons of several searches as columns: the ReLU (``relu``) and the flat entry (``at``) of each."""
 
     def __init__(self, splits: Sequence[SplitBounds | None], relus: Relus):
-        self._of = {split: self._places(split, relus) for split in dict.fromkeys(splits)}
+        self._of = {split: self._neurons(split, relus) for split in dict.fromkeys(splits)}
         every = np.unique(np.concatenate([np.zeros((0, 2), np.int32), *self._of.values()]), axis=0)
         self.relu, self.at = every.T
         self._column = {(int(relu), int(at)): column for column, (relu, at) in enumerate(every)}
 
     @staticmethod
-    def _places(split: SplitBounds | None, relus: Relus) -> np.ndarray:
+    def _neurons(split: SplitBounds | None, relus: Relus) -> np.ndarray:
+        """The number of the ReLU and the flat entry of each neuron of a search: (neurons, 2)."""
         layers = [] if split is None else split.layers
         parts = [np.stack([np.full(len(at), relus[step.name]), at.cpu().numpy()], 1) for step, at, _ in layers]
         return np.concatenate([np.zeros((0, 2)), *parts]).astype(np.int32)
 
-    def spread(self, split: SplitBounds | None, values: Tensor) -> np.ndarray:
-        """(rows, neurons of a search) as (rows, columns), zero in the others."""
-        found = np.zeros((len(values), len(self.relu)), np.float32)
-        found[:, [self._column[int(relu), int(at)] for relu, at in self._of[split]]] = values.cpu().numpy()
-        return found
+    def scatter(self, split: SplitBounds | None, values: Tensor) -> np.ndarray:
+        """Values of a search's neurons, (rows, neurons), in their columns: (rows, columns), zero elsewhere."""
+        columns = np.zeros((len(values), len(self.relu)), np.float32)
+        columns[:, [self._column[int(relu), int(at)] for relu, at in self._of[split]]] = values.cpu().numpy()
+        return columns

@@ -196,13 +196,13 @@ class NodeByNode:
         """The output of an operator without a bound: exact for booleans and integers, else with a tolerance relative to the
         magnitudes of its terms. Nothing is certified through it.
         """
-        spread = any(isinstance(a, Interval) and bool((a.radius > 0).any()) for a in args)
+        has_radius = any(isinstance(a, Interval) and bool((a.radius > 0).any()) for a in args)
         points = [a.center if isinstance(a, Interval) else a for a in args]
         output = step.op(*points)
-        if not output.is_floating_point() and not spread:
+        if not output.is_floating_point() and not has_radius:
             return output
         output = output.double()
-        if spread:
+        if has_radius:
             return Interval(output, torch.full_like(output, torch.inf))
         agreement.tolerated.add(step.name)
         size = output.abs()

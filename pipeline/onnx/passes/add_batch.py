@@ -91,11 +91,11 @@ class _Lift:
         return replace(node, attributes=node.attributes | {"axis": axis + 1 if axis >= 0 else axis})
 
     def axes_input(self, node: Node, position: int, whole: Sequence[int]) -> Node:
-        """The same of axes that are an input, ``whole`` where there are none."""
-        said = node.input(position)
-        if said and self.computed(said):
+        """``shift`` for axes that are an input; ``whole`` where there are none."""
+        name = node.input(position)
+        if name and self.computed(name):
             raise NoLiftedForm
-        axes = [int(a) for a in self.draft.constants[said].ravel()] if said else []
+        axes = [int(a) for a in self.draft.constants[name].ravel()] if name else []
         axes = axes or list(whole)
         inputs = [*node.inputs, *[""] * (position - len(node.inputs) + 1)]
         inputs[position] = self.integers([a + 1 if a >= 0 else a for a in axes])
