@@ -570,7 +570,7 @@ CHECKER: list[Fault] = [
         "tests/onnx/test_executed_transformers.py",
     ),
     (
-        "commands/promises.py",
+        "commands/guarantee.py",
         "charged[of] = (max(charged[of][0], errors[name][0]), max(charged[of][1], errors[name][1]))",
         "pass",
         "tests/onnx/test_executed.py -k charged_by",

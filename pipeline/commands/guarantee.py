@@ -26,7 +26,7 @@ INSIDE = {
     "com.microsoft.Gelu": (("ErfInGelu", "Erf"),),
     "com.microsoft.BiasGelu": (("ErfInBiasGelu", "Erf"), ("BiasGelu", "Gelu")),
 }
-"""Of executed operators that hold one of the file: what their error is measured as, and whose error it is there."""
+"""By executed operator that contains operators of the file: the measured kernel, and the operator whose error it is."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,11 @@ def kernels_of(subject: Subject, settings: Settings) -> Kernels:
     charged = dict(errors)
     for name, of in inside:
         charged[of] = (max(charged[of][0], errors[name][0]), max(charged[of][1], errors[name][1]))
-    held = [
+    parts = [
         *(["Softmax: the exponential inside it"] if "Softmax" in errors else []),
         *(f"{name}: the {of} inside it" for name, of in inside),
     ]
-    rows = f" ({'; '.join(held)})" if held else ""
+    rows = f" ({'; '.join(parts)})" if parts else ""
     return Kernels(
         charged,
         report.KernelErrors(

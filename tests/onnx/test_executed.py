@@ -12,7 +12,7 @@ import torch
 from onnx import numpy_helper
 
 from pipeline.bounds.ibp import IntervalWalk
-from pipeline.commands import promises
+from pipeline.commands import guarantee
 from pipeline.commands.subject import open_model
 from pipeline.core.interval import Interval
 from pipeline.core.outward import Outward
@@ -206,13 +206,13 @@ def test_a_kernel_that_holds_the_files_own_is_charged_by_its_own_measurement(nam
     assert kind in {op.type for op in subject.executed.graph.operators}
     executed.require(subject.file, subject.executed, ["z"])
     own = "Sigmoid" if name == "SiLU" else "Gelu" if name not in FUSED else "Erf"
-    (held,) = [inner for inner, of in promises.INSIDE[kind] if of == own]
+    (held,) = [inner for inner, of in guarantee.INSIDE[kind] if of == own]
     table = kernel_table.KernelTable(kernel_table.here(), {})
     entry = kernels_measured()
     table = replace(table, operators={own: entry, held: replace(entry, absolute=3 * entry.absolute)})
     monkeypatch.setattr(kernel_table, "load", lambda: (table, None))
     monkeypatch.setattr(kernel_table, "spot_check", lambda *a: None)
-    found = promises.measured(subject, Settings(data="none"))
+    found = guarantee.kernels_of(subject, Settings(data="none"))
     assert found.errors[own] == (3 * entry.absolute, entry.relative)
     assert held in found.build.errors
     assert f"{held}: the {own} inside it" in found.assumptions[0]

@@ -118,7 +118,7 @@ def hard_swish(matching: Matching, op: GraphOperator, index: int, pair: Pair) ->
 
 @rewriting("com.microsoft.QuickGelu")
 def sigmoid_gate(matching: Matching, op: GraphOperator, index: int, pair: Pair) -> Steps:
-    """``x Sigmoid(x)`` in one kernel, whose error is measured as one of the Sigmoid: see ``commands/promises.py``."""
+    """``x Sigmoid(x)`` in one kernel, whose error is measured as one of the Sigmoid: see ``commands/guarantee.py``."""
     if op.attributes.get("alpha") != 1.0:
         return matching.refuse(op, "the error of its kernel was measured for an alpha of 1")
     for factor, x in _operands(matching, pair.file, "Mul"):
@@ -132,7 +132,7 @@ def sigmoid_gate(matching: Matching, op: GraphOperator, index: int, pair: Pair) 
 def gelu(matching: Matching, op: GraphOperator, index: int, pair: Pair) -> Steps:
     """A Gelu in one kernel, with an addition before it or without: the file's own, or one of ``x (1 + Erf(x / sqrt 2)) / 2``.
 
-    The kernel's error is measured as one of the file's Gelu or Erf: see ``commands/promises.py``.
+    The kernel's error is measured as one of the file's Gelu or Erf: see ``commands/guarantee.py``.
     """
     whole = _producer(matching, pair.file, "Gelu")
     x = _gelu_of_parts(matching, pair.file)
