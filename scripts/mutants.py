@@ -55,6 +55,7 @@ BINARY, CHANCE = "tests/certify/test_binary.py", "tests/results/test_chance.py"
 RAN, RANGE = "tests/onnx/test_executed.py", "tests/bounds/test_range.py"
 MEASURED, PROGRAMS = "tests/onnx/test_kernels.py", "tests/onnx/test_programs.py"
 SPLITS, COMPLETE = "tests/bounds/test_splits.py", "tests/certify/test_complete.py"
+CLIPPING = "tests/certify/test_clipping.py"
 PARTIAL = "tests/bounds/test_partial_sums.py"
 CHECKED, REPLAYED = "tests/checker/test_bounds.py", "tests/cli/test_check_proof.py"
 ASKED = "tests/bounds/test_specification.py"
@@ -173,6 +174,11 @@ ACCOUNT: list[Fault] = [
     ("bounds/splits.py", "torch.nan_to_num(beta, 0.0, 0.0, 0.0).clamp_min(0)", "torch.nan_to_num(beta, 0.0, 0.0, 0.0)", SPLITS),
     ("bounds/splits.py", "-torch.nan_to_num(beta, 0.0", "torch.nan_to_num(beta, 0.0", SPLITS),
     ("bounds/branching.py", "neuron[divided], sign) for sign in (1.0, -1.0)]", "neuron[divided], sign) for sign in (1.0, 1.0)]", SPLITS),
+    ("certify/refuter.py", "and not over.several", "", CLIPPING),
+    ("certify/clipping.py", "np.where(asked, np.maximum(high,", "np.where(asked, np.minimum(high,", CLIPPING),
+    ("certify/clipping.py", "reach = -least[..., None] / np.abs(coeff)", "reach = -least[..., None] / np.abs(coeff) * 0.9", CLIPPING),
+    ("certify/clipping.py", "(conjunction == a)[..., None], is_open[:, a, None]", "(conjunction >= 0)[..., None], is_open[:, a, None]", CLIPPING),
+    ("certify/clipping.py", "np.where(coeff < 0, np.nextafter(upper - reach", "np.where(coeff > 0, np.nextafter(upper - reach", CLIPPING),
     ("certify/complete.py", "closed = torch.isfinite(proof) & (proof > self.needed)", "closed = found.lower > -0.01", COMPLETE),
     ("certify/complete.py", "Domains.joined([rest, self._left_open(", "Domains.joined([rest[:0], self._left_open(", COMPLETE),
     ("certify/complete.py", "if len(self._left_open(self.split.solved(taken[~divided]))):", "if False:", COMPLETE),

@@ -90,6 +90,8 @@ class Bounds:
         self._relaxed: dict[tuple[int, bool], Relaxation | None] = {}
         self.size = max(r.box.center[0].numel() for r in regions)
         """The numbers of the largest node so far."""
+        self.several = False
+        """Whether a walk that ended at a region ended elsewhere too, so that the form there is not its whole bound."""
         self.widest = 1
         """How wide the coefficients of a row have grown, since whoever measures set this to one."""
 
@@ -175,6 +177,7 @@ class Bounds:
 
         ends = walk.backward(self.plan, forms, visit, lambda i, a, b: rounding.merge(a, b, self.box(i)))
         ended(ends)
+        self.several |= len(ends) > 1 and not self.regions.keys().isdisjoint(ends)
         parts = [
             self.regions[i].minimise(form, rounding) if i in self.regions else rounding.minimum(form, self.box(i))
             for i, form in ends.items()

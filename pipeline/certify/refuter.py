@@ -17,6 +17,7 @@ from pipeline.bounds.ends import exact_ends
 from pipeline.bounds.linear import Bounds
 from pipeline.bounds.rows import RowBounds
 from pipeline.bounds.specification import Specification
+from pipeline.certify.clipping import clipped
 from pipeline.certify.engine import Engine
 from pipeline.certify.subdomain import Constraints, Subdomain, inputs_of, never_negative, whole
 from pipeline.choices import Mode
@@ -33,14 +34,15 @@ BATCH = 256
 
 @dataclass(eq=False)
 class RememberingRegion:
-    """A box that keeps the last form that was minimised over it."""
+    """A box that keeps the last form that was minimised over it, and its minimum."""
 
     box: Interval
     last: LinearForm | None = None
+    least: Tensor | None = None
 
     def minimise(self, form: LinearForm, rounding: Rounding) -> Tensor:
-        self.last = form
-        return rounding.minimum(form, self.box)
+        self.last, self.least = form, rounding.minimum(form, self.box)
+        return self.least
 
     def __getitem__(self, samples: slice | Tensor) -> RememberingRegion:
         return RememberingRegion(self.box[samples])
@@ -78,13 +80,15 @@ class Refuter:
         return self.regions([whole(0, self.question.cases[0])])
 
     def bound(self, subdomains: Sequence[Subdomain], method: BoundingMethod) -> tuple[list[Subdomain], np.ndarray]:
-        """The subdomains that stay open, with their open conjunctions, and the cost of each input to their bounds.
+        """The subdomains that stay open, clipped, with their open conjunctions, and the cost of each input to their bounds.
 
         Costs are ``sum over rows of |coefficient| * radius``: (open subdomains, inputs).
         """
         self.engine.need(method.name)
         bounds, regions, rows = self.engine.bounds(method.name), self.regions(subdomains), self.rows(subdomains)
         over = bounds.over(regions, keep=self.strict)
+        for region in regions:
+            region.last = region.least = None  # what boxes were tightened by is no form of a row
         least = bounds.lower(over, rows)
         proved = (torch.isfinite(least) & (least > 0)).cpu().numpy()
         assert rows.conjunction is not None
@@ -93,12 +97,36 @@ class Refuter:
         if (tied := rows.strict.cpu().numpy() & ~proved & (conjunction >= 0)).any():
             proved[tied] = self._never_negative(rows, over, tied)
         still_open, at = [], []
+        is_open = np.zeros((len(subdomains), max(len(one.open) for one in subdomains)), bool)
         for b, subdomain in enumerate(subdomains):
             refuted = set(conjunction[proved[:, b], b].tolist())
+            is_open[b, [i for i in range(len(subdomain.open)) if i not in refuted]] = True
             if conjunctions := tuple(a for i, a in enumerate(subdomain.open) if i not in refuted):
                 still_open.append(replace(subdomain, open=conjunctions))
                 at.append(b)
-        return still_open, self._cost(regions, len(subdomains))[at]
+        cost = self._cost(regions, len(subdomains))[at]
+        if at and len(regions) == 1 and not over.several and not method.searches:
+            still_open = self._clipped(regions[0], conjunction, is_open, still_open, at)
+        return still_open, cost
+
+    def _clipped(
+        self,
+        region: RememberingRegion,
+        conjunction: np.ndarray,
+        is_open: np.ndarray,
+        left: list[Subdomain],
+        at: list[int],
+    ) -> list[Subdomain]:
+        """What is ``left``, at these places of the batch, without points that violate no open conjunction.
+
+        ``conjunction`` numbers the one that each row is about, and ``is_open`` says by number which are open.
+        """
+        if region.last is None or region.least is None or region.last.coeff.shape[:2] != conjunction.shape:
+            return left
+        coeff, least = region.last.coeff.flatten(2).cpu().numpy()[:, at], region.least.cpu().numpy()[:, at]
+        ends = np.stack([one.lower for one in left]), np.stack([one.upper for one in left])
+        boxes = clipped(coeff, least, conjunction[:, at], is_open[at], *ends)
+        return [replace(one, lower=low, upper=high) for one, low, high in zip(left, *boxes, strict=True)]
 
     @torch.no_grad()
     def _never_negative(self, rows: Specification, bounds: Bounds, at: np.ndarray) -> np.ndarray:
