@@ -57,6 +57,17 @@ GRAPHS: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], str]] = {
         {"w": W, "b": B, **PARTS},
         "com.microsoft.BiasGelu",
     ),
+    "a mean of what is permuted": (
+        [
+            node("LayerNormalization", ["x", "g", "h"], ["q"], axis=-1),
+            node("Transpose", ["q"], ["t"], perm=[0, 2, 1]),
+            node("ReduceMean", ["t", "last"], ["a"], keepdims=1),
+            node("Flatten", ["a"], ["f"]),
+            node("MatMul", ["f", "w"], ["y"]),
+        ],
+        {"w": W, "last": np.array([2]), **NORM},
+        "ReduceMean",
+    ),
     "query, key and value": (
         [
             node("MatMul", ["x", "w"], ["m"]),
@@ -75,7 +86,7 @@ GRAPHS: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], str]] = {
 
 def proto_of(name: str) -> onnx.ModelProto:
     nodes, constants, _ = GRAPHS[name]
-    return files.model(nodes, SIZES, constants, opset=20 if name == "Gelu" else 17)
+    return files.model(nodes, SIZES, constants, opset=20 if name in ("Gelu", "a mean of what is permuted") else 17)
 
 
 def worst(proto: onnx.ModelProto, sizes: Sequence[float], account: Outward = FLOAT32) -> float:

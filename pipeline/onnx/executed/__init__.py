@@ -13,7 +13,7 @@ import onnx
 
 from pipeline.errors import InputRejected
 from pipeline.onnx import runtime
-from pipeline.onnx.executed import activations, arrangements, layers, normalisation, pools, products
+from pipeline.onnx.executed import activations, arrangements, layers, normalisation, parts, pools, products
 from pipeline.onnx.executed.graphs import Graph, GraphOperator
 from pipeline.onnx.executed.matching import REWRITINGS, Matching, Pair
 from pipeline.onnx.executed.optimised import Executed, optimised
@@ -24,6 +24,7 @@ _TABLE = (
     normalisation,
     products,
     pools,
+    parts,
     activations,
     arrangements,
 )  # importing them registers their rewritings

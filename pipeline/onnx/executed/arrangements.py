@@ -84,25 +84,23 @@ def turned_concat(matching: Matching, op: GraphOperator, index: int, pair: Pair)
     return True
 
 
-@rewriting("Split")
-def split_in_place_of_slices(matching: Matching, op: GraphOperator, index: int, pair: Pair) -> Steps:
-    """One part of a Split where the file has a Slice that takes the same entries."""
+@rewriting("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin")
+def permuted_reduction(matching: Matching, op: GraphOperator, index: int, pair: Pair) -> Steps:
+    """A reduction that keeps its axes, over those of an array that is permuted as its result is."""
     file_op = matching.file.producer(pair.file)
-    if file_op is None or file_op.type != "Slice" or pair.view.flat or pair.view.blocked:
+    if pair.view.perm is None or file_op is None or file_op.type != op.type:
         return False
-    rank = matching.file.rank(file_op.inputs[0])
-    lengths = matching.executed.constants.get(op.input(1))
-    limits = [matching.file.constants.get(file_op.input(i)) for i in (1, 2, 3)]
-    step = matching.file.constants.get(file_op.input(4)) if file_op.input(4) else 1
-    if rank is None or lengths is None or any(v is None or v.size != 1 for v in limits) or step is None or step != 1:
+    if any(o.attributes.get("keepdims", 1) != 1 or o.attributes.get("noop_with_empty_axes", 0) for o in (op, file_op)):
         return False
-    start, end, axis = (int(v.item()) for v in limits if v is not None)
-    size, first = matching.file.size(file_op.inputs[0], axis % rank), int(lengths[:index].sum())
-    same_axis = (pair.view.at_rank(rank).perm or range(rank))[op.attributes.get("axis", 0) % rank] == axis % rank
-    if size is None or not same_axis or size != lengths.sum():
+    rank, sides = len(pair.view.perm), ((matching.executed, op), (matching.file, file_op))
+    axes, file_axes = (
+        graph.constants.get(o.input(1)) if o.input(1) else o.attributes.get("axes") for graph, o in sides
+    )
+    if axes is None or file_axes is None or not len(axes) or matching.file.rank(file_op.inputs[0]) != rank:
         return False
-    same = slice(start, end).indices(size) == (first, first + int(lengths[index]), 1)
-    return same and (yield Pair(op.inputs[0], file_op.inputs[0], pair.view))
+    if {pair.view.perm[int(a) % rank] for a in axes} != {int(a) % rank for a in file_axes}:
+        return False
+    return (yield Pair(op.inputs[0], file_op.inputs[0], pair.view))
 
 
 @rewriting("Gather")
