@@ -137,6 +137,16 @@ def test_another_epsilon_axis_or_order_is_found():
     assert unaccounted(files.model(difference, SIZES, constants), ran, ["y"]) is not None
 
 
+def test_a_split_along_another_axis_is_found():
+    """Of query, key and value: two of three, along the axis of heads and of features."""
+    proto = proto_of("query, key and value")
+    ran = optimised(proto.SerializeToString(), provider="cpu", level="all").model
+    (split,) = (n for n in ran.graph.node if n.op_type == "Split")
+    for axis in (1, 3, 4):
+        split.attribute[0].i = axis
+        assert unaccounted(proto, executed.Executed(ran, "", "cpu", "all"), ["y"]) is not None
+
+
 @pytest.mark.parametrize("name", ["SiLU", "Gelu in parts", "Gelu in parts of a layer"])
 def test_a_product_with_another_operand_or_constant_is_found(name):
     nodes, constants, _ = GRAPHS[name]
