@@ -15,7 +15,7 @@ from pipeline.certify import Certification, Strategy, Work
 from pipeline.certify.proofs import Relus, proof_of
 from pipeline.certify.prover import Prover
 from pipeline.checker.graph import FileGraph, refusal
-from pipeline.checker.proof import MANIFEST
+from pipeline.checker.proof import MANIFEST, check
 from pipeline.commands.events import Event, Note
 from pipeline.commands.subject import Subject
 from pipeline.data import Fitted
@@ -25,6 +25,8 @@ from pipeline.progress import Progress
 from pipeline.results import DECIDERS, Proofs, Verdict
 from pipeline.results.write import put
 from pipeline.settings import Settings
+
+STOPPED = "stopped as asked; what was decided is kept, and the same command goes on from there."
 
 
 def require_provable(subject: Subject, settings: Settings, work: Work, *, by_feature: bool) -> Relus:
@@ -74,6 +76,7 @@ def proofs(
 ) -> Generator[Event, None, Proofs]:
     """Write a proof of each certified sample at its largest certified eps, then the manifest; returns the report's entry.
 
+    Each is replayed as ``check-proof`` does, and kept if that accepts it: its account of rounding is another than the prover's.
     Raises Preempted (75) when told to stop; the next run writes all proofs again.
     """
     samples, entries = certification.samples, list[dict[str, Any]]()
@@ -83,7 +86,7 @@ def proofs(
     put(folder, {MANIFEST: None})
     for done, row in enumerate(rows):
         if work.should_stop():
-            raise Preempted("stopped as asked; what was decided is kept, and the same command goes on from there.")
+            raise Preempted(STOPPED)
         level = int(np.flatnonzero(certified[:, row])[-1])
         assert samples.decided_by is not None
         ball = certification.balls[level]
@@ -97,18 +100,36 @@ def proofs(
             entries.append(entry | {"tighten": proof.tighten, "sha256": hashlib.sha256(content).hexdigest()})
         yield Progress("proofs", done + 1, len(rows))
     if len(entries) < len(rows):
-        missing = f"{len(rows) - len(entries)} certified samples have no proof: none was found a second time"
-        yield Note(f"{missing}; `pipeline check-proof --report` says which, and exits 4 without --partial", True)
+        yield _lacking(len(rows) - len(entries), "none was found a second time")
+    put(folder, {MANIFEST: _manifest(subject, fitted, strategy, entries)})
+    faults: dict[int, str] = {}
+    for done, checked in enumerate(check(subject.file.content, folder)):
+        if work.should_stop():
+            raise Preempted(STOPPED)
+        if checked.fault:
+            faults[checked.index] = checked.fault
+        yield Progress("proofs checked", done + 1, len(entries))
+    if faults:
+        put(folder, {f"{index}.npz": None for index in faults})
+        entries = [entry for entry in entries if entry["index"] not in faults]
+        index, fault = next(iter(faults.items()))
+        yield _lacking(len(faults), f"check-proof does not accept what was found (of sample {index}: {fault})")
     yield Note(f"{len(entries)} proofs in {folder}: `pipeline check-proof {subject.file.path} {folder}` replays them")
-    manifest = json.dumps(_manifest(subject, fitted, strategy, entries), indent=1).encode()
+    manifest = _manifest(subject, fitted, strategy, entries)
     put(folder, {MANIFEST: manifest})
     return Proofs(sha256=hashlib.sha256(manifest).hexdigest(), samples=len(entries))
 
 
-def _manifest(
-    subject: Subject, fitted: Fitted, strategy: Strategy, entries: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
-    return {
+def _lacking(count: int, why: str) -> Note:
+    return Note(
+        f"{count} certified samples have no proof: {why}; `pipeline check-proof --report` says which, and exits 4 without "
+        "--partial",
+        True,
+    )
+
+
+def _manifest(subject: Subject, fitted: Fitted, strategy: Strategy, entries: Sequence[dict[str, Any]]) -> bytes:
+    said = {
         "format": 1,
         "model_sha256": subject.file.digests.sha256,
         "arithmetic": strategy.arithmetic,
@@ -116,6 +137,7 @@ def _manifest(
         "normalise": [part.tolist() for part in _normalisation(subject)],
         "samples": list(entries),
     }
+    return json.dumps(said, indent=1).encode()
 
 
 def _normalisation(subject: Subject) -> tuple[np.ndarray, ...]:

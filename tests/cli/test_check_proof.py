@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from onnx import numpy_helper
 from pipeline.certify import complete
 from pipeline.checker.proof import Checked, check
 from pipeline.cli.main import run
+from pipeline.commands import proving
 from pipeline.commands.check_proof import without_proof
 from pipeline.results import Samples, Verdict
 from pipeline.results.canonical import digest
@@ -233,6 +235,26 @@ def test_a_certified_sample_without_a_proof_is_said_and_ends_in_4(pipeline, copi
     assert (code, listed[-1]) == (0, {"index": left["index"], "label": left["label"], "eps": EPS, "proof": None})
     assert len(listed) == len(about["samples"]) + 1
     assert pipeline(*asked[:3], "--partial")[0] == 2
+
+
+def test_what_the_checker_does_not_accept_is_no_proof(pipeline, kept: Path, here: Path, monkeypatch) -> None:
+    """As where its account of rounding, which is another, has no room left; the sample remains certified."""
+    refused, made = "the margin to class 1 is only at least -1e-07", proving.check
+
+    def strict(content: bytes, folder: Path) -> Iterator[Checked]:
+        first, *others = made(content, folder)
+        yield from (replace(first, fault=refused), *others)
+
+    monkeypatch.setattr(proving, "check", strict)
+    asked = ("certify", kept / "model.onnx", "--data", f"npz:{kept / 'data.npz'}", "--eps", EPS, "--method", "crown")
+    code, out, err = pipeline(*asked, "--proof", here / "proofs", "--report", here / "report", "--no-attack")
+    assert (code, "1 certified samples have no proof" in err, refused in err) == (0, True, True), out + err
+    names = {int(file.stem) for file in (here / "proofs").glob("*.npz")}
+    assert names == {one["index"] for one in told(here / "proofs")["samples"]}
+    assert len(names) > 0
+    asked = ("check-proof", kept / "model.onnx", here / "proofs", "--report", here / "report")
+    code, out, err = pipeline(*asked)
+    assert (code, ", 1 without a proof" in out) == (4, True), out + err
 
 
 def test_a_proof_covers_every_smaller_eps_and_no_larger_one() -> None:
