@@ -538,13 +538,18 @@ IMPORTS: list[Fault] = [
 ]
 
 CHECKER: list[Fault] = [
-    ("checker/bounds.py", "gamma(terms + 8 + 6 * self.chain[at]) * sizes + flushed", "0 * sizes", CHECKED),
+    (
+        "checker/bounds.py",
+        "U32 * (1 + gamma(terms + more)) * UP * (alive * reach + more * sizes) + flushed",
+        "0 * sizes",
+        CHECKED,
+    ),
     ("checker/bounds.py", "len(sizes) + 64) * U64 * sizes + UNDERFLOW", "len(sizes) + 64) * 0 * sizes", CHECKED),
     ("checker/bounds.py", "+ np.abs(a) @ error\n", "\n", CHECKED),
     ("checker/bounds.py", "-assumed[at][2] * assumed[at][1]", "assumed[at][2] * assumed[at][1]", CHECKED),
     ("checker/bounds.py", "np.where(open_, highest * (1 + 2.0**-50), 0)", "np.where(open_, 0.9 * highest, 0)", CHECKED),
     ("checker/bounds.py", "offset = np.where(sign == 0, offset, 0)", "offset = 0 * offset", CHECKED),
-    ("checker/maps.py", "positive, back = np.abs(weight)", "positive, back = weight", CHECKED),
+    ("checker/maps.py", "self.product(x, np.abs(self.weight))", "self.product(x, self.weight)", CHECKED),
     (
         "checker/graph.py",
         "factor = max(abs(f) for f in (1.0, alpha, 1 / alpha, beta, 1 / beta))",

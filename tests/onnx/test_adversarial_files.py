@@ -451,10 +451,10 @@ def _(g: Draft) -> str:
     return g("Where", c, "x", g("Neg", "x"))
 
 
-@file("executed", "Gelu in parts, behind a bias", (3,), "executes BiasGelu")
+@file("executed", "Gelu of another root in parts, behind a bias", (3,), "executes BiasGelu")
 def _(g: Draft) -> str:
     x = g("Add", "x", g.const([0.1, -0.3, 0.2]))
-    return scaled(g, g("Mul", x, g("Add", g("Erf", g("Div", x, k(g, 2**0.5))), k(g, 1))), 0.5)
+    return scaled(g, g("Mul", x, g("Add", g("Erf", g("Div", x, k(g, 1.41421))), k(g, 1))), 0.5)
 
 
 @file("executed", "RMSNormalization in parts", (4,), "executes SimplifiedLayerNormalization")
