@@ -612,11 +612,6 @@ CHECKER: list[Fault] = [
         "and False:",
         "tests/onnx/test_add_batch.py -k counted_among",
     ),
-    (
-        "onnx/passes/normalise.py",
-        """"noop_with_empty_axes", 0) == 1""",
-        "tests/onnx/test_schema_walk.py -k takes_for_0",
-    ),
     ("checker/bounds.py", "UP * (alive * reach +", "UP * (alive / 2 * reach +", f"{CHECKED} -k hardly"),
     (
         "checker/bounds.py",
