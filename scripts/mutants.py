@@ -575,6 +575,12 @@ CHECKER: list[Fault] = [
         "tests/onnx/test_executed_transformers.py -k epsilon",
     ),
     (
+        "onnx/executed/transposes.py",
+        "whole.transpose(np.argsort(perm))",
+        "whole.transpose(perm)",
+        "tests/onnx/test_executed.py -k transposes_move",
+    ),
+    (
         "onnx/executed/parts.py",
         "_same_axis(perm[axis % rank], bounds[0], rank)",
         "True",

@@ -18,7 +18,8 @@ from pipeline.core.interval import Interval
 from pipeline.core.outward import Outward
 from pipeline.errors import InputRejected
 from pipeline.onnx import executed, importer, kernel_table, model_file, runtime
-from pipeline.onnx.executed import optimised, pools, products, require, unaccounted
+from pipeline.onnx.executed import optimised, pools, products, require, transposes, unaccounted
+from pipeline.onnx.executed.transposes import transposes_behind
 from pipeline.onnx.kernel_sweep import PATTERNS, Measured
 from pipeline.settings import Settings
 from tests.onnx import files, fusions
@@ -75,6 +76,20 @@ ACCOUNTED = {
             node("Concat", ["p", "f"], ["y"], axis=1),
         ],
         {"w": W, "b": B, "w2": files.weights(8, 8, 1, 1), **NORM},
+    ),
+    "channels last, but for convolutions": (
+        [
+            node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+            node("Transpose", ["c"], ["t"], perm=[0, 2, 3, 1]),
+            node("Add", ["t", "b"], ["a"]),
+            node("Sigmoid", ["a"], ["s"]),
+            node("Mul", ["a", "s"], ["m"]),
+            node("Transpose", ["m"], ["u"], perm=[0, 3, 1, 2]),
+            node("Conv", ["u", "w2"], ["d"]),
+            node("Transpose", ["d"], ["v"], perm=[0, 2, 3, 1]),
+            node("Sub", ["v", "b"], ["y"]),
+        ],
+        {"w": W, "b": B, "w2": files.weights(8, 8, 1, 1)},
     ),
     "SiLU": ([node("Sigmoid", ["x"], ["s"]), node("Mul", ["x", "s"], ["y"])], {}),
     "Gelu in parts": (gelu_in_parts("x"), PARTS),
@@ -341,6 +356,45 @@ def test_a_transpose_that_is_left_out_is_found():
     for other, accounted_for in ((proto, True), (without, False)):
         ran = executed.Executed(other, "", "cpu", "all")
         assert (unaccounted(proto, ran, ["y"]) is None) == accounted_for
+
+
+def test_transposes_move_behind_what_works_entry_by_entry():
+    """The same numbers to the bit; another perm, or constants that are not turned back, give others."""
+    nodes = [
+        node("Transpose", ["x"], ["t"], perm=[0, 2, 3, 1]),
+        node("Add", ["t", "row"], ["a"]),
+        node("Sub", ["plane", "a"], ["b"]),
+        node("Clip", ["b", "l", "h"], ["c"]),
+        node("PRelu", ["c", "row"], ["d"]),
+        node("Relu", ["t"], ["r"]),
+        node("Mul", ["d", "r"], ["e"]),
+        node("MatMul", ["e", "w"], ["y"]),
+    ]
+    constants = {
+        "row": files.weights(4),
+        "plane": files.weights(6, 6, 4, seed=1),
+        "l": np.float32(-1),
+        "h": np.float32(2),
+        "w": files.weights(4, 3, seed=2),
+    }
+    proto = files.model(nodes, image, constants)
+    moved = transposes_behind(proto)
+    onnx.checker.check_model(moved, full_check=True)
+    (last,) = (n for n in moved.graph.node if n.op_type == "MatMul")
+    assert {n.op_type for n in moved.graph.node if last.input[0] in n.output} == {"Transpose"}
+    assert [n.op_type for n in moved.graph.node if "x" in n.input] == ["Transpose", "Add", "Relu"]
+    x = np.random.default_rng(0).standard_normal((3, *image[1:])).astype(np.float32)
+    there, here = (runtime.session(m.SerializeToString(), level="off")(x)[0] for m in (proto, moved))
+    assert np.array_equal(there, here)
+
+
+def test_a_constant_that_is_not_turned_back_is_found(monkeypatch):
+    nodes, _ = ACCOUNTED["channels last, but for convolutions"]
+    square = {"w": files.weights(6, 4, 3, 3), "b": files.weights(6), "w2": files.weights(6, 6, 1, 1)}
+    proto = files.model(nodes, image, square)
+    assert explained(proto) is None
+    monkeypatch.setattr(transposes, "_turned_back", lambda constant, perm: constant)
+    assert explained(proto) is not None
 
 
 def test_a_concat_along_another_axis_is_found():
