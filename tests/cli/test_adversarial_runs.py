@@ -406,7 +406,7 @@ ROWS = {
         Row("a FIFO for its key", in_run("key", os.mkfifo), 0, "no authentication code of yours"),
         Row("a FIFO for a part", in_run("part-0-000000.npz", os.mkfifo), 0, "no authentication code of yours"),
         Row("a folder for a part", in_run("part-0-000000.npz", Path.mkdir), 74, "move it away"),
-        Row("an own key of another run", in_run("key", lambda p: OWN.write(p, b"0" * 64)), 0, "is of another model, data"),
+        Row("an own key of another run", in_run("key", lambda p: OWN.write(p, b"0" * 64)), 0, "belongs to another model"),
         Row("an own key under a part's name",
             in_run("part-0-000000.npz", lambda p: OWN.write(p, b"0" * 64)), 0, "no authentication code of yours"),
         Row("a FIFO for a checkpoint", lambda f: (MANY(f), (f / "m.certified.onnx.run").mkdir(),

@@ -260,6 +260,12 @@ REFUSED = {
         "LayerNormalization",
         "off",
     ),
+    "a transposed matrix times a vector": (
+        [node("Transpose", ["x"], ["t"], perm=[0, 1, 3, 2]), node("MatMul", ["t", "v"], ["y"])],
+        {"v": files.weights(6)},
+        "it transposes a matrix beside a vector",
+        "basic",
+    ),
     "QuickGelu of another factor": (
         [node("Mul", ["x", "k"], ["a"]), node("Sigmoid", ["a"], ["s"]), node("Mul", ["x", "s"], ["y"])],
         {"k": np.float32(1.702)},

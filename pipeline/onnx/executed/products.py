@@ -135,7 +135,11 @@ def scaled_product(matching: Matching, op: GraphOperator, index: int, pair: Pair
                 continue
             if scales and not _scales_are_charged(matching, op, layer, scales):
                 return False
-            views = [SWAPPED if op.attributes.get(name, 0) else AS_IT_IS for name in ("transA", "transB")]
+            turned = [bool(op.attributes.get(name, 0)) for name in ("transA", "transB")]
+            # ONNX Runtime computes another product where one of the operands is a vector.
+            if any(turned) and any((matching.file.rank(v) or 0) < 2 for v in (a, b)):
+                return matching.refuse(op, "it transposes a matrix beside a vector")
+            views = [SWAPPED if t else AS_IT_IS for t in turned]
             if (yield Pair(op.inputs[0], a, views[0])) and (yield Pair(op.inputs[1], b, views[1])):
                 return True
     return False
