@@ -139,6 +139,8 @@ def subject_of(file: ModelFile, imported: importer.Imported, settings: Settings)
             f"a classifier has one output of logits; this file has {len(network.outputs)}: name it with --output {names}."
         )
     if not parity.batch_axis(network):
+        if imported.no_batch is not None:
+            raise imported.no_batch
         port = next(p for p in network.inputs if not parity.counts_samples(p))
         raise InputRejected(
             f"the first axis of the input must count samples; input {shown(port.name)!r} has shape {list(port.shape)}. "

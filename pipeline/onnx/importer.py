@@ -33,6 +33,8 @@ class Imported:
     notes: tuple[str, ...]
     session: runtime.Session
     """The session on the CPU that parity was measured with; creating one takes half a minute where a value has 20,000 readers."""
+    no_batch: InputRejected | None = None
+    """Why a file whose inputs do not count samples could not be given a batch axis."""
 
     @property
     def model(self) -> onnx.ModelProto:
@@ -96,8 +98,8 @@ def load_with_batch(file: ModelFile, *, output: str | None, level: Optimization)
         return imported
     try:
         lifted = load(file, output=output, level=level, lift=True)
-    except InputRejected:
-        return imported  # whoever needs the axis says that it is missing
+    except InputRejected as error:
+        return replace(imported, no_batch=error)  # whoever needs the axis says that it is missing
     return replace(lifted, notes=(*lifted.notes, WITHOUT_BATCH))
 
 

@@ -65,6 +65,15 @@ class Difference:
             f" {allowed} for the same inputs"
         )
 
+    def describe_output(self) -> str:
+        """In words, of an output whose interval was propagated from the inputs."""
+        if self.shapes is not None:
+            return f"its output has shape {list(self.shapes[0])}, in the import {list(self.shapes[1])}"
+        value, low, high = self.numbers
+        return (
+            f"entry {list(self.entry)} of its output is {value:.9g}, where its own graph allows {low:.9g} to {high:.9g}"
+        )
+
 
 @dataclass
 class Agreement:
@@ -121,6 +130,11 @@ class NodeByNode:
                 point_bytes = max(1, sum(v.nbytes for v in values.values()) // size)
                 size = max(1, min(len(xs[0]) - start, CHUNK_BYTES // point_bytes))
         return agreement
+
+    @torch.no_grad()
+    def outside(self, xs: Sequence[np.ndarray], outputs: Mapping[str, np.ndarray]) -> Difference | None:
+        """The first entry of ``outputs`` that lies outside the bounds propagated from ``xs``, one point; None where none does."""
+        return self._first(xs, outputs, 0, Agreement())
 
     def _bytes_each(self) -> int:
         """The size of all compared values of one point, by their measured shapes; 0 where one was not measured."""

@@ -26,6 +26,8 @@ from pipeline.onnx.running import run
 from pipeline.onnx.tolerance import TOLERANCE
 from pipeline.results import Parity
 
+FAR = 1e-3
+"""Relative to the largest output of a point: a deployed output this far from the network's must lie in its propagated bounds."""
 CLEAR = 1e-4
 """Relative to the largest output: both must order two classes that are further apart than this alike."""
 _STEPS = (ops.Sign, ops.Floor, ops.Ceil, ops.Round, ops.Greater, ops.Less, ops.GreaterOrEqual, ops.LessOrEqual)
@@ -62,7 +64,10 @@ def compare(
     """
     agreement = by_node(session, model, network, xs, *([more] if len(more) else []))
     difference = None if agreement.difference is None else agreement.difference.describe(network)
-    return measure_outputs(session, network, xs, agreement, difference)
+    measured, far = measure_outputs(session, network, xs, agreement, difference)
+    if difference is None and far:
+        difference = _as_deployed(session, model, network, xs, far)
+    return measured if difference is None else measured.model_copy(update={"difference": difference})
 
 
 def by_node(
@@ -145,8 +150,8 @@ def refuse(difference: str) -> NoReturn:
 
 def measure_outputs(
     session: runtime.Session, network: Network, xs: Sequence[np.ndarray], agreement: Agreement, difference: str | None
-) -> MeasuredParity:
-    """The distance of the outputs, one point at a time and, where the batch is free, all together."""
+) -> tuple[MeasuredParity, Sequence[int]]:
+    """The distance of the outputs, one point at a time and, where the batch is free, all together; points where it is large."""
     names, plan = [p.name for p in network.outputs], network.plan()
 
     def run_file(*x: np.ndarray) -> Outputs:
@@ -177,7 +182,7 @@ def measure_outputs(
     compared = finite & ~overflows & ~(steps & ((distances > limit) | flips))
     if not finite.any():
         difference = difference or f"its outputs are not finite at any of {count} points"
-    return MeasuredParity(
+    measured = MeasuredParity(
         provider=session.provider,
         n=int(compared.sum()),
         tolerance=TOLERANCE if agreement.tolerated else 0.0,
@@ -191,6 +196,26 @@ def measure_outputs(
         points=agreement.points,
         difference=difference,
     )
+    return measured, np.flatnonzero(compared & (distances > FAR * largest)).tolist()
+
+
+def _as_deployed(
+    session: runtime.Session, model: onnx.ModelProto, network: Network, xs: Sequence[np.ndarray], points: Sequence[int]
+) -> str | None:
+    """An output, in words, that no execution of the file's own graph gives at one of these points; None where each may be one.
+
+    What is executed is not that graph: an optimisation by the runtime may be wrong, which no comparison node by node shows.
+    """
+    nodes, axis, names = NodeByNode(model, network), batch_axis(network), [p.name for p in network.outputs]
+    for i in points:
+        x = [v[i : i + 1] if axis else v[i] for v in xs]
+        outside = nodes.outside(x, dict(zip(names, session(*x, outputs=names), strict=True)))
+        if outside is not None:
+            return (
+                f"as deployed, at graph optimization level {session.level!r}, {outside.describe_output()}: the runtime's "
+                "optimisation computes another function (--runtime-optimization off does not)"
+            )
+    return None
 
 
 def _singly(run: Callable[..., Outputs], xs: Sequence[np.ndarray], axis: bool) -> list[Outputs]:
