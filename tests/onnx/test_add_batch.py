@@ -119,7 +119,7 @@ def test_a_shape_that_the_input_decides_is_not_taken_for_the_one_that_was_measur
 
 
 def test_a_function_that_optimisation_changes_is_refused_where_node_by_node_nothing_differs(tmp_path, monkeypatch):
-    """ONNX Runtime multiplies a matrix that it transposes in the same kernel by a vector wrongly; the file's own graph is right."""
+    """ONNX Runtime multiplies a matrix that one kernel also transposes by a vector wrongly; the file itself is right."""
     nodes = [NODE("Transpose", ["x"], ["t"]), NODE("MatMul", ["t", "pair"], ["s"]), NODE("MatMul", ["s", "w"], ["y"])]
     file = file_of(tmp_path, nodes, {"pair": np.array([0.85, 0.46], np.float32)})
     with pytest.raises(
