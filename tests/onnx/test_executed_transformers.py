@@ -68,6 +68,18 @@ GRAPHS: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], str]] = {
         {"w": W, "last": np.array([2]), **NORM},
         "ReduceMean",
     ),
+    "parts of what is permuted": (
+        [
+            node("Relu", ["x"], ["r"]),
+            node("Transpose", ["r"], ["t"], perm=[0, 2, 1]),
+            node("Split", ["t", "halves"], ["p", "q"], axis=1),
+            node("Sub", ["p", "q"], ["d"]),
+            node("Transpose", ["d"], ["u"], perm=[0, 2, 1]),
+            node("MatMul", ["u", "w"], ["y"]),
+        ],
+        {"halves": np.array([4, 4]), "w": files.weights(4, 3)},
+        "Split",
+    ),
     "query, key and value": (
         [
             node("MatMul", ["x", "w"], ["m"]),
@@ -137,12 +149,12 @@ def test_another_epsilon_axis_or_order_is_found():
     assert unaccounted(files.model(difference, SIZES, constants), ran, ["y"]) is not None
 
 
-def test_a_split_along_another_axis_is_found():
-    """Of query, key and value: two of three, along the axis of heads and of features."""
-    proto = proto_of("query, key and value")
+@pytest.mark.parametrize(("name", "axes"), [("query, key and value", (1, 3, 4)), ("parts of what is permuted", (0, 1))])
+def test_a_split_along_another_axis_is_found(name, axes):
+    proto = proto_of(name)
     ran = optimised(proto.SerializeToString(), provider="cpu", level="all").model
     (split,) = (n for n in ran.graph.node if n.op_type == "Split")
-    for axis in (1, 3, 4):
+    for axis in axes:
         split.attribute[0].i = axis
         assert unaccounted(proto, executed.Executed(ran, "", "cpu", "all"), ["y"]) is not None
 

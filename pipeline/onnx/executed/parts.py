@@ -31,6 +31,22 @@ def slices(matching: Matching, op: GraphOperator, index: int, pair: Pair) -> Ste
     return same_axis and (yield Pair(op.inputs[0], file_op.inputs[0], pair.view))
 
 
+@rewriting("Split")
+def permuted_split(matching: Matching, op: GraphOperator, index: int, pair: Pair) -> Steps:
+    """The file's Split of an array that is permuted as its parts are."""
+    file_op, perm = matching.file.producer(pair.file), pair.view.perm
+    if file_op is None or file_op.type != "Split" or perm is None or matching.file.producers[pair.file][1] != index:
+        return False
+    rank = matching.file.rank(file_op.inputs[0])
+    same_parts = _parts(matching.executed, op) == _parts(matching.file, file_op) and len(op.outputs) == len(
+        file_op.outputs
+    )
+    if rank != len(perm) or not same_parts:
+        return False
+    same_axis = _same_axis(perm[op.attributes.get("axis", 0) % rank], file_op.attributes.get("axis", 0), rank)
+    return same_axis and (yield Pair(op.inputs[0], file_op.inputs[0], pair.view))
+
+
 def _same_axis(one: int, other: int, rank: int | None) -> bool:
     return one == other or (rank is not None and one % rank == other % rank)
 
