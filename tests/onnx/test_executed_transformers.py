@@ -159,6 +159,33 @@ def test_a_split_along_another_axis_is_found(name, axes):
         assert unaccounted(proto, executed.Executed(ran, "", "cpu", "all"), ["y"]) is not None
 
 
+def test_a_part_whose_transpose_is_left_out_is_found():
+    """Of a square, where both have one shape."""
+    first = node("Gather", ["x", "i"], ["p"], axis=1)
+    turned = [first, node("Transpose", ["p"], ["t"], perm=[0, 1, 3, 2]), node("Relu", ["t"], ["y"])]
+    split = [node("Split", ["x", "ones"], ["p", "q", "r", "s"], axis=1), node("Relu", ["p"], ["y"])]
+    ran = executed.Executed(files.model(split, ["n", 4, 4, 4], {"ones": np.ones(4, np.int64)}), "", "cpu", "all")
+    index = {"i": np.array([0])}
+    assert unaccounted(files.model([first, node("Relu", ["p"], ["y"])], ["n", 4, 4, 4], index), ran, ["y"]) is None
+    assert unaccounted(files.model(turned, ["n", 4, 4, 4], index), ran, ["y"]) is not None
+
+
+@pytest.mark.parametrize(("axes", "accounted_for"), [(None, True), ([1], False)])
+def test_a_sum_that_broadcasts_is_not_that_of_the_kernel(axes, accounted_for):
+    before = [node("Relu", ["x"], ["r"])] if axes is None else [node("ReduceMax", ["x"], ["r"], axes=axes)]
+    last = [node("Add", ["x", "r"], ["s"]), node("LayerNormalization", ["s", "g", "h"], ["y"], axis=-1)]
+    made = files.model([*before, *last], SIZES, NORM)
+    fused = onnx.ModelProto()
+    fused.CopyFrom(made)
+    del fused.graph.node[-2:]
+    kernel = onnx.helper.make_node(
+        "SkipLayerNormalization", ["x", "r", "g", "h"], ["y"], domain="com.microsoft", epsilon=1e-5
+    )
+    fused.graph.node.append(kernel)
+    fused.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    assert (unaccounted(made, executed.Executed(fused, "", "cpu", "all"), ["y"]) is None) == accounted_for
+
+
 @pytest.mark.parametrize("name", ["SiLU", "Gelu in parts", "Gelu in parts of a layer"])
 def test_a_product_with_another_operand_or_constant_is_found(name):
     nodes, constants, _ = GRAPHS[name]

@@ -67,3 +67,24 @@ def test_a_guard_is_removed_and_only_numbers_are_certified(guard, tmp_path):
 def test_another_choice_is_refused_by_name(guard, tmp_path):
     with pytest.raises(InputRejected, match="IsNaN"):
         files.load(written(tmp_path, guard))
+
+
+@pytest.mark.parametrize("function", ["Sigmoid", "Tanh", "Relu", "Sign", "Softmax", "HardSigmoid"])
+def test_no_function_with_a_range_of_its_own_hides_what_is_no_number(function, tmp_path):
+    """Infinity less infinity, squeezed, and a guard that gives a rival's logit a hundred."""
+    nodes = [
+        *(node("Mul", ["x", "big"], ["p"]), node("Mul", ["p", "ten"], ["i"]), node("Mul", ["i", "one"], ["j"])),
+        *(node("Sub", ["i", "j"], ["n"]), node(function, ["n"], ["s"]), node("IsNaN", ["s"], ["q"])),
+        *(node("Where", ["q", "much", "s"], ["r"]), node("MatMul", ["r", "w"], ["t"]), node("Sub", ["b", "t"], ["y"])),
+    ]
+    numbers = {"big": 1e38, "ten": 10, "one": 1, "much": 100}
+    constants = {k: np.float32(v) for k, v in numbers.items()} | {
+        "w": np.eye(4, 3, dtype=np.float32),
+        "b": np.array([9, 0, 0], np.float32),
+    }
+    network = files.load(files.saved(tmp_path, files.model(nodes, ["n", 4], constants)), level="off").network
+    box = LinfBall(Fraction(1, 100)).box(torch.full((1, 4), 0.9, dtype=torch.float64))
+    account = Outward(deployed=True, kernels=dict.fromkeys(("Sigmoid", "Tanh", "Softmax"), (1e-6, 1e-6)))
+    for method in ("ibp", "crown"):
+        found = MarginBounds(network.in_float64(), account, method=method).least(box, torch.tensor([0]))
+        assert not (found > 0).any()

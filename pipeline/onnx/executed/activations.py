@@ -184,9 +184,11 @@ def _producer(matching: Matching, value: str, operator: str) -> GraphOperator | 
 
 
 def _is(matching: Matching, value: str, number: float) -> bool:
-    """Whether a value is a constant of one number."""
+    """Whether a value is a constant of this one number, of no more axes than any value has."""
     constant = matching.file.constants.get(value)
-    return constant is not None and constant.dtype == np.float32 and constant.size == 1 and constant.item() == number
+    if constant is None or constant.dtype != np.float32 or constant.size != 1 or constant.ndim > 1:
+        return False
+    return bool(constant.item() == number)
 
 
 def _same(matching: Matching, one: str, other: str) -> bool:

@@ -30,6 +30,8 @@ def skip_layer_norm(matching: Matching, op: GraphOperator, index: int, pair: Pai
         if bool(executed) != bool(file) or (executed and not (yield Pair(executed, file))):
             return False
     addends = _addends(matching.file, norm.inputs[0], bool(op.input(4)))
+    if not _of_one_shape(matching.file, addends[:2]):
+        return matching.refuse(op, "it adds values that may differ in shape")
     for order in permutations(addends):
         for executed, file in zip((op.inputs[0], op.inputs[1], op.input(4)), order, strict=False):
             if not (yield Pair(executed, file)):
@@ -37,6 +39,14 @@ def skip_layer_norm(matching: Matching, op: GraphOperator, index: int, pair: Pai
         else:
             return bool(order)
     return False
+
+
+def _of_one_shape(graph: Graph, addends: tuple[str, ...]) -> bool:
+    """Whether two computed values have as many axes, and the same sizes behind the batch: the kernel broadcasts its own way."""
+    shapes = [graph.types[v].shape.dim for v in addends if v in graph.types and v not in graph.constants]
+    if len(shapes) != 2 or len(shapes[0]) != len(shapes[1]):
+        return False
+    return all(a.dim_value == b.dim_value > 0 for a, b in zip(shapes[0][1:], shapes[1][1:], strict=True))
 
 
 def _same_epsilon(op: GraphOperator, norm: GraphOperator) -> bool:

@@ -17,7 +17,8 @@ def slices(matching: Matching, op: GraphOperator, index: int, pair: Pair) -> Ste
     axis, rank = op.attributes.get("axis", 0), matching.file.rank(file_op.inputs[0])
     if file_op.type == "Gather":
         indices = matching.file.constants.get(file_op.inputs[1])
-        if indices is None or indices.size != 1 or stop - start != 1 or not (pair.view.flat or indices.ndim == 1):
+        keeps_axis = pair.view.plain and indices is not None and indices.ndim == 1
+        if indices is None or indices.size != 1 or stop - start != 1 or not (pair.view.flat or keeps_axis):
             return False
         same_axis = _same_axis(axis, file_op.attributes.get("axis", 0), rank)
         at_start = int(indices.reshape(-1)[0]) in (start, start - sum(sizes))
