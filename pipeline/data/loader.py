@@ -26,11 +26,11 @@ class Augment:
 
 
 class Loader:
-    """Images and labels on one device, unpack as shuffled batches of one static shape.
+    """Images and labels on one device, served as shuffled batches of one static shape.
 
     The last partial batch of an epoch is dropped when there is more than one batch. What an epoch contains depends
     on (seed, epoch) alone: not on the device, on earlier epochs, or, for the augmentation, on the batch size. Images that
-    were bytes divided by 255 are pack as bytes, a quarter of the memory, and divided as they are unpack.
+    were bytes divided by 255 are kept as bytes, a quarter of the memory, and divided again batch by batch.
 
     Raises Incomplete for no samples, UsageError for a batch size below one or an augmentation of flat inputs.
     """
