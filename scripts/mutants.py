@@ -61,7 +61,7 @@ CHECKED, REPLAYED = "tests/checker/test_bounds.py", "tests/cli/test_check_proof.
 ASKED = "tests/bounds/test_specification.py"
 TRAPS = "tests/onnx/test_adversarial_files.py"
 AROUND = "tests/cli/test_adversarial_runs.py"
-MERGE = "tests/cli/test_merge.py"
+MERGE, CLASSICAL = "tests/cli/test_merge.py", "tests/onnx/test_classical.py"
 
 Fault = tuple[str, str, str, str]
 """A file below pipeline/, the exact text there, what it becomes, and the arguments of pytest that must fail."""
@@ -481,6 +481,18 @@ KERNELS: list[Fault] = [
 
 WALK = "tests/onnx/test_schema_walk.py"
 IMPORTS: list[Fault] = [
+    (
+        "onnx/chosen_output.py",
+        "len(given) == 1 and all(a < b for a, b in pairwise(given[0]))",
+        "len(given) == 1",
+        f"{CLASSICAL} -k order",
+    ),
+    (
+        "onnx/runtime.py",
+        "[sample[label] for label in sorted(sample)]",
+        "[sample[label] for label in sorted(sample, key=str)]",
+        f"{CLASSICAL} -k map",
+    ),
     (
         "onnx/operators.py",
         "if name not in entry.reads and name not in entry.inert and not _equal(value, default_value):",

@@ -87,8 +87,6 @@ def _advice(foreign: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> str:
     kinds = {n.op_type for n in foreign if n.domain == CLASSICAL}
     if any(kind.startswith("TreeEnsemble") for kind in kinds):
         return "Decision trees are no network: their steps have no bounds here."
-    if "ZipMap" in kinds:
-        return "Export the classifier without ZipMap (skl2onnx: options={'zipmap': False})."
     if kinds and len(outputs) > 1:
         return f"Where they belong to another output, name the one of the scores: --output, one of {listed(outputs)}."
     return "Export without custom operators or runtime-specific optimisation."

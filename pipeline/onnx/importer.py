@@ -66,7 +66,11 @@ def load(
     """
     if output is None and (name := chosen_output.only(file.model)) is not None:
         imported = load(file, output=name, real_inputs=real_inputs, level=level, lift=lift)
-        note = f"output '{shown(name)}' was taken, the only one with numbers for each class; --output names another"
+        others = listed(o.name for o in file.model.graph.output if o.name != name)
+        note = (
+            f"output '{shown(name)}' was taken, the only one with numbers for each class, and what is stated is its largest entry"
+            f", not {others}; --output names another"
+        )
         return replace(imported, notes=(*imported.notes, note))
     model = file.model
     allowed.require(model, output, TABLE)

@@ -71,13 +71,14 @@ class Session:
             for name, x, dtype in zip(self.inputs, xs, self._dtypes, strict=True)
         }
         try:
-            return list(self._inference.run(list(outputs) if outputs is not None else None, feed, self._options))
+            results = self._inference.run(list(outputs) if outputs is not None else None, feed, self._options)
         except Exception as error:  # ONNX Runtime raises its own kinds, without a common base
             if out_of_memory(error):
                 raise
             raise InputRejected(
                 f"ONNX Runtime must be able to run the model; it says: {shown(str(error), 500)}"
             ) from None
+        return [_array(y) for y in results]
 
     def batched(self, *xs: np.ndarray, output: str | None = None, chunk: int = 256) -> np.ndarray:
         """One output for any number of samples: in chunks where the batch is free, else in the file's batch size.
@@ -101,6 +102,13 @@ class Session:
         parts = np.split(point, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
         ys = self(*(part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)), outputs=outputs)
         return np.concatenate([y.reshape(-1) for y in ys])
+
+
+def _array(output: Any) -> Any:
+    """An output; of a ZipMap, a map from class to number for each sample, the numbers (n, C) in the order of the classes."""
+    if isinstance(output, list) and output and all(isinstance(sample, dict) for sample in output):
+        return np.array([[sample[label] for label in sorted(sample)] for sample in output], np.float32)
+    return output
 
 
 def version() -> str:

@@ -12,6 +12,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.errors import InputRejected
+from pipeline.onnx import executed
 from pipeline.rules import unsupported
 from tests.onnx.bare import bounded, imported, truth
 from tests.onnx.files import load, node, saved, weights
@@ -68,6 +69,45 @@ def test_the_one_output_of_scores_is_found_and_computed(name: str, tmp_path: Pat
     bounded(exported(BEFORE[name], label=False), x, 0.02, refused="Normalizer" if "Norm" in name else "")
 
 
+def with_map(**classes: list) -> onnx.ModelProto:
+    """scikit-learn's default export: beside the label a map from class to number for each sample, made of the array ``y``."""
+    proto = exported(BEFORE["Scaler"])
+    proto.graph.node.append(node("ZipMap", ["y"], ["map"], domain=ML, **classes))
+    key = TensorProto.STRING if "classlabels_strings" in classes else TensorProto.INT64
+    number = helper.make_tensor_type_proto(TensorProto.FLOAT, [])
+    pairs = helper.make_sequence_type_proto(helper.make_map_type_proto(key, number))
+    proto.graph.output[1].CopyFrom(helper.make_value_info("map", pairs))
+    return proto
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        ({"classlabels_int64s": [-3, 7, 12]}, "'-3', '7', '12'"),
+        ({"classlabels_strings": ["B", "a", "é"]}, r"'B', 'a', '\xe9'"),
+    ],
+)
+def test_a_map_from_class_to_number_is_the_array_that_it_is_made_of(classes: dict, said: str, tmp_path: Path) -> None:
+    proto, x = with_map(**classes), weights(5, 4)
+    file = load(saved(tmp_path, proto))
+    (port,) = file.network.outputs
+    assert (port.name, port.shape) == ("map", (None, 3))
+    assert any(f"labels 0 to 2 are classes {said}" in note for note in file.notes)
+    assert any("'map' was taken" in note and "not 'label'" in note for note in file.notes)
+    expected = truth(exported(BEFORE["Scaler"]), x)
+    assert np.array_equal(file.session(x, outputs=["map"])[0], expected)
+    assert np.array_equal(file.session.batched(x, output="map", chunk=2), expected)
+    assert np.allclose(file.network(torch.from_numpy(x)).detach().numpy(), expected, rtol=1e-5, atol=1e-6)
+    assert executed.unaccounted(proto, executed.optimised(file.file, provider="cpu", level="all"), ["map"]) is None
+
+
+@pytest.mark.parametrize("classes", [[0, 2, 1], [0, 1, 1]])
+def test_a_map_in_another_order_than_its_array_is_refused(classes: list[int], tmp_path: Path) -> None:
+    """A map is read in the order of its classes: column 1 of the array would be taken for column 2."""
+    with pytest.raises(InputRejected, match=r"ZipMap .*not in ascending order"):
+        load(saved(tmp_path, with_map(classlabels_int64s=classes)))
+
+
 @pytest.mark.parametrize("transform", ["NONE", "SOFTMAX", "LOGISTIC"])
 def test_a_linear_classifier_is_its_scores(transform: str) -> None:
     proto = exported([SCALER], label=False)
@@ -114,14 +154,13 @@ def test_one_row_of_coefficients_for_two_classes_is_refused_by_name() -> None:
 
 @pytest.mark.parametrize(
     ("operator", "message"),
-    [("TreeEnsembleClassifier", "Decision trees"), ("ZipMap", "without ZipMap"), ("SVMClassifier", "custom operators")],
+    [("TreeEnsembleClassifier", "Decision trees"), ("SVMClassifier", "custom operators")],
 )
 def test_other_operators_are_refused_by_name_where_the_output_needs_them(
     operator: str, message: str, tmp_path: Path
 ) -> None:
     settings = {"coefficients": [1.0], "kernel_type": "LINEAR"} if operator == "SVMClassifier" else {}
-    outputs = ["h"] if operator == "ZipMap" else ["l", "h"]
-    proto = exported([node(operator, ["x"], outputs, domain=ML, **settings)], label=False)
+    proto = exported([node(operator, ["x"], ["l", "h"], domain=ML, **settings)], label=False)
     with pytest.raises(InputRejected, match=rf"(?s){operator} of ai.onnx.ml.*{message}"):
         load(saved(tmp_path, proto))
 

@@ -18,6 +18,8 @@ from pipeline.onnx.names import shown
 from pipeline.onnx.probe import dependence, probe
 
 NCHWC = "com.microsoft.nchwc."
+_FLOATS_BY_SCHEMA = ("ai.onnx.ml.Scaler", "ai.onnx.ml.Normalizer")
+"""Operators of one result, of float32 whatever they read, which onnx does not infer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +104,8 @@ class Graph:
         """The element type of a value, as in ``TensorProto.DataType``; None where it is unknown."""
         if value in self.constants:
             return int(helper.np_dtype_to_tensor_dtype(self.constants[value].dtype))
+        if value not in self.types and (op := self.producer(value)) is not None and op.type in _FLOATS_BY_SCHEMA:
+            return int(onnx.TensorProto.FLOAT)
         return self.types[value].elem_type if value in self.types else None
 
     def rank(self, value: str) -> int | None:

@@ -7,6 +7,7 @@ import torch
 from torch import fx, nn
 
 from pipeline.core import ops
+from pipeline.onnx.chosen_output import classes_of
 from pipeline.onnx.lowering.lower import Item, operator
 from pipeline.onnx.names import shown
 from pipeline.onnx.operators import Unsupported
@@ -46,6 +47,20 @@ def _normalizer(item: Item) -> fx.Node:
     else:
         raise Unsupported(f"norm {shown(str(norm))}")
     return item.build.emit(ops.WholeKernel("Normalizer"), item.build.emit(ops.GuardedQuotient(), x, size))
+
+
+@operator(
+    "ZipMap",
+    reads=["classlabels_int64s", "classlabels_strings"],
+    refuses=lambda node, opset: (
+        None
+        if classes_of(node.attributes)
+        else "its classes are not in ascending order, so that its map does not give them in the order of its array"
+    ),
+)
+def _zip_map(item: Item) -> fx.Node:
+    """Of those that ``normalise.drop`` did not replace by the array that they read."""
+    raise Unsupported("what it reads is no matrix of a row for each sample and a column for each class")
 
 
 @operator(

@@ -18,6 +18,7 @@ from pipeline.errors import UsageError
 from pipeline.onnx import element_types
 from pipeline.onnx.batch import moves, rules, symbolic_rules
 from pipeline.onnx.batch.trace import BatchTrace
+from pipeline.onnx.chosen_output import classes_of
 from pipeline.onnx.declared_shapes import check_shapes, check_widths
 from pipeline.onnx.ir import ConstantSource, Draft, Node, draft_of
 from pipeline.onnx.names import listed, neutralise, shown
@@ -142,13 +143,15 @@ def _refused_by_name(op_type: str) -> bool:
 
 def drop(draft: Draft) -> None:
     """Remove what gives what it gets: Identity, Dropout outside training, Cast to a value's own type, sums over no axis, guards
-    against NaN.
+    against NaN, and the map from class to number that a ZipMap makes of an array.
     """
     aliases, nodes, producers = {}, [], {node.output: node for node in draft.nodes}
     for node in draft.nodes:
         same_type = node.op_type == "Cast" and draft.dtypes.get(node.inputs[0]) == draft.dtypes.get(node.output)
         if (guarded := _guarded(draft, node, producers)) is not None:
             aliases[node.output] = guarded
+        elif node.op_type == "ZipMap" and _is_table(draft, node):
+            aliases[node.output] = node.inputs[0]
         elif node.op_type in ("Identity", "Dropout") or same_type or _reduces_nothing(draft, node):
             node.attributes.read |= {"to", "keepdims", "noop_with_empty_axes"}  # the types were measured
             aliases[node.output] = node.inputs[0]
@@ -160,6 +163,18 @@ def drop(draft: Draft) -> None:
         # Only a zero in the shape gives allowzero a meaning.
         if node.op_type == "Reshape" and np.all(draft.constants.get(node.inputs[1], np.zeros(1)) != 0):
             node.attributes.pop("allowzero", None)
+
+
+def _is_table(draft: Draft, node: Node) -> bool:
+    """Whether a ZipMap reads a row for each sample and a column for each class; a note says which column is which class."""
+    classes, shape = classes_of(node.attributes), draft.shapes.get(node.inputs[0], ())
+    if classes is None or len(shape) != 2 or shape[1] != len(classes):
+        return False
+    names = listed(c.decode(errors="replace") if isinstance(c, bytes) else str(c) for c in classes)
+    draft.notes.append(
+        f"the map that ZipMap makes is read as its array; labels 0 to {len(classes) - 1} are classes {names}"
+    )
+    return True
 
 
 def _guarded(draft: Draft, node: Node, producers: dict[str, Node]) -> str | None:
