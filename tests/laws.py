@@ -98,10 +98,11 @@ def points(op: nn.Module, inputs: list[Interval | Tensor], seed: int, draws: int
             out = op(*leaves)
             direction = torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out.device)
             varying = [leaf for leaf in leaves if leaf.requires_grad]
-            grads = iter(torch.autograd.grad((out * direction).sum(), varying, allow_unused=True))
+            known = out.requires_grad  # not of a step of whole numbers
+            grads = iter(torch.autograd.grad((out * direction).sum(), varying, allow_unused=True) if known else ())
             pushed = []
             for x, w in zip(inputs, weights, strict=True):
-                g = next(grads) if isinstance(x, Interval) else None
+                g = next(grads, None) if isinstance(x, Interval) else None
                 pushed.append(w if g is None else g.sign())
             weights = pushed
         yield [inside(x, w) if isinstance(x, Interval) else x for x, w in zip(inputs, weights, strict=True)]

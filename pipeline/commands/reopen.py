@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -71,14 +72,18 @@ def dataset(result: Result, uri: str | Dataset | None, *, download: bool = False
 
 def _several_inputs(result: Result, uri: str, part: str | None) -> Dataset:
     """The data of a model with several inputs."""
+    whole = {i.name: i.dtype for i in result.model.inputs or () if i.dtype != "float32" and i.use == "data"}
+    # As ``Joined`` has them: first those of float32, behind them those of whole numbers.
     inputs = [i for i in result.model.inputs or () if i.dtype == "float32"]
+    inputs += [i for i in result.model.inputs or () if i.name in whole]
     perturbed = next((i.name for i in inputs if i.use == "perturbed"), "")
     shapes = {i.name: tuple(d for d in i.shape[1:] if isinstance(d, int)) for i in inputs}
     constants = {i.name: np.asarray(i.value, np.float32) for i in inputs if i.value is not None}
     features = result.threat.features
     unit = features is not None and features.high is not None and {*features.high} <= {None, 1.0}
     pixels = features is not None and unit and features.units.startswith(VALID_RANGE)
-    return several.read(uri, part, shapes, perturbed=perturbed, constants=constants, pixels=pixels)  # type: ignore[arg-type]
+    how: dict[str, Any] = {"perturbed": perturbed, "constants": constants, "pixels": pixels, "whole": whole}
+    return several.read(uri, part, shapes, **how)  # type: ignore[arg-type]
 
 
 def require_same(data: Dataset, result: Result) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipeline.core.fixed_integers import IntegerPart, integer_part
 from pipeline.core.joined import Joined
 from pipeline.core.network import Network, Port
 from pipeline.data import Dataset, load, npz, several
 from pipeline.data.source import Part
-from pipeline.errors import InputRejected, UsageError
+from pipeline.errors import InputRejected, UsageError, out_of_memory
 from pipeline.onnx.names import shown
 from pipeline.settings import Settings
 
@@ -50,11 +51,13 @@ def joined_of(network: Network, settings: Settings) -> Joined | None:
             f"this file has {len(network.inputs)} inputs, {_listed(network)}, and one is perturbed: say --input NAME. The others "
             "come with each sample, from arrays of the npz under their names, or are said once: --constant NAME=VALUE."
         )
+    whole = [port.name for port in variable if port.name != perturbed and not port.dtype.is_floating_point]
     for port in variable:
-        if port.dtype != torch.float32:
+        if port.dtype != torch.float32 and port.name not in whole:
             raise InputRejected(
-                f"an input that is perturbed, or read with each sample, must be float32; input {shown(port.name)!r} is "
-                f"{str(port.dtype).removeprefix('torch.')}: say it once for all samples, --constant {shown(port.name)}=VALUE."
+                f"an input that is perturbed must be float32, one read with each sample that or whole numbers; input "
+                f"{shown(port.name)!r} is {str(port.dtype).removeprefix('torch.')}: say it once for all samples, --constant "
+                f"{shown(port.name)}=VALUE."
             )
     other = {port.name for port in network.inputs if port.dtype != torch.float32}
     return Joined(
@@ -62,6 +65,7 @@ def joined_of(network: Network, settings: Settings) -> Joined | None:
         perturbed,
         {name: value for name, value in constants.items() if name in other},
         {name: value for name, value in constants.items() if name not in other},
+        integer_part(network, whole) if whole else None,
     )
 
 
@@ -69,14 +73,32 @@ def load_for(joined: Joined | None, uri: str, part: Part | None, settings: Setti
     """A part of the data for a model, or all data where ``part`` is None."""
     if joined is None:
         return load(uri, part=part, download=settings.download)
-    return several.read(
+    data = several.read(
         uri,
         part,
-        joined.shapes,
+        {**joined.shapes, **joined.whole},
         perturbed=joined.perturbed,
         constants=joined.alike,
+        whole={p.name: str(p.dtype).removeprefix("torch.") for p in joined.ports if p.name in joined.whole},
         pixels=settings.range is None and not settings.by_feature,
     )
+    if joined.integers is not None:
+        _require_entries(joined.integers, data.images[:, -joined.integers.size :])
+    return data
+
+
+def _require_entries(part: IntegerPart, numbers: np.ndarray) -> None:
+    """Raise InputRejected for indices without an entry in the file."""
+    try:
+        part(torch.from_numpy(np.ascontiguousarray(numbers)))
+    except (IndexError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise
+        names = ", ".join(shown(p.name, 60) for p in part.ports)
+        raise InputRejected(
+            f"Whole numbers of a sample are indices that the file has entries for; input {names} holds others: {error}. Number "
+            "them as in training."
+        ) from None
 
 
 def _constant(port: Port, settings: Settings) -> np.ndarray:

@@ -13,26 +13,10 @@ from jaxtyping import Float32
 from torch import fx, nn
 
 from pipeline.core import ops
+from pipeline.core.fixed_integers import EXACT, IntegerPart, remove_unread
 from pipeline.core.network import SHAPE, Network, Port
 from pipeline.errors import InputRejected
 
-EXACT = (
-    *(
-        ops.Cast,
-        ops.Equal,
-        ops.Greater,
-        ops.Less,
-        ops.GreaterOrEqual,
-        ops.LessOrEqual,
-        ops.And,
-        ops.Or,
-        ops.Not,
-        ops.Where,
-    ),
-    *(ops.Reshape, ops.Transpose, ops.Squeeze, ops.Unsqueeze, ops.Slice, ops.Concat, ops.Expand, ops.Tile, ops.Gather),
-    *(nn.Identity, nn.Flatten, ops.Neg, ops.Abs),
-)
-"""Operators whose values of constants are the same everywhere."""
 JOINED = "joined"
 """The name of the one input."""
 
@@ -41,24 +25,32 @@ JOINED = "joined"
 class Joined:
     """The inputs of a file, in its order, and which of them is perturbed.
 
-    Float32 inputs lie one behind the other in a row; ``constants`` are whole inputs of other types, for a batch of one, by name.
-    ``alike`` are those float32 inputs that every row has alike.
+    Float32 inputs lie one behind the other in a row, and behind them those of integers that come with each sample.
+    ``constants`` are whole inputs of other types, for a batch of one, by name; ``alike`` are those float32 inputs that every row
+    has alike.
     """
 
     ports: tuple[Port, ...]
     perturbed: str
     constants: Mapping[str, np.ndarray] = field(default_factory=dict)
     alike: Mapping[str, np.ndarray] = field(default_factory=dict)
+    integers: IntegerPart | None = None
+
+    @property
+    def whole(self) -> Mapping[str, tuple[int, ...]]:
+        """The shapes of one sample of the inputs of integers that come with each sample."""
+        return self.integers.shapes if self.integers else {}
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of one sample of what lies in a row, in its order."""
-        return {p.name: tuple(d or 1 for d in p.shape[1:]) for p in self.ports if p.name not in self.constants}
+        """The shapes of one sample of the float32 inputs, which lie in a row in this order."""
+        known = {*self.constants, *self.whole}
+        return {p.name: tuple(d or 1 for d in p.shape[1:]) for p in self.ports if p.name not in known}
 
     @property
     def size(self) -> int:
         """The numbers of a row."""
-        return sum(map(math.prod, self.shapes.values()))
+        return sum(map(math.prod, (*self.shapes.values(), *self.whole.values())))
 
     @property
     def entries(self) -> slice:
@@ -72,12 +64,13 @@ class Joined:
 
     def inputs(self, rows: Float32[np.ndarray, "n size"]) -> list[np.ndarray]:
         """The inputs of the file, of a batch of rows."""
-        ends = np.cumsum([math.prod(shape) for shape in self.shapes.values()])
-        parts = dict(zip(self.shapes, np.split(rows, ends[:-1], axis=1), strict=True))
+        shapes = {**self.shapes, **self.whole}
+        ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
+        parts = dict(zip(shapes, np.split(rows, ends[:-1], axis=1), strict=True))
         return [
             np.repeat(self.constants[p.name], len(rows), axis=0)
             if p.name in self.constants
-            else parts[p.name].reshape(len(rows), *self.shapes[p.name])
+            else parts[p.name].reshape(len(rows), *shapes[p.name]).astype(torch.empty(0, dtype=p.dtype).numpy().dtype)
             for p in self.ports
         ]
 
@@ -97,8 +90,10 @@ class Joined:
             node.meta[SHAPE] = (batch, *shape)
             return node
 
-        start = 0
+        start, by_name = 0, {n.name: n for n in graph.nodes}
         for i, (port, node) in enumerate(zip(self.ports, given, strict=True)):
+            if port.name in self.whole:
+                continue
             with graph.inserting_before(node):
                 if port.name in self.constants:
                     module.register_buffer(f"constant_{i}", torch.from_numpy(self.constants[port.name]))
@@ -111,6 +106,17 @@ class Joined:
                     start += size
             node.replace_all_uses_with(stands)
             graph.erase_node(node)
+        if self.integers is not None:
+            with graph.inserting_before(row.next):
+                numbers = put("whole", ops.Slice([start], [self.size], [1], [1]), row, (self.size - start,))
+                values = put("integers", copy.deepcopy(self.integers), numbers, (self.integers.computed,))
+                start = 0
+                for name, shape in self.integers.results.items():
+                    end = start + math.prod(shape)
+                    part = put(f"part_{name}", ops.Slice([start], [end], [1], [1]), values, (end - start,))
+                    by_name[name].replace_all_uses_with(put(f"input_{name}", ops.Reshape([0, *shape]), part, shape))
+                    start = end
+            remove_unread(graph, [*(by_name[name] for name in self.integers.results), *given])
         _fold(network, {f"constant_{i}" for i in range(len(self.ports))})
         whole = Port(JOINED, torch.float32, (batch, self.size))
         return Network(fx.GraphModule(module, graph), (whole,), network.outputs, replace(network.provenance))

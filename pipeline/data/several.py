@@ -13,6 +13,9 @@ from pipeline.data.dataset import Dataset, make
 from pipeline.data.source import Part, parse
 from pipeline.errors import InputRejected, UsageError
 
+LARGEST = 1 << 24
+"""All whole numbers up to it are float32 numbers."""
+
 
 def read(
     uri: str,
@@ -22,12 +25,13 @@ def read(
     perturbed: str,
     constants: Mapping[str, np.ndarray],
     pixels: bool,
+    whole: Mapping[str, str] | None = None,
 ) -> Dataset:
-    """A Dataset with one flat row for each sample: its float32 inputs, concatenated in the order of ``shapes``.
+    """A Dataset with one flat row for each sample: its inputs, concatenated in the order of ``shapes``.
 
-    ``shapes`` are those of one sample of each input; ``constants`` are the same for every sample. 8-bit values of the
-    ``perturbed`` input become x/255 where they are ``pixels``. Raises UsageError for a source that is no npz archive,
-    InputRejected for an archive that lacks an input or has one of another shape.
+    ``shapes`` are those of one sample of each input; ``constants`` are the same for every sample; ``whole`` are the types of
+    inputs of whole numbers. 8-bit values of the ``perturbed`` input become x/255 where they are ``pixels``. Raises UsageError for
+    a source that is no npz archive, InputRejected for an archive that lacks an input or has one of another shape.
     """
     scheme, rest, notes = parse(uri)
     if scheme != "npz":
@@ -53,14 +57,18 @@ def read(
                 f"{uri!r} has no array for input {name[:60]!r}; its arrays are {sorted(names)[:8]}. Store one by that name, a "
                 f"row for each sample, or give all samples the same: --constant {name[:60]}=VALUE."
             )
-        columns.append(
-            _rows(npz.read(path, member), shape, len(labels), name, uri, pixels=pixels and name == perturbed)
-        )
+        values = npz.read(path, member)
+        _require_rows(values, shape, len(labels), name, uri)
+        if whole and name in whole:
+            columns.append(_whole(values, whole[name], name, uri))
+        else:
+            columns.append(_numbers(values, uri, pixels=pixels and name == perturbed))
     notes = (*notes, f"inputs {', '.join(shapes)} by their names; {perturbed} alone is perturbed")
     return make(np.concatenate(columns, axis=1), labels, uri=uri, part=part or "all", notes=notes)
 
 
-def _rows(values: np.ndarray, shape: tuple[int, ...], count: int, name: str, uri: str, *, pixels: bool) -> np.ndarray:
+def _require_rows(values: np.ndarray, shape: tuple[int, ...], count: int, name: str, uri: str) -> None:
+    """Raise InputRejected for anything but a row of ``shape`` for each of ``count`` samples."""
     if (
         len(values) != count
         or math.prod(values.shape[1:]) != math.prod(shape)
@@ -70,6 +78,26 @@ def _rows(values: np.ndarray, shape: tuple[int, ...], count: int, name: str, uri
             f"{uri!r}: input {name[:60]!r} takes {count} samples of shape {shape}, a row for each label; found "
             f"{values.shape}. Store it in that shape."
         )
+
+
+def _whole(values: np.ndarray, dtype: str, name: str, uri: str) -> np.ndarray:
+    """Whole numbers as float32. Raises InputRejected where their type, or float32, cannot hold one."""
+    with np.errstate(all="ignore"):
+        held = values.astype(dtype)
+    if (
+        values.dtype.kind not in "iub"
+        or not np.array_equal(held, values)
+        or (np.abs(held.astype(float)) > LARGEST).any()
+    ):
+        raise InputRejected(
+            f"{uri!r}: input {name[:60]!r} takes whole numbers of type {dtype} between -2^24 and 2^24; found {values.dtype} from "
+            f"{values.min():.9g} to {values.max():.9g}. Store them as {dtype}."
+        )
+    return held.reshape(len(held), -1).astype(np.float32)
+
+
+def _numbers(values: np.ndarray, uri: str, *, pixels: bool) -> np.ndarray:
+    count = len(values)
     rows = make(values, np.zeros(count, np.int64), uri=uri).images.reshape(count, -1)
     scaled = rows.dtype == np.uint8 and pixels and rows.max(initial=0) > 1
     return rows.astype(np.float32) / np.float32(255 if scaled else 1)

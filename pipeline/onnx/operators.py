@@ -58,7 +58,6 @@ REASONS: dict[str, str] = {
     "NonZero": "the shape of its output depends on values",
     "NonMaxSuppression": "which boxes it keeps depends on their order; certify the outputs before it",
     "Unique": "the shape of its output depends on values",
-    "OneHot": "it is a step of its input; of constant indices it is folded",
     "Hardmax": "it is a step: take its input, whose largest entry is the label",
     **dict.fromkeys(("RNN", "GRU", "LSTM"), "its steps in time have no bounds here"),
     **dict.fromkeys(

@@ -164,3 +164,38 @@ class Gather(nn.Module):
 
     def extra_repr(self) -> str:
         return f"axis={self.axis}, indices={tuple(self.indices.shape)}"
+
+
+class Take(nn.Module):
+    """ONNX Gather at indices that are computed: entries of ``x`` along ``axis``, as rows of an embedding."""
+
+    def __init__(self, axis: int):
+        super().__init__()
+        self.axis = axis
+
+    def forward(self, x: Tensor, indices: Tensor) -> Tensor:
+        return Gather(indices, self.axis)(x)
+
+
+class OneHot(nn.Module):
+    """ONNX OneHot: ``on`` at the index along a new ``axis`` of ``depth`` entries, ``off`` elsewhere.
+
+    Negative indices count from the end; beyond ``-depth`` and ``depth - 1`` all entries are ``off``.
+    """
+
+    values: Tensor
+
+    def __init__(self, depth: int, values: Tensor, axis: int):
+        super().__init__()
+        self.depth, self.axis = depth, axis
+        self.register_buffer("values", values)
+
+    def forward(self, indices: Tensor) -> Tensor:
+        axis = self.axis % (indices.dim() + 1)
+        classes = torch.arange(self.depth, device=indices.device).reshape(-1, *[1] * (indices.dim() - axis))
+        index = torch.where(indices < 0, indices + self.depth, indices)
+        off, on = self.values
+        return torch.where(index.unsqueeze(axis) == classes, on, off)
+
+    def extra_repr(self) -> str:
+        return f"depth={self.depth}, axis={self.axis}"

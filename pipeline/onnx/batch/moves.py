@@ -135,6 +135,12 @@ def _gather(trace: BatchTrace, node: Node) -> BatchAxis:
     return batch if batch.axis < axis else batch.with_axis(batch.axis + len(trace.sample_shape(index)) - 1)
 
 
+@batch_rule("OneHot")
+def _one_hot(trace: BatchTrace, node: Node) -> BatchAxis:
+    batch, shape = first_operand(trace, node)
+    return batch.with_axis(batch.axis + (axis_of(node, -1, len(shape) + 1) <= batch.axis))
+
+
 def _of_all_samples(index: Symbolic, batch: BatchAxis, axis: int) -> BatchAxis:
     """A Gather along the batch axis that reads from each sample its own entries.
 

@@ -115,8 +115,22 @@ def _concat(item: Item) -> fx.Node:
 
 @operator("Gather", reads=["axis"], inputs=2)
 def _gather(item: Item) -> fx.Node:
+    if item.varies(1) and not item.varies(0):
+        return item.build.emit(ops.Take(item.attribute("axis")), item.arg(0), item.arg(1))
     indices = item.array(1)
     return item.build.emit(ops.Gather(torch.from_numpy(np.array(indices)), item.attribute("axis")), item.arg())
+
+
+@operator("OneHot", reads=["axis"], inputs=3)
+def _one_hot(item: Item) -> fx.Node:
+    depth, values = item.ints(1), item.array(2)
+    assert depth is not None
+    assert values is not None
+    if item.build.dtype(item.node.inputs[0]).is_floating_point:
+        raise Unsupported("its indices are no whole numbers")
+    if len(depth) != 1 or depth[0] < 1:
+        raise Unsupported("its depth is no positive number")
+    return item.build.emit(ops.OneHot(depth[0], torch.from_numpy(np.array(values)), item.attribute("axis")), item.arg())
 
 
 _PADDINGS = {b"constant": "constant", b"reflect": "reflect", b"edge": "replicate", b"wrap": "circular"}
