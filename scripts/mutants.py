@@ -61,6 +61,7 @@ CHECKED, REPLAYED = "tests/checker/test_bounds.py", "tests/cli/test_check_proof.
 ASKED = "tests/bounds/test_specification.py"
 TRAPS = "tests/onnx/test_adversarial_files.py"
 AROUND = "tests/cli/test_adversarial_runs.py"
+TOGETHER = "tests/cli/test_several_inputs.py"
 MERGE, CLASSICAL = "tests/cli/test_merge.py", "tests/onnx/test_classical.py"
 
 Fault = tuple[str, str, str, str]
@@ -481,6 +482,24 @@ KERNELS: list[Fault] = [
 
 WALK = "tests/onnx/test_schema_walk.py"
 IMPORTS: list[Fault] = [
+    (
+        "core/joined.py",
+        "ops.Slice([start], [self.size], [1], [1])",
+        "ops.Slice([start - 1], [self.size - 1], [1], [1])",
+        f"{TOGETHER} -k stay_with",
+    ),
+    (
+        "core/fixed_integers.py",
+        "EXACT if any(a.is_floating_point() for a in args) else WHOLE",
+        "nn.Module",
+        f"{TOGETHER} -k exact_place",
+    ),
+    (
+        "rules/whole_numbers.py",
+        "torch.where(alone, 0.0, torch.inf)",
+        "torch.where(alone, 0.0, 0.0)",
+        "tests/rules/test_whole_numbers.py",
+    ),
     (
         "onnx/chosen_output.py",
         "len(given) == 1 and all(a < b for a, b in pairwise(given[0]))",

@@ -118,12 +118,16 @@ def _ends(x: np.ndarray, eps: Fraction, features: FeatureRadii | None) -> tuple[
 
 def logits(run: ort.InferenceSession, x: np.ndarray) -> np.ndarray:
     """A row for each sample, one by one where the file fixes its batch or has none; of several inputs, ``x`` holds rows."""
-    given = run.get_inputs()
+    given = sorted(run.get_inputs(), key=lambda port: "int" in port.type)  # as rows have them
+    types = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
     shapes = [tuple(d for d in port.shape if isinstance(d, int)) for port in given]
     if len(given) > 1:
         ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
         parts = np.split(x, ends[:-1], axis=1)
-        feeds = {p.name: v.reshape(len(x), *s) for p, v, s in zip(given, parts, shapes, strict=True)}
+        feeds = {
+            p.name: v.reshape(len(x), *s).astype(types.get(p.type, np.float32))
+            for p, v, s in zip(given, parts, shapes, strict=True)
+        }
         return run.run(None, feeds)[0].reshape(len(x), -1)
     single = _single(run)
     parts = x.reshape(len(x), *shapes[0]) if single else x[None]
@@ -173,8 +177,7 @@ class Search:
         try:
             runs = {level: session(content, level) for level in LEVELS}
             features = suspect.features()
-            x = rng.random((SAMPLES, *(suspect.shape if features is None else features.radius.shape)), np.float32)
-            x = np.float32(4) * x - np.float32(2) if suspect.by_feature else x
+            x = suspect.samples(rng, SAMPLES)
             said = np.array([labels(runs["ENABLE_ALL"], x[i : i + 1])[0] for i in range(SAMPLES)])
         except Exception as error:
             return self._refused(f"the runtime refuses it: {str(error)[:60]!r}")

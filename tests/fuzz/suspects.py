@@ -111,6 +111,8 @@ class Suspect:
     """Whether it has no batch axis at all; its pieces are of ``BARE``."""
     beside: Shape = ()
     """The shape of a second input, which joins the first in front of the head; empty without one."""
+    whole: bool = False
+    """Whether the second input is of whole numbers from 0 to 2, which come with each sample."""
     by_feature: bool = False
     """Whether its features have radii of their own and no valid range, as tabular data do."""
 
@@ -123,7 +125,21 @@ class Suspect:
     @property
     def perturbed(self) -> str:
         """The input that may be perturbed."""
-        return "beside" if self.beside and self.seed % 3 == 0 else "x"
+        return "beside" if self.beside and not self.whole and self.seed % 3 == 0 else "x"
+
+    @property
+    def row(self) -> dict[str, Shape]:
+        """The same, in the order of a row of a sample: whole numbers come last."""
+        return {"x": self.shape, "beside": self.beside} if self.whole else self.inputs
+
+    def samples(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Samples of float32, of several inputs a row each."""
+        features = self.features()
+        x = rng.random((count, *(self.shape if features is None else features.radius.shape)), np.float32)
+        x = np.float32(4) * x - np.float32(2) if self.by_feature else x
+        if self.whole:
+            x[:, math.prod(self.shape) :] = rng.integers(0, 3, (count, math.prod(self.beside)))
+        return x
 
     def features(self) -> FeatureRadii | None:
         """Radii and range of each entry of a sample, of several inputs one behind the other; None for pixels, all alike."""
@@ -134,12 +150,14 @@ class Suspect:
             np.where(rng.random(math.prod(s)) < 0.7, rng.integers(1, 9, math.prod(s)) / 4, 0.0)
             if self.by_feature
             else np.ones(math.prod(s))
-            for s in self.inputs.values()
+            for s in self.row.values()
         ]
-        radius = np.concatenate([v * (n == self.perturbed) for v, n in zip(parts, self.inputs, strict=True)])
+        radius = np.concatenate([v * (n == self.perturbed) for v, n in zip(parts, self.row, strict=True)])
         radius = radius if self.beside else radius.reshape(self.shape)
-        ends = (-np.inf, np.inf) if self.by_feature else (0.0, 1.0)
-        return FeatureRadii(radius, *(np.full(radius.shape, end) for end in ends))
+        low, high = (np.full(radius.shape, end) for end in ((-np.inf, np.inf) if self.by_feature else (0.0, 1.0)))
+        if self.whole:
+            high[math.prod(self.shape) :] = np.inf
+        return FeatureRadii(radius, low, high)
 
     def build(self) -> onnx.ModelProto:
         """The file. A piece that does not fit is left out."""
@@ -151,16 +169,19 @@ class Suspect:
             x, shape = made if made is not None else (x, shape)
         g.rng = np.random.default_rng([self.seed, 99])
         if self.beside:
-            x, shape = joined(g, x, shape, self.beside)
+            beside, size = categories(g, self.beside) if self.whole else flat(g, "beside", self.beside)
+            x, shape = joined(g, *flat(g, x, shape), beside, size)
         made = bare_head(g, x, shape) if self.bare else HEADS[self.head](g, x, shape)
         assert made is not None
         g.nodes.append(helper.make_node("Identity", [made[0]], ["y"], name="last"))
         used = {v for n in g.nodes for v in n.input}
+        kinds = {"beside": (TensorProto.INT64, TensorProto.INT32)[self.seed % 2]} if self.whole else {}
+        inputs = [(n, kinds.get(n, TensorProto.FLOAT), s) for n, s in self.inputs.items()]
         return helper.make_model(
             helper.make_graph(
                 g.nodes,
                 "suspect",
-                [helper.make_tensor_value_info(n, TensorProto.FLOAT, [*samples, *s]) for n, s in self.inputs.items()],
+                [helper.make_tensor_value_info(n, kind, [*samples, *s]) for n, kind, s in inputs],
                 [helper.make_tensor_value_info("y", TensorProto.FLOAT, [*samples, *made[1]])],
                 [numpy_helper.from_array(a, n) for n, a in g.constants.items() if n in used],
             ),
@@ -169,13 +190,30 @@ class Suspect:
         )
 
 
-def joined(g: Draft, x: str, shape: Shape, beside: Shape) -> tuple[str, Shape]:
+def joined(g: Draft, x: str, n: int, b: str, m: int) -> tuple[str, Shape]:
     """A second input joins the first: beside it, added to it, or as its factor."""
-    (x, n), (b, m) = flat(g, x, shape), flat(g, "beside", beside)
     if (how := g.pick("Concat", "Add", "Mul")) == "Concat":
         return g("Concat", *g.pick((x, b), (b, x)), axis=1), (n + m,)
     b = g("Gemm", b, g.const(g.normal(m, n)), g.const(g.normal(n)))
     return g(how, *g.pick((x, b), (b, x))), (n,)
+
+
+def categories(g: Draft, shape: Shape) -> tuple[str, int]:
+    """Numbers of the second input of whole numbers 0, 1, 2: cast, looked up, compared, or one-hot vectors."""
+    (b, m), how = flat(g, "beside", shape), g.pick("cast", "table", "offsets", "hot", "equal")
+    if how == "cast" or (how == "equal" and g.opset < 9):
+        return g("Cast", b, to=TensorProto.FLOAT), m
+    if how == "equal":
+        same = g("Equal", g("Cast", b, to=TensorProto.INT64), g.ints(*g.rng.integers(0, 3, m).tolist()))
+        return g("Where", same, *(g.const(g.normal(m)) for _ in range(2))), m
+    if how == "hot" and g.opset >= 9:
+        axis = int(g.pick(-1, 1, 2))
+        made = g("OneHot", b, g.ints(int(g.pick(2, 3, 4))), g.const(g.normal(2)), axis=axis)
+        depth = int(g.constants[g.nodes[-1].input[1]][0])
+        return g("Flatten", made), m * depth
+    if how == "offsets" and g.opset >= 7:
+        b = g("Sub", g("Cast", b, to=TensorProto.INT64), g.ints(*g.rng.integers(-3, 1, m).tolist()))
+    return g("Flatten", g("Gather", g.const(g.normal(6, 2)), b, axis=0)), 2 * m
 
 
 def bare_head(g: Draft, x: str, shape: Shape) -> tuple[str, Shape]:
@@ -203,5 +241,5 @@ def drawn(seed: int, among: Sequence[str] = ()) -> Suspect:
         shape = BARE_SHAPES[int(rng.integers(len(BARE_SHAPES)))]
         return replace(found, shape=shape, pieces=pieces, head="plain", alone=True, bare=True)
     if kind < 0.3 and not found.alone:
-        return replace(found, beside=((2,), (3,), (2, 2))[int(rng.integers(3))])
+        return replace(found, beside=((2,), (3,), (2, 2))[int(rng.integers(3))], whole=bool(rng.random() < 0.5))
     return found

@@ -59,7 +59,10 @@ def test_samples_that_are_read_together_are_refused(piece, tried):
 def test_files_without_a_batch_several_inputs_and_radii_of_features_are_among_them(tried):
     tried.figures = Figures()
     found = [drawn(seed) for seed in range(60)]
-    kinds = [s.bare for s in found], [s.beside != () for s in found], [s.by_feature for s in found]
+    assert any(s.whole for s in found)
+    found += [Suspect((3,), (), "plain", 17, seed, beside=(3,), whole=True) for seed in range(4)]
+    kinds = [[s.bare for s in found], [s.beside != () for s in found], [s.by_feature for s in found]]
+    kinds.append([s.whole and not s.pieces for s in found])
     assert all(sum(kind) > 3 for kind in kinds)
     for kind in kinds:
         chosen = [s for s, of_kind in zip(found, kind, strict=True) if of_kind][:4]

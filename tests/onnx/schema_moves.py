@@ -96,6 +96,7 @@ def _resize(opset: int, shape: Shape, settings: Mapping[str, Any]) -> Operands:
 def _gather(opset: int, shape: Shape, settings: Mapping[str, Any]) -> Operands:
     yield from (["x", i64(1, 0)], ["x", np.array(1)], ["x", np.array([[0, -1, 1], [1, 1, 0]])], ["x", i64(-2)])
     yield ["x", np.array([1], np.int32)]
+    yield [np.linspace(-1, 1, 60, dtype=np.float32).reshape(30, 2), "int64"]
 
 
 def _expand(opset: int, shape: Shape, settings: Mapping[str, Any]) -> Operands:
@@ -116,9 +117,17 @@ def _triangle(opset: int, shape: Shape, settings: Mapping[str, Any]) -> Operands
     yield from (["x"], *(["x", np.array(k)] for k in (-9, -2, -1, 0, 1, 3, 9)))
 
 
+def _one_hot(opset: int, shape: Shape, settings: Mapping[str, Any]) -> Operands:
+    """Of indices beyond the depth on both sides, constant, or whole numbers that are made of ``x``."""
+    own = sizes_of(shape)
+    values = np.array([-0.5, 2], np.float32)
+    for indices in ("int64", np.arange(int(np.prod(own))).reshape(own) - 3):
+        yield from ([indices, i64(3), values], [indices, np.array(4, np.float32), values], [indices, i64(2), i64(0, 1)])
+
+
 MOVES: Mapping[str, Callable[[int, Shape, Mapping[str, Any]], Operands]] = {
     **{"Squeeze": _axes, "Unsqueeze": _axes, "Reshape": _reshape, "Slice": _slice, "Split": _split, "Pad": _pad},
     **{"Resize": _resize, "Gather": _gather, "Expand": _expand, "Tile": _tile},
-    **{"CumSum": _cumulative, "Trilu": _triangle},
+    **{"CumSum": _cumulative, "Trilu": _triangle, "OneHot": _one_hot},
     "Upsample": lambda opset, shape, settings: iter([["x"]]) if opset < 9 else _resize(9, shape, settings),
 }

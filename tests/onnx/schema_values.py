@@ -46,13 +46,19 @@ def _whole(name: str, rank: int, constants: Constants) -> list[onnx.NodeProto]:
     return [helper.make_node("QuantizeLinear", ["x", "grid", "zero"], [name])]
 
 
+def _counted(name: str, rank: int, constants: Constants) -> list[onnx.NodeProto]:
+    constants.append(numpy_helper.from_array(np.float32(2), "twice"))
+    return [helper.make_node("Mul", ["x", "twice"], ["double"]), helper.make_node("Cast", ["double"], [name], to=7)]
+
+
 OPERANDS: Mapping[str, Callable[[str, int, Constants], list[onnx.NodeProto]]] = {
     "neg": lambda name, rank, constants: _made("Neg", name),
     "bool": _truth,
     "turned": _turned,
     "uint8": _whole,
+    "int64": _counted,
 }
-"""What is made of ``x``: minus it, whether it exceeds a number, its last two axes exchanged, whole numbers."""
+"""What is made of ``x``: minus it, whether it exceeds a number, its last two axes exchanged, whole numbers of two types."""
 
 
 def drawn(*shape: int, seed: int = 0, dtype: Any = np.float32) -> np.ndarray:
