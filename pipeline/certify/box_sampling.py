@@ -73,8 +73,8 @@ def sample_boxes(
     certified = certification.samples.verdict == Verdict.CERTIFIED
     highest = len(certified) - 1 - certified[::-1].argmax(0)
     rows = np.flatnonzero(certified.any(0))
-    mine = rows[work.crew.rows(len(rows))]
-    rng = np.random.default_rng((seed, work.crew.rank))
+    mine = rows[work.group.rows(len(rows))]
+    rng = np.random.default_rng((seed, work.group.rank))
     faults: list[str] = []
     checked = points = 0
     ends: list[np.ndarray] = []
@@ -102,7 +102,7 @@ def sample_boxes(
             checked += len(part)
             points += len(part) * len(drawn)
             yield Progress("sampling certified boxes", checked, len(mine))
-    by_process = work.crew.share((faults, checked, points))
+    by_process = work.group.all_gather((faults, checked, points))
     if wrong := [fault for part, _, _ in by_process for fault in part]:
         raise Contradiction(
             f"{wrong[0]}. One of the two is wrong, so nothing is reported as certified; --parity-seed {seed} draws the same"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pipeline.certify.journal import Arrays, Journal
-from pipeline.distributed.group import ALONE, Crew
+from pipeline.distributed.group import SINGLE, ProcessGroup
 from pipeline.errors import EnvironmentFailure, Preempted, out_of_memory
 from pipeline.progress import Progress
 from pipeline.system.clock import Clock, OutOfTime, preparing
@@ -47,7 +47,7 @@ class Work:
     bit of any result; only a budget can, by leaving units out.
     """
 
-    crew: Crew = ALONE
+    group: ProcessGroup = SINGLE
     journal: Journal = field(default_factory=Journal)
     budget: float | None = None
     """Seconds from now, or from ``since`` on the monotonic clock."""
@@ -86,12 +86,12 @@ class Work:
         started = time.monotonic()
         keys = [f"{key}/{i}" for i in range(len(cuts))]
         mine = {i: arrays for i, k in enumerate(keys) if (arrays := self.journal.get(k, cuts[i])) is not None}
-        known = set[int]().union(*self.crew.share(set(mine)))
+        known = set[int]().union(*self.group.all_gather(set(mine)))
         todo = [i for i in range(len(cuts)) if i not in known]
         total, estimate = total or sum(map(len, cuts)), None
         done = before + sum(len(cuts[i]) for i in known)
         fault: Exception | None = None
-        for i in todo[self.crew.rank :: self.crew.world]:
+        for i in todo[self.group.rank :: self.group.world_size]:
             if self.should_stop() or (self.preparing.over if always else self.over):
                 break
             try:
@@ -102,10 +102,10 @@ class Work:
                 fault = error
                 break
             self.journal.put(keys[i], cuts[i], mine[i])
-            done = min(done + len(cuts[i]) * self.crew.world, total)
-            estimate = estimate or (time.monotonic() - started) * total / max(len(cuts[i]) * self.crew.world, 1)
+            done = min(done + len(cuts[i]) * self.group.world_size, total)
+            estimate = estimate or (time.monotonic() - started) * total / max(len(cuts[i]) * self.group.world_size, 1)
             yield Progress(phase, done, total, estimate)
-        by_process = self.crew.share((mine, self.should_stop(), fault is not None))
+        by_process = self.group.all_gather((mine, self.should_stop(), fault is not None))
         if fault is not None:
             raise fault
         if any(failed for _, _, failed in by_process):

@@ -20,7 +20,7 @@ from rich.progress import (
 )
 
 from pipeline import progress
-from pipeline.cli.status import leads
+from pipeline.cli.status import is_first_process
 from pipeline.commands.events import Note
 from pipeline.methods import ATTACKS, LONG_ATTACK, METHODS, SHORT_ATTACK
 from pipeline.results import clean
@@ -44,7 +44,7 @@ def loudness() -> int:
 def consoles() -> tuple[Console, Console]:
     """(standard output, standard error), silent in all but the first process of a run; rich honours ``NO_COLOR``."""
     width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 100
-    return Console(width=width), Console(stderr=True, width=width, quiet=not leads())
+    return Console(width=width), Console(stderr=True, width=width, quiet=not is_first_process())
 
 
 class Bars:

@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from pipeline.cli import isolate, summary
-from pipeline.cli.status import Ending, leads
+from pipeline.cli.status import Ending, is_first_process
 from pipeline.errors import EnvironmentFailure, PipelineError, out_of_memory, parts_of
 from pipeline.system.allocator import keep_large_blocks
 
@@ -158,9 +158,9 @@ def _told(code: int, message: str, argv: Sequence[str]) -> int:
     if message:
         message = _clean(message)
         click.echo(f"pipeline: {message}", err=True)
-        if leads() and wants_json(argv):
+        if is_first_process() and wants_json(argv):
             click.echo(as_json(code, message))
-        if leads():
+        if is_first_process():
             summary.failed(message, code)
     return code
 

@@ -79,7 +79,7 @@ class Watch(Bars):
 
 def present(done: Done, style: str, out: Console) -> int:
     """Print the result, as JSON alone or as a panel, and return the exit code; of several processes, one prints."""
-    if not done.leads:
+    if not done.is_first:
         return done.exit_code
     summary.append(markdown(done.report))
     for gate in done.report.result.gates:

@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.errors import EnvironmentFailure
 
 
-def leads() -> bool:
+def is_first_process() -> bool:
     """Whether this is the process of its run that writes and prints: alone, or the first that a launcher started."""
     return os.environ.get("RANK", "0") == "0"
 
@@ -34,7 +34,7 @@ class Ending:
         A folder is made for it where the user named it, or where a launcher started us: elsewhere a mistyped command leaves
         nothing behind.
         """
-        if not leads():
+        if not is_first_process():
             return
         from pipeline.results.status import forget
 

@@ -10,7 +10,7 @@ from pipeline import train
 from pipeline.commands.choices import Choices
 from pipeline.commands.events import Event, Note
 from pipeline.commands.subject import device_of
-from pipeline.distributed.group import Crew
+from pipeline.distributed.group import ProcessGroup
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
 from pipeline.train import Recipe
@@ -30,7 +30,7 @@ def within_budget(
     task_of: Callable[[Recipe], train.Task],
     choices: Choices,
     execution: train.Execution,
-    crew: Crew,
+    group: ProcessGroup,
 ) -> Generator[Event, None, Recipe]:
     """The recipe with as many epochs as fit into ``settings.budget``, a choice that holds for this command.
 
@@ -47,7 +47,7 @@ def within_budget(
         yield Note("timing steps, to choose the number of epochs for --budget")
         # A shortened recipe has all kinds of epochs.
         task = task_of(of_length(max(LEAST, whole.epochs // 2)))
-        pace = measure(task, device_of(settings), execution, crew)
+        pace = measure(task, device_of(settings), execution, group)
         chosen = most(whole, of_length, pace, len(task.batches), settings.budget)
         choices.put(asked, chosen)
         yield Note(_told(whole, of_length(chosen), pace, len(task.batches), settings.budget))

@@ -23,7 +23,7 @@ from pipeline.commands.guarantee import kernels_of
 from pipeline.commands.run_data import need_data, test_part
 from pipeline.commands.subject import Subject, device_of, open_model, opened
 from pipeline.data import Dataset
-from pipeline.distributed.group import Crew, process_group
+from pipeline.distributed.group import ProcessGroup, process_group
 from pipeline.errors import EnvironmentFailure, UsageError
 from pipeline.gates.demands import GATES, demands
 from pipeline.numbers import parse_shard
@@ -67,8 +67,8 @@ def certify(
     folder = report or run_folder.certification_folder(model, parse_shard(shard) if isinstance(shard, str) else shard)
     run_folder.require_folder(folder)
     run = RunFolder(folder)
-    with process_group() as crew, run.lock_for(crew):
-        yield from _certify(model, flags, data, run, argv, should_stop, crew, proof)
+    with process_group() as group, run.lock_for(group):
+        yield from _certify(model, flags, data, run, argv, should_stop, group, proof)
 
 
 def _certify(
@@ -78,11 +78,11 @@ def _certify(
     run: RunFolder,
     argv: Sequence[str],
     should_stop: Callable[[], bool],
-    crew: Crew,
+    group: ProcessGroup,
     proof: Path | None,
 ) -> Iterator[Event]:
     started, began, folder = datetime.now(UTC), time.monotonic(), run.out
-    file = opened(model, crew)
+    file = opened(model, group)
     settings, source = settle(model, flags, file.metadata)
     gates = demands(settings, folder)
     if gates.improvement:
@@ -97,12 +97,12 @@ def _certify(
         yield Note(note)
     if data is None:
         uri = settings.test_data or need_data(subject, settings)
-        data = crew.each(lambda: test_part(uri, settings, subject.joined), first_alone=settings.download)
-    radii = radii_of(data, subject, settings, crew)
+        data = group.on_each(lambda: test_part(uri, settings, subject.joined), first_alone=settings.download)
+    radii = radii_of(data, subject, settings, group)
     if settings.curve:
         yield Note(f"no eps was given: the curve over {', '.join(map(str, settings.radii))}")
-    journal = yield from open_journal(run, run_key(subject, data, settings, radii), crew)
-    work = Work(crew, journal, settings.time_budget, began, should_stop)
+    journal = yield from open_journal(run, run_key(subject, data, settings, radii), group)
+    work = Work(group, journal, settings.time_budget, began, should_stop)
     unsharded = settings.model_copy(update={"shard": None})
     whole = run_key(subject, data, unsharded, radii) if settings.shard else None
     evidence = yield from examine(
@@ -115,12 +115,12 @@ def _certify(
         result,
         facts.run(started, argv, device_of(settings), evidence.timings, stopped_by, evidence.seed),
     )
-    if crew.leads:
+    if group.is_first:
         reports.write(described, evidence.samples, folder, page=render(described, pictures=evidence.pictures))
         if journal.folder is not None:
             with suppress(EnvironmentFailure):
                 run.clear()
-    yield Done(described, folder, leads=crew.leads)
+    yield Done(described, folder, is_first=group.is_first)
 
 
 def run_key(subject: Subject, dataset: Dataset, settings: Settings, radii: NamedRadii | None = None) -> str:
@@ -142,10 +142,10 @@ def run_key(subject: Subject, dataset: Dataset, settings: Settings, radii: Named
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def open_journal(run: RunFolder, key: str, crew: Crew) -> Generator[Event, None, Journal]:
+def open_journal(run: RunFolder, key: str, group: ProcessGroup) -> Generator[Event, None, Journal]:
     """The journal of the run with this key, which holds its earlier results; the first process clears that of another run."""
     seal = run.seal(key)
-    keys = crew.share(None if seal is None else seal.fingerprint)
+    keys = group.all_gather(None if seal is None else seal.fingerprint)
     if keys[0] is None:
         yield Note(
             f"nothing is kept of a run that is stopped, and nothing in {run.path} is read: {run.user.reason}", True
@@ -155,16 +155,16 @@ def open_journal(run: RunFolder, key: str, crew: Crew) -> Generator[Event, None,
         yield Note(
             f"the results of some processes cannot be resumed from: set the same {VARIABLE} on every machine", True
         )
-    if crew.leads and (why := CLEARED.get(run.begin_anew(key))):
+    if group.is_first and (why := CLEARED.get(run.begin_anew(key))):
         yield Note(f"{run.path} {why}: it is cleared, and the run starts from the beginning")
-    crew.share(None)
-    journal = Journal(run.path, seal, rank=crew.rank)
-    if crew.leads and journal.foreign:
+    group.all_gather(None)
+    journal = Journal(run.path, seal, rank=group.rank)
+    if group.is_first and journal.foreign:
         yield Note(UNAUTHENTICATED.format(len(journal.foreign), run.path), True)
     if len(journal):
         yield Note(f"resuming from {run.path}, which holds the results of {len(journal)} batches")
     # No process may write before all have read.
-    crew.share(None)
-    for part in journal.foreign if crew.leads else ():
+    group.all_gather(None)
+    for part in journal.foreign if group.is_first else ():
         part.unlink(missing_ok=True)
     return journal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.distributed.group import Crew
+from pipeline.distributed.group import ProcessGroup
 from pipeline.errors import UsageError
 from pipeline.system.run_folder import RunFolder
 
@@ -16,9 +16,9 @@ class Choices:
     anything is measured.
     """
 
-    def __init__(self, run: RunFolder, crew: Crew, force: bool):
-        self.run, self.crew = run, crew
-        self.values: dict[str, Any] = crew.first(lambda: self._read(force))
+    def __init__(self, run: RunFolder, group: ProcessGroup, force: bool):
+        self.run, self.group = run, group
+        self.values: dict[str, Any] = group.on_first(lambda: self._read(force))
 
     def _read(self, force: bool) -> dict[str, Any]:
         if not force:
@@ -42,4 +42,4 @@ class Choices:
 
     def keep(self) -> None:
         """Write all of them down (again)."""
-        self.crew.first(lambda: self.run.save_choices(self.values))
+        self.group.on_first(lambda: self.run.save_choices(self.values))

@@ -15,7 +15,7 @@ from pipeline.commands.choices import Choices
 from pipeline.commands.events import Event, Note
 from pipeline.commands.subject import Subject, device_of
 from pipeline.data import Dataset, Fitted
-from pipeline.distributed.group import Crew
+from pipeline.distributed.group import ProcessGroup
 from pipeline.errors import Diverged, Preempted, UsageError
 from pipeline.settings import Settings
 from pipeline.train import Recipe
@@ -40,7 +40,7 @@ class RecipeComparison:
     images: Fitted
     data: Dataset
     settings: Settings
-    crew: Crew
+    group: ProcessGroup
     choices: Choices
     should_stop: Callable[[], bool]
 
@@ -54,7 +54,7 @@ class RecipeComparison:
 
     def score(self, entry: Entry, seed: int) -> dict[str, Any]:
         """Natural and certified accuracy on the held-out part after the last epoch, and whether the network guesses."""
-        recipe, teacher = training.with_teacher(self.subject, self.brief(entry, seed), self.settings, self.crew)
+        recipe, teacher = training.with_teacher(self.subject, self.brief(entry, seed), self.settings, self.group)
         device = device_of(self.settings)
         steps = recipe.epochs * math.ceil(len(self.images) / recipe.batch_size)
         execution = train.Execution.of(
@@ -75,7 +75,7 @@ class RecipeComparison:
         stop = self.should_stop
         try:
             for event in train.train(
-                task, device=device_of(self.settings), should_stop=stop, execution=execution, crew=self.crew
+                task, device=device_of(self.settings), should_stop=stop, execution=execution, group=self.group
             ):
                 record = event.record if isinstance(event, train.Epoch) else record
         except Diverged:

@@ -27,7 +27,7 @@ class Done:
     folder: Path
     written: Path | None = None
     changes: tuple[str, ...] = ()
-    leads: bool = True
+    is_first: bool = True
     """Whether this process is the one that prints."""
 
     @property

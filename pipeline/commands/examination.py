@@ -93,7 +93,7 @@ def examine(
     features = radii.notes if radii else ()
     for note in (*fitted.notes, *features, *softmax, *([kernels.note] if kernels.note else [])):
         yield Note(note)
-    seed = seed_of(settings, work.crew)
+    seed = seed_of(settings, work.group)
     yield Note(f"import, file and certificates are compared at random points; --parity-seed {seed} draws the same")
     with time_limit(work.preparing):
         parity = measure_parity(subject, fitted, balls[-1], seed)

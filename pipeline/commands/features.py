@@ -20,7 +20,7 @@ from pipeline.core.joined import Joined
 from pipeline.core.threat import BALLS, Ball
 from pipeline.data import Dataset, Fitted, discrete, has_part, npz, without_folders
 from pipeline.data.dataset import IN_MEMORY
-from pipeline.distributed.group import Crew
+from pipeline.distributed.group import ProcessGroup
 from pipeline.errors import InputRejected, UsageError
 from pipeline.numbers import whole
 from pipeline.onnx.names import shown
@@ -69,7 +69,7 @@ class NamedRadii:
         )
 
 
-def radii_of(dataset: Dataset, subject: Subject, settings: Settings, crew: Crew) -> NamedRadii | None:
+def radii_of(dataset: Dataset, subject: Subject, settings: Settings, group: ProcessGroup) -> NamedRadii | None:
     """The radii by feature; None where one radius applies to all entries.
 
     Raises UsageError (2) for an unknown feature or if no feature may change, InputRejected (3) for data that do not fit.
@@ -86,7 +86,7 @@ def radii_of(dataset: Dataset, subject: Subject, settings: Settings, crew: Crew)
         low[own], high[own] = settings.range or ((0.0, 1.0) if subject.joined else fitted.value_range)
     notes: list[str] = []
     if settings.scale:
-        radius, units, why_fixed = crew.each(
+        radius, units, why_fixed = group.on_each(
             lambda: _scaled(dataset, subject, settings, names), first_alone=settings.download
         )
         notes += why_fixed

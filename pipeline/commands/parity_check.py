@@ -12,7 +12,7 @@ from pipeline.commands.subject import Subject
 from pipeline.core.feature_box import FeatureBox
 from pipeline.core.threat import Ball
 from pipeline.data import Fitted
-from pipeline.distributed.group import Crew
+from pipeline.distributed.group import ProcessGroup
 from pipeline.onnx.parity import MeasuredParity
 from pipeline.settings import Settings
 
@@ -22,9 +22,9 @@ PARITY_SAMPLES, PARITY_BOXES = 16, 2
 """Parity is measured at this many samples, and at random points in the boxes of this many."""
 
 
-def seed_of(settings: Settings, crew: Crew) -> int:
+def seed_of(settings: Settings, group: ProcessGroup) -> int:
     """``--parity-seed``, else a random seed, the same in all processes."""
-    return crew.share(secrets.randbits(32) if settings.parity_seed is None else settings.parity_seed)[0]
+    return group.all_gather(secrets.randbits(32) if settings.parity_seed is None else settings.parity_seed)[0]
 
 
 def measure_parity(subject: Subject, fitted: Fitted, ball: Ball, seed: int) -> MeasuredParity:

@@ -24,7 +24,7 @@ from pipeline.commands.guarantee import Kernels, kernels_of
 from pipeline.commands.open_property import open_for, require_rules
 from pipeline.commands.parity_check import seed_of
 from pipeline.commands.subject import Subject, device_of, opened
-from pipeline.distributed.group import ALONE
+from pipeline.distributed.group import SINGLE
 from pipeline.errors import UsageError
 from pipeline.gates.demands import GATES
 from pipeline.methods import DOMAINS, bounding, up_to
@@ -90,7 +90,7 @@ def decide_opened(
     clock = Clock(None if settings.time_budget is None else began + settings.time_budget)
     question = parse(text.text)
     settings = _of_declared_types(settings, source, question)
-    seed = seed_of(settings, ALONE)
+    seed = seed_of(settings, SINGLE)
     subject = open_for(file, settings, question, seed)
     notes = list(subject.imported.notes)
     if question.vacuous:

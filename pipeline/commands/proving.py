@@ -41,7 +41,7 @@ def require_provable(subject: Subject, settings: Settings, work: Work, *, by_fea
         (settings.shard is not None, "--shard"),
         (settings.time_budget is not None, "--time-budget"),
         (settings.output is not None, "--output"),
-        (work.crew.world > 1, "--devices"),
+        (work.group.world_size > 1, "--devices"),
     ):
         if unsupported:
             raise UsageError(

@@ -26,7 +26,7 @@ from pipeline.commands.subject import Subject, device_of, open_model, opened
 from pipeline.commands.training import trained_network, training_key
 from pipeline.core.binary import without_threshold
 from pipeline.core.preprocess import without_normalisation
-from pipeline.distributed.group import Crew, process_group
+from pipeline.distributed.group import ProcessGroup, process_group
 from pipeline.errors import EnvironmentFailure, InputRejected, UsageError
 from pipeline.gates.demands import demands
 from pipeline.methods import IBP
@@ -62,10 +62,10 @@ def retrain(
     """
     run = RunFolder(out or run_folder.retrained_file(model))
     run_folder.require_folder(report or run_folder.retraining_folder(run.out))
-    with process_group() as crew:
-        crew.first(lambda: _check_target(model, run, force))
-        with run.lock_for(crew):
-            yield from _retrain(model, flags, run, force, report, argv, should_stop, crew, verbose)
+    with process_group() as group:
+        group.on_first(lambda: _check_target(model, run, force))
+        with run.lock_for(group):
+            yield from _retrain(model, flags, run, force, report, argv, should_stop, group, verbose)
 
 
 def _retrain(
@@ -76,11 +76,11 @@ def _retrain(
     report: Path | None,
     argv: Sequence[str],
     should_stop: Callable[[], bool],
-    crew: Crew,
+    group: ProcessGroup,
     verbose: bool,
 ) -> Iterator[Event]:
     started, began = datetime.now(UTC), time.monotonic()
-    file = opened(model, crew)
+    file = opened(model, group)
     settings, source = _settled(file, flags)
     deadline = began + (float("inf") if settings.time_budget is None else settings.time_budget)
     settings = settings.model_copy(update={"time_budget": None})
@@ -98,18 +98,18 @@ def _retrain(
     if subject.joined is not None:
         raise InputRejected(f"retrain takes models with one input; this file has {len(subject.joined.ports)}.")
     uri = need_data(subject, settings)
-    train_part, testing, aside = crew.each(lambda: training.parts(uri, settings), first_alone=settings.download)
+    train_part, testing, aside = group.on_each(lambda: training.parts(uri, settings), first_alone=settings.download)
     if aside:
         yield Note(aside)
     images = to_inputs(train_part, subject, settings)
     entry = Entry(settings.retrain.get("recipe", train.DEFAULT))
     compared: tuple[str, ...] = ()
-    choices = None if settings.budget is None and settings.compare is None else Choices(run, crew, force)
+    choices = None if settings.budget is None and settings.compare is None else Choices(run, group, force)
     if choices is not None and settings.compare is not None:
-        comparison = RecipeComparison(subject, images, train_part, settings, crew, choices, stop)
+        comparison = RecipeComparison(subject, images, train_part, settings, group, choices, stop)
         entry, compared = yield from compare(comparison, settings.compare.split(","))
     made = partial(training.recipe_of, subject, images, settings, entry)
-    recipe, teacher = training.with_teacher(subject, made(), settings, crew)
+    recipe, teacher = training.with_teacher(subject, made(), settings, group)
     steps = recipe.epochs * math.ceil(len(images) / recipe.batch_size)
     execution = train.Execution.of(
         device_of(settings), settings.precision, settings.compile, settings.graph, steps=steps
@@ -124,13 +124,13 @@ def _retrain(
             lambda whole: training.task_of(subject, images, whole, settings, teacher),
             choices,
             execution.try_compiling(device_of(settings), whole=recipe.one_graph),
-            crew,
+            group,
         )
         key = training_key(subject, train_part, recipe, settings, execution)
-    finished, begun = crew.first(lambda: _left(run, key, force))
+    finished, begun = group.on_first(lambda: _left(run, key, force))
     if choices is not None:
         choices.keep()
-    if why := crew.first(lambda: run.user.reason):
+    if why := group.on_first(lambda: run.user.reason):
         yield Note(f"no checkpoint is kept, and a run that is stopped starts anew: {why}", warning=True)
     every = train.describe(recipe) if verbose else ["`pipeline --verbose retrain` shows every setting of the recipe"]
     for note in (*subject.imported.notes, *training.announced(subject, recipe, settings), *every):
@@ -140,10 +140,10 @@ def _retrain(
         yield Note("certifying the given file, to compare with")
         fewer = settings.before_samples
         if fewer is None or (settings.max_samples or fewer) < fewer:
-            return (yield from examine(subject, testing, settings, source, gates, Work(crew)))
+            return (yield from examine(subject, testing, settings, source, gates, Work(group)))
         some = settings.model_copy(update={"max_samples": fewer})
         # Gates are about the new file, and a baseline about its samples.
-        return (yield from examine(subject, testing, some, source, work=Work(crew)))
+        return (yield from examine(subject, testing, some, source, work=Work(group)))
 
     # First, since what cannot be certified need not be trained; a run cut into slices need not know it in each of them.
     before = None if begun else (yield from given())
@@ -151,19 +151,19 @@ def _retrain(
         execution = execution.try_compiling(device_of(settings), whole=recipe.one_graph)
         yield Note(execution.describe())
         trained = yield from trained_network(
-            subject, images, recipe, settings, run, key, stop, execution, crew, teacher
+            subject, images, recipe, settings, run, key, stop, execution, group, teacher
         )
         told = training.left_in_file(subject, recipe, settings, aside)
-        finished = crew.first(lambda: _written(subject, run, key, trained, told))
+        finished = group.on_first(lambda: _written(subject, run, key, trained, told))
     else:
         yield Note(
             f"{out.name} is what this command wrote when it finished: nothing is trained, and it is certified again"
         )
 
     before = before or (yield from given())
-    delivered = open_model(opened(out, crew, finished.written_sha256), settings)
+    delivered = open_model(opened(out, group, finished.written_sha256), settings)
     yield Note(f"certifying {out.name}")
-    after = yield from examine(delivered, testing, settings, source, gates, Work(crew))
+    after = yield from examine(delivered, testing, settings, source, gates, Work(group))
     sides, warnings = training.compared(before, after, settings)
     for warning in warnings:
         yield Note(warning, warning=True)
@@ -197,9 +197,9 @@ def _retrain(
             after.seed,
         ),
     )
-    if crew.leads:
+    if group.is_first:
         reports.write(described, after.samples, folder, page=render(described, pictures=after.pictures))
-    yield Done(described, folder, out, finished.changes, crew.leads)
+    yield Done(described, folder, out, finished.changes, group.is_first)
 
 
 def write_config(model: Path, flags: Mapping[str, Any], path: Path, *, force: bool = False) -> Recipe:

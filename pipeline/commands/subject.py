@@ -18,7 +18,7 @@ from pipeline.core.joined import Joined
 from pipeline.core.network import Network, Port
 from pipeline.core.preprocess import Normalise
 from pipeline.data import channel_axis
-from pipeline.distributed.group import ALONE, Crew
+from pipeline.distributed.group import SINGLE, ProcessGroup
 from pipeline.errors import EnvironmentFailure, InputRejected, NoClassifier, UsageError
 from pipeline.limits import hold
 from pipeline.onnx import freeze, importer, model_file, parity, runtime
@@ -105,7 +105,7 @@ class Subject:
             parity.refuse(compared.difference.describe(self.imported.network))
 
 
-def opened(path: Path, crew: Crew = ALONE, sha256: str | None = None) -> ModelFile:
+def opened(path: Path, group: ProcessGroup = SINGLE, sha256: str | None = None) -> ModelFile:
     """Read a model file, once for the whole run, and put the limits of ``pipeline.toml`` into effect.
 
     Raises InputRejected (3) for a file that is unsafe or no ONNX model, EnvironmentFailure (74) where the processes of a run
@@ -113,7 +113,7 @@ def opened(path: Path, crew: Crew = ALONE, sha256: str | None = None) -> ModelFi
     """
     hold(limits_beside(path))
     file = model_file.read(path)
-    if len({*crew.share(file.digests.sha256), sha256 or file.digests.sha256}) > 1:
+    if len({*group.all_gather(file.digests.sha256), sha256 or file.digests.sha256}) > 1:
         raise EnvironmentFailure(
             f"A run works on one model; {shown(str(path))} was changed meanwhile, or differs from machine to machine. "
             "Start again when it is the same everywhere."

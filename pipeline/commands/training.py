@@ -21,7 +21,7 @@ from pipeline.commands.run_data import test_part
 from pipeline.commands.subject import Subject, device_of, open_model, opened
 from pipeline.core.network import Network
 from pipeline.data import Augment, Dataset, Fitted, Loader, has_part, hold_out, load
-from pipeline.distributed.group import Crew
+from pipeline.distributed.group import ProcessGroup
 from pipeline.errors import InputRejected
 from pipeline.results.chance import guessing, near_chance
 from pipeline.settings import Settings, metadata_of
@@ -74,7 +74,9 @@ def recipe_of(
     return train.recipe(entry.name, input_shape=subject.sample_shape, n_train=len(images), **asked)
 
 
-def with_teacher(subject: Subject, recipe: Recipe, settings: Settings, crew: Crew) -> tuple[Recipe, Network | None]:
+def with_teacher(
+    subject: Subject, recipe: Recipe, settings: Settings, group: ProcessGroup
+) -> tuple[Recipe, Network | None]:
     """The network that the recipe's loss learns from, if any; and the recipe, which names a file by its digest.
 
     Raises InputRejected (3) where the file is none that ``retrain`` could open.
@@ -83,7 +85,7 @@ def with_teacher(subject: Subject, recipe: Recipe, settings: Settings, crew: Cre
         return recipe, None
     if recipe.teacher == train.GIVEN:
         return recipe, subject.network
-    other = open_model(opened(Path(recipe.teacher), crew), settings.model_copy(update={"output": None}))
+    other = open_model(opened(Path(recipe.teacher), group), settings.model_copy(update={"output": None}))
     return recipe.model_copy(update={"teacher": f"SHA-256 {other.file.digests.sha256}"}), other.network
 
 
@@ -175,14 +177,14 @@ def trained_network(
     key: str,
     should_stop: Callable[[], bool],
     execution: train.Execution,
-    crew: Crew,
+    group: ProcessGroup,
     teacher: Network | None,
 ) -> Generator[Any, None, train.Finished]:
     """Train after ``recipe``, or go on from where the same command stopped. Raises InputRejected where nothing can be trained."""
     task = task_of(subject, images, recipe, settings, teacher, key)
     device = device_of(settings)
     torch.manual_seed(recipe.seed)
-    kept = crew.first(lambda: run.begin(key))
+    kept = group.on_first(lambda: run.begin(key))
     _, held = _held_out(images, recipe)
     events = train.train(
         task,
@@ -191,7 +193,7 @@ def trained_network(
         checkpoint=train.Checkpoint(run.checkpoint, run.seal() or Seal(b"")) if kept else None,
         should_stop=should_stop,
         execution=execution,
-        crew=crew,
+        group=group,
     )
     warned = False
     for event in events:

@@ -21,7 +21,7 @@ PATIENCE = timedelta(days=1)
 
 
 @dataclass(frozen=True)
-class Crew:
+class ProcessGroup:
     """This process, of rank ``rank``, among ``world`` processes; the one of rank 0 writes and prints.
 
     Methods that communicate are collective: every process must call them, in the same order. They raise EnvironmentFailure
@@ -29,32 +29,32 @@ class Crew:
     """
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
 
     @property
-    def leads(self) -> bool:
+    def is_first(self) -> bool:
         """Whether this is the process that writes and prints."""
         return self.rank == 0
 
     def rows(self, n: int) -> slice:
         """This process's share of ``n`` items in order; the sizes of shares differ by at most one."""
-        return slice(n * self.rank // self.world, n * (self.rank + 1) // self.world)
+        return slice(n * self.rank // self.world_size, n * (self.rank + 1) // self.world_size)
 
-    def share(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """The values of all processes, in order of rank."""
-        if self.world == 1:
+        if self.world_size == 1:
             return [value]
-        values: list[T | None] = [None] * self.world
+        values: list[T | None] = [None] * self.world_size
         with collective():
             dist.all_gather_object(values, value)
         return values  # type: ignore[return-value]
 
-    def first(self, work: Callable[[], T]) -> T:
+    def on_first(self, work: Callable[[], T]) -> T:
         """What ``work`` returns, or raises, in the first process, the only one to run it: files are read and written once."""
-        if self.world == 1:
+        if self.world_size == 1:
             return work()
         outcome: list[tuple[T | None, PipelineError | None]] = [(None, None)]
-        if self.leads:
+        if self.is_first:
             try:
                 outcome = [(work(), None)]
             except PipelineError as error:
@@ -66,27 +66,27 @@ class Crew:
             raise failure
         return result  # type: ignore[return-value]
 
-    def each(self, work: Callable[[], T], *, first_alone: bool) -> T:
+    def on_each(self, work: Callable[[], T], *, first_alone: bool) -> T:
         """What ``work`` returns here; with ``first_alone`` the others wait for the first, so that they find what it fetched."""
-        if not first_alone or self.world == 1:
+        if not first_alone or self.world_size == 1:
             return work()
-        results = [work()] if self.leads else []
-        self.share(None)
+        results = [work()] if self.is_first else []
+        self.all_gather(None)
         return results[0] if results else work()
 
     def any(self, condition: bool) -> bool:
         """Whether the condition holds in any process."""
-        if self.world == 1:
+        if self.world_size == 1:
             return condition
         count = torch.tensor(int(condition))
-        self.add_([count])
+        self.all_reduce_([count])
         return bool(count)
 
     @torch.no_grad()
-    def add_(self, tensors: Iterable[Tensor]) -> None:
+    def all_reduce_(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor, in place, by its sum over all processes: one message, the same bits in each."""
         tensors = list(tensors)
-        if self.world == 1 or not tensors:
+        if self.world_size == 1 or not tensors:
             return
         flat = torch.cat([t.reshape(-1) for t in tensors])
         with collective():
@@ -95,27 +95,27 @@ class Crew:
             tensor.copy_(total.view(tensor.shape))
 
     @torch.no_grad()
-    def agree_(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast_(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor, in place, by its value in the first process."""
-        if self.world > 1:
+        if self.world_size > 1:
             with collective():
                 for tensor in tensors:
                     dist.broadcast(tensor, 0)
 
 
-ALONE = Crew()
+SINGLE = ProcessGroup()
 """One process, which does everything."""
 
 
 @contextmanager
-def process_group() -> Iterator[Crew]:
+def process_group() -> Iterator[ProcessGroup]:
     """The processes that were started together, by RANK, WORLD_SIZE and MASTER_ADDR; this one alone where these are not set.
 
     Tensors on GPUs travel over NCCL, as long as each process has a GPU of its own; everything else travels over gloo.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1 or not {"RANK", "MASTER_ADDR"} <= os.environ.keys():
-        yield ALONE
+        yield SINGLE
         return
     backend = "gloo"
     if torch.cuda.is_available():
@@ -127,7 +127,7 @@ def process_group() -> Iterator[Crew]:
         dist.init_process_group(backend, timeout=PATIENCE)
     failed = False
     try:
-        yield Crew(dist.get_rank(), dist.get_world_size())
+        yield ProcessGroup(dist.get_rank(), dist.get_world_size())
     except Exception:
         # Destroying an NCCL group would wait for the others, who wait for this one: they notice when the process ends.
         failed = backend != "gloo"

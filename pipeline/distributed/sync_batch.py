@@ -4,7 +4,7 @@ Process ``r`` computes the loss ``loss_r`` of its samples, a share ``s_r`` of th
 Where ``loss_r`` reads the whole batch (BatchNorm's statistics, the regularisers), it reads sums over all processes, whose
 gradients are summed likewise: so the gradients of ``s_r loss_r``, summed over processes, are those of one process that holds the
 whole batch. DistributedDataParallel is no help: it takes the mean over processes, requires every parameter in every step, and
-torch.compile splits what it wraps at every bucket. The sum is taken by ``Crew.add_``, once a step.
+torch.compile splits what it wraps at every bucket. The sum is taken by ``ProcessGroup.all_reduce_``, once a step.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipeline.distributed.group import Crew, collective
+from pipeline.distributed.group import ProcessGroup, collective
 from pipeline.errors import UsageError
 
 
@@ -65,18 +65,18 @@ class BatchPart(Batch):
     """This process's part of a batch of ``samples``. Raises UsageError (2) where some process would have no sample."""
 
     samples: int
-    crew: Crew
+    group: ProcessGroup
 
     def __post_init__(self) -> None:
-        if self.samples < self.crew.world:
+        if self.samples < self.group.world_size:
             raise UsageError(
                 f"each process needs a sample of every batch; a batch of {self.samples} cannot be spread over "
-                f"{self.crew.world} processes: use fewer --devices or a larger --batch-size."
+                f"{self.group.world_size} processes: use fewer --devices or a larger --batch-size."
             )
 
     @property
     def rows(self) -> slice:
-        return self.crew.rows(self.samples)
+        return self.group.rows(self.samples)
 
     @property
     def size(self) -> int:
@@ -101,9 +101,9 @@ class BatchPart(Batch):
         return n // self.size * self.samples
 
 
-def part_of(samples: int, crew: Crew) -> Batch:
+def part_of(samples: int, group: ProcessGroup) -> Batch:
     """This process's part of a batch of ``samples``: all of it where it works alone. Raises UsageError (2), see BatchPart."""
-    return BatchPart(samples, crew) if crew.world > 1 else WHOLE
+    return BatchPart(samples, group) if group.world_size > 1 else WHOLE
 
 
 class _Sum(torch.autograd.Function):

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from pipeline.distributed.group import Crew
+from pipeline.distributed.group import ProcessGroup
 from pipeline.errors import EnvironmentFailure, InputRejected, UsageError
 from pipeline.system.seal import Foreign, Seal
 from pipeline.system.user_key import VARIABLE, UserKey, user_key
@@ -100,10 +100,10 @@ class RunFolder:
             file_lock.release()
 
     @contextlib.contextmanager
-    def lock_for(self, crew: Crew) -> Iterator[None]:
+    def lock_for(self, group: ProcessGroup) -> Iterator[None]:
         """``lock`` for several processes: the first one takes it, and its refusal is raised in all."""
         with contextlib.ExitStack() as stack:
-            crew.first(lambda: stack.enter_context(self.lock()))
+            group.on_first(lambda: stack.enter_context(self.lock()))
             yield
 
     def clear(self) -> None:

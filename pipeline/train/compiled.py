@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.distributed.group import Crew
+from pipeline.distributed.group import ProcessGroup
 from pipeline.train.execution import Execution, Precision
 
 ALIKE: dict[Precision, float] = {"fp32": 0.99, "tf32": 0.95, "bf16": 0.7}
@@ -57,12 +57,12 @@ class Compiled:
             return False
         return self._first is None or epoch - self._first >= max(1, 2 * (self._last - self._first))
 
-    def compare(self, epoch: int, compiled: Tensor, eager: Tensor, crew: Crew) -> str:
+    def compare(self, epoch: int, compiled: Tensor, eager: Tensor, group: ProcessGroup) -> str:
         """Empty where the gradients have the same direction in every process; else why steps are eager from now on."""
         self._first, self._last = epoch if self._first is None else self._first, epoch
         cosine = torch.cosine_similarity(compiled, eager, dim=0).item()
         # Gradients that are zero have no angle.
-        if not crew.any(not (cosine > self.least or torch.equal(compiled, eager))):
+        if not group.any(not (cosine > self.least or torch.equal(compiled, eager))):
             return ""
         self.compiled, self.active = self.eager, False
         return (

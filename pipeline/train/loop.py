@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from pipeline.distributed.group import ALONE, Crew
+from pipeline.distributed.group import SINGLE, ProcessGroup
 from pipeline.train.checkpoint import Checkpoint
 from pipeline.train.events import Event
 from pipeline.train.execution import PLAIN, Execution
@@ -21,17 +21,17 @@ def train(
     checkpoint: Checkpoint | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     execution: Execution = PLAIN,
-    crew: Crew = ALONE,
+    group: ProcessGroup = SINGLE,
 ) -> Iterator[Event]:
     """Train a copy of the task's network by its recipe and yield Started, BatchDone, Epoch and at last Finished.
 
     With ``checkpoint`` the run is saved at the end of an epoch, as often as takes no more than a fiftieth of the time, and when
     it stops or finishes; the same call goes on from there, to the same result. ``should_stop`` is called after each batch. Every
-    process of a ``crew`` is given the same arguments and yields the same events; weights and checkpoint, which the first one
+    process of a ``group`` is given the same arguments and yields the same events; weights and checkpoint, which the first one
     writes, are those of a single process but for rounding. Raises UsageError (2) for another run's checkpoint, Diverged (6) for
     a loss or gradient that is not finite, Preempted (75) where ``should_stop`` says so.
     """
-    session = TrainingSession(task, device, checkpoint, execution, crew)
+    session = TrainingSession(task, device, checkpoint, execution, group)
     yield session.start()
     while not session.over:
         yield from session.train_epoch(should_stop)

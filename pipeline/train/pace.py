@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.distributed.group import Crew
+from pipeline.distributed.group import ProcessGroup
 from pipeline.train.execution import Execution
 from pipeline.train.held_out import accuracies
 from pipeline.train.hyperparameters import Recipe
@@ -46,29 +46,29 @@ def _epochs(recipe: Recipe) -> dict[str, int]:
     return {"clean": clean, "ramp": ramp, "full": recipe.epochs - clean - ramp}
 
 
-def measure(task: Task, device: torch.device | str, execution: Execution, crew: Crew) -> Pace:
+def measure(task: Task, device: torch.device | str, execution: Execution, group: ProcessGroup) -> Pace:
     """The pace of a task, on a copy of its network: some steps of each kind of epoch, and one pass over the held-out part.
 
-    Every process of the crew takes the same steps; all return what the first one measured.
+    Every process of the group takes the same steps; all return what the first one measured.
     """
     began, recipe = time.monotonic(), task.recipe
     model = prepare(task, device=device)
     once, taken = time.monotonic() - began, {}
-    crew.agree_(model.state_dict().values())
-    run = trainer_of(task, model, device, execution, crew)
+    group.broadcast_(model.state_dict().values())
+    run = trainer_of(task, model, device, execution, group)
     for kind, epoch in (("clean", 1), ("ramp", recipe.warmup_start), ("full", recipe.warmup_end + 1)):
         run.begin(min(epoch, recipe.epochs))
-        taken[kind], warming = _step(run, task, crew)
+        taken[kind], warming = _step(run, task, group)
         # What eager steps do first of all, such as imports, is done by now.
         once += warming if execution.compiled else 0.0
     began = time.monotonic()
     if task.held_out is not None and len(task.held_out[1]):
         radius = float(task.eps) * (task.high - task.low)
-        accuracies(model, run.margins, *task.held_out, radius, task.low, task.high, crew)
-    return crew.first(lambda: Pace(**taken, epoch=time.monotonic() - began, once=once))
+        accuracies(model, run.margins, *task.held_out, radius, task.low, task.high, group)
+    return group.on_first(lambda: Pace(**taken, epoch=time.monotonic() - began, once=once))
 
 
-def _step(run: Trainer, task: Task, crew: Crew) -> tuple[float, float]:
+def _step(run: Trainer, task: Task, group: ProcessGroup) -> tuple[float, float]:
     """Seconds of a step, and of the first ones beyond what they will take later."""
     batches = _endless(task)
 
@@ -81,7 +81,7 @@ def _step(run: Trainer, task: Task, crew: Crew) -> tuple[float, float]:
         return time.monotonic() - began
 
     first, count = spend(WARM), 1
-    while crew.first(_shorter(spent := spend(count))):
+    while group.on_first(_shorter(spent := spend(count))):
         count *= 2
     return spent / count, max(0.0, first - WARM * spent / count)
 

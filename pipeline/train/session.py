@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.core.network import Network
-from pipeline.distributed.group import Crew
+from pipeline.distributed.group import ProcessGroup
 from pipeline.errors import Diverged, Preempted
 from pipeline.train import checkpoint as saved
 from pipeline.train.diagnosis import diagnosis
@@ -31,7 +31,7 @@ def trainer_of(
     model: Network,
     device: torch.device | str,
     execution: Execution,
-    crew: Crew,
+    group: ProcessGroup,
     masks: Mapping[str, Tensor] | None = None,
 ) -> Trainer:
     """What takes the steps of a task on ``model``, its network in training form."""
@@ -44,7 +44,7 @@ def trainer_of(
         task.high,
         execution=execution,
         masks=masks,
-        crew=crew,
+        group=group,
         teacher=task.teacher_on(device),
     )
 
@@ -58,15 +58,15 @@ class TrainingSession:
         device: torch.device | str,
         checkpoint: saved.Checkpoint | None,
         execution: Execution,
-        crew: Crew,
+        group: ProcessGroup,
     ):
-        self.task, self.recipe, self.checkpoint, self.crew = task, task.recipe, checkpoint, crew
+        self.task, self.recipe, self.checkpoint, self.group = task, task.recipe, checkpoint, group
         self.configuration = task.configuration(execution)
-        state = crew.first(lambda: checkpoint.load(self.configuration)) if checkpoint is not None else None
+        state = group.on_first(lambda: checkpoint.load(self.configuration)) if checkpoint is not None else None
         zeros = masks_of(task)
         self.model = prepare(task, device=device, fresh=state is None, masks=zeros)
-        crew.agree_(self.model.state_dict().values())
-        self.run = trainer_of(task, self.model, device, execution, crew, zeros)
+        group.broadcast_(self.model.state_dict().values())
+        self.run = trainer_of(task, self.model, device, execution, group, zeros)
         self.epoch, self.batches_done = 1, 0
         """The current epoch, and how many of its batches are done."""
         self.history: tuple[Record, ...] = ()
@@ -118,7 +118,7 @@ class TrainingSession:
                     yield Fallback(reason)
                 self.run.step(i, x, y)
                 self.batches_done = done = i + 1
-                if self.crew.any(should_stop()):
+                if self.group.any(should_stop()):
                     self.run.check()
                     self.save()
                     raise Preempted(self._stop_message())
@@ -146,7 +146,7 @@ class TrainingSession:
 
     def save(self, *, finished: bool = False) -> None:
         """Write the checkpoint, where the run keeps one and this is the first process."""
-        if self.checkpoint is None or not self.crew.leads:
+        if self.checkpoint is None or not self.group.is_first:
             return
         position = {"epoch": self.epoch, "step": self.batches_done, "finished": finished, "history": list(self.history)}
         position |= {"totals": self.run.totals.cpu(), "best": self.best, "configuration": self.configuration}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pipeline.bounds.margins import MarginBounds
 from pipeline.core.network import Network
 from pipeline.core.ops import BatchNorm
-from pipeline.distributed.group import ALONE, Crew
+from pipeline.distributed.group import SINGLE, ProcessGroup
 from pipeline.distributed.sync_batch import WHOLE, Batch, part_of
 from pipeline.errors import Diverged, InputRejected
 from pipeline.train.average import Average
@@ -35,7 +35,7 @@ FUSED = ("cpu", "cuda")
 class Trainer:
     """Takes steps on ``model`` in place; only ``check`` and ``record`` wait for the device.
 
-    Every process of a ``crew`` is given whole batches and computes on its part of each; gradients and totals are those of the
+    Every process of a ``group`` is given whole batches and computes on its part of each; gradients and totals are those of the
     whole batch. Raises InputRejected (3) for a network without a trainable parameter.
     """
 
@@ -50,10 +50,10 @@ class Trainer:
         *,
         execution: Execution = PLAIN,
         masks: Mapping[str, Tensor] | None = None,
-        crew: Crew = ALONE,
+        group: ProcessGroup = SINGLE,
         teacher: Network | None = None,
     ):
-        self.crew = crew
+        self.group = group
         self.model, self.steps_per_epoch, self.recipe, self.eps_max = model, steps_per_epoch, recipe, float(eps)
         self.low, self.high, self.execution = low, high, execution
         for name, parameter in model.graph.named_parameters():
@@ -81,7 +81,7 @@ class Trainer:
             execution.place(teacher)
         objective = Objective(model, recipe, teacher)
         self.loss, self.objective = objective.loss, Compiled(objective.__call__, execution, self.device)
-        self.captured = Captured(self._update, self.device) if execution.graph and crew.world == 1 else None
+        self.captured = Captured(self._update, self.device) if execution.graph and group.world_size == 1 else None
         self.draws = torch.Generator(self.device)
         self.totals = torch.zeros(len(TERMS) + 2, dtype=torch.float64, device=self.device)
 
@@ -105,7 +105,7 @@ class Trainer:
 
     def step(self, i: int, x: Float[Tensor, " batch *features"], y: Int[Tensor, " batch"]) -> None:
         """Take the step of batch ``i`` of the epoch, from zero: ``x`` in units of the data, ``y`` the labels."""
-        part = part_of(len(y), self.crew)
+        part = part_of(len(y), self.group)
         x, y = self.execution.arrange(x[part.rows]), y[part.rows]
         drawn = self._draw(i, x, part)
         if self.captured is None:
@@ -138,7 +138,7 @@ class Trainer:
             scale = shrinkage(values[0])
             terms.loss.backward(part.share / scale)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        self.crew.add_(gradients)
+        self.group.all_reduce_(gradients)
         for parameter, mask in self.masks:
             if parameter.grad is not None:
                 parameter.grad.mul_(mask)
@@ -154,9 +154,9 @@ class Trainer:
     def reduce(self, terms: Terms, part: Batch) -> Float[Tensor, " terms"]:
         """``TERMS`` of the whole batch, from those of each process's part: means weighted by its share, counts added."""
         values = torch.stack([getattr(terms, t).detach() for t in TERMS])
-        if self.crew.world > 1:
+        if self.group.world_size > 1:
             values[:-2] *= part.share
-            self.crew.add_([values])
+            self.group.all_reduce_([values])
         return values
 
     def compare_compiled(self, i: int, x: Float[Tensor, " batch *features"], y: Int[Tensor, " batch"]) -> str:
@@ -164,12 +164,12 @@ class Trainer:
         if not self.objective.due(self.epoch):
             return ""
         compiled, eager = (self._gradient(i, x, y, f) for f in (self.objective.compiled, self.objective.eager))
-        return self.objective.compare(self.epoch, compiled, eager, self.crew)
+        return self.objective.compare(self.epoch, compiled, eager, self.group)
 
     def _gradient(self, i: int, x: Tensor, y: Tensor, objective: Callable[..., Terms]) -> Float[Tensor, " weights"]:
         """The gradient of batch ``i`` by an objective, flat; running statistics do not move."""
         buffers = {name: buffer.clone() for name, buffer in self.model.graph.named_buffers()}
-        part = part_of(len(y), self.crew)
+        part = part_of(len(y), self.group)
         with self.execution.arithmetic():
             with self.execution.products(self.device):
                 loss = self.terms(i, self.execution.arrange(x[part.rows]), y[part.rows], part, objective).loss
@@ -232,7 +232,7 @@ class Trainer:
             with self.as_delivered(), PLAIN.arithmetic():
                 radius = self.eps_max * (self.high - self.low)
                 natural, certified = accuracies(
-                    self.model, self.margins, *held_out, radius, self.low, self.high, self.crew
+                    self.model, self.margins, *held_out, radius, self.low, self.high, self.group
                 )
             record |= {"held_natural": natural, "held_certified": certified}
         return record

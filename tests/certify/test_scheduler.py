@@ -12,7 +12,7 @@ import torch
 from pipeline.bounds.linear import Bounds
 from pipeline.certify import Journal, Work
 from pipeline.certify.scheduler import in_parts
-from pipeline.distributed.group import Crew
+from pipeline.distributed.group import ProcessGroup
 from pipeline.errors import EnvironmentFailure, Preempted
 from pipeline.results import Verdict
 from pipeline.system.clock import OutOfTime
@@ -133,18 +133,18 @@ def test_a_part_counts_for_the_run_and_under_the_name_that_it_was_written_for(tm
     assert len(Journal(tmp_path)) == 0, "without a key nothing is read"
 
 
-def test_every_unit_is_done_by_exactly_one_of_a_crew():
+def test_every_unit_is_done_by_exactly_one_process_of_a_group():
     """Three processes' shares, without the wire: what each would do, and that together it is everything once."""
     cuts = [np.arange(3 * i, 3 * i + 3) for i in range(7)]
     done: list[int] = []
     for rank in range(3):
-        work = Work(crew=_Alone(rank, 3))
+        work = Work(group=_Alone(rank, 3))
         list(_drain(work.units("k", cuts, lambda rows: {"first": done.append(int(rows[0])) or rows}, phase="p")))
     assert sorted(done) == [3 * i for i in range(7)]
 
 
-class _Alone(Crew):
-    def share(self, mine):
+class _Alone(ProcessGroup):
+    def all_gather(self, mine):
         return [mine]
 
 

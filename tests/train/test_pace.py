@@ -9,7 +9,7 @@ import torch
 
 from pipeline.commands.budget import SHARE, most
 from pipeline.data import Loader
-from pipeline.distributed.group import ALONE
+from pipeline.distributed.group import SINGLE
 from pipeline.errors import UsageError
 from pipeline.train import Task, recipe
 from pipeline.train.execution import PLAIN
@@ -52,6 +52,6 @@ def test_a_measurement_leaves_the_network_as_it_is(monkeypatch: pytest.MonkeyPat
     x, y = data(network)
     made = recipe("fast", input_shape=x.shape[1:], n_train=len(x), epochs=4, batch_size=16)
     before = {k: v.clone() for k, v in network.state_dict().items()}
-    found = measure(Task(network, Loader(x, y, batch_size=16, seed=0), made, EPS, (x, y)), "cpu", PLAIN, ALONE)
+    found = measure(Task(network, Loader(x, y, batch_size=16, seed=0), made, EPS, (x, y)), "cpu", PLAIN, SINGLE)
     assert min(found.clean, found.ramp, found.full, found.epoch) > 0
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())

@@ -15,15 +15,15 @@ from torch import Tensor
 
 from pipeline.core.network import Network
 from pipeline.data import Augment, Loader
-from pipeline.distributed.group import ALONE, Crew
+from pipeline.distributed.group import SINGLE, ProcessGroup
 from pipeline.errors import PipelineError
 from pipeline.system.seal import Seal
 from pipeline.train import Checkpoint, Finished, recipe, train
 from pipeline.train.held_out import accuracies
 from pipeline.train.step import Trainer
 from pipeline.train.task import Task, prepare
-from tests.crews import together
 from tests.nets import conv_net, residual_concat_net
+from tests.process_groups import together
 
 EPS = Fraction(1, 20)
 # Not divisible by three, nor by two.
@@ -45,7 +45,7 @@ def images(network: Network, n: int = 51) -> tuple[Tensor, Tensor]:
     return x, torch.randint(4, (n,), generator=generator)
 
 
-def first_steps(crew: Crew, name: str, *, compiled: bool = False) -> dict[str, Any]:
+def first_steps(group: ProcessGroup, name: str, *, compiled: bool = False) -> dict[str, Any]:
     """Two epochs of three steps, the second in the ramp: totals after each step, and all that a step changes."""
     overrides = dict(RECIPES[name])
     network = residual_concat_net().to(torch.float64)
@@ -53,7 +53,7 @@ def first_steps(crew: Crew, name: str, *, compiled: bool = False) -> dict[str, A
     short = {"epochs": 3, "batch_size": BATCH, "warmup_start": 2, "warmup_length": 2, "ema": 0.9}
     settings = recipe(overrides.pop("recipe", name), input_shape=x.shape[1:], n_train=len(x), **(short | overrides))
     batches = Loader(x, y, batch_size=BATCH, seed=0, augment=Augment(1, True))
-    run = Trainer(prepare(Task(network, batches, settings, EPS)), len(batches), settings, EPS, 0.0, 1.0, crew=crew)
+    run = Trainer(prepare(Task(network, batches, settings, EPS)), len(batches), settings, EPS, 0.0, 1.0, group=group)
     if compiled:
         run.objective.compiled = torch.compile(run.objective.eager, fullgraph=True, backend="aot_eager")
     totals = []
@@ -67,17 +67,17 @@ def first_steps(crew: Crew, name: str, *, compiled: bool = False) -> dict[str, A
         "totals": torch.stack(totals),
         "state": dict(run.model.state_dict()),
         "mean": dict(run.average.mean),
-        "held": torch.tensor(accuracies(run.model, run.margins, *images(network, 7), float(EPS), 0.0, 1.0, crew)),
+        "held": torch.tensor(accuracies(run.model, run.margins, *images(network, 7), float(EPS), 0.0, 1.0, group)),
     }
 
 
-def of_all(crew: Crew) -> dict[str, dict[str, Any]]:
-    return {name: first_steps(crew, name) for name in RECIPES}
+def of_all(group: ProcessGroup) -> dict[str, dict[str, Any]]:
+    return {name: first_steps(group, name) for name in RECIPES}
 
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, dict[str, Any]]:
-    return of_all(ALONE)
+    return of_all(SINGLE)
 
 
 @pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.slow), 3])
@@ -97,8 +97,8 @@ def test_several_processes_learn_what_one_learns(alone: dict[str, dict[str, Any]
                 assert all(torch.equal(other[name][part][k], first[part][k]) for k in first[part])
 
 
-def compiled(crew: Crew) -> dict[str, Any]:
-    return first_steps(crew, "shi2021", compiled=True)
+def compiled(group: ProcessGroup) -> dict[str, Any]:
+    return first_steps(group, "shi2021", compiled=True)
 
 
 @pytest.mark.slow
@@ -109,9 +109,14 @@ def test_a_compiled_step_meets_the_others_within_one_graph(alone: dict[str, dict
 
 
 def run(
-    crew: Crew, checkpoint: Path, *, stop_after: int | None = None, batch_size: int = BATCH, spoilt: bool = False
+    group: ProcessGroup,
+    checkpoint: Path,
+    *,
+    stop_after: int | None = None,
+    batch_size: int = BATCH,
+    spoilt: bool = False,
 ) -> Any:
-    """The end of a short run by ``crew``, one of whose processes, the last, is asked to stop after some batches."""
+    """The end of a short run by ``group``, one of whose processes, the last, is asked to stop after some batches."""
     network = conv_net().to(torch.float64)
     x, y = images(network)
     x[7] = float("nan") if spoilt else x[7]
@@ -122,13 +127,15 @@ def run(
         **{"epochs": 3, "batch_size": batch_size, "warmup_start": 1, "warmup_length": 1},
     )
     remaining = (
-        iter(range(stop_after)) if stop_after is not None and crew.rank == crew.world - 1 else itertools.repeat(0)
+        iter(range(stop_after))
+        if stop_after is not None and group.rank == group.world_size - 1
+        else itertools.repeat(0)
     )
     batches = Loader(x, y, batch_size=batch_size, seed=0)
     stop = {"should_stop": lambda: next(remaining, None) is None}
     kept = Checkpoint(checkpoint, Seal(bytes(32)))
     task = Task(network, batches, settings, EPS, images(network, 7))
-    *_, last = train(task, checkpoint=kept, crew=crew, **stop)
+    *_, last = train(task, checkpoint=kept, group=group, **stop)
     assert isinstance(last, Finished)
     return {"state": dict(last.network.state_dict()), "loss": [r["loss"] for r in last.history]}
 
@@ -151,23 +158,23 @@ def failure(work: Callable[..., Any], *arguments: Any, **options: Any) -> str:
     return "0"
 
 
-def endings(crew: Crew, folder: Path) -> dict[str, Any]:
-    """A run that is stopped, goes on and ends; one that cannot begin; and what is left of the crew when one process goes."""
-    ends: dict[str, Any] = {"fetched": crew.each(lambda: fetched(folder / "once"), first_alone=True)}
-    ends |= {"too few": failure(run, crew, folder / "few", batch_size=2)}
-    ends["spoilt"] = failure(run, crew, folder / "spoilt", spoilt=True)
-    ends["stopped"] = failure(run, crew, folder / "many", stop_after=4)
-    ends |= run(crew, folder / "many")
-    ends["taken over"] = run(crew, folder / "one")
-    if crew.rank < crew.world - 1:
-        ends["gone"] = failure(crew.any, False)
+def endings(group: ProcessGroup, folder: Path) -> dict[str, Any]:
+    """A run that is stopped, goes on and ends; one that cannot begin; and what is left of the group when one process goes."""
+    ends: dict[str, Any] = {"fetched": group.on_each(lambda: fetched(folder / "once"), first_alone=True)}
+    ends |= {"too few": failure(run, group, folder / "few", batch_size=2)}
+    ends["spoilt"] = failure(run, group, folder / "spoilt", spoilt=True)
+    ends["stopped"] = failure(run, group, folder / "many", stop_after=4)
+    ends |= run(group, folder / "many")
+    ends["taken over"] = run(group, folder / "one")
+    if group.rank < group.world_size - 1:
+        ends["gone"] = failure(group.any, False)
     return ends
 
 
 def test_a_run_ends_alike_for_all_and_goes_on_with_any_number_of_processes(tmp_path: Path) -> None:
-    assert failure(run, ALONE, tmp_path / "one", stop_after=4).startswith("75 ")
+    assert failure(run, SINGLE, tmp_path / "one", stop_after=4).startswith("75 ")
     everyone = together(endings, 3, tmp_path, tmp_path)
-    one = run(ALONE, tmp_path / "whole")
+    one = run(SINGLE, tmp_path / "whole")
     for ends in everyone:
         assert ends["fetched"] == 1, "by one process"
         assert ends["too few"].startswith("2 each process needs a sample")

@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
-from pipeline.distributed.group import Crew, process_group
+from pipeline.distributed.group import ProcessGroup, process_group
 
 PATIENCE = 600.0
 
 
 def together(work: Callable[..., Any], world: int, folder: Path, *arguments: Any) -> list[Any]:
-    """What ``work(crew, *arguments)`` returns in each of ``world`` processes, in order of rank; tensors and containers."""
+    """What ``work(group, *arguments)`` returns in each of ``world`` processes, in order of rank; tensors and containers."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.crews", "pipeline.train.loop", "pipeline.data", "tests.nets"])
+    context.set_forkserver_preload(["tests.process_groups", "pipeline.train.loop", "pipeline.data", "tests.nets"])
     address = free_port()
     processes = [
         context.Process(target=_work, args=(work, rank, world, address, folder / f"{rank}.pt", arguments))
@@ -45,6 +45,6 @@ def free_port() -> int:
 def _work(work: Callable[..., Any], rank: int, world: int, port: int, path: Path, arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    with process_group() as crew:
-        assert crew == Crew(rank, world)
-        torch.save(work(crew, *arguments), path)
+    with process_group() as group:
+        assert group == ProcessGroup(rank, world)
+        torch.save(work(group, *arguments), path)
