@@ -17,7 +17,8 @@ from pipeline.core.floating_point import FLOAT32_MAX, JOINED, SLACK, TINY64, U64
 from pipeline.core.network import Plan, Step
 from pipeline.core.outward import Outward
 from pipeline.errors import EnvironmentFailure, InputRejected
-from pipeline.rules.rule import Rearrange, fold_floor, rule_for
+from pipeline.rules.affine_rule import Rearrange
+from pipeline.rules.rule import fold_floor, rule_for
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -56,6 +57,18 @@ class Lockstep:
 def at_least_float32(value: Tensor) -> Tensor:
     """The value in float32, or unchanged in float64: in training products may be bfloat16, while sums of them are not."""
     return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+def each_box(
+    inputs: tuple[Interval | Tensor, ...], change: Callable[[Interval], Interval]
+) -> tuple[Interval | Tensor, ...]:
+    """The inputs of an operator with each box changed, and constants as they are."""
+    return tuple(change(x) if isinstance(x, Interval) else x for x in inputs)
+
+
+def magnitude_as_radius(x: Interval) -> Interval:
+    """The box around zero of radius ``|c| + r``."""
+    return Interval(torch.zeros_like(x.center), x.magnitude)
 
 
 def peak(inputs: tuple[Interval | Tensor, ...], rank: int) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.core.floating_point import FLOAT32_MAX, LARGEST_KERNEL, TINY32, TINY64, U32, U64, dot, gamma, unmeasured
-from pipeline.core.interval import Interval, peak, size_of
+from pipeline.core.interval import Interval, each_box, magnitude_as_radius, peak, size_of
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.partial_sums import PartialSums
 
@@ -96,7 +96,7 @@ class Outward:
         the error of reading the operator's own subnormal constants as zero.
         """
         g = self._relative(terms, deployed_terms)
-        widened = _each(inputs, lambda x: Interval(x.center, (x.radius + g * x.magnitude) * (1 + 2.0**-49)))
+        widened = each_box(inputs, lambda x: Interval(x.center, (x.radius + g * x.magnitude) * (1 + 2.0**-49)))
         spread = radius(*widened) + g * size_of(offset)
         spread = spread + (flush if self.deployed else 0.0)
         row_sum = _row_sum(inputs, radius) if self.deployed else None
@@ -118,7 +118,7 @@ class Outward:
         ``terms`` is the larger of fan-in and fan-out: a coefficient pulled back is itself a computed product, and its own error
         is charged here against ``|W| m``. What partial ``sums`` lose counts instead where it is less.
         """
-        magnitude = radius(*_each(inputs, _as_radius)) + size_of(offset)
+        magnitude = radius(*each_box(inputs, magnitude_as_radius)) + size_of(offset)
         row_sum = _row_sum(inputs, radius) if self.deployed else None
         charged = self._relative(terms + 1, deployed_terms) * magnitude
         if sums is not None and self.deployed:
@@ -231,7 +231,7 @@ class Outward:
         limit = limit * min(1.0, self.moved[0])
         if bool((row_sum * peak(inputs, row_sum.dim()) + size_of(offset) < limit).all()):
             return spread
-        magnitude = radius(*_each(inputs, _as_radius)) + size_of(offset)
+        magnitude = radius(*each_box(inputs, magnitude_as_radius)) + size_of(offset)
         return torch.where(magnitude < limit, spread, torch.inf)
 
     def at(self, *, carried: int, folded_scale: Tensor | None = None) -> Outward:
@@ -239,16 +239,6 @@ class Outward:
         return replace(self, carried=carried, folded_scale=folded_scale)
 
 
-def _each(
-    inputs: tuple[Interval | Tensor, ...], change: Callable[[Interval], Interval]
-) -> tuple[Interval | Tensor, ...]:
-    return tuple(change(x) if isinstance(x, Interval) else x for x in inputs)
-
-
-def _as_radius(x: Interval) -> Interval:
-    return Interval(torch.zeros_like(x.center), x.magnitude)
-
-
 def _row_sum(inputs: tuple[Interval | Tensor, ...], radius: Callable[..., Tensor]) -> Tensor:
     """The sum of ``|W|`` in each row, for a batch of one."""
-    return radius(*_each(inputs, lambda x: Interval(torch.zeros_like(x.center[:1]), torch.ones_like(x.radius[:1]))))
+    return radius(*each_box(inputs, lambda x: Interval(torch.zeros_like(x.center[:1]), torch.ones_like(x.radius[:1]))))

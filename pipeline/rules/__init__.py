@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from pipeline.rules.rule import Affine as Affine
+from pipeline.rules.affine_rule import Affine as Affine
+from pipeline.rules.affine_rule import Rearrange as Rearrange
 from pipeline.rules.rule import Example as Example
 from pipeline.rules.rule import Monotone as Monotone
-from pipeline.rules.rule import Rearrange as Rearrange
 from pipeline.rules.rule import Rule as Rule
 from pipeline.rules.rule import rule as rule
 from pipeline.rules.rule import rule_for as rule_for

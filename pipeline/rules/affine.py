@@ -13,8 +13,9 @@ from torch.nn import grad as conv
 
 from pipeline.core.interval import Interval
 from pipeline.core.partial_sums import may_differ_from_zero
+from pipeline.rules.affine_rule import Affine
 from pipeline.rules.relax import Origin, Window
-from pipeline.rules.rule import Affine, Example, Value, rule
+from pipeline.rules.rule import Example, Value, rule
 from pipeline.rules.weights import absolute, nonzeros
 
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d

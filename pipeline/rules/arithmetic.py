@@ -11,9 +11,10 @@ from pipeline.core import ops
 from pipeline.core.floating_point import SLACK, TINY32
 from pipeline.core.interval import Interval
 from pipeline.core.partial_sums import may_differ_from_zero
+from pipeline.rules.affine_rule import Affine
 from pipeline.rules.multi_input import broadcast_shape, copies
 from pipeline.rules.relax import Window
-from pipeline.rules.rule import Affine, Example, Value, rule
+from pipeline.rules.rule import Example, Value, rule
 
 
 @rule(ops.Add, ops.Sub)

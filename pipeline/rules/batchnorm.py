@@ -14,8 +14,9 @@ from pipeline.core.ops import AffineBN, BatchNorm, Layer
 from pipeline.core.rounding import EXACT, Rounding
 from pipeline.distributed.sync_batch import WHOLE, Batch
 from pipeline.rules.affine import correlate
+from pipeline.rules.affine_rule import Affine
 from pipeline.rules.relax import Chain, Relaxation, Window
-from pipeline.rules.rule import Affine, Example, Value, fold_floor, rule, rule_for
+from pipeline.rules.rule import Example, Value, fold_floor, rule, rule_for
 
 
 def scale_shift(bn: BatchNorm, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:

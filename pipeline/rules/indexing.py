@@ -11,8 +11,9 @@ from pipeline.core import ops
 from pipeline.core.interval import Interval
 from pipeline.core.rounding import EXACT, Rounding
 from pipeline.errors import InputRejected
+from pipeline.rules.affine_rule import Rearrange
 from pipeline.rules.multi_input import copies
-from pipeline.rules.rule import Example, Rearrange, Value, rule
+from pipeline.rules.rule import Example, Value, rule
 
 
 @rule(ops.Gather, ops.Expand, ops.Tile)

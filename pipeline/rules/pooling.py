@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from pipeline.core import ops
 from pipeline.core.interval import Interval
-from pipeline.rules.rule import Affine, Example, Value, rule
+from pipeline.rules.affine_rule import Affine
+from pipeline.rules.rule import Example, Value, rule
 
 
 def _entries(size: int | tuple[int, ...], rank: int) -> int:

@@ -11,8 +11,9 @@ from torch import Tensor
 from pipeline.core import ops
 from pipeline.core.interval import Interval
 from pipeline.core.rounding import EXACT, Rounding
+from pipeline.rules.affine_rule import Affine
 from pipeline.rules.multi_input import own_kernel
-from pipeline.rules.rule import Affine, Example, Value, rule
+from pipeline.rules.rule import Example, Value, rule
 
 
 @rule(ops.Resize)

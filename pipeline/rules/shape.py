@@ -10,7 +10,8 @@ from torch import nn
 
 from pipeline.core import ops
 from pipeline.core.interval import Interval
-from pipeline.rules.rule import Affine, Example, Rearrange, Value, rule
+from pipeline.rules.affine_rule import Affine, Rearrange
+from pipeline.rules.rule import Example, Value, rule
 
 
 @rule(
