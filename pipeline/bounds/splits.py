@@ -10,14 +10,12 @@ As where forms meet, a node is taken to have one value for all that read it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.bounds.duals import multipliers
 from pipeline.bounds.linear import Bounds
 from pipeline.core.interval import Interval
 from pipeline.core.linear_form import LinearForm
@@ -25,9 +23,6 @@ from pipeline.core.network import Step
 from pipeline.core.threat import Box, EuclideanBall
 from pipeline.rules import Affine, rule_for
 from pipeline.rules.relax import Lines
-
-LARGEST_PROGRAM = 10_000_000
-"""The numbers in the largest linear program that is tried."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,41 +164,6 @@ class SplitBounds:
         """Lower bounds that are true in the arithmetic of ``bounds``; ``exact`` leaves rounding out."""
         parts = [self.lower(part, part.alpha.clamp(0, 1), part.beta, exact=exact) for part in self.parts(domains)]
         return torch.cat([self.forms.const[:0, 0], *parts])
-
-    @torch.no_grad()
-    def solved(self, domains: Domains) -> Domains:
-        """The same domains, in each of which all signs are assumed, with the best multipliers there are.
-
-        In such a part the network is linear, and so is every assumption: see ``multipliers``.
-        """
-        domains = domains.to(self.forms.const)
-        beta = [self._duals(domains[i : i + 1]) for i in range(len(domains))]
-        found = replace(domains, beta=torch.stack(beta)) if beta else domains
-        parts = [self.lower(part, part.alpha, part.beta, exact=True) for part in self.parts(found)]
-        return replace(found, lower=torch.cat([found.lower[:0], *parts]))
-
-    def _duals(self, domain: Domains) -> Float[Tensor, " neurons"]:
-        ((index, region),) = self.bounds.regions.items()
-        box, zeros = region.box, torch.zeros_like(domain.beta)
-        if self.neurons * box.center.numel() > LARGEST_PROGRAM:
-            return domain.beta[0]
-
-        def pulled(rows: Domains, start: Mapping[int, LinearForm] | None) -> tuple[np.ndarray, np.ndarray]:
-            trace = Trace()
-            self.lower(rows, rows.alpha, zeros.expand_as(rows.alpha), exact=True, trace=trace, start=start)
-            if index not in trace.ends:  # every walk ends before, such as at a step function: a function of nothing
-                return np.zeros((len(rows), box.center.numel())), np.zeros(len(rows))
-            form = trace.ends[index]
-            return form.coeff.flatten(1).cpu().numpy(), form.const[:, 0].cpu().numpy()
-
-        (c,), (d,) = pulled(domain, None)
-        a, b = np.zeros((self.neurons, len(c))), np.zeros(self.neurons)
-        for mine, start in self.neuron_forms():
-            a[mine], b[mine] = pulled(Domains.joined([domain] * (mine.stop - mine.start)), start)
-        sign = domain.sign[0].cpu().numpy()
-        ends = [end[0].flatten().cpu().numpy() for end in (box.lower, box.upper)]
-        found = multipliers(c, float(d), sign[:, None] * a, sign * b, *ends)
-        return domain.beta[0] if found is None else zeros.new_tensor(found)
 
     def parts(self, domains: Domains) -> Iterator[Domains]:
         """As many at once as may be walked together."""

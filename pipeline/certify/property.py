@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.certify.complete import Decision, Room, decide
+from pipeline.certify.complete import decide
+from pipeline.certify.decision import Decision, Room
 from pipeline.certify.refuter import Refuter
 from pipeline.certify.subdomain import Subdomain, whole
 from pipeline.core.linear_form import LinearForm

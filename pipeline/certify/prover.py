@@ -12,7 +12,8 @@ from torch import Tensor
 
 from pipeline.bounds.margins import MarginBounds
 from pipeline.certify.attack import Predict, nearest_inside
-from pipeline.certify.complete import Decision, Room, margins_decided
+from pipeline.certify.complete import margins_decided
+from pipeline.certify.decision import Decision, Room
 from pipeline.certify.engine import Engine
 from pipeline.certify.looseness import looseness, value_count
 from pipeline.certify.verdicts import Images, Strategy

@@ -29,50 +29,16 @@ from pipeline.core.outward import Outward
 from pipeline.errors import InputRejected, out_of_memory
 from pipeline.onnx import runtime
 from pipeline.onnx.correspondence import Mismatch, in_layout_of, value_of
+from pipeline.onnx.difference import Difference, entry_outside
 from pipeline.onnx.probe import with_outputs
 from pipeline.onnx.running import running
-from pipeline.onnx.tolerance import TOLERANCE, TOLERANCE_WITHOUT_RULE, Tolerated, Value, sum_of_magnitudes, widen_inputs
+from pipeline.onnx.tolerance import TOLERANCE_WITHOUT_RULE, Tolerated, Value, sum_of_magnitudes, widen_inputs
 from pipeline.rules import rule_for
 from pipeline.rules.weights import Facts, remembering
 from pipeline.system.clock import check_time
 
 CHUNK_BYTES = 1 << 25
 """The size of the values of the points that are run at once."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Where the runtime's value first lies outside the import's interval: the node, the point, and the entry of its value."""
-
-    node: str
-    point: int
-    entry: tuple[int, ...]
-    numbers: tuple[float, ...] = ()
-    """The runtime's number, and the two ends of the import's interval."""
-    shapes: tuple[tuple[int, ...], tuple[int, ...]] | None = None
-    """The runtime's shape and the import's, where those differ."""
-
-    def describe(self, network: Network) -> str:
-        """The difference in words, by the file's names."""
-        origin = network.origin(self.node)
-        if self.shapes is not None:
-            runtime_shape, import_shape = (list(shape) for shape in self.shapes)
-            return f"the first node that differs is {origin}: its value has shape {runtime_shape}, in the import {import_shape}"
-        value, low, high = self.numbers
-        allowed = f"{low:.9g}" if low == high else f"between {low:.9g} and {high:.9g}"
-        return (
-            f"the first node that differs is {origin}: entry {list(self.entry)} of its value is {value:.9g}, the import allows"
-            f" {allowed} for the same inputs"
-        )
-
-    def describe_output(self) -> str:
-        """In words, of an output whose interval was propagated from the inputs."""
-        if self.shapes is not None:
-            return f"its output has shape {list(self.shapes[0])}, in the import {list(self.shapes[1])}"
-        value, low, high = self.numbers
-        return (
-            f"entry {list(self.entry)} of its output is {value:.9g}, where its own graph allows {low:.9g} to {high:.9g}"
-        )
 
 
 @dataclass
@@ -169,7 +135,7 @@ class NodeByNode:
                 agreement.nodes.add(step.name)
                 try:
                     tensor = in_layout_of(runtime_value, self._axes.get(step.name), _shape(value))
-                    differences += ((self._place[step.name], d) for d in _outside(step.name, value, tensor, start))
+                    differences += ((self._place[step.name], d) for d in entry_outside(step.name, value, tensor, start))
                     value = _runtime_point(value, tensor)
                 except Mismatch as error:
                     difference = Difference(step.name, start, (), shapes=error.shapes)
@@ -181,7 +147,7 @@ class NodeByNode:
             name = self._plan.names[index]
             try:
                 tensor = in_layout_of(runtime_values.get(port.name, np.empty(0)), None, _shape(values[index]))
-                differences += ((len(self._place), d) for d in _outside(name, values[index], tensor, start))
+                differences += ((len(self._place), d) for d in entry_outside(name, values[index], tensor, start))
             except Mismatch as error:
                 differences.append((len(self._place), Difference(name, start, (), shapes=error.shapes)))
         return min(differences, key=lambda pair: pair[0])[1] if differences else None
@@ -241,22 +207,3 @@ def _shape(value: Value) -> torch.Size:
 def _runtime_point(value: Value, runtime_value: Tensor) -> Value:
     """The runtime's value as a box of radius zero, or as a tensor where ``value`` is one."""
     return _point(runtime_value.double()) if isinstance(value, Interval) else runtime_value.to(value.dtype)
-
-
-def _outside(node: str, value: Value, runtime_value: Tensor, start: int) -> list[Difference]:
-    """The first entry of the runtime's value outside ``value``, whose entries that are not finite allow anything."""
-    measured = runtime_value.double()
-    if isinstance(value, Interval):
-        low, high = value.lower, value.upper
-    else:
-        exact = value.double()
-        size = exact.abs() * TOLERANCE + TINY32 if value.is_floating_point() else torch.zeros_like(exact)
-        low, high = exact - size, exact + size
-    if bool(((measured >= low) & (measured <= high)).all()):
-        return []
-    bad = (measured < low) | (measured > high) | (measured.isnan() & low.isfinite() & high.isfinite())
-    if not bool(bad.any()):
-        return []
-    entry = tuple(int(i) for i in bad.nonzero()[0])
-    numbers = tuple(float(v.expand_as(bad)[entry]) for v in (measured, low, high))
-    return [Difference(node, start + (entry[0] if entry else 0), entry, numbers)]

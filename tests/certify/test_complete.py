@@ -15,7 +15,8 @@ from pipeline.bounds.ascent import SearchBounds
 from pipeline.bounds.margins import MarginBounds
 from pipeline.bounds.splits import Domains, SplitBounds
 from pipeline.certify import complete
-from pipeline.certify.complete import Decision, margins_decided
+from pipeline.certify.complete import margins_decided
+from pipeline.certify.decision import Decision, Judge, Room
 from pipeline.certify.prover import Prover
 from pipeline.choices import Mode
 from pipeline.core import ops
@@ -77,9 +78,7 @@ class Question:
         with torch.no_grad():
             last[self.label] += by
 
-    def asked(
-        self, mode: Mode = "real", judge: complete.Judge = nobody, *, looks: bool = False, **limits: Any
-    ) -> Decision:
+    def asked(self, mode: Mode = "real", judge: Judge = nobody, *, looks: bool = False, **limits: Any) -> Decision:
         """``looks``: whether the search knows the values at its points, and so when it is of no use to go on."""
         bounds = MarginBounds(self.network, rounding_of(mode), method="alpha-crown")
         with pytest.MonkeyPatch.context() as patched:
@@ -137,7 +136,7 @@ FAULTS = {
         "lower",
         lambda old: lambda self, *a, **more: old(self, *a, **more) + 0.01,
     ),
-    "an end before the last part": (SplitBounds, "solved", lambda old: lambda self, d: d[:0]),
+    "an end before the last part": (complete, "solved", lambda old: lambda split, d: d[:0]),
 }
 
 
@@ -205,7 +204,7 @@ def test_limits_end_it() -> None:
 def test_how_many_parts_are_walked_at_once_changes_no_decision() -> None:
     asked = Question(3)
     asked.move(2e-3)
-    few, many = (asked.asked(room=complete.Room(rows)) for rows in (4, 64))
+    few, many = (asked.asked(room=Room(rows)) for rows in (4, 64))
     assert (few.end, few.domains) == (many.end, many.domains)
     assert few.margin == pytest.approx(many.margin, abs=1e-9)
 
@@ -277,13 +276,13 @@ def test_auto_leaves_branch_and_bound_with_a_wave_in_which_nothing_is_decided(
 def test_memory_for_open_parts_is_a_limit_and_memory_for_matrices_none() -> None:
     asked = Question(0)
     asked.move(2e-3)
-    found = asked.asked(room=complete.Room(parts=1))
+    found = asked.asked(room=Room(parts=1))
     assert (found.end, found.unfinished(7).why) == ("memory", "memory")  # type: ignore[union-attr]
     assert found.domains < asked.asked().domains
-    assert asked.asked(room=complete.Room(matrices=1000)).end == "proved"
+    assert asked.asked(room=Room(matrices=1000)).end == "proved"
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(condensed, "Condensed", None)  # is not made
-        assert asked.asked(room=complete.Room(matrices=1000)).end == "proved"
+        assert asked.asked(room=Room(matrices=1000)).end == "proved"
 
 
 def test_the_worst_part_is_divided_first_until_many_are_open() -> None:

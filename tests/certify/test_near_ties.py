@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from pipeline.bounds.ascent import SearchBounds
 from pipeline.bounds.margins import MarginBounds
-from pipeline.certify.complete import Decision, margins_decided
+from pipeline.certify.complete import margins_decided
+from pipeline.certify.decision import Decision
 from pipeline.choices import Mode
 from pipeline.core.network import Network
 from pipeline.core.rounding import rounding_of
