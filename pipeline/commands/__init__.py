@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from pipeline.commands.events import Done, Event, Note
     from pipeline.commands.inspection import Inspection, inspect
     from pipeline.commands.merging import merge
-    from pipeline.commands.retraining import retrain, write_config
+    from pipeline.commands.retrain_settings import write_config
+    from pipeline.commands.retraining import retrain
     from pipeline.commands.verification import verify
 
 __all__ = [
@@ -33,11 +34,12 @@ __all__ = [
 _MODULES = {
     **dict.fromkeys(("Done", "Event", "Note"), "events"),
     **dict.fromkeys(("Inspection", "inspect"), "inspection"),
-    **dict.fromkeys(("retrain", "write_config"), "retraining"),
     "certify": "certification",
     "check_proof": "check_proof",
     "merge": "merging",
+    "retrain": "retraining",
     "verify": "verification",
+    "write_config": "retrain_settings",
 }
 
 

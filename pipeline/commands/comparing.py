@@ -13,7 +13,9 @@ from pipeline import train
 from pipeline.commands import training
 from pipeline.commands.choices import Choices
 from pipeline.commands.events import Event, Note
+from pipeline.commands.retrain_settings import recipe_of
 from pipeline.commands.subject import Subject, device_of
+from pipeline.commands.training_report import collapse
 from pipeline.data import Dataset, Fitted
 from pipeline.distributed.group import ProcessGroup
 from pipeline.errors import Diverged, Preempted, UsageError
@@ -46,11 +48,11 @@ class RecipeComparison:
 
     def brief(self, entry: Entry, seed: int = 0) -> Recipe:
         """The recipe of a brief run."""
-        full = training.recipe_of(self.subject, self.images, self.settings, entry)
+        full = recipe_of(self.subject, self.images, self.settings, entry)
         steps = math.ceil(len(self.images) * (1 - full.held_out) / full.batch_size)
         epochs = min(full.epochs, max(round(SHARE * full.epochs), math.ceil(STEPS / steps)))
         lengths = {"seed": full.seed + seed, "epochs": epochs}
-        return training.recipe_of(self.subject, self.images, self.settings, entry, LENGTHS, **lengths)
+        return recipe_of(self.subject, self.images, self.settings, entry, LENGTHS, **lengths)
 
     def score(self, entry: Entry, seed: int) -> dict[str, Any]:
         """Natural and certified accuracy on the held-out part after the last epoch, and whether the network guesses."""
@@ -85,21 +87,8 @@ class RecipeComparison:
                 "the comparison was stopped; what has finished of it is kept, and the same command goes on."
             ) from None
         assert task.held_out is not None
-        guesses = training.collapse(record, task.held_out[1].cpu().numpy(), recipe) is not None
+        guesses = collapse(record, task.held_out[1].cpu().numpy(), recipe) is not None
         return {"natural": record["held_natural"], "certified": record["held_certified"], "guesses": guesses}
-
-
-def require_comparable(settings: Settings) -> None:
-    """Raise UsageError (2) where --compare names no two recipes, or has nothing to decide by."""
-    names = (settings.compare or "").split(",")
-    if len(set(names)) < 2 or len(set(names)) < len(names):
-        raise UsageError(
-            f"--compare names two recipes or more, each once, such as shi2021,fast; received {settings.compare!r:.60}."
-        )
-    if "recipe" in settings.retrain:
-        raise UsageError("--compare chooses the recipe, and --recipe says it; leave one of the two out.")
-    if settings.retrain.get("held_out") == 0:
-        raise UsageError("--compare decides on the held-out part of the training data; leave some, by --held-out.")
 
 
 def compare(

@@ -17,28 +17,27 @@ from pipeline.certify import Work
 from pipeline.commands import facts, training
 from pipeline.commands.budget import within_budget
 from pipeline.commands.choices import Choices
-from pipeline.commands.comparing import RecipeComparison, compare, require_comparable
+from pipeline.commands.comparing import RecipeComparison, compare
 from pipeline.commands.conclusion import conclude
 from pipeline.commands.events import Done, Event, Note
 from pipeline.commands.examination import Evidence, examine
+from pipeline.commands.retrain_settings import recipe_of, retrain_settings
 from pipeline.commands.run_data import need_data, to_inputs
 from pipeline.commands.subject import Subject, device_of, open_model, opened
 from pipeline.commands.training import trained_network, training_key
+from pipeline.commands.training_report import announcement, comparison, epoch_times, file_metadata, training_section
 from pipeline.core.binary import without_threshold
 from pipeline.core.preprocess import without_normalisation
 from pipeline.distributed.group import ProcessGroup, process_group
-from pipeline.errors import EnvironmentFailure, InputRejected, UsageError
+from pipeline.errors import InputRejected, UsageError
 from pipeline.gates.demands import demands
 from pipeline.methods import IBP
 from pipeline.onnx import model_file
-from pipeline.onnx.model_file import ModelFile
 from pipeline.onnx.write_back import write_back
 from pipeline.render import render
-from pipeline.settings import Settings, settle
 from pipeline.system import run_folder
-from pipeline.system.atomic import replace_atomically, require_replaceable
+from pipeline.system.atomic import require_replaceable
 from pipeline.system.run_folder import RunFolder, WrittenModel
-from pipeline.train import Recipe
 from pipeline.train.tournament import Entry
 
 
@@ -57,7 +56,7 @@ def retrain(
 
     Training goes on from the checkpoint in ``<out>.run`` where the same command left one, and is skipped where the same
     command has finished. A time budget ends training, not certification: it leaves a checkpoint and raises Preempted.
-    Started as several processes they train and certify together, and the first one writes. ``verbose``: every setting is told.
+    Started as several processes they train and certify together, and the first one writes. ``verbose`` notes every setting.
     Raises what the exit codes stand for: see ``pipeline.errors``.
     """
     run = RunFolder(out or run_folder.retrained_file(model))
@@ -81,7 +80,7 @@ def _retrain(
 ) -> Iterator[Event]:
     started, began = datetime.now(UTC), time.monotonic()
     file = opened(model, group)
-    settings, source = _settled(file, flags)
+    settings, source = retrain_settings(file, flags)
     deadline = began + (float("inf") if settings.time_budget is None else settings.time_budget)
     settings = settings.model_copy(update={"time_budget": None})
 
@@ -103,12 +102,12 @@ def _retrain(
         yield Note(aside)
     images = to_inputs(train_part, subject, settings)
     entry = Entry(settings.retrain.get("recipe", train.DEFAULT))
-    compared: tuple[str, ...] = ()
+    comparison_lines: tuple[str, ...] = ()
     choices = None if settings.budget is None and settings.compare is None else Choices(run, group, force)
     if choices is not None and settings.compare is not None:
-        comparison = RecipeComparison(subject, images, train_part, settings, group, choices, stop)
-        entry, compared = yield from compare(comparison, settings.compare.split(","))
-    made = partial(training.recipe_of, subject, images, settings, entry)
+        recipes = RecipeComparison(subject, images, train_part, settings, group, choices, stop)
+        entry, comparison_lines = yield from compare(recipes, settings.compare.split(","))
+    made = partial(recipe_of, subject, images, settings, entry)
     recipe, teacher = training.with_teacher(subject, made(), settings, group)
     steps = recipe.epochs * math.ceil(len(images) / recipe.batch_size)
     execution = train.Execution.of(
@@ -133,7 +132,7 @@ def _retrain(
     if why := group.on_first(lambda: run.user.reason):
         yield Note(f"no checkpoint is kept, and a run that is stopped starts anew: {why}", warning=True)
     every = train.describe(recipe) if verbose else ["`pipeline --verbose retrain` shows every setting of the recipe"]
-    for note in (*subject.imported.notes, *training.announced(subject, recipe, settings), *every):
+    for note in (*subject.imported.notes, *announcement(subject, recipe, settings), *every):
         yield Note(note)
 
     def given() -> Generator[Event, None, Evidence]:
@@ -153,8 +152,8 @@ def _retrain(
         trained = yield from trained_network(
             subject, images, recipe, settings, run, key, stop, execution, group, teacher
         )
-        told = training.left_in_file(subject, recipe, settings, aside)
-        finished = group.on_first(lambda: _written(subject, run, key, trained, told))
+        metadata = file_metadata(subject, recipe, settings, aside)
+        finished = group.on_first(lambda: _written(subject, run, key, trained, metadata))
     else:
         yield Note(
             f"{out.name} is what this command wrote when it finished: nothing is trained, and it is certified again"
@@ -164,35 +163,22 @@ def _retrain(
     delivered = open_model(opened(out, group, finished.written_sha256), settings)
     yield Note(f"certifying {out.name}")
     after = yield from examine(delivered, testing, settings, source, gates, Work(group))
-    sides, warnings = training.compared(before, after, settings)
+    sides, warnings = comparison(before, after)
     for warning in warnings:
         yield Note(warning, warning=True)
     worse = (reports.Caution(code="worse", message=w) for w in warnings)
     after.fields["warnings"] = (*worse, *after.fields["warnings"])
-    training_facts = reports.Training(
-        recipe=recipe.model_dump(mode="json"),
-        curves=training.curves(finished.curves),
-        before=sides[0],
-        after=sides[1],
-        parent_sha256=before.fields["model"].sha256,
-        notes=(
-            *training.announced(subject, recipe, settings),
-            *compared,
-            execution.describe_products(),
-            training.delivered(finished, recipe),
-            *finished.changes,
-        ),
-    )
-    result = conclude(after.fields, after.samples, gates, training_facts)
-    settled = argv if "--out" in argv else (*argv, "--out", str(out))
+    section = training_section(subject, recipe, settings, execution, finished, sides, comparison_lines)
+    result = conclude(after.fields, after.samples, gates, section)
+    command_line = argv if "--out" in argv else (*argv, "--out", str(out))
     described = reports.Report.of(
         "retraining",
         result,
         facts.run(
             started,
-            settled,
+            command_line,
             device_of(settings),
-            training.epoch_times(finished.curves) | after.timings,
+            epoch_times(finished.curves) | after.timings,
             "time budget" if after.incomplete else None,
             after.seed,
         ),
@@ -200,58 +186,6 @@ def _retrain(
     if group.is_first:
         reports.write(described, after.samples, folder, page=render(described, pictures=after.pictures))
     yield Done(described, folder, out, finished.changes, group.is_first)
-
-
-def write_config(model: Path, flags: Mapping[str, Any], path: Path, *, force: bool = False) -> Recipe:
-    """Write every setting of the recipe that ``retrain`` would follow to ``path``, to be read back as ``pipeline.toml``.
-
-    Raises UsageError where the file exists, unless ``force``, and EnvironmentFailure where it cannot be written.
-    """
-    if path.exists() and not force:
-        raise UsageError(f"{path} exists; name another file, or overwrite it with --force.")
-    require_replaceable(path)
-    file = opened(model)
-    settings, _ = _settled(file, flags)
-    if settings.budget is not None or settings.compare is not None:
-        raise UsageError(
-            "--write-config trains nothing, which --budget and --compare choose by; leave the one or the other out."
-        )
-    subject = open_model(file, settings)
-    train_part = training.parts(need_data(subject, settings), settings)[0]
-    entry = Entry(settings.retrain.get("recipe", train.DEFAULT))
-    recipe = training.recipe_of(subject, to_inputs(train_part, subject, settings), settings, entry)
-    try:
-        replace_atomically(path, train.as_toml(recipe).encode())
-    except OSError as error:
-        raise EnvironmentFailure(f"{path} cannot be written: {error.strerror or error}.") from None
-    return recipe
-
-
-def _settled(file: ModelFile, flags: Mapping[str, Any]) -> tuple[Settings, dict[str, str]]:
-    """The settings, and who said each. Raises UsageError where training cannot mean them."""
-    settings, source = settle(file.path, flags, file.metadata)
-    if settings.eps is None:
-        raise UsageError(
-            "--eps is missing, and neither pipeline.toml nor the file says it: which radius, such as --eps 8/255?"
-        )
-    if settings.require_improvement and settings.before_samples is not None:
-        raise UsageError(
-            "--require-improvement compares both files on the same samples, and --before-samples takes fewer of them for the "
-            "given one; leave one of the two out."
-        )
-    if settings.compare is not None:
-        require_comparable(settings)
-    if settings.budget is not None and "epochs" in settings.retrain:
-        raise UsageError("--budget chooses the number of epochs, and --epochs says it; leave one of the two out.")
-    if settings.by_feature:
-        raise UsageError(
-            "retrain knows one radius for all entries of a sample: leave --scale, --radius, --fixed and [features] to certify."
-        )
-    if settings.shard is not None:
-        raise UsageError("retrain certifies all samples of the file that it wrote; say --shard to certify.")
-    if settings.norm != "linf":
-        raise UsageError(f"retrain trains against boxes, norm linf; {source['norm']} says norm {settings.norm!r}.")
-    return settings, source
 
 
 def _check_target(model: Path, run: RunFolder, force: bool) -> None:
@@ -267,7 +201,7 @@ def _check_target(model: Path, run: RunFolder, force: bool) -> None:
 
 
 def _left(run: RunFolder, key: str, force: bool) -> tuple[WrittenModel | None, bool]:
-    """What the same command left when it finished, and whether it left a checkpoint; what others left makes way by force.
+    """What the same command wrote when it finished, and whether there is a checkpoint of it; ``force`` removes what others wrote.
 
     Raises UsageError where the file is another's, or the folder holds what is not authenticated as this user's.
     """
@@ -289,11 +223,11 @@ def _left(run: RunFolder, key: str, force: bool) -> tuple[WrittenModel | None, b
 
 
 def _written(
-    subject: Subject, run: RunFolder, key: str, trained: train.Finished, left: Mapping[str, str]
+    subject: Subject, run: RunFolder, key: str, trained: train.Finished, metadata: Mapping[str, str]
 ) -> WrittenModel:
-    """Write the trained weights into the file, and down what was done."""
+    """Write the trained weights into the file, and a record of it into the folder of the run."""
     network = without_threshold(without_normalisation(trained.network), subject.imported.network)
-    written = write_back(subject.file, network, run.out, metadata=left)
+    written = write_back(subject.file, network, run.out, metadata=metadata)
     curves = tuple(map(dict, trained.history))
     finished = WrittenModel(key, written.file.digests.sha256, written.changes, curves, trained.epoch)
     run.save_record(finished)

@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from pipeline.commands.training import collapse
+from pipeline.commands.training_report import collapse
 from pipeline.data import load
 from pipeline.results import read
 from pipeline.train import recipe
