@@ -23,7 +23,6 @@ from pipeline.core.network import Network, Origin, Port
 from pipeline.errors import out_of_memory
 from pipeline.onnx.ir import OPSET, Attributes, Node
 from pipeline.onnx.lowering import (
-    activations,
     blocks,
     classical,
     layers,
@@ -44,7 +43,7 @@ from pipeline.system.clock import check_time
 
 DETECTION = ("onnx2torch.node_converters.nms", "onnx2torch.node_converters.roialign")
 # Importing them enters the operators that they lower.
-_LOWERINGS = (activations, blocks, layers, norms, pointwise, pools, reductions, classical, resize, shapes)
+_LOWERINGS = (blocks, layers, norms, pointwise, pools, reductions, classical, resize, shapes)
 
 
 def convert(normal: NormalisedGraph, model: onnx.ModelProto, output: str | None = None) -> Network:

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pipeline.methods import COMPLETE, METHODS
+from pipeline.results.facts import Unfinished
 from pipeline.results.per_radius import Level
 from pipeline.results.result import Report
 from pipeline.results.text import clean, count
-from pipeline.results.unfinished import Unfinished
 
 MOST_ROWS = 20
 ENDS = {

@@ -24,6 +24,7 @@ from pipeline.results.facts import (
     RuntimeExecution,
     Selection,
     Tool,
+    Unfinished,
 )
 from pipeline.results.outcome import Baseline, GateOutcome
 from pipeline.results.per_radius import ClassRow, Layer, Level, Margin, RoundingCost, Rung, Verdicts
@@ -39,7 +40,6 @@ from pipeline.results.shard import RunGates, Shard
 from pipeline.results.summarise import LevelDetails, largest_eps, levels, per_class
 from pipeline.results.text import clean, quoted
 from pipeline.results.threat import Features, Threat
-from pipeline.results.unfinished import Unfinished
 from pipeline.results.write import dump, read, write
 
 __all__ = [

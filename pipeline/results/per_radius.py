@@ -6,9 +6,8 @@ from fractions import Fraction
 
 from pydantic import model_validator
 
-from pipeline.results.facts import Exact, Name
+from pipeline.results.facts import Exact, Name, Unfinished
 from pipeline.results.rate import Frozen, Rate, law
-from pipeline.results.unfinished import Unfinished
 
 
 class Verdicts(Frozen):

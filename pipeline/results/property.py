@@ -7,10 +7,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.results.facts import Name, RuntimeExecution, Sha256, Tool
+from pipeline.results.facts import Name, RuntimeExecution, Sha256, Tool, Unfinished
 from pipeline.results.rate import Frozen
 from pipeline.results.result import SealedReport
-from pipeline.results.unfinished import Unfinished
 from pipeline.results.write import dump, put
 
 PropertyVerdict = Literal["holds", "violated", "unknown", "timeout"]

@@ -10,11 +10,11 @@ import numpy as np
 
 from pipeline.errors import Incomplete
 from pipeline.methods import DECIDERS
+from pipeline.results.facts import Unfinished
 from pipeline.results.per_radius import ClassRow, Edge, Histogram, Layer, Level, Margin, RoundingCost, Rung, Verdicts
 from pipeline.results.rate import Rate
 from pipeline.results.result import LargestEps
 from pipeline.results.samples import Samples, Verdict
-from pipeline.results.unfinished import Unfinished
 
 BINS = 40
 NEAR_ZERO = 1e-3

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pipeline.train.full_bn import insert as insert
     from pipeline.train.full_bn import placements as placements
     from pipeline.train.hyperparameters import Recipe as Recipe
+    from pipeline.train.layers import masks as masks
     from pipeline.train.loop import train as train
     from pipeline.train.recipes import DEFAULT as DEFAULT
     from pipeline.train.recipes import GIVEN as GIVEN
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from pipeline.train.recipes import as_toml as as_toml
     from pipeline.train.recipes import describe as describe
     from pipeline.train.recipes import recipe as recipe
-    from pipeline.train.sparsity import masks as masks
     from pipeline.train.task import Batches as Batches
     from pipeline.train.task import Task as Task
 
@@ -42,7 +42,7 @@ _WHERE = {
     "Checkpoint": "checkpoint",
     "Execution": "execution",
     "Recipe": "hyperparameters",
-    "masks": "sparsity",
+    "masks": "layers",
     "train": "loop",
 }
 

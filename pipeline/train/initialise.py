@@ -11,8 +11,7 @@ from torch import Tensor
 from pipeline.core.network import Network
 from pipeline.core.ops import BatchNorm
 from pipeline.rules.affine import fan_in
-from pipeline.train.layers import feeds_layers_only_directly, follows_sum, hidden, layer_of, layers
-from pipeline.train.sparsity import rescale
+from pipeline.train.layers import feeds_layers_only_directly, follows_sum, hidden, layer_of, layers, rescale
 
 
 @torch.no_grad()

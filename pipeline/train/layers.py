@@ -1,11 +1,11 @@
-"""Which layers of a graph are hidden and which classify, by the paths of the graph and never by the order of its modules."""
+"""Which layers of a graph are hidden and which classify, by the paths of the graph, not the order of modules; their zeros."""
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.core import ops
-from pipeline.core.network import Plan, Step
+from pipeline.core.network import Network, Plan, Step
 from pipeline.core.ops import AffineBN, Layer
 from pipeline.rules import Affine, rule_for
 
@@ -108,3 +108,17 @@ def feeds_layers_only_directly(plan: Plan, step: Step) -> bool:
             else:
                 pending.append(reader.index)
     return reaches_layer
+
+
+def masks(network: Network) -> dict[str, Tensor]:
+    """For each layer's weight with zeros, by its name: a mask that is zero where the weight is exactly zero, else one."""
+    names = {id(p): n for n, p in network.graph.named_parameters()}
+    weights = [layer.weight for s in layers(network.plan()) if (layer := layer_of(s.op)) is not None]
+    by_name = {names[id(w)]: (w.detach() != 0).to(w.dtype) for w in weights if id(w) in names}
+    return {name: mask for name, mask in by_name.items() if not bool(mask.all())}
+
+
+def rescale(mask: Tensor, power: float) -> Tensor:
+    """The factor of an initial weight: zero where the mask is, else ``(n / k)^power`` in a row with ``k`` of ``n`` entries."""
+    count = mask.flatten(1).sum(1).clamp(min=1)
+    return mask * ((mask[0].numel() / count) ** power).reshape(-1, *[1] * (mask.dim() - 1))

@@ -20,7 +20,7 @@ from pipeline.train.execution import Execution
 from pipeline.train.full_bn import insert
 from pipeline.train.hyperparameters import Recipe
 from pipeline.train.initialise import reinitialise_
-from pipeline.train.sparsity import masks
+from pipeline.train.layers import masks
 from pipeline.train.statistics import start_from_statistics_
 
 

@@ -12,7 +12,7 @@ from pipeline.render import markdown, render
 from pipeline.render.terminal import panel
 from pipeline.render.unknown import ENDS, MOST_ROWS, REMEDIES, nearest, of_box, reasons
 from pipeline.results import Report, Unfinished
-from pipeline.results.unfinished import Why
+from pipeline.results.facts import Why
 
 
 def left(index: int, why: Why, bound: float | None = -0.25) -> Unfinished:
