@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.doctor import conflicting_runtimes, outdated
+from pipeline.commands.installation import conflicting_runtimes, outdated
 
 
 @pytest.fixture

@@ -20,17 +20,27 @@ def command(measuring: bool, sample: int | None, operators: tuple[str, ...]) -> 
     is tried at all 2^32 inputs, two to five minutes of CPU an operator, and the errors are kept in your folder for state, for
     this library on these instructions alone. Exit 74 where a self-test fails, or a kernel is not what its table says.
     """
-    from pipeline.cli.progress import Watch, consoles
-    from pipeline.commands.doctor import KernelMeasurement, diagnose, measure_kernels
-    from pipeline.errors import UsageError
+    from pipeline.cli.bars import consoles
+    from pipeline.errors import EnvironmentFailure, UsageError
 
     out, errors = consoles()
     if not measuring:
         if operators or sample is not None:
             raise UsageError("operators and --sample belong to --measure-kernels.")
+        _show_installation(out)
+        try:
+            from pipeline.commands.doctor import diagnose
+        except ImportError as error:
+            raise EnvironmentFailure(
+                f"a package that is installed cannot be imported, so that nothing can be certified: {error}. Mend what the "
+                "lines `fix` name, or install the program anew in an environment of its own."
+            ) from None
         diagnosis = diagnose()
         _show(diagnosis, out)
         return 0 if diagnosis.fault is None else 74
+    from pipeline.cli.progress import Watch
+    from pipeline.commands.doctor import KernelMeasurement, measure_kernels
+
     watch = Watch(errors)
     with watch.bars:
         for event in measure_kernels(operators or ("Sigmoid", "Tanh", "Exp", "Erf", "Softmax"), sample=sample):
@@ -51,10 +61,26 @@ def _line(name: str, m: Any) -> str:
     return f"{name}: error <= {m.absolute:.3g}{relative} at {m.points} inputs, largest output {m.largest:.9g}{tails}"
 
 
-def _show(diagnosis: Any, out: Any) -> None:
-    from pipeline.commands.doctor import OPTIONAL
+def _show_installation(out: Any) -> None:
+    """What is installed, printed before anything heavy is imported, which might fail."""
+    from pipeline.commands.installation import OPTIONAL, Installation
+
+    installed = Installation.here()
+    rows = [("versions", ", ".join(f"{k} {v}" for k, v in installed.versions.items()))]
+    rows += [("telemetry", f"{package}: {state}") for package, state in installed.telemetry.items()]
+    for package in installed.absent:
+        rows.append(("optional", f"{package} is not installed, which {OPTIONAL[package]} needs: pip install {package}"))
+    _print([*rows, *(("fix", sentence) for sentence in installed.problems)], out)
+
+
+def _print(rows: list[tuple[str, str]], out: Any) -> None:
     from pipeline.results import clean
 
+    for label, text in rows:
+        out.print(f"{label:<10} {clean(text, 2000)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _show(diagnosis: Any, out: Any) -> None:
     build, operators = diagnosis.table.build, diagnosis.table.operators
     measured = [
         f"{_line(name, m)}{'' if name in diagnosis.table.shipped else ' (measured here)'}"
@@ -62,20 +88,16 @@ def _show(diagnosis: Any, out: Any) -> None:
     ]
     cuda = diagnosis.cuda or "no device: --device cuda and --provider cuda are refused"
     rows = [
-        ("versions", ", ".join(f"{k} {v}" for k, v in diagnosis.versions.items())),
         ("runtime", f"ONNX Runtime {build.onnxruntime}, library SHA-256 {build.runtime_sha256}"),
         ("processor", build.instructions),
         ("providers", ", ".join(diagnosis.providers)),
         ("CUDA", cuda),
         ("TF32", "off wherever this program runs a model; a deployment on CUDA must switch it off too (use_tf32=0)"),
         ("threads", f"{diagnosis.threads[1]} of {diagnosis.threads[0]} cores"),
-        *(("telemetry", f"{package}: {said}") for package, said in diagnosis.telemetry.items()),
         ("self-test", diagnosis.fault or "float64 is IEEE arithmetic, as far as a test can see"),
         ("kernels", measured[0] if measured else "none known for this library on these instructions"),
         *(("", line) for line in measured[1:]),
     ]
-    for package in diagnosis.absent:
-        rows.append(("optional", f"{package} is not installed, which {OPTIONAL[package]} needs: pip install {package}"))
     if diagnosis.ignored:
         rows.append(("warning", diagnosis.ignored))
     if set(operators) - diagnosis.table.shipped:
@@ -83,6 +105,4 @@ def _show(diagnosis: Any, out: Any) -> None:
     if diagnosis.unmeasured:
         rows.append(("missing", f"{', '.join(diagnosis.unmeasured)}: float32-any-order refuses them until"))
         rows.append(("", f"pipeline doctor --measure-kernels {diagnosis.unmeasured[0]}   (minutes of CPU each)"))
-    rows += [("fix", sentence) for sentence in diagnosis.problems]
-    for label, text in rows:
-        out.print(f"{label:<10} {clean(text, 2000)}", markup=False, highlight=False, soft_wrap=True)
+    _print([*rows, *(("fix", sentence) for sentence in diagnosis.problems)], out)

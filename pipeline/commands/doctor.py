@@ -1,44 +1,28 @@
-"""``pipeline doctor``: checks the environment, and says how to mend each problem."""
+"""``pipeline doctor``: checks what certificates depend on here, beyond what is installed (``installation.py``)."""
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
+from dataclasses import dataclass
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from packaging.requirements import Requirement
 
 from pipeline.bounds.float32_sites import self_test
 from pipeline.certify import Progress
 from pipeline.commands.events import Note
-from pipeline.commands.facts import version_of
 from pipeline.errors import EnvironmentFailure, PipelineError, UsageError
 from pipeline.onnx import kernel_table, runtime
 from pipeline.onnx.kernel_sweep import PATTERNS, Measured, measure
 from pipeline.onnx.kernels import OPERATORS
 from pipeline.onnx.runtime import threads
-from pipeline.system import telemetry
-
-PACKAGES = ("torch", "onnx", "onnx2torch", "numpy")
-OPTIONAL = {
-    "torchvision": "data by torchvision:NAME",
-    "datasets": "data by hf:NAME",
-    "pyarrow": "data by parquet:PATH",
-    "pandas": "RunReport.to_pandas",
-}
-"""Optional packages, and what they are needed for."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Everything about the environment that certificates depend on."""
+    """The runtime, devices and arithmetic of this machine."""
 
-    versions: dict[str, str]
     providers: tuple[str, ...]
     cuda: str | None
     """The name of the CUDA device, None where torch sees none."""
@@ -50,12 +34,8 @@ class Diagnosis:
     file: Path
     ignored: str | None
     """Why the stored kernel table was not used, or None."""
-    telemetry: dict[str, str] = field(default_factory=dict)
-    """For each package with telemetry, whether it may send events."""
-    absent: tuple[str, ...] = ()
-    """The packages of ``OPTIONAL`` that are not installed."""
     problems: tuple[str, ...] = ()
-    """A sentence for each problem: what was found, and how to mend it."""
+    """A sentence for each problem with a device, and how to mend it."""
 
     @property
     def unmeasured(self) -> tuple[str, ...]:
@@ -73,7 +53,7 @@ class KernelMeasurement:
 
 
 def diagnose() -> Diagnosis:
-    """Check versions, devices, float64 arithmetic and the stored kernel table; changes nothing."""
+    """Check devices, float64 arithmetic and the stored kernel table; changes nothing."""
     table, ignored = kernel_table.load()
     try:
         self_test()
@@ -82,8 +62,6 @@ def diagnose() -> Diagnosis:
     except EnvironmentFailure as error:
         fault = str(error)
     return Diagnosis(
-        versions={"python": platform.python_version(), **{p: version_of(p) for p in PACKAGES}}
-        | {"onnxruntime": table.build.onnxruntime},
         providers=kernel_table.providers(),
         cuda=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         threads=(threads(), torch.get_num_threads()),
@@ -91,9 +69,7 @@ def diagnose() -> Diagnosis:
         table=table,
         file=kernel_table.file(),
         ignored=ignored,
-        telemetry={package: telemetry.describe(package) for package in telemetry.OPT_OUT},
-        absent=tuple(package for package in OPTIONAL if find_spec(package) is None),
-        problems=problems(),
+        problems=unused_gpu(),
     )
 
 
@@ -122,37 +98,6 @@ def measure_kernels(
             yield Progress(f"kernel {name}", event.done, event.total)
 
 
-def problems() -> tuple[str, ...]:
-    """A sentence for each problem of the installation: what was found, and how to mend it."""
-    return (*conflicting_runtimes(), *outdated(), *unused_gpu())
-
-
-def conflicting_runtimes() -> tuple[str, ...]:
-    """A sentence where several distributions of ONNX Runtime are installed: they share a folder and overwrite each other."""
-    names = sorted(set(packages_distributions().get("onnxruntime", ())))
-    if len(names) < 2:
-        return ()
-    keep = next((name for name in names if name.endswith("-gpu")), names[0])
-    return (f"{', '.join(names)} overwrite each other: pip uninstall -y {' '.join(names)} && pip install {keep}",)
-
-
-def outdated() -> tuple[str, ...]:
-    """A sentence for each required package that is absent, or has a version that this program does not accept."""
-    sentences = []
-    for text in _requirements():
-        required = Requirement(text)
-        if required.marker is not None and not required.marker.evaluate({"extra": ""}):
-            continue
-        name, specifier = required.name, required.specifier
-        try:
-            installed = version(name)
-        except PackageNotFoundError:
-            installed = "none"
-        if installed == "none" or not specifier.contains(installed, prereleases=True):
-            sentences.append(f"{name} {installed} is installed, {specifier} needed: pip install '{name}{specifier}'")
-    return tuple(sentences)
-
-
 def unused_gpu() -> tuple[str, ...]:
     """A sentence where torch sees a GPU that ONNX Runtime does not use: it silently falls back to the CPU."""
     if not torch.cuda.is_available():
@@ -164,10 +109,3 @@ def unused_gpu() -> tuple[str, ...]:
     except PipelineError as error:
         return (f"ONNX Runtime does not run on the GPU that torch sees: {error}",)
     return ()
-
-
-def _requirements() -> list[str]:
-    try:
-        return requires("pipeline") or []
-    except PackageNotFoundError:
-        return []

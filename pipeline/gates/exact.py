@@ -9,7 +9,7 @@ from __future__ import annotations
 from decimal import ROUND_UP, Context, Decimal
 from fractions import Fraction
 
-from scipy.special import betainc
+from pipeline.results.rate import betainc
 
 TAIL = Fraction(1, 40)
 """The probability beyond either end of a two-sided 95 % interval."""
@@ -28,7 +28,7 @@ def lower_end_reaches(k: int, n: int, threshold: Fraction) -> bool:
     """
     if threshold <= 0 or k == 0:
         return threshold <= 0
-    tail = float(betainc(k, n - k + 1, float(threshold)))
+    tail = betainc(k, n - k + 1, float(threshold))
     if abs(tail - float(TAIL)) > CLOSE * float(TAIL):
         return tail < float(TAIL)
     return _upper_tail(k, n, threshold) <= TAIL
@@ -52,9 +52,7 @@ def sign_test(lost: int, gained: int) -> Fraction:
     """
     n, smaller = lost + gained, min(lost, gained)
     if n > LARGE:
-        return min(
-            Fraction(1), Fraction(max(2 * float(betainc(n - smaller, smaller + 1, 0.5)), 2.0**-1000) * (1 + CLOSE))
-        )
+        return min(Fraction(1), Fraction(max(2 * betainc(n - smaller, smaller + 1, 0.5), 2.0**-1000) * (1 + CLOSE)))
     return _both_tails(smaller, n)
 
 

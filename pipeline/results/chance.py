@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from scipy.special import betainc
-
 from pipeline.results.facts import Caution
 from pipeline.results.per_radius import ClassRow, Level
-from pipeline.results.rate import Rate
+from pipeline.results.rate import Rate, betainc
 from pipeline.results.result import Result
 from pipeline.results.text import percent
 
@@ -32,7 +30,7 @@ def near_chance(k: int, n: int, rate: Fraction) -> bool:
     often as guessing.
     """
     enough = float(rate) ** n <= ALPHA or k < n * rate
-    return k < n and enough and (k == 0 or float(betainc(k, n - k + 1, float(rate))) > ALPHA)
+    return k < n and enough and (k == 0 or betainc(k, n - k + 1, float(rate)) > ALPHA)
 
 
 def caution(level: Level, classes: int, rows: Sequence[ClassRow]) -> Caution | None:

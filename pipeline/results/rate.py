@@ -7,7 +7,6 @@ import re
 from fractions import Fraction
 
 from pydantic import BaseModel, ConfigDict, model_validator
-from scipy.special import betaincinv
 
 from pipeline.errors import Contradiction, Incomplete
 from pipeline.results.text import clean
@@ -68,9 +67,19 @@ class Rate(Frozen):
 
 def clopper_pearson(k: int, n: int) -> tuple[float, float]:
     """The exact interval: quantiles alpha/2 of Beta(k, n - k + 1) and 1 - alpha/2 of Beta(k + 1, n - k)."""
+    from scipy.special import betaincinv
+
     low = float(betaincinv(k, n - k + 1, ALPHA / 2)) if k > 0 else 0.0
     high = float(betaincinv(k + 1, n - k, 1 - ALPHA / 2)) if k < n else 1.0
     return low, high
+
+
+def betainc(a: int, b: int, x: float) -> float:
+    """The regularised incomplete beta function ``I_x(a, b)``."""
+    # On first use: importing scipy.special takes as long as the rest of a command that needs no tensors.
+    from scipy.special import betainc
+
+    return float(betainc(a, b, x))
 
 
 def decimal(value: Fraction, *, up: bool = False) -> str:

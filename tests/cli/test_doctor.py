@@ -192,7 +192,9 @@ def test_a_measured_kernel_serves_a_property_of_two_inputs(pipeline, here, entry
 
 
 def test_doctor_names_optional_packages_that_are_absent(pipeline, monkeypatch):
-    monkeypatch.setattr("pipeline.commands.doctor.find_spec", lambda name: None if name == "torchvision" else name)
+    monkeypatch.setattr(
+        "pipeline.commands.installation.find_spec", lambda name: None if name == "torchvision" else name
+    )
     code, out, _ = pipeline("doctor")
     assert code == 0
     assert "torchvision is not installed, which data by torchvision:NAME needs: pip install torchvision" in out
