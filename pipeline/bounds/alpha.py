@@ -29,7 +29,7 @@ class Search:
 
 @torch.no_grad()
 def improved(bounds: Bounds, forms: Mapping[int, LinearForm], least: Tensor, search: Search) -> Tensor:
-    """The lower bounds ``least`` (rows, batch) of the forms, raised where better slopes are found; stops once all are proved.
+    """The lower bounds ``least`` (rows, batch) of the forms, raised by better slopes; stops once all are proved.
 
     The search itself is outside what a proof rests on: its bounds leave rounding out, and the slopes that it ends with are
     put through one walk that does not.
@@ -47,19 +47,19 @@ def improved(bounds: Bounds, forms: Mapping[int, LinearForm], least: Tensor, sea
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, search.decay)
     for step_ in range(search.steps + 1):
         with torch.enable_grad():
-            found = bounds.lower(forms, alpha=alpha, exact=True)
-            raised = found.detach() > highest
-            highest = torch.where(raised, found.detach(), highest)
+            lower = bounds.lower(forms, alpha=alpha, exact=True)
+            raised = lower.detach() > highest
+            highest = torch.where(raised, lower.detach(), highest)
             for index, slopes in alpha.items():
                 keep = raised.reshape(1, *raised.shape, *[1] * (slopes.dim() - 3))
                 best[index] = torch.where(keep, slopes.detach(), best[index])
             # A row that is proved, or is NaN, has nothing left to gain.
-            open_ = (torch.maximum(highest, least) <= 0) | (~found.detach().isnan() & (not search.until_proved))
+            open_ = (torch.maximum(highest, least) <= 0) | (~lower.detach().isnan() & (not search.until_proved))
             # Nor is there anything to choose where a walk stops before the first choice (at a step function).
-            if step_ == search.steps or not found.requires_grad or not bool(open_.any()):
+            if step_ == search.steps or not lower.requires_grad or not bool(open_.any()):
                 break
             optimiser.zero_grad(set_to_none=True)
-            (-torch.where(open_, found, 0).sum()).backward(inputs=list(alpha.values()))
+            (-torch.where(open_, lower, 0).sum()).backward(inputs=list(alpha.values()))
         optimiser.step()
         schedule.step()
         for slopes in alpha.values():

@@ -1,4 +1,4 @@
-"""The search for slopes and multipliers of parts of a region: what it finds, a walk that accounts for rounding proves.
+"""The search for slopes and multipliers of parts of a region, whose bounds a walk that accounts for rounding then proves.
 
 It runs on the condensed network where there is one, in float32, else on the network itself without rounding.
 """
@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.bounds import walk
-from pipeline.bounds.condensed import LARGEST, Condensed, CondensedForms, Found, condensed
+from pipeline.bounds.condensed import LARGEST, Condensed, CondensedForms, DomainBounds, condensed
 from pipeline.bounds.splits import Domains, SplitBounds, Trace
 from pipeline.core.network import Step
 
@@ -41,8 +41,8 @@ class SearchBounds:
         self.split = split
         self.condensed: Condensed | None = None
         self.forms: CondensedForms | None = None
-        if found := condensed(split, memory, TOGETHER):
-            self.condensed, self.forms = found
+        if result := condensed(split, memory, TOGETHER):
+            self.condensed, self.forms = result
         self.layers = [at for _, _, at in split.layers]
         self.start, self.slope, self.offset = (
             value.to(self.forms.const if self.forms else split.forms.const) for value in split.lines()
@@ -63,7 +63,7 @@ class SearchBounds:
         part.slope, part.offset = part.condensed.triangles.slope, part.condensed.triangles.offset
         return part
 
-    def bound(self, domains: Domains, alpha: Tensor, beta: Tensor, *, ascend: bool = False) -> Found:
+    def bound(self, domains: Domains, alpha: Tensor, beta: Tensor, *, ascend: bool = False) -> DomainBounds:
         """Bounds of as many domains as are walked at once, with their derivatives if ``ascend``."""
         if self.condensed is not None and self.forms is not None:
             return self.condensed.bound(self.forms[domains.of], domains.sign, alpha, beta, ascend=ascend)
@@ -76,17 +76,17 @@ class SearchBounds:
                 else (None, None)
             )
         outputs = self.split.gathered({i: c.detach() for i, c in trace.outputs.items()}, len(domains))
-        return Found(lower.detach(), outputs, self.split.minimiser(trace, len(domains)), slopes, multipliers)
+        return DomainBounds(lower.detach(), outputs, self.split.minimiser(trace, len(domains)), slopes, multipliers)
 
     def at(self, points: Float[Tensor, " rows *features"]) -> Float[Tensor, "rows neurons"]:
         """What each neuron's ReLU reads at points."""
         if self.condensed is not None:
             return self.condensed.at(points)
-        found = [
+        reads = [
             self.split.gathered({i: values[node] for i, node in self.split.nodes.items()}, len(some))
             for some, values in self._run(points)
         ]
-        return torch.cat(found)
+        return torch.cat(reads)
 
     def value(self, of: Int[Tensor, " rows"], points: Float[Tensor, " rows *features"]) -> Float[Tensor, " rows"]:
         """The forms themselves at points, one at each."""
@@ -121,30 +121,30 @@ class SearchBounds:
         )
 
     def _ascended(self, domains: Domains, ascent: Ascent, enough: Tensor) -> Domains:
-        found = self.bound(domains, domains.alpha, domains.beta, ascend=ascent.steps > 0)
-        unit = self._layer_means(found.outputs.abs()).clamp_min(1e-12)
+        bound = self.bound(domains, domains.alpha, domains.beta, ascend=ascent.steps > 0)
+        unit = self._layer_means(bound.outputs.abs()).clamp_min(1e-12)
         alpha, share = domains.alpha.clone(), domains.beta / unit
-        best, highest = [domains.alpha, domains.beta], found.lower.nan_to_num(-torch.inf)
+        best, highest = [domains.alpha, domains.beta], bound.lower.nan_to_num(-torch.inf)
         rates: list[dict[str, Any]] = [
             {"params": [alpha], "lr": ascent.slope_rate},
             {"params": [share], "lr": ascent.multiplier_rate},
         ]
         optimiser = torch.optim.Adam(rates, foreach=False)
         schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, ascent.decay)
-        for left in reversed(range(ascent.steps)):
+        for steps_left in reversed(range(ascent.steps)):
             open_ = (highest <= enough)[:, None]
-            if found.slopes is None or found.multipliers is None or not bool(open_.any()):
+            if bound.slopes is None or bound.multipliers is None or not bool(open_.any()):
                 break
-            alpha.grad = -torch.where(open_, found.slopes, 0.0)
-            share.grad = -torch.where(open_, found.multipliers * unit, 0.0)
+            alpha.grad = -torch.where(open_, bound.slopes, 0.0)
+            share.grad = -torch.where(open_, bound.multipliers * unit, 0.0)
             optimiser.step()
             schedule.step()
             alpha.clamp_(0, 1)
             share.clamp_(min=0)
             beta = share * unit
-            found = self.bound(domains, alpha, beta, ascend=left > 0)
-            raised = found.lower > highest
-            highest = torch.where(raised, found.lower, highest)
+            bound = self.bound(domains, alpha, beta, ascend=steps_left > 0)
+            raised = bound.lower > highest
+            highest = torch.where(raised, bound.lower, highest)
             best = [torch.where(raised[:, None], *pair) for pair in zip([alpha, beta], best, strict=True)]
         return replace(domains, alpha=best[0], beta=best[1], lower=torch.maximum(highest, domains.lower))
 

@@ -13,7 +13,7 @@ from pipeline.bounds.ascent import SearchBounds
 from pipeline.bounds.splits import Domains
 
 CANDIDATES = 2
-"""Neurons that are tried by each of two scores before one is split."""
+"""How many neurons of each score are tried before one is split."""
 
 
 @torch.no_grad()
@@ -22,14 +22,14 @@ def halves_of(search: SearchBounds, domains: Domains, enough: Tensor) -> tuple[D
 
     The point minimises the domain's bound over the region. What the bound lacks of the value there is, neuron by
     neuron, the distance of the ReLU from its line: that is one score, the offset of the upper line the other. The
-    ``CANDIDATES`` first of each are tried, and that one taken whose worse half has the best bound.
+    ``CANDIDATES`` best of each score are tried, and the one whose worse half has the best bound is split.
     """
-    picked, points = [], []
+    neurons, points = [], []
     for part in search.parts(domains):
         gap, intercept, point = _scores(search, part)
         points.append(point)
-        picked.append(_chosen(search, part, gap, intercept, enough))
-    neuron = torch.cat(picked)
+        neurons.append(_chosen(search, part, gap, intercept, enough))
+    neuron = torch.cat(neurons)
     divided = neuron >= 0
     both = [_assumed(domains[divided], neuron[divided], sign) for sign in (1.0, -1.0)]
     return Domains.joined(both), divided, torch.cat(points)
@@ -43,13 +43,13 @@ def losses(search: SearchBounds, domains: Domains) -> Tensor:
 
 def _scores(search: SearchBounds, domains: Domains) -> tuple[Tensor, Tensor, Tensor]:
     """By neuron, what its line loses at the point that minimises the bound, and what its upper line is off by at zero."""
-    found = search.bound(domains, domains.alpha, domains.beta)
-    coeff, inside = found.outputs, search.at(found.point)
-    true, taken = inside.clamp_min(0), domains.sign != 0
+    bound = search.bound(domains, domains.alpha, domains.beta)
+    coeff, inside = bound.outputs, search.at(bound.point)
+    true, assumed = inside.clamp_min(0), domains.sign != 0
     above = search.slope * inside + search.offset
     gap = torch.where(coeff >= 0, coeff * (true - domains.alpha * inside), -coeff * (above - true))
     intercept = (-coeff).clamp_min(0) * search.offset
-    return gap.masked_fill(taken, -torch.inf), intercept.masked_fill(taken, -torch.inf), found.point
+    return gap.masked_fill(assumed, -torch.inf), intercept.masked_fill(assumed, -torch.inf), bound.point
 
 
 def _chosen(search: SearchBounds, domains: Domains, gap: Tensor, intercept: Tensor, enough: Tensor) -> Tensor:
@@ -57,16 +57,16 @@ def _chosen(search: SearchBounds, domains: Domains, gap: Tensor, intercept: Tens
     count = min(CANDIDATES, gap.shape[1])
     if count == 0:
         return torch.full((len(domains),), -1)
-    tried = torch.cat([score.topk(count, 1).indices for score in (gap, intercept)], 1)
-    usable = gap.gather(1, tried) > -torch.inf
-    options = [_assumed(domains, neuron, sign) for neuron in tried.unbind(1) for sign in (1.0, -1.0)]
+    candidates = torch.cat([score.topk(count, 1).indices for score in (gap, intercept)], 1)
+    usable = gap.gather(1, candidates) > -torch.inf
+    options = [_assumed(domains, neuron, sign) for neuron in candidates.unbind(1) for sign in (1.0, -1.0)]
     bounds = [search.bound(part, part.alpha, part.beta).lower for part in search.parts(Domains.joined(options))]
-    both = torch.minimum(torch.cat(bounds).reshape(tried.shape[1], 2, len(domains)), enough[domains.of])
+    both = torch.minimum(torch.cat(bounds).reshape(candidates.shape[1], 2, len(domains)), enough[domains.of])
     # The sum decides between neurons whose worse halves are alike.
     worst = both.amin(1) + 1e-3 * both.sum(1)
     value = worst.T.nan_to_num(-torch.inf).masked_fill(~usable, -torch.inf)
     best = value.argmax(1, keepdim=True)
-    return torch.where(value.gather(1, best) > -torch.inf, tried.gather(1, best), -1).squeeze(1)
+    return torch.where(value.gather(1, best) > -torch.inf, candidates.gather(1, best), -1).squeeze(1)
 
 
 def _assumed(domains: Domains, neuron: Tensor, sign: float) -> Domains:

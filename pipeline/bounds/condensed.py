@@ -65,8 +65,8 @@ class Triangles:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """Lower bounds, one a row, and what the walk saw: nothing that a proof rests on."""
+class DomainBounds:
+    """Lower bounds, one a row, with their derivatives and coefficients: nothing that a proof rests on."""
 
     lower: Float[Tensor, " rows"]
     outputs: Float[Tensor, "rows neurons"]
@@ -100,15 +100,17 @@ class Condensed:
         triangles = Triangles.over(lower[:end].to(self.center), upper[:end].to(self.center))
         return Condensed(self.neurons[:end].first(end), self.layers[:layer], self.region, triangles)
 
-    def bound(self, forms: CondensedForms, sign: Tensor, alpha: Tensor, beta: Tensor, *, ascend: bool = False) -> Found:
+    def bound(
+        self, forms: CondensedForms, sign: Tensor, alpha: Tensor, beta: Tensor, *, ascend: bool = False
+    ) -> DomainBounds:
         """Lower bounds of forms, where ``sign`` (rows, neurons) is assumed; ``ascend`` asks for the derivatives too.
 
         The derivative by a multiplier is minus what it multiplies at the point where the bound is taken, and that by a slope the
         coefficient times what the neuron reads there (both by the theorem of the envelope): one walk forwards.
         """
         triangles = self.triangles
-        known = torch.where(sign == 0, triangles.sign, sign)
-        open_, active = known == 0, (known > 0).to(alpha)
+        signs = torch.where(sign == 0, triangles.sign, sign)
+        open_, active = signs == 0, (signs > 0).to(alpha)
         below = torch.where(open_, alpha, active)
         above = torch.where(open_, triangles.slope, active)
         offset = triangles.offset * open_
@@ -119,15 +121,15 @@ class Condensed:
             over[:, : at.start].addmm_(read[:, at], self.neurons.outputs[at, : at.start])
         const = forms.const + read @ self.neurons.const + (over.clamp_max(0) * offset).sum(1)
         inputs = torch.addmm(forms.inputs, read, self.neurons.inputs)
-        least, taken, point = self._least(inputs, const)
+        least, at_least, point = self._least(inputs, const)
         if not ascend:
-            return Found(least, over, point)
+            return DomainBounds(least, over, point)
 
         def line(reads: Tensor, at: slice) -> Tensor:
             return torch.where(over[:, at] >= 0, below[:, at] * reads, above[:, at] * reads + offset[:, at])
 
-        reads = self._forwards(taken, line)
-        return Found(least, over, point, over.clamp_min(0) * reads * open_, -sign * reads)
+        reads = self._forwards(at_least, line)
+        return DomainBounds(least, over, point, over.clamp_min(0) * reads * open_, -sign * reads)
 
     def at(self, points: Float[Tensor, " rows *features"]) -> Float[Tensor, "rows neurons"]:
         """What each neuron reads at points of the region."""
@@ -169,8 +171,8 @@ def condensed(split: SplitBounds, memory: int, rows: int) -> tuple[Condensed, Co
     """The network of ``split`` between its unstable ReLUs, and its forms, in float32.
 
     None where something else than ReLUs is not affine, or where matrices, and walks of so many ``rows`` through them, would take
-    more than ``memory`` bytes. Found by walks from every neuron in which all of them are silent; what these saw on the way are
-    the coefficients over their outputs.
+    more than ``memory`` bytes. They come from a walk back from every neuron with all neurons assumed
+    inactive, which keeps the coefficients over the outputs of neurons.
     """
     bounds, count = split.bounds, split.neurons
     ((index, region),) = bounds.regions.items()
@@ -180,7 +182,7 @@ def condensed(split: SplitBounds, memory: int, rows: int) -> tuple[Condensed, Co
     if matrices > LARGEST or matrices + walks > memory or not all(map(split.affine_between, bounds.plan.steps)):
         return None
 
-    def found(rows: Domains, start: Mapping[int, LinearForm] | None) -> CondensedForms | None:
+    def condense(rows: Domains, start: Mapping[int, LinearForm] | None) -> CondensedForms | None:
         trace, silent = Trace(), replace(rows, sign=torch.full_like(rows.sign, -1.0))
         split.lower(silent, silent.alpha, silent.beta, exact=True, trace=trace, start=start)
         if not trace.ends.keys() <= {index}:
@@ -190,13 +192,13 @@ def condensed(split: SplitBounds, memory: int, rows: int) -> tuple[Condensed, Co
         const = rows.sign.new_zeros(len(rows)) if end is None else end.const[:, 0]
         return CondensedForms(inputs.float(), split.gathered(trace.outputs, len(rows)).float(), const.float())
 
-    forms = found(split.unassumed(torch.arange(len(split.forms.const))), None)
+    forms = condense(split.unassumed(torch.arange(len(split.forms.const))), None)
     if forms is None:
         return None
     empty = forms.const.new_empty
     neurons = CondensedForms(empty(count, size), empty(count, count), empty(count))
     for mine, start in split.neuron_forms():
-        part = found(split.unassumed(torch.zeros(mine.stop - mine.start, dtype=torch.int64)), start)
+        part = condense(split.unassumed(torch.zeros(mine.stop - mine.start, dtype=torch.int64)), start)
         if part is None:
             return None
         for f in fields(CondensedForms):

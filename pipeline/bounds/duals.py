@@ -67,17 +67,17 @@ def multipliers(c: Vector, d: float, a: np.ndarray, b: Vector, low: Vector, high
     bound to be positive. Found by HiGHS; whoever uses them proves with them again. None where it finds none.
     """
     ends: Any = [*zip(low, high, strict=True)]
-    found = linprog(c, A_ub=-a, b_ub=b, bounds=ends, method="highs")
-    if found.status == 0:
-        return np.maximum(0, -found.ineqlin.marginals)
-    missed = linprog(
+    solution = linprog(c, A_ub=-a, b_ub=b, bounds=ends, method="highs")
+    if solution.status == 0:
+        return np.maximum(0, -solution.ineqlin.marginals)
+    infeasible = linprog(
         np.append(np.zeros_like(c), 1.0),
         A_ub=np.column_stack([-a, -np.ones(len(a))]),
         b_ub=b,
         bounds=[*ends, (None, None)],
         method="highs",
     )
-    if missed.status != 0 or not missed.fun or missed.fun <= 0:
+    if infeasible.status != 0 or not infeasible.fun or infeasible.fun <= 0:
         return None
     least = float(np.minimum(c * low, c * high).sum()) + d
-    return np.maximum(0, -missed.ineqlin.marginals) * (2 * (abs(least) + 1) / missed.fun)
+    return np.maximum(0, -infeasible.ineqlin.marginals) * (2 * (abs(least) + 1) / infeasible.fun)

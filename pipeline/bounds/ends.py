@@ -30,20 +30,20 @@ SELECTING = (
 
 def exact_ends(plan: Plan, values: Mapping[int, Interval | Tensor], rounding: Rounding) -> list[Ends]:
     """The ends of each output that varies, from the boxes of all nodes; a bound that is NaN stays NaN."""
-    found: dict[int, Ends] = {}
+    ends: dict[int, Ends] = {}
     for index in plan.inputs:
         box = values[index]
         assert isinstance(box, Interval)
-        found[index] = rounding.ends(box)
+        ends[index] = rounding.ends(box)
     for step in plan.steps:
-        made = values.get(step.index)
-        if not isinstance(made, Interval):
+        value = values.get(step.index)
+        if not isinstance(value, Interval):
             continue  # computed from constants alone
-        lower, upper = rounding.ends(made)
-        args = [found[a] if a in found else (values[a], values[a]) for a in step.args]
+        lower, upper = rounding.ends(value)
+        args = [ends[a] if a in ends else (values[a], values[a]) for a in step.args]
         low, high = _ends(step.op, *args) or (lower, upper)
-        found[step.index] = torch.maximum(lower, low), torch.minimum(upper, high)
-    return [found[index] for index in plan.outputs if index in found]
+        ends[step.index] = torch.maximum(lower, low), torch.minimum(upper, high)
+    return [ends[index] for index in plan.outputs if index in ends]
 
 
 def _ends(op: nn.Module, *args: Any) -> Ends | None:

@@ -42,9 +42,9 @@ def sites(plan: Plan, rounding: Outward) -> dict[int, Outward]:
         varying = [a for a in step.args if a not in constants]
         if rule is None or len(varying) != 1:
             continue
-        (source,), known = varying, tuple(constants.get(a) for a in step.args)
+        (source,), of_args = varying, tuple(constants.get(a) for a in step.args)
         moves = isinstance(rule, Rearrange)
-        number = _number(step, known)
+        number = _number(step, of_args)
         if moves or number is not None:
             numbers[step.index] = (*numbers.get(source, ()), *([] if number is None else [number]))[-JOINED:]
         layer = _layer(step, constants)
@@ -53,7 +53,7 @@ def sites(plan: Plan, rounding: Outward) -> dict[int, Outward]:
             product = isinstance(step.op, nn.Linear | ops.MatMul)
             chains[step.index] = layer.after(numbers.get(source, ())) if product else layer
         elif before is not None:
-            scale = rule.folds_into_producer(step.op, known)
+            scale = rule.folds_into_producer(step.op, of_args)
             if scale is not None:
                 chains[step.index] = before.scaled(scale, _roundings(step.op), step.name)
             elif moves or isinstance(step.op, ops.Add | ops.Sub):
@@ -96,11 +96,11 @@ def _reach(numbers: Sequence[float]) -> tuple[float, float]:
     return math.prod(min(n, 1.0) for n in numbers), math.prod(max(n, 1.0) for n in numbers)
 
 
-def _number(step: Step, known: tuple[Tensor | None, ...]) -> float | None:
+def _number(step: Step, constants: tuple[Tensor | None, ...]) -> float | None:
     """The one number that a step multiplies by."""
     if not isinstance(step.op, ops.Mul | ops.Div):
         return None
-    constant = next((c for c in known if c is not None), None)
+    constant = next((c for c in constants if c is not None), None)
     if constant is None or constant.numel() != 1:
         return None
     value = abs(float(constant.reshape(())))

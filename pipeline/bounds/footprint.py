@@ -74,7 +74,7 @@ class _Watch(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = self.flops = self.total = 0
-        self.known: set[int] = set()
+        self.counted: set[int] = set()
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -82,9 +82,9 @@ class _Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        seen = {_storage(t)._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        arguments = {_storage(t)._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor) and (storage := _storage(tensor))._cdata not in seen | self.known:
+            if isinstance(tensor, Tensor) and (storage := _storage(tensor))._cdata not in arguments | self.counted:
                 self._enter(storage)
         flops = _flops(func.overloadpacket.__name__, args, out)
         self.flops, self.total = max(self.flops, flops), self.total + flops
@@ -93,12 +93,12 @@ class _Watch(TorchDispatchMode):
 
     def _enter(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
-        self.known.add(key)
+        self.counted.add(key)
         self.live += size
         weakref.finalize(storage, self._leave, key, size).atexit = False
 
     def _leave(self, key: int, size: int) -> None:
-        self.known.discard(key)
+        self.counted.discard(key)
         self.live -= size
 
 
@@ -118,13 +118,13 @@ def need(over: Callable[[], T], lower: Callable[[T, int], object], memory: int, 
     """What ``lower(over(), rows)`` takes, of one sample; ``besides`` bytes of the sample are added.
 
     The peak of ``n`` rows is the largest of some ``a + n b``: that of one row bounds every ``a``, and that of ``ROWS`` rows,
-    divided by them, every ``b``; so many are tried where ``memory`` allows.
+    divided by them, every ``b``; so many are run where ``memory`` allows.
     """
     with torch.no_grad():
-        known = over()
-        forward, one = footprint(over), footprint(lambda: lower(known, 1))
+        bounds = over()
+        forward, one = footprint(over), footprint(lambda: lower(bounds, 1))
         rows = max(1, min(ROWS, memory // max(one.peak, 1)))
-        several = footprint(lambda: lower(known, rows))
+        several = footprint(lambda: lower(bounds, rows))
     return Need(forward.peak + one.peak + besides, several.peak // rows, forward.flops, several.flops // rows)
 
 

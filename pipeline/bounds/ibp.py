@@ -56,7 +56,7 @@ class IntervalWalk:
         self.check()
         rule = rule_for(step.op)
         if rule is None:
-            raise PipelineError(f"{self.network.origin(step.name)} has no rule; `rules.require` was not asked first.")
+            raise PipelineError(f"{self.network.origin(step.name)} has no rule; `rules.require` was not called first.")
         try:
             with remembering(self.facts):
                 box = rule.interval(step.op, *xs, rounding=self.rounding_at(step))
@@ -85,7 +85,7 @@ def lockstep(plan: Plan, x: Tensor, box: Interval, *, batch: Batch = WHOLE) -> l
     def apply(step: Step, *xs: Lockstep | Tensor) -> Lockstep:
         rule = rule_for(step.op)
         if rule is None:
-            raise PipelineError(f"{step.name} has no rule; `rules.require` was not asked first.")
+            raise PipelineError(f"{step.name} has no rule; `rules.require` was not called first.")
         return rule.lockstep(step.op, *xs, batch=batch)
 
     return walk.forward(plan, [Lockstep(x, box.center, box.radius)], apply, keep=walk.EVERYTHING)

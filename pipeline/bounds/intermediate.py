@@ -1,7 +1,7 @@
 """Boxes of neurons by optimised slopes: each end of each box is a bound of its own, with slopes of its own for what is before it.
 
 alpha-CROWN as its authors have it, which chooses the slopes behind every intermediate bound too (Xu et al., arXiv 2011.13824,
-section 3.2). The search runs on the condensed network, layer by layer; an end is what a walk with the slopes found proves.
+section 3.2). The search runs on the condensed network, layer by layer; each end is then proved by a walk with these slopes.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ WORK = 5e10
 def optimised(search: SearchBounds, weight: Tensor, record: Record | None = None) -> Bounds:
     """The bounds of the whole region with boxes of neurons that are at most as wide; those they come from stay as they are.
 
-    ``weight`` (neurons) says how much each neuron matters; ``record`` is told the slopes of both
-    ends. Nothing is done where the network is not condensed.
+    ``weight`` (neurons) says how much each neuron matters; ``record`` gets the slopes of both
+    ends. The bounds are returned unchanged where the network is not condensed.
     """
     if search.condensed is None:
         return search.split.bounds
@@ -46,10 +46,10 @@ def optimised(search: SearchBounds, weight: Tensor, record: Record | None = None
             part = search.before(layer, forms, lower, upper)
             all_ = torch.arange(2 * len(few), device=lower.device)
             root = part.whole(all_, lower.new_full((len(all_),), -torch.inf))
-            found = part.improved(root, EACH_END, part.start.new_full((len(all_),), torch.inf))
+            improved = part.improved(root, EACH_END, part.start.new_full((len(all_),), torch.inf))
             if record is not None:
-                record(split, step, at[few], found.alpha)
-            ends.append(_proved(split, step, at[few], found.alpha.to(lower)).reshape(2, -1))
+                record(split, step, at[few], improved.alpha)
+            ends.append(_proved(split, step, at[few], improved.alpha.to(lower)).reshape(2, -1))
         low, high = torch.cat(ends, 1)
         bounds.narrow(step.args[0], at[some], low, -high)
         lower, upper = split.ends()
@@ -68,7 +68,7 @@ def _affordable(search: SearchBounds, weight: Tensor) -> Tensor:
 
 def _proved(split: SplitBounds, step: Step, at: Tensor, alpha: Tensor) -> Tensor:
     """Lower bounds of what some neurons read, then of the negated, each by the slopes in its row of ``alpha``."""
-    node, found = step.args[0], []
+    node, bounds = step.args[0], []
     shape = split.bounds.box(node).center.shape[1:]
     for sign, slopes in zip((1.0, -1.0), alpha.chunk(2), strict=True):
         for some, mine in zip(at.split(split.rows), slopes.split(split.rows), strict=True):
@@ -76,5 +76,5 @@ def _proved(split: SplitBounds, step: Step, at: Tensor, alpha: Tensor) -> Tensor
             form = LinearForm(unit.reshape(len(some), 1, *shape), unit.new_zeros(len(some), 1))
             rows = split.unassumed(torch.zeros_like(some))
             padded = nn.functional.pad(mine.clamp(0, 1), (0, split.neurons - mine.shape[1]))
-            found.append(split.lower(rows, padded, rows.beta, start={node: form}))
-    return torch.cat(found)
+            bounds.append(split.lower(rows, padded, rows.beta, start={node: form}))
+    return torch.cat(bounds)

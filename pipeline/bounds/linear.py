@@ -54,7 +54,7 @@ class LinearWalk:
         self.intervals = IntervalWalk(network, rounding, plan, fixed=fixed, facts=facts, check=check)
         self.plan, self.rounding, self.tighten, self.memory = self.intervals.plan, rounding, tighten, memory
         self.meet = meet
-        self.kept = 0
+        self.reserved = 0
         """Bytes of ``memory`` that each sample's boxes and relaxations take, where that was measured."""
         self.rows: dict[int, RowCost] = {}
         """By node, what a row of a walk from it takes."""
@@ -138,8 +138,8 @@ class Bounds:
         """The slopes that relaxations leave open, where they start: (choices, 1, batch, *features) by node, as ``alpha`` of
         ``lower`` takes them; any in [0, 1] are sound."""
         steps = (step for step in self.plan.steps if step.index in self.values)
-        found = {step.index: self.relaxed(step, exact=True) for step in steps}
-        return {i: at.start[:, None] for i, at in found.items() if at is not None and at.start is not None}
+        relaxations = {step.index: self.relaxed(step, exact=True) for step in steps}
+        return {i: at.start[:, None] for i, at in relaxations.items() if at is not None and at.start is not None}
 
     def lower(
         self,
@@ -148,14 +148,14 @@ class Bounds:
         alpha: Mapping[int, Tensor] | None = None,
         signs: Mapping[int, Tensor] = MappingProxyType({}),
         until: Callable[[Step], bool] = lambda step: False,
-        seen: Callable[[Step, LinearForm], None] = lambda step, form: None,
-        ended: Callable[[Mapping[int, LinearForm]], None] = lambda ends: None,
+        on_visit: Callable[[Step, LinearForm], None] = lambda step, form: None,
+        on_end: Callable[[Mapping[int, LinearForm]], None] = lambda ends: None,
         exact: bool = False,
     ) -> Float[Tensor, "rows batch"]:
         """Lower bounds of the sum of forms over nodes; the walk stops early at steps for which ``until`` is true.
 
         By step, ``alpha`` chooses slopes (see ``Relaxation``) and ``signs`` are what is assumed of an operator's inputs (see
-        ``Lines.split``). ``seen`` is shown the form over each operator's output, ``ended`` those where the walk ends, by node.
+        ``Lines.split``). ``on_visit`` gets the form over each operator's output, ``on_end`` those where the walk ends, by node.
         """
         rounding = EXACT if exact else self.linear.rounding
 
@@ -169,14 +169,14 @@ class Bounds:
             if form.origin and not relaxation.windowed:
                 form = form.dense(self.box(step.index).center.shape[1:])
             self.widest = max(self.widest, form.coeff[0, 0].numel())
-            seen(step, form)
+            on_visit(step, form)
             if step.index in signs:
                 assert isinstance(relaxation, Lines)
                 relaxation = relaxation.split(signs[step.index])
             return relaxation.pull_back(form, (alpha or {}).get(step.index))
 
         ends = walk.backward(self.plan, forms, visit, lambda i, a, b: rounding.merge(a, b, self.box(i)))
-        ended(ends)
+        on_end(ends)
         self.several |= len(ends) > 1 and not self.regions.keys().isdisjoint(ends)
         parts = [
             self.regions[i].minimise(form, rounding) if i in self.regions else rounding.minimum(form, self.box(i))

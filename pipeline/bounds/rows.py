@@ -56,8 +56,8 @@ class RowBounds:
 
     ``method`` is a name in ``METHODS``, which says how far the walk goes and over which boxes; a method's bounds are met, row by
     row, with those of the methods before it that share its boxes. ``memory`` bounds the bytes of one batch: rows are taken in
-    groups that fit, however many there are. ``fixed`` promises that the weights stay as they are, so that what is found out
-    about them need not be found again; ``facts`` shares it with other bounds of the same network. ``check`` is called at every
+    groups that fit, however many there are. ``fixed`` promises that the weights stay as they are, so that facts of them are
+    computed once; ``facts`` shares these with other bounds of the same network. ``check`` is called at every
     node, and may raise to end a walk.
     """
 
@@ -108,16 +108,16 @@ class RowBounds:
 
     def at_outputs(self, form: LinearForm, bounds: Bounds) -> dict[int, LinearForm]:
         """A form over all outputs in a row as one form for each node that gives some; the constant is counted once."""
-        found: dict[int, LinearForm] = {}
+        forms: dict[int, LinearForm] = {}
         start, const = 0, form.const
         for index in self.linear.plan.outputs:
             box = bounds.box(index)
             shape = box.center.shape[1:]
             coeff = form.coeff[:, :, start : start + shape.numel()]
             part = LinearForm(coeff.reshape(*coeff.shape[:2], *shape), const)
-            found[index] = self.linear.rounding.merge(found[index], part, box) if index in found else part
+            forms[index] = self.linear.rounding.merge(forms[index], part, box) if index in forms else part
             start, const = start + shape.numel(), torch.zeros_like(const)
-        return found
+        return forms
 
     def need(self, regions: Sequence[Region]) -> Need:
         """What bounds take of memory and work, measured once, on the first sample of the regions."""
@@ -135,7 +135,7 @@ class RowBounds:
                 self.linear.memory,
                 besides=self._tightening(one),
             )
-            self.linear.kept = self._need.sample
+            self.linear.reserved = self._need.sample
         return self._need
 
     def _tightening(self, one: Sequence[Region]) -> int:

@@ -85,5 +85,5 @@ class Specification:
         of = torch.where(self.conjunction < 0, len(self), self.conjunction)
         start = rows.new_full((len(self) + 1, rows.shape[1]), torch.inf)
         rows, how = (rows.clamp_min(0), "sum") if joint else (rows, "amax")
-        found = start.scatter_reduce(0, of, rows, how, include_self=False)
-        return found[:-1].amin(0)
+        conjunctions = start.scatter_reduce(0, of, rows, how, include_self=False)
+        return conjunctions[:-1].amin(0)

@@ -38,7 +38,7 @@ class Domains:
     beta: Float[Tensor, "n neurons"]
     """Multipliers, at least zero."""
     lower: Float[Tensor, " n"]
-    """The best lower bound found so far, rounding left out."""
+    """The best lower bound so far, rounding left out."""
 
     def __len__(self) -> int:
         return len(self.of)
@@ -65,13 +65,13 @@ class Domains:
 
 
 class Trace:
-    """What one walk saw: coefficients over the outputs of the neurons, and the forms where it ended."""
+    """Keeps of one walk the coefficients over the outputs of the neurons, and the forms where it ends."""
 
     def __init__(self) -> None:
         self.outputs: dict[int, Tensor] = {}
         self.ends: Mapping[int, LinearForm] = {}
 
-    def seen(self, step: Step, form: LinearForm) -> None:
+    def visit(self, step: Step, form: LinearForm) -> None:
         self.outputs[step.index] = form.coeff
 
     def end(self, ends: Mapping[int, LinearForm]) -> None:
@@ -109,16 +109,16 @@ class SplitBounds:
 
     def lines(self) -> tuple[Tensor, Tensor, Tensor]:
         """Of each neuron, the lower slope that it starts from, and slope and offset of the upper line, rounding left out."""
-        found: tuple[dict[int, Tensor], dict[int, Tensor], dict[int, Tensor]] = ({}, {}, {})
+        by_step: tuple[dict[int, Tensor], dict[int, Tensor], dict[int, Tensor]] = ({}, {}, {})
         for step, _, _ in self.layers:
             relaxation = self.bounds.relaxed(step, exact=True)
             assert isinstance(relaxation, Lines)
             assert relaxation.start is not None
             assert relaxation.above.offset is not None
             values = relaxation.start[0], relaxation.above.slope, relaxation.above.offset
-            for known, value in zip(found, values, strict=True):
-                known[step.index] = value
-        first, slope, offset = (self.gathered(known, 1)[0] for known in found)
+            for of_steps, value in zip(by_step, values, strict=True):
+                of_steps[step.index] = value
+        first, slope, offset = (self.gathered(of_steps, 1)[0] for of_steps in by_step)
         return first, slope, offset
 
     def ends(self) -> tuple[Tensor, Tensor]:
@@ -192,7 +192,9 @@ class SplitBounds:
             )
         slopes = {index: value[None] for index, value in self.spread(alpha).items()}
         trace = trace or Trace()
-        return self.bounds.lower(forms, alpha=slopes, signs=signs, seen=trace.seen, ended=trace.end, exact=exact)[:, 0]
+        return self.bounds.lower(forms, alpha=slopes, signs=signs, on_visit=trace.visit, on_end=trace.end, exact=exact)[
+            :, 0
+        ]
 
     @property
     def nodes(self) -> dict[int, int]:
@@ -200,12 +202,12 @@ class SplitBounds:
 
     def spread(self, values: Float[Tensor, "n neurons"]) -> dict[int, Float[Tensor, "n 1 *features"]]:
         """By step, the values of its neurons where they are, and zero elsewhere."""
-        found = {}
+        by_step = {}
         for step, at, mine in self.layers:
             shape = self.bounds.box(step.args[0]).center.shape[1:]
             flat = values.new_zeros(len(values), shape.numel()).index_copy(1, at, values[:, mine])
-            found[step.index] = flat.reshape(len(values), 1, *shape)
-        return found
+            by_step[step.index] = flat.reshape(len(values), 1, *shape)
+        return by_step
 
     def gathered(self, values: Mapping[int, Tensor], rows: int) -> Float[Tensor, "n neurons"]:
         """The other way: what each neuron has, zero where the walk did not come by."""

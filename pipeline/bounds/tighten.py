@@ -61,16 +61,16 @@ class Tightened(Protocol):
 
 def tightened(bounds: Tightened, index: int, box: Interval) -> Interval:
     """The box met with backward bounds of every entry that some reader would want tighter."""
-    wanted = torch.zeros_like(box.radius, dtype=torch.bool)
+    loose = torch.zeros_like(box.radius, dtype=torch.bool)
     for reader in bounds.linear.readers.get(index, ()):
         rule = rule_for(reader.op)
         if rule is not None and not isinstance(rule, Affine):
-            wanted |= rule.loose(reader.op, box) | (not bounds.linear.meet)
-    if not bool(wanted.any()):
+            loose |= rule.loose(reader.op, box) | (not bounds.linear.meet)
+    if not bool(loose.any()):
         return box
     lower, upper = (end.clone() for end in bounds.linear.rounding.ends(box))
-    for tile, origin in tiles(wanted.shape[2:]):
-        _replace(bounds, index, wanted[tile], lower[tile], upper[tile], origin)
+    for tile, origin in tiles(loose.shape[2:]):
+        _replace(bounds, index, loose[tile], lower[tile], upper[tile], origin)
     own = bounds.linear.rounding.enclose(lower, upper)
     if not bounds.linear.meet:
         return own
@@ -90,11 +90,11 @@ def _suggest(bounds: Tightened, reader: Step, own: Interval) -> None:
 
 
 def _replace(
-    bounds: Tightened, index: int, wanted: Tensor, lower: Tensor, upper: Tensor, origin: tuple[int, ...]
+    bounds: Tightened, index: int, loose: Tensor, lower: Tensor, upper: Tensor, origin: tuple[int, ...]
 ) -> None:
-    """Put backward bounds into ``lower`` and ``upper``, views of one tile of the node, where ``wanted``."""
-    batch, shape = len(wanted), wanted.shape[1:]  # of one number a sample, no axes
-    flat = wanted.reshape(batch, -1)
+    """Put backward bounds into ``lower`` and ``upper``, views of one tile of the node, where ``loose``."""
+    batch, shape = len(loose), loose.shape[1:]  # of one number a sample, no axes
+    flat = loose.reshape(batch, -1)
     count = int(flat.sum(1).max())
     order = flat.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :count]
     start = 0
@@ -110,31 +110,31 @@ def _replace(
             form = LinearForm(coeff.reshape(*coeff.shape[:2], *shape), torch.zeros_like(coeff[..., 0]), origin)
             return bounds.lower({index: form})
 
-        for side, found in zip((lower, upper), _measured(bounds, index, ends).chunk(2), strict=True):
-            end = found.T if side is lower else -found.T
+        for side, bound in zip((lower, upper), _measured(bounds, index, ends).chunk(2), strict=True):
+            end = bound.T if side is lower else -bound.T
             side.copy_(side.reshape(batch, -1).scatter(1, picked, end).reshape(side.shape))
 
 
 def _room(bounds: Tightened, index: int, batch: int) -> int:
     """How many entries of a node are bounded at once: whole groups of rows, a lower and an upper one each."""
     cost = bounds.linear.rows.get(index, RowCost(copies=16, flops=0, widest=bounds.size))
-    memory = max(0, bounds.linear.memory - batch * bounds.linear.kept)
+    memory = max(0, bounds.linear.memory - batch * bounds.linear.reserved)
     rows = min(memory // (8 * cost.copies * batch * cost.widest), STEP_FLOPS // max(batch * cost.flops, 1)) // 2
     return rows // (GROUP // 2) * (GROUP // 2) if rows >= GROUP // 2 else max(1, rows)
 
 
 def _measured(bounds: Tightened, index: int, ends: Callable[[], Tensor]) -> Tensor:
-    """``ends()``; the first time at a node it is measured, later only how wide windows grow."""
+    """``ends()``; the first time at a node its cost is measured, later only how wide windows grow."""
     bounds.widest = 1
-    known = bounds.linear.rows.get(index)
-    if known is None:
-        found, cost = measured(ends)
-        numbers = found.numel() * bounds.widest
-        known = RowCost(-(-cost.peak // (8 * numbers)), -(-cost.flops // found.numel()), bounds.widest)
+    of_row = bounds.linear.rows.get(index)
+    if of_row is None:
+        result, cost = measured(ends)
+        numbers = result.numel() * bounds.widest
+        of_row = RowCost(-(-cost.peak // (8 * numbers)), -(-cost.flops // result.numel()), bounds.widest)
     else:
-        found = ends()
-    bounds.linear.rows[index] = replace(known, widest=max(known.widest, bounds.widest))
-    return found
+        result = ends()
+    bounds.linear.rows[index] = replace(of_row, widest=max(of_row.widest, bounds.widest))
+    return result
 
 
 def met(rounding: Rounding, box: Interval, lower: Tensor, upper: Tensor) -> Interval:
