@@ -54,7 +54,7 @@ class Bars:
         self.errors = errors
         self.tasks: dict[str, TaskID] = {}
         self.announced: set[str] = set()
-        self.begun: dict[str, float] = {}
+        self.started: dict[str, float] = {}
         self.loudness = loudness()
         self.bars = Progress(
             TextColumn("{task.description}"),
@@ -84,12 +84,12 @@ class Bars:
                 self.announced.add(event.phase)
                 shorter = SHORTEN.get(event.phase, "--time-budget ends it early")
                 self.errors.print(f"note: {label}: at most about {event.seconds:.0f} s ({shorter})", highlight=False)
-            self.begun.setdefault(event.phase, time.monotonic())
+            self.started.setdefault(event.phase, time.monotonic())
             self.tasks[event.phase] = self.bars.add_task(label, total=event.total, loss="")
         self.bars.update(self.tasks[event.phase], completed=event.done, total=event.total)
         if event.done >= event.total:
             self.bars.remove_task(self.tasks.pop(event.phase))
-            if self.loudness > 0 and (begun := self.begun.pop(event.phase, None)) is not None:
-                seconds = time.monotonic() - begun
+            if self.loudness > 0 and (start := self.started.pop(event.phase, None)) is not None:
+                seconds = time.monotonic() - start
                 label = LABELS.get(event.phase, event.phase)
                 self.errors.print(f"done: {label}: {event.total} in {seconds:.1f} s", highlight=False)

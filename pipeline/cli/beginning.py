@@ -17,13 +17,13 @@ LEAST = 2**29
 def ready() -> Iterator[None]:
     """Around the first import of what a command needs: exits with 74 where there is too little memory for it."""
     if (most := _allowed()) is not None and most < LEAST:
-        sys.exit(_told(f"this process may take {most} bytes of address space, and its libraries alone take more"))
+        sys.exit(_refusal(f"this process may take {most} bytes of address space, and its libraries alone take more"))
     try:
         yield
     except Exception as error:
         if not out_of_memory(error):
             raise
-        sys.exit(_told(f"there is too little memory to load the libraries ({str(error).strip().splitlines()[-1:]})"))
+        sys.exit(_refusal(f"there is too little memory to load the libraries ({str(error).strip().splitlines()[-1:]})"))
 
 
 def _allowed() -> int | None:
@@ -36,7 +36,7 @@ def _allowed() -> int | None:
     return None if most == resource.RLIM_INFINITY else most
 
 
-def _told(why: str) -> int:
+def _refusal(why: str) -> int:
     """The exit code, once the reason is on standard error; nothing more is imported."""
     sys.stderr.write(f"pipeline: {why}: allow it more (`ulimit -v`, or the limit of its container).\n")
     return 74

@@ -52,17 +52,19 @@ def command(
         elif style == "text" and not isinstance(one, Unproved) and one.fault:
             click.echo(f"FAULT  {clean(f'{about}: {one.fault}', 1000)}")
     unproved = [one for one in listed if isinstance(one, Unproved)]
-    found = [one for one in listed if not isinstance(one, Unproved)]
-    faults = sum(bool(one.fault) for one in found)
+    replays = [one for one in listed if not isinstance(one, Unproved)]
+    faults = sum(bool(one.fault) for one in replays)
     if style == "json":
         click.echo(quoted(json.dumps([dataclasses.asdict(one) for one in listed], indent=2)))
-    if not found:
+    if not replays:
         raise Incomplete("the folder holds no proofs, so nothing was checked; certify with --proof again.")
     if faults:
-        raise Contradiction(f"{faults} of {len(found)} proofs do not hold. Certify again.")
+        raise Contradiction(f"{faults} of {len(replays)} proofs do not hold. Certify again.")
     if style == "text":
-        leaves, least = sum(one.leaves for one in found), min(one.margin for one in found)
-        click.echo(f"{len(found)} proofs hold, of {leaves} leaves in all; the least bound of a margin is {least:.3g}.")
+        leaves, least = sum(one.leaves for one in replays), min(one.margin for one in replays)
+        click.echo(
+            f"{len(replays)} proofs hold, of {leaves} leaves in all; the least bound of a margin is {least:.3g}."
+        )
         if report is None:
             click.echo("Not compared with a report: name it with --report.")
         else:

@@ -59,8 +59,8 @@ def command(before: Path, after: Path, style: str) -> int:
             if count:
                 out.print(Text(f"{_name(change)} {word}: samples {_few(samples, count)}"), soft_wrap=True)
         if change.classes:
-            told = ", ".join(f"{c.label} (-{c.lost} +{c.gained})" for c in change.classes)
-            out.print(Text(f"{_name(change)} by class: {told}"), soft_wrap=True)
+            classes = ", ".join(f"{c.label} (-{c.lost} +{c.gained})" for c in change.classes)
+            out.print(Text(f"{_name(change)} by class: {classes}"), soft_wrap=True)
     return 0
 
 

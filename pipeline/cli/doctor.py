@@ -46,8 +46,8 @@ def command(measuring: bool, sample: int | None, operators: tuple[str, ...]) -> 
         for event in measure_kernels(operators or ("Sigmoid", "Tanh", "Exp", "Erf", "Softmax"), sample=sample):
             if isinstance(event, KernelMeasurement):
                 out.print(_line(event.operator, event.measured), markup=False, highlight=False)
-                kept = f"stored in {event.file}" if event.file else "a sample: not stored"
-                errors.print(f"note: {event.operator}: {kept}", markup=False, highlight=False, soft_wrap=True)
+                place = f"stored in {event.file}" if event.file else "a sample: not stored"
+                errors.print(f"note: {event.operator}: {place}", markup=False, highlight=False, soft_wrap=True)
             else:
                 watch.show(event)
     return 0

@@ -15,7 +15,7 @@ from pipeline.cli.numbers import WHOLE
 @click.option("--eps", metavar="E", help="Which of the report's radii, where it has several.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Where to.  [standard output]")
 @click.option("--data", metavar="URI", help="The data, where they have moved since.")
-@click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="As it was said to certify.")
+@click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="As given to certify.")
 def command(report: Path, index: int, eps: str | None, out: Path | None, data: str | None, layout: str | None) -> int:
     """Write one sample of a REPORT as a VNN-LIB property, for another verifier or for certify --property.
 

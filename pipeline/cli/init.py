@@ -63,15 +63,15 @@ def command(
         raise UsageError(
             f"{target} exists; see what it lacks with --out -, name another --out, or overwrite it with --force."
         )
-    written = {target: text}
+    files = {target: text}
     if not jobs.has_settings(path):
-        written[jobs.SETTINGS] = jobs.settings(data, eps, fail_under)
-    for file, content in written.items():
+        files[jobs.SETTINGS] = jobs.settings(data, eps, fail_under)
+    for file, content in files.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         require_replaceable(file)
         replace_atomically(file, content.encode("utf-8"))
         click.echo(f"wrote {file}", err=True)
-    if jobs.SETTINGS not in written:
+    if jobs.SETTINGS not in files:
         click.echo(f"left {jobs.SETTINGS} as it is", err=True)
     elif not fail_under:
         click.echo(f"note: no gate was asked: add fail_under to {jobs.SETTINGS}, or the job never fails", err=True)

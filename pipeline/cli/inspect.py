@@ -26,7 +26,7 @@ from pipeline.errors import InputRejected
 @click.option(
     "--format", "style", type=click.Choice(["text", "json"]), default="text", help="What standard output gets."
 )
-def command(model: Path, style: str, freeze: Path | None, **given: Any) -> int:
+def command(model: Path, style: str, freeze: Path | None, **options: Any) -> int:
     """Show a MODEL's nodes, which of them bounds support, where weights come from, and where BatchNorm would go.
 
     Exit 0 for every classifier that can be imported, whatever bounds support, and 3 for a file that is none. A certificate is
@@ -35,11 +35,11 @@ def command(model: Path, style: str, freeze: Path | None, **given: Any) -> int:
     from pipeline.cli.progress import consoles
     from pipeline.commands import inspect
 
-    inspection = inspect(model, flags_of(given), freeze_to=freeze)
+    inspection = inspect(model, flags_of(options), freeze_to=freeze)
     if freeze is not None:
         _, errors = consoles()
-        told = f"note: {len(inspection.fixed)} weights that were inputs are fixed in {freeze}; deliver and certify that file"
-        errors.print(told, markup=False, highlight=False, soft_wrap=True)
+        note = f"note: {len(inspection.fixed)} weights that were inputs are fixed in {freeze}; deliver and certify that file"
+        errors.print(note, markup=False, highlight=False, soft_wrap=True)
     if style == "json":
         from pipeline.results import quoted
 

@@ -40,7 +40,7 @@ def supported() -> bool:
     return os.name == "posix"
 
 
-def wanted(requested: bool | None, environment: Mapping[str, str]) -> bool:
+def is_isolated(requested: bool | None, environment: Mapping[str, str]) -> bool:
     """Whether to run a child: as asked, else in CI; never within one."""
     if INSIDE in environment or requested is False:
         return False

@@ -122,16 +122,16 @@ def own_code_cache() -> None:
 
 
 def _apart(argv: list[str]) -> int:
-    """Run a command here, or as a child where that is wanted."""
-    asked = group.make_context("pipeline", list(argv), resilient_parsing=True).params
-    if not isolate.wanted(asked["isolate"], os.environ):
+    """Run a command here, or as a child process where that is asked for."""
+    params = group.make_context("pipeline", list(argv), resilient_parsing=True).params
+    if not isolate.is_isolated(params["isolate"], os.environ):
         return run(argv)
     code, message = 0, ""
     try:
-        code = isolate.run(argv, _walls(asked["isolate_memory"], asked["isolate_time"]))
+        code = isolate.run(argv, _walls(params["isolate_memory"], params["isolate_time"]))
     except PipelineError as error:
         code, message = error.exit_code, str(error)
-    return _told(code, message, argv)
+    return _report_end(code, message, argv)
 
 
 def _walls(memory: str | None, seconds: str | None) -> isolate.Walls:
@@ -150,10 +150,10 @@ def run(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code; errors go to standard error in one paragraph."""
     ending = Ending(sys.argv[1:] if argv is None else argv)
     code, message = _ended(argv, ending)
-    return ending.close(_told(code, message, ending.argv), message)
+    return ending.close(_report_end(code, message, ending.argv), message)
 
 
-def _told(code: int, message: str, argv: Sequence[str]) -> int:
+def _report_end(code: int, message: str, argv: Sequence[str]) -> int:
     """The code, once the message is on standard error, on the page of a job, and where JSON was asked for an object."""
     if message:
         message = _clean(message)

@@ -175,9 +175,9 @@ devices_option = click.option(
 )
 
 
-def flags_of(given: dict[str, Any]) -> dict[str, Any]:
+def flags_of(options: dict[str, Any]) -> dict[str, Any]:
     """Click's parameters as settings: ``--no-attack`` says ``attack=False``, what was not given is left out."""
-    flags = {k: v for k, v in given.items() if v is not None and v != ()}
+    flags = {k: v for k, v in options.items() if v is not None and v != ()}
     for name in ("attack", "thumbnails"):
         if flags.pop(f"no_{name}", False):
             flags[name] = False

@@ -71,9 +71,11 @@ class Watch(Bars):
         every = 1 if self.errors.is_terminal else max(1, self.epochs // 20)
         if int(r["epoch"]) % every and int(r["epoch"]) != self.epochs:
             return
-        held = "".join(f"{100 * r[k]:8.2f} %" if k in r else f"{'–':>10}" for k in ("held_natural", "held_certified"))
+        held_out = "".join(
+            f"{100 * r[k]:8.2f} %" if k in r else f"{'–':>10}" for k in ("held_natural", "held_certified")
+        )
         line = f"{int(r['epoch']):>4}/{self.epochs:<4}{r['eps']:9.6f}{r['natural']:9.3f}{r['robust']:9.3f}"
-        line += f"{r['tightness']:8.3f}{r['balance']:8.4f}{held}{r['seconds']:8.1f}"
+        line += f"{r['tightness']:8.3f}{r['balance']:8.4f}{held_out}{r['seconds']:8.1f}"
         self.errors.print(line, highlight=False, markup=False)
 
 

@@ -49,11 +49,13 @@ def _show(done: Any, out: Any) -> None:
 
     result = done.report.result
     colour = {"holds": "bold green", "violated": "bold red"}.get(result.verdict, "bold yellow")
-    asked = result.property
+    question = result.property
     out.print(
-        Text(f"{result.verdict}", style=colour).append(f"   {clean(asked.file)} of {clean(result.model.file)}", "bold")
+        Text(f"{result.verdict}", style=colour).append(
+            f"   {clean(question.file)} of {clean(result.model.file)}", "bold"
+        )
     )
-    boxes = f"{asked.boxes} boxes, {asked.conjunctions} conjunctions, {asked.inputs} inputs, {asked.outputs} outputs"
+    boxes = f"{question.boxes} boxes, {question.conjunctions} conjunctions, {question.inputs} inputs, {question.outputs} outputs"
     lines = [f"unsafe set: {boxes}"]
     if result.verdict == "holds":
         by = f"by {result.decided_by}, {result.boxes_bounded} bounds computed" if result.decided_by else EMPTY
@@ -66,9 +68,9 @@ def _show(done: Any, out: Any) -> None:
         if result.witness.rounded:
             lines.append(f"{result.witness.rounded} inputs are no float32: the file was given the nearest")
     else:
-        tried = f"{', '.join(result.methods)} left {result.boxes_open} boxes open after {result.boxes_bounded} bounds"
+        methods = f"{', '.join(result.methods)} left {result.boxes_open} boxes open after {result.boxes_bounded} bounds"
         attack = "no counterexample was found" if result.attack else "no counterexample was looked for (--no-attack)"
-        lines += [tried, attack]
+        lines += [methods, attack]
         if result.unfinished is not None:
             from pipeline.render.unknown import of_box
 

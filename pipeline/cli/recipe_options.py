@@ -72,14 +72,14 @@ def by_recipe(name: str, field: FieldInfo) -> str:
     """The default that holds, said once where all recipes share it, and else what most have last."""
     recipes: dict[str, list[str]] = {}
     for recipe in NAMES:
-        text = _shown([defaults(recipe, *data).get(name, field.default) for data in DATA])
+        text = _format([defaults(recipe, *data).get(name, field.default) for data in DATA])
         recipes.setdefault(text, []).append(recipe)
     most = max(recipes, key=lambda text: (len(recipes[text]), DEFAULT in recipes[text]))
     some = [f"{', '.join(names)}: {text}" for text, names in recipes.items() if text != most]
     return "; ".join([*some, f"else {most}"]) if some else most
 
 
-def _shown(values: Sequence[Any]) -> str:
+def _format(values: Sequence[Any]) -> str:
     """A default for each kind of data, as help says it."""
     first = values[0]
     if any(value != first for value in values):

@@ -20,7 +20,7 @@ FILE = click.Path(path_type=Path, allow_dash=True)
 @click.option("--junit", type=FILE, metavar="FILE", help="JUnit XML: a test case a gate, one for contradictions.")
 @click.option("--intoto", type=FILE, metavar="FILE", help="An in-toto statement, test-result v0.1, ready to be signed.")
 @click.option("--data", metavar="URI", help="The data that it was certified on: --html then shows samples.")
-@click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="As it was said to certify.")
+@click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="As given to certify.")
 def command(
     report: Path,
     html: Path | None,
@@ -52,13 +52,13 @@ def command(
         from pipeline.commands.reopen import pictures
 
         thumbnails = pictures(report, data, layout=layout)
-    wanted = (
+    outputs = (
         (html, partial(draws.render, pictures=thumbnails)),
         (md, draws.markdown),
         (junit, draws.junit),
         (intoto, draws.statement),
     )
-    files = [(path, draw) for path, draw in wanted if path is not None]
+    files = [(path, draw) for path, draw in outputs if path is not None]
     if sum(str(path) == "-" for path, _ in files) > 1:
         raise UsageError("- is standard output, and takes one rendering; name files for the others.")
     for path, _ in files:

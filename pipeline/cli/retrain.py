@@ -123,8 +123,8 @@ def command(
     flags = flags_of(options)
     flags["retrain"] = {name: flags.pop(name) for name in ("recipe", *FIELDS) if name in flags}
     if write_config is not None:
-        made = commands.write_config(model, flags, write_config, force=force)
-        click.echo(f"{write_config} holds every setting of {made.name}; nothing was trained", err=True)
+        recipe = commands.write_config(model, flags, write_config, force=force)
+        click.echo(f"{write_config} holds every setting of {recipe.name}; nothing was trained", err=True)
         return 0
     folder = report or run_folder.retraining_folder(out or run_folder.retrained_file(model))
     ending.will_be_in(folder, command="retrain", named=report is not None)

@@ -55,9 +55,9 @@ class Ending:
         from pipeline.results.status import Status
 
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        said = message or self.reason or "done"
+        reason = message or self.reason or "done"
         status = Status(
-            command=self.command, exit_code=code, reason=said, result_sha256=self.result_sha256, finished=now
+            command=self.command, exit_code=code, reason=reason, result_sha256=self.result_sha256, finished=now
         )
         try:
             status.write(self.folder)

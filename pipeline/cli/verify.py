@@ -27,12 +27,12 @@ from pipeline.cli.numbers import WHOLE
     metavar="FILE",
     help="The property, where the report is about one.",
 )
-@click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="As it was said to certify.")
+@click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="As given to certify.")
 @click.option("--download", is_flag=True, help="Allow torchvision: and hf: data to be downloaded.")
 @click.option(
     "--format", "style", type=click.Choice(["text", "json"]), default="text", help="What standard output gets."
 )
-def command(report: Path, style: str, **given: Any) -> int:
+def command(report: Path, style: str, **options: Any) -> int:
     """Check a REPORT, a report.json or its folder, against everything that it is about, and say what was not checked.
 
     \b
@@ -50,17 +50,17 @@ def command(report: Path, style: str, **given: Any) -> int:
     from pipeline.results import clean, quoted
 
     out, errors = consoles()
-    watch, found = Bars(errors), Findings()
+    watch, findings = Bars(errors), Findings()
     with watch.bars:
-        for event in verify(report, **given):
+        for event in verify(report, **options):
             if isinstance(event, Findings):
-                found = event
+                findings = event
             else:
                 watch.show(event)
     if style == "json":
-        click.echo(quoted(json.dumps(dataclasses.asdict(found), indent=2)))
-        return found.exit_code
-    for word, sentences in (("ok", found.checked), ("not checked", found.unchecked), ("FAULT", found.faults)):
+        click.echo(quoted(json.dumps(dataclasses.asdict(findings), indent=2)))
+        return findings.exit_code
+    for word, sentences in (("ok", findings.checked), ("not checked", findings.unchecked), ("FAULT", findings.faults)):
         for sentence in sentences:
             out.print(f"{word:<11}  {clean(sentence, 1000)}", markup=False, highlight=False, soft_wrap=True)
-    return found.exit_code
+    return findings.exit_code

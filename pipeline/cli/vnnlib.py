@@ -45,7 +45,7 @@ def command(ctx: click.Context, /, name: bool, versioned: bool) -> int:
     "--network", "networks", multiple=True, metavar="NAME=FILE", help="The model of the network that QUERY declares."
 )
 @click.option("--timeout", type=Whole(1), metavar="SECONDS", help="Answer timed-out after so long.")
-def verify(query: Path, networks: tuple[str, ...], timeout: int | None, **given: Any) -> int:
+def verify(query: Path, networks: tuple[str, ...], timeout: int | None, **options: Any) -> int:
     """Whether an input of QUERY satisfies all of its assertions: sat with an assignment, unsat, unknown or timed-out.
 
     float32 is decided for every float32 evaluation, as `certify` does; real in exact arithmetic. VNN-LIB 1.0 is read too.
@@ -56,7 +56,7 @@ def verify(query: Path, networks: tuple[str, ...], timeout: int | None, **given:
     named = dict(_named(text) for text in networks)
     watch, answer = Watch(consoles()[1]), ("unknown", "")
     with watch.bars:
-        for event in verify(query, named, flags_of(given), timeout):
+        for event in verify(query, named, flags_of(options), timeout):
             if isinstance(event, tuple):
                 answer = event
             else:
@@ -67,14 +67,14 @@ def verify(query: Path, networks: tuple[str, ...], timeout: int | None, **given:
 
 @command.command("supports")
 @click.pass_context
-def supports(ctx: click.Context, /, **asked: bool) -> int:
+def supports(ctx: click.Context, /, **flags: bool) -> int:
     """What can be answered, a capability at a time: a line each."""
-    chosen = [name for name in CAPABILITIES if asked[name.replace("-", "_")]]
-    if len(chosen) != 1:
+    names = [name for name in CAPABILITIES if flags[name.replace("-", "_")]]
+    if len(names) != 1:
         raise UsageError(f"supports answers one of {', '.join('--' + name for name in CAPABILITIES)}.")
     from pipeline.commands.vnnlib_solver import CAPABILITIES as LINES
 
-    click.echo("".join(f"{line}\n" for line in LINES[chosen[0]]), nl=False)
+    click.echo("".join(f"{line}\n" for line in LINES[names[0]]), nl=False)
     return 0
 
 

@@ -39,19 +39,19 @@ def within_budget(
     ``LEAST`` epochs take longer.
     """
     assert settings.budget is not None
-    asked = hashlib.sha256(json.dumps([key, settings.budget]).encode()).hexdigest()
-    chosen = choices.get(asked)
-    if chosen is not None:
-        yield Note(f"{chosen} epochs, as chosen for --budget when this command began")
+    question = hashlib.sha256(json.dumps([key, settings.budget]).encode()).hexdigest()
+    epochs = choices.get(question)
+    if epochs is not None:
+        yield Note(f"{epochs} epochs, as chosen for --budget when this command began")
     else:
         yield Note("timing steps, to choose the number of epochs for --budget")
         # A shortened recipe has all kinds of epochs.
         task = task_of(of_length(max(LEAST, whole.epochs // 2)))
         pace = measure(task, device_of(settings), execution, group)
-        chosen = most(whole, of_length, pace, len(task.batches), settings.budget)
-        choices.put(asked, chosen)
-        yield Note(_told(whole, of_length(chosen), pace, len(task.batches), settings.budget))
-    return of_length(chosen)
+        epochs = most(whole, of_length, pace, len(task.batches), settings.budget)
+        choices.put(question, epochs)
+        yield Note(_summary(whole, of_length(epochs), pace, len(task.batches), settings.budget))
+    return of_length(epochs)
 
 
 def most(whole: Recipe, of_length: Callable[[int], Recipe], pace: Pace, steps: int, budget: float) -> int:
@@ -66,17 +66,19 @@ def most(whole: Recipe, of_length: Callable[[int], Recipe], pace: Pace, steps: i
     )
 
 
-def _told(whole: Recipe, recipe: Recipe, pace: Pace, steps: int, budget: float) -> str:
+def _summary(whole: Recipe, recipe: Recipe, pace: Pace, steps: int, budget: float) -> str:
     """What was chosen, and why."""
-    spent, kinds = (
+    duration, kinds = (
         pace.seconds(recipe, steps),
         {"before the ramp": pace.clean, "on it": pace.ramp, "behind it": pace.full},
     )
     each = ", ".join(f"{1000 * seconds:.3g} {where}" for where, seconds in kinds.items())
     if recipe.epochs == whole.epochs:
-        why = f"which is the recipe's own length; --epochs says more. They take some {spent:.0f} s"
+        why = f"which is the recipe's own length; --epochs says more. They take some {duration:.0f} s"
     else:
-        why = f"of the recipe's {whole.epochs}: they take some {spent:.0f} s, one more would not fit into {SHARE:.0%}"
+        why = (
+            f"of the recipe's {whole.epochs}: they take some {duration:.0f} s, one more would not fit into {SHARE:.0%}"
+        )
     return (
         f"--budget {budget:.0f}s: {recipe.epochs} epochs of {recipe.name}, {why} of the budget here (milliseconds of a step: "
         f"{each}). Certification is not counted"

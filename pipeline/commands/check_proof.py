@@ -56,15 +56,15 @@ def check_proof(
         raise UsageError("--data are compared as a report has selected them; name it with --report.")
     unproved: list[Unproved] = []
     if report is not None:
-        result, (told, sha256) = read(report).result, manifest(folder)
+        result, (contents, sha256) = read(report).result, manifest(folder)
         stored = (
             None if result.samples is None else (report if report.is_dir() else report.parent) / result.samples.file
         )
         samples = None if stored is None or result.samples is None else read_samples(stored, result.samples)
-        _require_same(result, samples, told, sha256)
+        _require_same(result, samples, contents, sha256)
         if data is not None and samples is not None:
-            _require_pixels(result, samples, told, folder, data, download)
-        unproved = [] if samples is None else without_proof(samples, told["about"])
+            _require_pixels(result, samples, contents, folder, data, download)
+        unproved = [] if samples is None else without_proof(samples, contents["about"])
     yield from check(content, folder)
     yield from unproved
 
@@ -80,22 +80,22 @@ def without_proof(samples: Samples, proofs: list[Checked]) -> list[Unproved]:
     return found
 
 
-def _require_same(result: Result, samples: Samples | None, told: dict[str, Any], sha256: str) -> None:
-    said: dict[int, set[tuple[int, str]]] = {}
+def _require_same(result: Result, samples: Samples | None, contents: dict[str, Any], sha256: str) -> None:
+    certified_at: dict[int, set[tuple[int, str]]] = {}
     for level in range(0 if samples is None else len(samples.eps)):
         assert samples is not None
         for row in np.flatnonzero(samples.verdict[level] == Verdict.CERTIFIED):
-            said.setdefault(int(samples.index[row]), set()).add((int(samples.label[row]), samples.eps[level]))
-    strange = [one for one in told["about"] if (one.label, one.eps) not in said.get(one.index, ())]
+            certified_at.setdefault(int(samples.index[row]), set()).add((int(samples.label[row]), samples.eps[level]))
+    strange = [one for one in contents["about"] if (one.label, one.eps) not in certified_at.get(one.index, ())]
     for wrong, what in (
         (result.proofs is None, "the report states no proofs"),
         (result.proofs is not None and result.proofs.sha256 != sha256, "the report states the digest of other proofs"),
-        (result.model.sha256 != told["model_sha256"], "the report is about another model"),
-        (result.method.arithmetic != told["arithmetic"], "the report is about another arithmetic"),
-        (list(result.threat.range) != told["range"], "the report is about another range of pixels"),
+        (result.model.sha256 != contents["model_sha256"], "the report is about another model"),
+        (result.method.arithmetic != contents["arithmetic"], "the report is about another arithmetic"),
+        (list(result.threat.range) != contents["range"], "the report is about another range of pixels"),
         (result.threat.norm != "linf" or result.threat.features is not None, "the report is about another region"),
         (
-            _normalisation(result) != [part.ravel().tolist() for part in told["normalise"]],
+            _normalisation(result) != [part.ravel().tolist() for part in contents["normalise"]],
             "the report normalises otherwise",
         ),
         (strange, "a proof is about a sample, label or eps that the report does not certify"),
@@ -111,7 +111,7 @@ def _normalisation(result: Result) -> list[list[float]]:
 
 
 def _require_pixels(
-    result: Result, samples: Samples, told: dict[str, Any], folder: Path, data: str | Dataset, download: bool
+    result: Result, samples: Samples, contents: dict[str, Any], folder: Path, data: str | Dataset, download: bool
 ) -> None:
     from pipeline.commands.reopen import pixels_of
 
@@ -120,7 +120,7 @@ def _require_pixels(
     if pixels is None:
         raise Contradiction(" ".join(found.faults))
     rows = {int(index): row for row, index in enumerate(samples.index)}
-    for about, entry in zip(told["about"], told["samples"], strict=True):
+    for about, entry in zip(contents["about"], contents["samples"], strict=True):
         try:
             stored = arrays_of(folder, about, entry)["x"]
         except Exception:  # the replay says of it what is wrong

@@ -63,13 +63,13 @@ class RecipeComparison:
             device, self.settings.precision, self.settings.compile, self.settings.graph, steps=steps
         )
         key = training.training_key(self.subject, self.data, recipe, self.settings, execution)
-        if (kept := self.choices.get(key)) is None:
+        if (scores := self.choices.get(key)) is None:
             execution = execution.try_compiling(device, whole=recipe.one_graph)
-            kept = self._trained(
+            scores = self._trained(
                 recipe, training.task_of(self.subject, self.images, recipe, self.settings, teacher), execution
             )
-            self.choices.put(key, kept)
-        return dict(kept)
+            self.choices.put(key, scores)
+        return dict(scores)
 
     def _trained(self, recipe: Recipe, task: train.Task, execution: train.Execution) -> dict[str, Any]:
         torch.manual_seed(recipe.seed)
@@ -100,7 +100,7 @@ def compare(
     accuracy by IBP on the held-out part is chosen. It is said to lead only where it is ahead with every seed.
     """
     rated: dict[str, Entry] = {}
-    found: dict[str, list[dict[str, Any]]] = {}
+    runs_of: dict[str, list[dict[str, Any]]] = {}
     for name in names:
         own = comparison.brief(Entry(name)).learning_rate
         rates = (1.0,) if "learning_rate" in comparison.settings.retrain or "learning_rate=" in name else RATES
@@ -108,10 +108,10 @@ def compare(
         yield Note(f"comparing {name}: {comparison.brief(entries[0]).epochs} epochs, {SEEDS} seeds")
         first = {entry: comparison.score(entry, 0) for entry in entries}
         rated[name] = max(entries, key=lambda entry: (not first[entry]["guesses"], first[entry]["certified"]))
-        found[name] = [comparison.score(rated[name], seed) for seed in range(SEEDS)]
+        runs_of[name] = [comparison.score(rated[name], seed) for seed in range(SEEDS)]
     scores = {
         name: [100 * one["certified"] for one in runs]
-        for name, runs in found.items()
+        for name, runs in runs_of.items()
         if not any(one["guesses"] for one in runs)
     }
     if not any(map(any, scores.values())):
@@ -119,21 +119,21 @@ def compare(
             "no recipe of --compare certifies a held-out sample after a brief run; name one with --recipe, or give more --epochs."
         )
     best, leads = chosen(scores)
-    told = [*_table(rated, found), *_pairs(scores)]
+    lines = [*_table(rated, runs_of), *_pairs(scores)]
     why = (
         "is ahead of each other with every seed"
         if leads and len(scores) > 1
         else "has the best mean, and no more is claimed"
     )
-    told.append(f"{best} {why}: it is trained in full, at learning rate {rated[best].rate}")
-    for line in told:
+    lines.append(f"{best} {why}: it is trained in full, at learning rate {rated[best].rate}")
+    for line in lines:
         yield Note(line)
-    return rated[best], tuple(told)
+    return rated[best], tuple(lines)
 
 
-def _table(rated: Mapping[str, Entry], found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+def _table(rated: Mapping[str, Entry], runs_of: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     lines = []
-    for name, runs in found.items():
+    for name, runs in runs_of.items():
         natural, certified = (spread([100 * one[what] for one in runs]) for what in ("natural", "certified"))
         out = ", no better than guessing with some seed, and out" if any(one["guesses"] for one in runs) else ""
         lines.append(

@@ -49,14 +49,14 @@ def export_vnnlib(
     return robustness(lower, upper, label, output.classes, comments, threshold)
 
 
-def _level(known: tuple[str, ...], eps: str | None) -> int:
-    if eps is None and len(known) == 1:
+def _level(all_radii: tuple[str, ...], eps: str | None) -> int:
+    if eps is None and len(all_radii) == 1:
         return 0
-    wanted = None if eps is None else parse_eps(eps)
-    for i, text in enumerate(known):
-        if Fraction(text) == wanted:
+    radius = None if eps is None else parse_eps(eps)
+    for i, text in enumerate(all_radii):
+        if Fraction(text) == radius:
             return i
-    raise UsageError(f"--eps is one of the report's, {', '.join(known)}; received {eps or 'none'}.")
+    raise UsageError(f"--eps is one of the report's, {', '.join(all_radii)}; received {eps or 'none'}.")
 
 
 def _box(pixels: np.ndarray, ball: Ball, preprocessing: Preprocessing) -> tuple[list[Fraction], list[Fraction]]:

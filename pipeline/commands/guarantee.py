@@ -56,27 +56,29 @@ def kernels_of(subject: Subject, settings: Settings) -> Kernels:
     if settings.arithmetic != "float32-any-order":
         _bound_blank(subject, Outward(deployed=False))
         return Kernels()
-    needed, assumptions = _needed_kernels(subject)
+    operators, assumptions = _needed_kernels(subject)
     executes = {op.type for op in subject.executed.graph.operators}
-    inside = [(name, of) for kind in INSIDE if kind in executes for name, of in INSIDE[kind] if of in needed]
-    needed = (*needed, *(name for name, _ in inside))
-    if settings.provider != "cpu" and (needed or assumptions):
+    inside = [(name, of) for kind in INSIDE if kind in executes for name, of in INSIDE[kind] if of in operators]
+    operators = (*operators, *(name for name, _ in inside))
+    if settings.provider != "cpu" and (operators or assumptions):
         what = (
-            f"the float32 kernels of {', '.join(needed)} are" if needed else "the float32 steps of a normalisation are"
+            f"the float32 kernels of {', '.join(operators)} are"
+            if operators
+            else "the float32 steps of a normalisation are"
         )
         raise InputRejected(
             f"{what} known for the CPU provider alone, and `--arithmetic float32-any-order` cannot promise them on CUDA; use "
             "`--provider cpu`, or `--arithmetic real`."
         )
-    if not needed:
+    if not operators:
         return Kernels(assumptions=assumptions)
-    if unknown := [name for name in needed if name not in kernels.OPERATORS]:
+    if unknown := [name for name in operators if name not in kernels.OPERATORS]:
         raise unbounded(*unknown)
     table, note = kernel_table.load()
-    if missing := [name for name in needed if name not in table.operators]:
+    if missing := [name for name in operators if name not in table.operators]:
         raise unmeasured(*missing, on=str(table.build))
-    kernel_table.spot_check(table, needed)
-    errors = table.errors(needed)
+    kernel_table.spot_check(table, operators)
+    errors = table.errors(operators)
     charged = dict(errors)
     for name, of in inside:
         charged[of] = (max(charged[of][0], errors[name][0]), max(charged[of][1], errors[name][1]))
@@ -90,7 +92,7 @@ def kernels_of(subject: Subject, settings: Settings) -> Kernels:
         report.KernelErrors(
             runtime_sha256=table.build.runtime_sha256,
             instructions=table.build.instructions,
-            libm=table.libm(needed),
+            libm=table.libm(operators),
             errors=errors,
         ),
         (

@@ -163,8 +163,10 @@ def _search_and_prove(
     clock: Clock,
 ) -> Generator[Progress, None, tuple[Outcome, Witness | None, Kernels]]:
     """A short search for a counterexample, a proof, and if neither decides, a long search in the open subdomains."""
-    left = None if clock.deadline is None else max(0.0, clock.deadline - time.monotonic())
-    witness = falsifier.search(Clock.of(None if left is None else left * ATTACK_SHARE)) if falsifier else None
+    seconds_left = None if clock.deadline is None else max(0.0, clock.deadline - time.monotonic())
+    witness = (
+        falsifier.search(Clock.of(None if seconds_left is None else seconds_left * ATTACK_SHARE)) if falsifier else None
+    )
     if witness is not None:
         return Outcome.before(question), witness, Kernels()
     require_rules(subject.network)

@@ -129,7 +129,7 @@ def _lacking(count: int, why: str) -> Note:
 
 
 def _manifest(subject: Subject, fitted: Fitted, strategy: Strategy, entries: Sequence[dict[str, Any]]) -> bytes:
-    said = {
+    contents = {
         "format": 1,
         "model_sha256": subject.file.digests.sha256,
         "arithmetic": strategy.arithmetic,
@@ -137,7 +137,7 @@ def _manifest(subject: Subject, fitted: Fitted, strategy: Strategy, entries: Seq
         "normalise": [part.tolist() for part in _normalisation(subject)],
         "samples": list(entries),
     }
-    return json.dumps(said, indent=1).encode()
+    return json.dumps(contents, indent=1).encode()
 
 
 def _normalisation(subject: Subject) -> tuple[np.ndarray, ...]:

@@ -107,8 +107,8 @@ def _retrain(
     if choices is not None and settings.compare is not None:
         recipes = RecipeComparison(subject, images, train_part, settings, group, choices, stop)
         entry, comparison_lines = yield from compare(recipes, settings.compare.split(","))
-    made = partial(recipe_of, subject, images, settings, entry)
-    recipe, teacher = training.with_teacher(subject, made(), settings, group)
+    recipe_with = partial(recipe_of, subject, images, settings, entry)
+    recipe, teacher = training.with_teacher(subject, recipe_with(), settings, group)
     steps = recipe.epochs * math.ceil(len(images) / recipe.batch_size)
     execution = train.Execution.of(
         device_of(settings), settings.precision, settings.compile, settings.graph, steps=steps
@@ -118,7 +118,7 @@ def _retrain(
         recipe = yield from within_budget(
             settings,
             recipe,
-            lambda epochs: made(epochs=epochs, teacher=recipe.teacher),
+            lambda epochs: recipe_with(epochs=epochs, teacher=recipe.teacher),
             key,
             lambda whole: training.task_of(subject, images, whole, settings, teacher),
             choices,
@@ -126,7 +126,7 @@ def _retrain(
             group,
         )
         key = training_key(subject, train_part, recipe, settings, execution)
-    finished, begun = group.on_first(lambda: _left(run, key, force))
+    finished, unfinished = group.on_first(lambda: _earlier_run(run, key, force))
     if choices is not None:
         choices.keep()
     if why := group.on_first(lambda: run.user.reason):
@@ -135,7 +135,7 @@ def _retrain(
     for note in (*subject.imported.notes, *announcement(subject, recipe, settings), *every):
         yield Note(note)
 
-    def given() -> Generator[Event, None, Evidence]:
+    def examine_given() -> Generator[Event, None, Evidence]:
         yield Note("certifying the given file, to compare with")
         fewer = settings.before_samples
         if fewer is None or (settings.max_samples or fewer) < fewer:
@@ -145,7 +145,7 @@ def _retrain(
         return (yield from examine(subject, testing, some, source, work=Work(group)))
 
     # First, since what cannot be certified need not be trained; a run cut into slices need not know it in each of them.
-    before = None if begun else (yield from given())
+    before = None if unfinished else (yield from examine_given())
     if finished is None:
         execution = execution.try_compiling(device_of(settings), whole=recipe.one_graph)
         yield Note(execution.describe())
@@ -153,13 +153,13 @@ def _retrain(
             subject, images, recipe, settings, run, key, stop, execution, group, teacher
         )
         metadata = file_metadata(subject, recipe, settings, aside)
-        finished = group.on_first(lambda: _written(subject, run, key, trained, metadata))
+        finished = group.on_first(lambda: _write_model(subject, run, key, trained, metadata))
     else:
         yield Note(
             f"{out.name} is what this command wrote when it finished: nothing is trained, and it is certified again"
         )
 
-    before = before or (yield from given())
+    before = before or (yield from examine_given())
     delivered = open_model(opened(out, group, finished.written_sha256), settings)
     yield Note(f"certifying {out.name}")
     after = yield from examine(delivered, testing, settings, source, gates, Work(group))
@@ -200,7 +200,7 @@ def _check_target(model: Path, run: RunFolder, force: bool) -> None:
         raise UsageError(f"{out} exists; name another --out, or overwrite it with --force.")
 
 
-def _left(run: RunFolder, key: str, force: bool) -> tuple[WrittenModel | None, bool]:
+def _earlier_run(run: RunFolder, key: str, force: bool) -> tuple[WrittenModel | None, bool]:
     """What the same command wrote when it finished, and whether there is a checkpoint of it; ``force`` removes what others wrote.
 
     Raises UsageError where the file is another's, or the folder holds what is not authenticated as this user's.
@@ -216,19 +216,19 @@ def _left(run: RunFolder, key: str, force: bool) -> tuple[WrittenModel | None, b
         raise UsageError(
             f"{run.out} exists and this command did not finish it; name another --out, or overwrite it with --force."
         )
-    begun = run.belongs_to(key)
-    if force and finished is None and not begun:
+    unfinished = run.belongs_to(key)
+    if force and finished is None and not unfinished:
         run.clear()
-    return finished, begun and run.checkpoint.exists()
+    return finished, unfinished and run.checkpoint.exists()
 
 
-def _written(
+def _write_model(
     subject: Subject, run: RunFolder, key: str, trained: train.Finished, metadata: Mapping[str, str]
 ) -> WrittenModel:
     """Write the trained weights into the file, and a record of it into the folder of the run."""
     network = without_threshold(without_normalisation(trained.network), subject.imported.network)
-    written = write_back(subject.file, network, run.out, metadata=metadata)
+    output = write_back(subject.file, network, run.out, metadata=metadata)
     curves = tuple(map(dict, trained.history))
-    finished = WrittenModel(key, written.file.digests.sha256, written.changes, curves, trained.epoch)
-    run.save_record(finished)
-    return finished
+    record = WrittenModel(key, output.file.digests.sha256, output.changes, curves, trained.epoch)
+    run.save_record(record)
+    return record

@@ -57,7 +57,7 @@ def task_of(
             "training needs batches, and this file fixes its batch where it cannot be freed; export it with a free one."
         )
     device = device_of(settings)
-    keep, held = _held_out(images, recipe)
+    keep, held_out = _held_out(images, recipe)
     loader = Loader(
         images.images[keep],
         images.labels[keep],
@@ -67,10 +67,10 @@ def task_of(
         device=device,
         layout=images.layout,
     )
-    aside = (torch.from_numpy(images.images[held]).to(device), torch.from_numpy(images.labels[held]).to(device))
+    aside = (torch.from_numpy(images.images[held_out]).to(device), torch.from_numpy(images.labels[held_out]).to(device))
     assert settings.eps is not None
     low, high = images.value_range
-    watched = aside if len(held) else None
+    watched = aside if len(held_out) else None
     eps, identity = settings.eps[-1], {"run": key}
     return train.Task(subject.network, loader, recipe, eps, watched, low, high, identity=identity, teacher=teacher)
 
@@ -91,13 +91,13 @@ def trained_network(
     task = task_of(subject, images, recipe, settings, teacher, key)
     device = device_of(settings)
     torch.manual_seed(recipe.seed)
-    kept = group.on_first(lambda: run.begin(key))
-    _, held = _held_out(images, recipe)
+    keeps = group.on_first(lambda: run.begin(key))
+    _, held_out = _held_out(images, recipe)
     events = train.train(
         task,
         device=device,
         # The first process alone reads and writes it, so that the others need no key.
-        checkpoint=train.Checkpoint(run.checkpoint, run.seal() or Seal(b"")) if kept else None,
+        checkpoint=train.Checkpoint(run.checkpoint, run.seal() or Seal(b"")) if keeps else None,
         should_stop=should_stop,
         execution=execution,
         group=group,
@@ -110,10 +110,10 @@ def trained_network(
         if (
             isinstance(event, train.Epoch)
             and not warned
-            and (said := collapse(event.record, images.labels[held], recipe))
+            and (warning := collapse(event.record, images.labels[held_out], recipe))
         ):
             warned = True
-            yield Note(said, warning=True)
+            yield Note(warning, warning=True)
     raise AssertionError("training ends with Finished")
 
 
@@ -142,9 +142,9 @@ def parts(uri: str, settings: Settings) -> tuple[Dataset, Dataset, str | None]:
     """(trained on, certified on, a sentence where a tenth had to be set aside)."""
     split = has_part(uri, "test")
     if settings.test_data is None and not split:
-        rest, held = hold_out(load(uri, part=None, download=settings.download), ASIDE, settings.seed)
-        count = f"{len(held)} of {len(held) + len(rest)}"
-        told = f"the data has no test part: {count} samples are set aside by seed, never trained on, and certified on"
-        return rest, held, told
+        rest, held_out = hold_out(load(uri, part=None, download=settings.download), ASIDE, settings.seed)
+        count = f"{len(held_out)} of {len(held_out) + len(rest)}"
+        note = f"the data has no test part: {count} samples are set aside by seed, never trained on, and certified on"
+        return rest, held_out, note
     train_part = load(uri, part="train" if has_part(uri, "train") else None, download=settings.download)
     return train_part, test_part(settings.test_data or uri, settings, None), None

@@ -88,10 +88,10 @@ def _weights_in_file(finished: WrittenModel, recipe: Recipe) -> str:
     """Which epoch's weights the file holds, in a sentence."""
     if recipe.select == "final":
         return "the weights are those of the final epoch; nothing was selected"
-    held = next(r["held_certified"] for r in finished.curves if r["epoch"] == finished.epoch)
+    share = next(r["held_certified"] for r in finished.curves if r["epoch"] == finished.epoch)
     return (
         f"the weights are those of epoch {finished.epoch} of {recipe.epochs}, which certifies most of the held-out part of the "
-        f"training data ({100 * held:.2f} %)"
+        f"training data ({100 * share:.2f} %)"
     )
 
 

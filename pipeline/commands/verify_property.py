@@ -120,14 +120,14 @@ def _laws(result: PropertyResult, folder: Path) -> Iterator[str]:
         yield f"report.json: the verdict is {result.verdict}, with{'' if result.witness else 'out'} a witness."
     if result.verdict == "holds" and (result.boxes_open or result.arithmetic == "none"):
         yield f"report.json: the verdict is holds, with {result.boxes_open} boxes open in arithmetic {result.arithmetic}."
-    kept, witness = folder / "counterexample.txt", result.witness
+    stored, witness = folder / "counterexample.txt", result.witness
     if witness is None:
-        if kept.exists():
+        if stored.exists():
             yield "counterexample.txt: it is there, and the report has no witness."
         return
     if (len(witness.x), len(witness.y)) != (result.property.inputs, result.property.outputs):
         yield "report.json: the witness has other numbers of inputs or outputs than the property."
-    elif not kept.is_file() or kept.read_bytes() != counterexample(_exact(witness.x), _exact(witness.y)).encode():
+    elif not stored.is_file() or stored.read_bytes() != counterexample(_exact(witness.x), _exact(witness.y)).encode():
         yield "counterexample.txt: it is not the witness of the report."
 
 

@@ -177,8 +177,8 @@ def _broken_here(samples: Samples, rows: np.ndarray, now: Certification) -> Note
 def _contradictions(samples: Samples, rows: np.ndarray, now: Certification) -> Iterator[str]:
     index = samples.index[rows]
     # A run may have been allowed more parts than ``verify`` allows.
-    spent = any(one.why == "domains" for details in now.details for one in details.unfinished)
-    more = f" {limits().domains} parts were not enough for some. {raised('domains')}" if spent else ""
+    exhausted = any(one.why == "domains" for details in now.details for one in details.unfinished)
+    more = f" {limits().domains} parts were not enough for some. {raised('domains')}" if exhausted else ""
     if (bad := now.samples.predicted != samples.predicted[rows]).any():
         yield f"the file gives {int(bad.sum())} samples another label than stated; the first is {index[bad.argmax()]}."
         return

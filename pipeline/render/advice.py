@@ -190,9 +190,9 @@ def _threat(report: Report) -> str:
     """What flags said of it, to be said again."""
     if report.result.threat.features is None:
         return " --norm l2" if report.result.threat.norm == "l2" else ""
-    said = dict(pairwise(report.run.argv))
-    given = [(flag, said[flag]) for flag in BY_FEATURE if flag in said]
-    return "".join(f" {flag} {shlex.quote(clean(value, 200))}" for flag, value in given)
+    arguments = dict(pairwise(report.run.argv))
+    pairs = [(flag, arguments[flag]) for flag in BY_FEATURE if flag in arguments]
+    return "".join(f" {flag} {shlex.quote(clean(value, 200))}" for flag, value in pairs)
 
 
 def _as_given(report: Report) -> tuple[str, str]:

@@ -79,7 +79,7 @@ def paint_curve(
 def class_bars(rows: list[ClassRow], names: tuple[str, ...] | None, eps: str) -> Drawing:
     """Nested bars per class, the worst class first."""
     ordered = _worst_first(rows)
-    shown, metrics = ordered[:MOST_CLASSES], _metrics(rows[0].attacked)
+    some, metrics = ordered[:MOST_CLASSES], _metrics(rows[0].attacked)
     table = tuple(
         (_named(row, names, 60), str(row.n), *(_share(getattr(row, metric) or 0, row.n) for metric in metrics))
         for row in ordered
@@ -88,9 +88,9 @@ def class_bars(rows: list[ClassRow], names: tuple[str, ...] | None, eps: str) ->
     caption = (
         f"At ε = {eps}, worst first: class {_named(worst, names, 40)} has {_share(worst.certified, worst.n)} certified."
     )
-    if len(shown) < len(ordered):
-        caption += f" The {len(shown)} worst of {len(ordered)} classes."
-    height = 0.55 + 0.2 * max(len(shown), 3)
+    if len(some) < len(ordered):
+        caption += f" The {len(some)} worst of {len(ordered)} classes."
+    height = 0.55 + 0.2 * max(len(some), 3)
     svg = draw(
         lambda figure: paint_classes(figure.add_subplot(), rows, names),
         key="classes",
@@ -105,15 +105,15 @@ def paint_classes(
     axes: Axes, rows: Sequence[ClassRow], names: tuple[str, ...] | None, colours: Mapping[str, str] = COLOURS
 ) -> None:
     """A bar a class, within which certified, attacked and natural follow each other; the worst classes first."""
-    shown = _worst_first(rows)[:MOST_CLASSES]
-    start = [0.0] * len(shown)
+    some = _worst_first(rows)[:MOST_CLASSES]
+    start = [0.0] * len(some)
     for name in reversed(_metrics(rows[0].attacked)):
-        end = [100 * getattr(row, name) / max(row.n, 1) for row in shown]
+        end = [100 * getattr(row, name) / max(row.n, 1) for row in some]
         widths = [right - left for left, right in zip(start, end, strict=True)]
         faint = 1.0 if name == "certified" else 0.45
-        axes.barh(range(len(shown)), widths, left=start, height=0.66, color=colours[name], alpha=faint)
+        axes.barh(range(len(some)), widths, left=start, height=0.66, color=colours[name], alpha=faint)
         start = end
-    axes.set_yticks(range(len(shown)), [_named(row, names, 16) for row in shown])
+    axes.set_yticks(range(len(some)), [_named(row, names, 16) for row in some])
     axes.invert_yaxis()
     axes.spines["left"].set_visible(False)
     axes.set_xlim(0, 100)

@@ -19,16 +19,16 @@ FAINT = {"active": 1.0, "inactive": 0.35, "unstable": 1.0}
 
 def layer_states(layers: tuple[Layer, ...], eps: str) -> Drawing:
     """Stacked bars: the share of units that are surely on, surely off, or either within the box."""
-    shown = layers[:MOST_LAYERS]
+    first = layers[:MOST_LAYERS]
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
-        start = [0.0] * len(shown)
+        start = [0.0] * len(first)
         for state in STATES:
-            widths = [100 * getattr(layer, state) for layer in shown]
-            axes.barh(range(len(shown)), widths, left=start, height=0.66, color=TONES[state], alpha=FAINT[state])
+            widths = [100 * getattr(layer, state) for layer in first]
+            axes.barh(range(len(first)), widths, left=start, height=0.66, color=TONES[state], alpha=FAINT[state])
             start = [left + width for left, width in zip(start, widths, strict=True)]
-        axes.set_yticks(range(len(shown)), [str(i + 1) for i in range(len(shown))])
+        axes.set_yticks(range(len(first)), [str(i + 1) for i in range(len(first))])
         axes.set_ylabel("layer")
         axes.invert_yaxis()
         axes.spines["left"].set_visible(False)
@@ -49,24 +49,28 @@ def layer_states(layers: tuple[Layer, ...], eps: str) -> Drawing:
         f"At ε = {eps}, by IBP, from input to output. A unit is unstable where its sign may change within the box: most in "
         f"layer {worst + 1}, {clean(layers[worst].name, 60)}, with {100 * layers[worst].unstable:.1f} %."
     )
-    svg = draw(paint, key="states", title="Units by layer", description=caption, height=0.7 + 0.2 * max(len(shown), 3))
+    svg = draw(paint, key="states", title="Units by layer", description=caption, height=0.7 + 0.2 * max(len(first), 3))
     header = ("layer", "name", "kind", *STATES)
     return Drawing("Units by layer", caption, svg, STATES, header, rows)
 
 
 def looseness(layers: tuple[Layer, ...], eps: str) -> Drawing:
     """How many times wider than what a few points reach the boxes are, on a logarithmic axis."""
-    known = [(i, layer.looseness) for i, layer in enumerate(layers[:MOST_LAYERS]) if layer.looseness is not None]
+    measured = [(i, layer.looseness) for i, layer in enumerate(layers[:MOST_LAYERS]) if layer.looseness is not None]
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
         axes.plot(
-            [i + 1 for i, _ in known], [value for _, value in known], color=COLOURS["ink"], marker="o", markersize=3.5
+            [i + 1 for i, _ in measured],
+            [value for _, value in measured],
+            color=COLOURS["ink"],
+            marker="o",
+            markersize=3.5,
         )
         axes.set_yscale("log")
-        low, high = min(value for _, value in known), max(value for _, value in known)
+        low, high = min(value for _, value in measured), max(value for _, value in measured)
         axes.set_ylim(min(low, 1) * 0.8, max(high, 10) * 1.25)
-        axes.set_xticks([i + 1 for i, _ in known])
+        axes.set_xticks([i + 1 for i, _ in measured])
         axes.set_xlim(0.5, len(layers[:MOST_LAYERS]) + 0.5)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}×")
         axes.minorticks_off()
@@ -93,6 +97,6 @@ def looseness(layers: tuple[Layer, ...], eps: str) -> Drawing:
 
 def lost(layers: tuple[Layer, ...]) -> int | None:
     """The layer before which bounds widen most, as a factor over the layer before it; None where nothing is known of it."""
-    known = [(i, layer.looseness) for i, layer in enumerate(layers) if layer.looseness]
-    factors = [(now / before, i) for (_, before), (i, now) in zip([(-1, 1.0), *known], known, strict=False)]
+    measured = [(i, layer.looseness) for i, layer in enumerate(layers) if layer.looseness]
+    factors = [(now / before, i) for (_, before), (i, now) in zip([(-1, 1.0), *measured], measured, strict=False)]
     return max(factors)[1] if factors else None

@@ -164,8 +164,8 @@ def _ladder(report: Report, level: Level) -> RenderableType:
         table.add_column(column, justify="right")
     for rung in level.rungs:
         seconds = report.run.timings.get(f"{rung.name}@{level.eps}")
-        spent = "–" if seconds is None else f"{seconds:.1f}"
-        cells = (count(rung.examined), f"+{count(rung.decided)}", count(rung.certified), spent)
+        duration = "–" if seconds is None else f"{seconds:.1f}"
+        cells = (count(rung.examined), f"+{count(rung.decided)}", count(rung.certified), duration)
         table.add_row(rung.name, *(Text(cell) for cell in cells))
     for name, seconds in _other_times(report, level):
         table.add_row(Text(name, style="dim"), "", "", "", Text(f"{seconds:.1f}"))
@@ -175,10 +175,10 @@ def _ladder(report: Report, level: Level) -> RenderableType:
 def _other_times(report: Report, level: Level) -> list[tuple[str, float]]:
     """Where the rest of the run's seconds went, and all of them: the column adds up, but for rounding."""
     timings = report.run.timings
-    shown = sum(timings.get(f"{rung.name}@{level.eps}", 0.0) for rung in level.rungs)
+    of_rungs = sum(timings.get(f"{rung.name}@{level.eps}", 0.0) for rung in level.rungs)
     training = sum(seconds for name, seconds in timings.items() if name.startswith("epoch "))
-    rungs = sum(timings.values()) - training - shown
-    rest = report.run.seconds - shown - rungs - training
+    rungs = sum(timings.values()) - training - of_rungs
+    rest = report.run.seconds - of_rungs - rungs - training
     if rest < 0:  # a run that was gone on with: what was spent before it began is no part of it
         return []
     rows = [("other ε, predictions", rungs), ("training", training), ("opening, comparing, sampling", rest)]

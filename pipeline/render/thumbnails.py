@@ -32,10 +32,10 @@ def thumbnails(
     """
     if images.ndim != 4 or images.shape[3 if layout == "NHWC" else 1] not in CHANNELS:
         return {}
-    shown = images if layout == "NHWC" else images.transpose(0, 2, 3, 1)
-    wanted = {edge.index for level in levels for edge in level.edge}
-    rows = [row for row, i in enumerate(index.tolist()) if i in wanted]
-    return {int(index[row]): _png(shown[row], value_range) for row in rows}
+    pictures = images if layout == "NHWC" else images.transpose(0, 2, 3, 1)
+    near = {edge.index for level in levels for edge in level.edge}
+    rows = [row for row, i in enumerate(index.tolist()) if i in near]
+    return {int(index[row]): _png(pictures[row], value_range) for row in rows}
 
 
 def _png(image: Float[np.ndarray, "h w c"], value_range: tuple[float, float]) -> bytes:

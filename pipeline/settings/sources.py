@@ -25,7 +25,7 @@ def settle(model: Path, flags: Mapping[str, Any], metadata: Mapping[str, str]) -
 
     Raises UsageError (2) for a setting that no one knows or that means nothing.
     """
-    said: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
     source: dict[str, str] = {}
     for name, values in (
         (METADATA, _from_metadata(metadata)),
@@ -42,14 +42,14 @@ def settle(model: Path, flags: Mapping[str, Any], metadata: Mapping[str, str]) -
         if not isinstance(retrain, dict):
             raise UsageError(f"{name}: retrain is a table of settings, [retrain]; received {str(retrain)[:80]!r}.")
         # A recipe named anew starts from its own settings, not from those that were written down for another.
-        kept = said.get("retrain", {})
-        if retrain.get("recipe", kept.get("recipe")) == kept.get("recipe"):
-            retrain = kept | retrain
-        said |= values
+        earlier = merged.get("retrain", {})
+        if retrain.get("recipe", earlier.get("recipe")) == earlier.get("recipe"):
+            retrain = earlier | retrain
+        merged |= values
         source |= dict.fromkeys(values, name)
         if retrain:
-            said["retrain"] = retrain
-    settings = settled(said, source)
+            merged["retrain"] = retrain
+    settings = settled(merged, source)
     _require_normalisation(settings, source)
     _require_radii(settings)
     return settings, source
@@ -96,42 +96,42 @@ def _listed(values: tuple[float, ...] | None) -> str:
     return ",".join(f"{v:.4g}" for v in values or ())
 
 
-def settled(said: Mapping[str, Any], source: Mapping[str, str]) -> Settings:
+def settled(merged: Mapping[str, Any], source: Mapping[str, str]) -> Settings:
     """Settings of values, each with what said it. Raises UsageError."""
     try:
-        return Settings(**said)
+        return Settings(**merged)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])[:80] or "setting"
-        known = f"; the settings are {', '.join(Settings.model_fields)}" if first["type"] == "extra_forbidden" else ""
+        names = f"; the settings are {', '.join(Settings.model_fields)}" if first["type"] == "extra_forbidden" else ""
         raise UsageError(
             f"{source.get(str(first['loc'][0]) if first['loc'] else '', 'a setting')}: {key} is refused: "
-            f"{first['msg']}; received {str(first['input'])[:80]!r}{known}."
+            f"{first['msg']}; received {str(first['input'])[:80]!r}{names}."
         ) from None
 
 
 def limits_beside(model: Path) -> Limits:
     """Those that ``pipeline.toml`` sets, else the defaults: what must be known before the file is opened. Raises UsageError."""
-    told = dict(_from_toml(model)).get(TOML, {})
-    return settled({"limits": told.get("limits", {})}, {"limits": TOML}).limits
+    table = dict(_from_toml(model)).get(TOML, {})
+    return settled({"limits": table.get("limits", {})}, {"limits": TOML}).limits
 
 
 def metadata_of(settings: Settings) -> dict[str, str]:
     """What a later ``certify`` of the written file needs, as values of ``metadata_props``."""
     preprocessing = {k: getattr(settings, k) for k in FITTING if getattr(settings, k) is not None}
-    left = {"pipeline.eps": ",".join(str(e) for e in settings.eps or ())}
+    entries = {"pipeline.eps": ",".join(str(e) for e in settings.eps or ())}
     if settings.test_data or settings.data:
-        left["pipeline.data"] = settings.test_data or settings.data or ""
+        entries["pipeline.data"] = settings.test_data or settings.data or ""
     if preprocessing:
-        left["pipeline.preprocessing"] = json.dumps(preprocessing, sort_keys=True)
-    return left
+        entries["pipeline.preprocessing"] = json.dumps(preprocessing, sort_keys=True)
+    return entries
 
 
 def _from_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    parts: dict[str, Any] = {}
     for key in ("eps", "data"):
         if metadata.get(f"pipeline.{key}"):
-            found[key] = metadata[f"pipeline.{key}"]
+            parts[key] = metadata[f"pipeline.{key}"]
     try:
         preprocessing = json.loads(metadata.get("pipeline.preprocessing", "{}"))
     except (ValueError, RecursionError):
@@ -141,7 +141,7 @@ def _from_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
             "the file's metadata `pipeline.preprocessing` is not what `retrain` writes; "
             "state --mean, --std, --range, --layout and --threshold yourself, or remove the entry."
         )
-    return found | preprocessing
+    return parts | preprocessing
 
 
 def _from_toml(model: Path) -> list[tuple[str, dict[str, Any]]]:

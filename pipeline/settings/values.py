@@ -22,17 +22,17 @@ AMOUNT = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) *([a-z]*)")
 
 
 def _whole(value: Any) -> Any:
-    found = whole(value) if isinstance(value, str) else value
-    if found is None or isinstance(value, bool) or (isinstance(found, int) and abs(found) > LARGEST):
+    number = whole(value) if isinstance(value, str) else value
+    if number is None or isinstance(value, bool) or (isinstance(number, int) and abs(number) > LARGEST):
         raise ValueError(f"a whole number is written in the digits 0 to 9, and is at most {LARGEST}")
-    return found
+    return number
 
 
 def _real(value: Any) -> Any:
-    found = real(value) if isinstance(value, str) else value
-    if found is None or isinstance(value, bool):
+    number = real(value) if isinstance(value, str) else value
+    if number is None or isinstance(value, bool):
         raise ValueError("a number is written like 0.1 or 1e-3, in digits 0 to 9")
-    return found
+    return number
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]
@@ -59,12 +59,12 @@ def _at_most_1000(text: str, rule: str) -> Fraction:
 
 def constant(text: str) -> tuple[str, Any]:
     """``NAME=1``, ``NAME=0,1,1`` or ``NAME=npz:FILE``. Raises UsageError."""
-    name, equals, said = str(text).rpartition("=")
-    if not equals or not name or not said:
+    name, equals, amount_text = str(text).rpartition("=")
+    if not equals or not name or not amount_text:
         raise UsageError(f"--constant is NAME=NUMBER, NAME=NUMBER,... or NAME=npz:FILE; received {str(text)[:60]!r}.")
-    numbers = [real(part) for part in said.split(",")]
-    if said.startswith("npz:") or None in numbers:
-        return name, said
+    numbers = [real(part) for part in amount_text.split(",")]
+    if amount_text.startswith("npz:") or None in numbers:
+        return name, amount_text
     return name, numbers[0] if len(numbers) == 1 else tuple(numbers)
 
 
@@ -82,7 +82,7 @@ def limits(values: Mapping[Any, Any]) -> Limits:
     """The table [limits], of whole numbers and sizes. Raises UsageError."""
     if unknown := values.keys() - set(LIMITS):
         raise UsageError(f"[limits] has no {sorted(map(str, unknown))[0][:40]!r}; the limits are {', '.join(LIMITS)}.")
-    given = {k: int(amount(v, BYTES, "800MB or 4GB")) if isinstance(v, str) else v for k, v in values.items()}
-    if any(type(v) is not int or v < 1 for v in given.values()):
+    counts = {k: int(amount(v, BYTES, "800MB or 4GB")) if isinstance(v, str) else v for k, v in values.items()}
+    if any(type(v) is not int or v < 1 for v in counts.values()):
         raise UsageError("[limits] holds whole numbers from 1, or sizes such as 800MB or 4GB; mend it.")
-    return Limits(**given)
+    return Limits(**counts)

@@ -88,4 +88,4 @@ def test_a_child_that_a_library_ends_is_a_rejected_input(here):
     ],
 )
 def test_when_it_is_wanted(asked, environment, expected):
-    assert isolate.wanted(asked, environment) is expected
+    assert isolate.is_isolated(asked, environment) is expected
