@@ -193,7 +193,7 @@ ACCOUNT: list[Fault] = [
     ("certify/complete.py", 'return self._undecided("time", self.open_)',
      'return Decision("proved", self.done, self.deepest, 1.0)', f"{COMPLETE} -k clock"),
     ("audit/audit.py", "if one.index not in unknown_here", "if False", "tests/cli/test_verify.py -k forged"),
-    ("certify/property.py", "below[at] = above[at] = middle", "below[at], above[at] = middle, middle + width[at] / 8", "tests/certify/test_property.py -k cut"),
+    ("certify/subdomain.py", "below[at] = above[at] = middle", "below[at], above[at] = middle, middle + width[at] / 8", "tests/certify/test_property.py -k cut"),
     ("certify/property.py", "if decision.end != \"proved\":\n                pending.append", "if decision.end != \"proved\" and len(pending) % 2:\n                pending.append",
      "tests/certify/test_property.py -k halved"),
     ("certify/rungs.py", "if wave == 0 else some[:0]", "if False else some[:0]", "tests/certify/test_rungs.py"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import re
 import shlex
 import shutil
@@ -172,7 +174,38 @@ def test_places_that_are_named_exist(page):
     assert not [place for place in PLACE.findall(page.read_text("utf-8")) if not (ROOT / place).exists()]
 
 
-def test_the_glossary_names_modules_that_exist():
-    named = re.findall(r"`([a-z_]+/[\w/]*(?:\.py)?|[a-z_]+\.py)`", (ROOT / "docs" / "glossary.md").read_text("utf-8"))
+@pytest.mark.parametrize("page", ["glossary", "architecture"])
+def test_modules_that_are_named_exist(page):
+    """Of architecture.md also where a file is named without its package, in the paragraph about that."""
+    named = re.findall(r"`([a-z_]+/[\w/]*(?:\.py)?|[a-z_]+\.py)`", (ROOT / "docs" / f"{page}.md").read_text("utf-8"))
     assert len(named) > 10
-    assert not [place for place in named if not (ROOT / "pipeline" / place).exists()]
+    inner = {path.name for path in (ROOT / "pipeline").rglob("*")}
+    assert not [
+        place
+        for place in named
+        if not (ROOT / "pipeline" / place).exists() and not (ROOT / place).exists() and place.rstrip("/") not in inner
+    ]
+
+
+def test_the_five_most_common_changes_are_made_in_places_and_by_names_that_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    (section,) = re.findall(r"^## The five most common changes\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
+    changes = re.split(r"^\*\*", section, flags=re.MULTILINE)[1:]
+    assert len(changes) == 5
+    assert all(re.search(r"`pipeline/[\w/.]+`", change) for change in changes)
+    defined = defined_names()
+    named = re.findall(r"`@?([A-Za-z_]+)(?:\([^`]*\))?`", section)
+    assert len(named) > 12
+    assert not [name for name in named if name not in defined and name not in dir(builtins)]
+
+
+def defined_names() -> set[str]:
+    """Every function, class, constant and field of the program."""
+    names = set()
+    for path in (ROOT / "pipeline").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                names.add(node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                names.add(node.id)
+    return names

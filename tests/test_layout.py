@@ -131,6 +131,13 @@ def test_a_property_is_read_twice_by_strangers():
     assert known <= {"errors", "limits"}
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_file_is_too_long_to_be_read_at_once(path):
+    """A file that grows past 250 lines usually holds two ideas: move what belongs elsewhere."""
+    lines = path.read_text("utf-8").count("\n")
+    assert lines <= 250, f"{path} has {lines}"
+
+
 def test_no_two_classes_share_a_name():
     names = [
         node.name

@@ -1,6 +1,7 @@
 """The best multipliers of parts in which every sign is assumed, by a linear program: what no local search finds.
 
-In such a part the network is linear, and so is every assumption. The bound is proved again by whoever uses the multipliers.
+In such a part the network is linear, and so is every assumption. The caller proves the bound again, by a walk with
+the multipliers.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ def multipliers(c: Vector, d: float, a: np.ndarray, b: Vector, low: Vector, high
 
     That is ``min <c, x> + d`` over the ``x`` with ``<a_i, x> + b_i >= 0`` for all ``i``, by duality. Where no ``x`` meets them
     all there is no largest: multipliers are taken from ``min_x max_i -(<a_i, x> + b_i) > 0``, as large as it takes for the
-    bound to be positive. Found by HiGHS; whoever uses them proves with them again. None where it finds none.
+    bound to be positive. HiGHS computes them, and nothing here relies on it: the caller proves with them again. None where it
+    fails.
     """
     ends: Any = [*zip(low, high, strict=True)]
     solution = linprog(c, A_ub=-a, b_ub=b, bounds=ends, method="highs")

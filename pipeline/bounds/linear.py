@@ -93,7 +93,7 @@ class Bounds:
         self.several = False
         """Whether a walk that ended at a region ended elsewhere too, so that the form there is not its whole bound."""
         self.widest = 1
-        """How wide the coefficients of a row have grown, since whoever measures set this to one."""
+        """The most coefficients of a row since this was last set to one (``tighten._measured``)."""
 
     def box(self, index: int) -> Interval:
         """The box of a node."""

@@ -8,7 +8,7 @@ ReLUs (``complete.py``), and up to ``MIXED_INPUTS`` dimensions by inputs and sig
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.certify.complete import decide
 from pipeline.certify.decision import Decision, Room
 from pipeline.certify.refuter import Refuter
-from pipeline.certify.subdomain import Subdomain, whole
+from pipeline.certify.subdomain import Subdomain, halves_of, whole
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.threat import Box
 from pipeline.methods import COMPLETE, IBP, BoundingMethod
@@ -31,8 +31,6 @@ SPLIT_INPUTS = 8
 MIXED_INPUTS, FIRST_DOMAINS, HALF_DOMAINS = 32, 1_000, 64
 """A box of at most ``MIXED_INPUTS`` varying inputs is first divided into ``FIRST_DOMAINS`` domains by signs; if that is not
 enough it is halved along inputs too, with ``HALF_DOMAINS`` domains for each half."""
-WIDTH_WEIGHT = 1.01
-"""The weight of an input's share of the widths against its share of the cost; above 1, so that every input is halved in time."""
 MAX_BOXES = 1 << 17
 """How many boxes are bounded at most where there is no time budget."""
 
@@ -129,7 +127,9 @@ def _split_inputs(
         batch, pending = pending[-count:], pending[:-count]
         if stop([subdomain for subdomain, _ in batch]):
             break
-        halves = [half for subdomain, score in batch for half in _halves(refuter, subdomain, score)]
+        halves = [
+            half for subdomain, score in batch for half in halves_of(subdomain, _varying(refuter, subdomain), score)
+        ]
         if len(halves) < 2 * len(batch):  # a box one float wide that no bound refutes
             break
         outcome.splits += len(batch)
@@ -167,7 +167,7 @@ def _split_both(
     while pending and outcome.domains <= domains:
         clock.check()
         subdomain, cost = pending.pop()
-        if not (halves := _halves(refuter, subdomain, cost)):
+        if not (halves := halves_of(subdomain, _varying(refuter, subdomain), cost)):
             return
         outcome.splits += 1
         outcome.boxes += len(halves)
@@ -232,20 +232,3 @@ def _varying(refuter: Refuter, subdomain: Subdomain) -> np.ndarray:
     """A mask of the inputs that vary over the subdomain's case: (inputs,)."""
     case = refuter.question.cases[subdomain.case]
     return np.array([a < b for a, b in zip(case.lower, case.upper, strict=True)])
-
-
-def _halves(refuter: Refuter, subdomain: Subdomain, score: np.ndarray) -> list[Subdomain]:
-    """Both halves of a subdomain along one input, or none where it is too narrow.
-
-    The input is that with the largest sum of its shares of ``score``, the cost to the bound, and of the widths. By the cost
-    alone, an input without a coefficient would never be halved, although its width loosens the relaxations of ReLUs.
-    """
-    width = np.where(_varying(refuter, subdomain), subdomain.upper - subdomain.lower, 0.0)
-    score = np.where(width > 0, np.nan_to_num(score), 0.0)
-    at = int((score / (score.sum() or 1.0) + WIDTH_WEIGHT * width / (width.sum() or 1.0)).argmax())
-    middle = subdomain.lower[at] + width[at] / 2
-    if not subdomain.lower[at] < middle < subdomain.upper[at]:
-        return []
-    below, above = subdomain.upper.copy(), subdomain.lower.copy()
-    below[at] = above[at] = middle
-    return [replace(subdomain, upper=below), replace(subdomain, lower=above)]

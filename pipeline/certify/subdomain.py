@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from math import lcm
@@ -19,6 +19,8 @@ from pipeline.vnnlib import Case, Property, above64, below64, nearest32
 
 LARGEST = Fraction(2) ** 1023
 """The largest power of two in float64: larger coefficients are refused."""
+WIDTH_WEIGHT = 1.01
+"""The weight of an input's share of the widths against its share of the cost; above 1, so that every input is halved in time."""
 ALWAYS = ((), Fraction(1), False)
 """The constraint ``0 <= 1``, which stands for an empty conjunction: that holds everywhere."""
 
@@ -127,3 +129,20 @@ def scaled(terms: Sequence[tuple[int, Fraction]], bound: Fraction) -> tuple[list
             "and a bound within its range; the coefficients of this one have too many digits. Write them with fewer."
         )
     return [(j, float(c)) for j, c in whole], bound
+
+
+def halves_of(subdomain: Subdomain, varying: np.ndarray, score: np.ndarray) -> list[Subdomain]:
+    """Both halves of a subdomain along one of its ``varying`` inputs, or none where it is too narrow.
+
+    The input is that with the largest sum of its shares of ``score``, the cost to the bound, and of the widths. By the cost
+    alone, an input without a coefficient would never be halved, although its width loosens the relaxations of ReLUs.
+    """
+    width = np.where(varying, subdomain.upper - subdomain.lower, 0.0)
+    score = np.where(width > 0, np.nan_to_num(score), 0.0)
+    at = int((score / (score.sum() or 1.0) + WIDTH_WEIGHT * width / (width.sum() or 1.0)).argmax())
+    middle = subdomain.lower[at] + width[at] / 2
+    if not subdomain.lower[at] < middle < subdomain.upper[at]:
+        return []
+    below, above = subdomain.upper.copy(), subdomain.lower.copy()
+    below[at] = above[at] = middle
+    return [replace(subdomain, upper=below), replace(subdomain, lower=above)]

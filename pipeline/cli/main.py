@@ -205,7 +205,7 @@ def _ended(argv: list[str] | None, ending: Ending) -> tuple[int, str]:
     except PipelineError as error:
         return error.exit_code, str(error)
     except BrokenPipeError:
-        # Whoever read our output has gone; Python would complain once more while closing it.
+        # The reader of our output has closed it; Python would report that once more at exit.
         ending.reason = "standard output was closed before everything was written"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 74, ""

@@ -160,7 +160,7 @@ class LinfBall(Ball):
         """The region of each sample as an Interval, widened to contain every real point of the ball.
 
         An entry that may not move has radius 0 exactly. Of the others radius and center err by at most ``u |x| + 5 u r``, u the
-        unit roundoff. A sample that float32 has put beside its range is a point of its own region.
+        unit roundoff. A sample that rounding to float32 moved out of its range still lies in its region.
         """
         unit = torch.finfo(x.dtype).eps / 2
         radius, low, high = (torch.as_tensor(v, dtype=torch.float64).to(x) for v in self.extent(x))

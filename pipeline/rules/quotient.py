@@ -1,4 +1,4 @@
-"""Quotients of two values, as the product of one with the reciprocal of the other, between lines of its own."""
+"""Quotients of two values: the product of the dividend and the reciprocal of the divisor, which lies between two lines."""
 
 from __future__ import annotations
 

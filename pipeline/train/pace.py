@@ -53,19 +53,19 @@ def measure(task: Task, device: torch.device | str, execution: Execution, group:
     """
     began, recipe = time.monotonic(), task.recipe
     model = prepare(task, device=device)
-    once, taken = time.monotonic() - began, {}
+    once, seconds = time.monotonic() - began, {}
     group.broadcast_(model.state_dict().values())
     run = trainer_of(task, model, device, execution, group)
     for kind, epoch in (("clean", 1), ("ramp", recipe.warmup_start), ("full", recipe.warmup_end + 1)):
         run.begin(min(epoch, recipe.epochs))
-        taken[kind], warming = _step(run, task, group)
+        seconds[kind], warming = _step(run, task, group)
         # What eager steps do first of all, such as imports, is done by now.
         once += warming if execution.compiled else 0.0
     began = time.monotonic()
     if task.held_out is not None and len(task.held_out[1]):
         radius = float(task.eps) * (task.high - task.low)
         accuracies(model, run.margins, *task.held_out, radius, task.low, task.high, group)
-    return group.on_first(lambda: Pace(**taken, epoch=time.monotonic() - began, once=once))
+    return group.on_first(lambda: Pace(**seconds, epoch=time.monotonic() - began, once=once))
 
 
 def _step(run: Trainer, task: Task, group: ProcessGroup) -> tuple[float, float]:

@@ -107,13 +107,13 @@ class Trainer:
         """Take the step of batch ``i`` of the epoch, from zero: ``x`` in units of the data, ``y`` the labels."""
         part = part_of(len(y), self.group)
         x, y = self.execution.arrange(x[part.rows]), y[part.rows]
-        drawn = self._draw(i, x, part)
+        noise = self._draw(i, x, part)
         if self.captured is None:
-            self._update(x, y, self.schedule[i], drawn, part, self.means[i] if self.means else None)
+            self._update(x, y, self.schedule[i], noise, part, self.means[i] if self.means else None)
         else:
             # What the Python of a step reads besides its tensors.
             key = self.phase, self.rate, bool(self.means), self.objective.mode
-            self.captured(key, x, y, self.schedule[i], *(() if drawn is None else (drawn,)))
+            self.captured(key, x, y, self.schedule[i], *(() if noise is None else (noise,)))
         if self.average is not None and self.means:
             self.average.steps += 1
 

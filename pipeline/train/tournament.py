@@ -41,10 +41,10 @@ def verdict(one: str, two: str, gaps: Sequence[float]) -> str:
     """Of two recipes, from the gap of their scores with each seed: a lead is one with every seed, of two or more."""
     if not gaps:
         return f"{one} and {two}: no seed of both has finished."
-    said = "no claim" if min(gaps) <= 0 <= max(gaps) else f"{one if gaps[0] > 0 else two} leads"
+    claim = "no claim" if min(gaps) <= 0 <= max(gaps) else f"{one if gaps[0] > 0 else two} leads"
     if len(gaps) < 2:
-        said = "no claim from one seed"
-    return f"{one} less {two}: {', '.join(f'{gap:+.2f}' for gap in gaps)}: {said}."
+        claim = "no claim from one seed"
+    return f"{one} less {two}: {', '.join(f'{gap:+.2f}' for gap in gaps)}: {claim}."
 
 
 def chosen(scores: Mapping[str, Sequence[float]]) -> tuple[str, bool]:

@@ -13,7 +13,7 @@ from torch import nn
 from pipeline.certify import property as proofs
 from pipeline.certify.counterexample import LONG, Falsifier
 from pipeline.certify.refuter import Refuter
-from pipeline.certify.subdomain import Constraints, scaled, whole
+from pipeline.certify.subdomain import Constraints, halves_of, scaled, whole
 from pipeline.certify.witness import check
 from pipeline.errors import InputRejected
 from pipeline.methods import METHODS
@@ -254,10 +254,9 @@ def test_the_falsifier_depends_on_its_seed_alone_and_obeys_the_clock():
 def test_a_box_is_cut_where_it_costs_most_but_not_for_ever():
     """An input without a coefficient is cut too, once the box is wide along it: the lines of ReLUs lose there."""
     question = Property(2, 1, (box(2, (at_most(0, (0, 1)),)),))
-    refuter = Refuter(nets.mlp(2, 4, 1).in_float64(), question, "real")
-    patch, cuts = whole(0, question.cases[0]), []
+    patch, both, cuts = whole(0, question.cases[0]), np.array([True, True]), []
     for _ in range(12):
-        below, above = proofs._halves(refuter, patch, np.array([2.0, 0.0]) * (patch.upper - patch.lower))
+        below, above = halves_of(patch, both, np.array([2.0, 0.0]) * (patch.upper - patch.lower))
         assert (below.lower == patch.lower).all()
         assert (above.upper == patch.upper).all()
         (at,) = np.flatnonzero(below.upper != patch.upper)
@@ -267,7 +266,7 @@ def test_a_box_is_cut_where_it_costs_most_but_not_for_ever():
     assert cuts[0] == 0
     assert 1 in cuts
     one_float = replace(patch, lower=patch.upper, open=(0,))
-    assert proofs._halves(refuter, one_float, np.zeros(2)) == []
+    assert halves_of(one_float, both, np.zeros(2)) == []
 
 
 @pytest.mark.parametrize("seed", range(3))
