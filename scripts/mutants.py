@@ -648,7 +648,7 @@ CHECKER: list[Fault] = [
         "tests/onnx/test_executed.py -k charged_by",
     ),
     (
-        "onnx/kernels.py",
+        "onnx/kernel_runs.py",
         "reference(wide).numpy() + parts * error /",
         "reference(wide).numpy() + error /",
         "tests/onnx/test_kernels.py -k seen_by",

@@ -32,7 +32,8 @@ long kernel_calls;
 """
 PROBE = """
 import ctypes, sys, numpy
-from pipeline.onnx.kernels import OPERATORS, full, in_pieces, rest
+from pipeline.onnx.kernel_runs import full, in_pieces, rest
+from pipeline.onnx.kernels import OPERATORS
 calls = ctypes.c_long.in_dll(ctypes.CDLL(sys.argv[1]), "kernel_calls")
 x = numpy.linspace(-4, 4, 4099, dtype=numpy.float32)
 for operator in sys.argv[2:]:

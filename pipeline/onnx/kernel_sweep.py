@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from pipeline.errors import EnvironmentFailure
-from pipeline.onnx.kernels import CHUNK, OPERATORS, Kernel, Run, full, in_pieces, rest
+from pipeline.onnx.kernel_runs import CHUNK, Run, full, in_pieces, rest
+from pipeline.onnx.kernels import OPERATORS, Kernel
 
 PATTERNS = 1 << 32
 EVERY = 128

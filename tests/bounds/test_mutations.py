@@ -18,7 +18,7 @@ from pipeline.core.interval import Interval
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.outward import Outward
 from pipeline.errors import InputRejected
-from pipeline.onnx.kernels import full
+from pipeline.onnx.kernel_runs import full
 from pipeline.rules import rule_for
 from pipeline.rules.affine import LinearRule
 from tests import nets

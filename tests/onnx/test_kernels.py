@@ -14,9 +14,10 @@ import torch
 from pipeline.commands.guarantee import INSIDE
 from pipeline.core.outward import Outward
 from pipeline.errors import EnvironmentFailure
-from pipeline.onnx import kernel_table, kernels
+from pipeline.onnx import kernel_runs, kernel_table
+from pipeline.onnx.kernel_runs import full, in_pieces, rest
 from pipeline.onnx.kernel_sweep import EVERY, LARGEST, PATTERNS, Measured, Sweep, contradiction, measure
-from pipeline.onnx.kernels import OPERATORS, full, in_pieces, rest
+from pipeline.onnx.kernels import OPERATORS
 from pipeline.rules import rules
 from tests import laws
 
@@ -107,7 +108,7 @@ def test_a_kernel_seen_by_its_product_errs_as_the_product_does(operator, monkeyp
     assert kernel.product is not None
     whole, halved, by = kernel.product, operator == "ErfInGelu", 1e-3
     monkeypatch.setattr(
-        kernels,
+        kernel_runs,
         "_session",
         lambda *a, **k: lambda x: (whole(torch.from_numpy(x).double()).numpy() + by * np.abs(x)).astype(np.float32),
     )

@@ -230,14 +230,8 @@ def _concat(r: BatchFirstPass, node: Node) -> BatchFirstValue:
 
 
 _REWRITES: dict[str, Rewrite] = {
-    **{
-        "Transpose": _transpose,
-        "Unsqueeze": _unsqueeze,
-        "Squeeze": _squeeze,
-        "Reshape": _reshape,
-        "Gather": _gather,
-        "Slice": _slice,
-    },
+    **{"Transpose": _transpose, "Unsqueeze": _unsqueeze, "Squeeze": _squeeze, "Reshape": _reshape},
+    **{"Gather": _gather, "Slice": _slice},
     **{"MatMul": _product, "Gemm": _linear, "Linear": _linear, "Concat": _concat, "LayerNormalization": _layer_norm},
     **{"Clip": _elementwise, "Softmax": _softmax, "LogSoftmax": _softmax},
     **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"), _reduce),
