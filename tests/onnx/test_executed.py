@@ -19,6 +19,7 @@ from pipeline.core.outward import Outward
 from pipeline.errors import InputRejected
 from pipeline.onnx import executed, importer, kernel_table, model_file, runtime
 from pipeline.onnx.executed import optimised, pools, products, require, transposes, unaccounted
+from pipeline.onnx.executed.graphs import Graph
 from pipeline.onnx.executed.transposes import transposes_behind
 from pipeline.onnx.kernel_sweep import PATTERNS, Measured
 from pipeline.settings import Settings
@@ -392,6 +393,39 @@ def test_transposes_move_behind_what_works_entry_by_entry():
     x = np.random.default_rng(0).standard_normal((3, *image[1:])).astype(np.float32)
     there, here = (runtime.session(m.SerializeToString(), level="off")(x)[0] for m in (proto, moved))
     assert np.array_equal(there, here)
+
+
+def test_the_rank_of_what_is_transposed_is_known_where_onnx_infers_no_shape():
+    """A Reshape of opset 9 to a shape that is computed; a product that might be one by a vector is refused."""
+    nodes = [
+        node("Shape", ["x"], ["s"]),
+        node("Slice", ["s"], ["u"], starts=[0], ends=[2]),
+        node("Concat", ["u", "rest"], ["v"], axis=0),
+        node("Reshape", ["x", "v"], ["r"]),
+        node("Transpose", ["r"], ["t"], perm=[0, 2, 1]),
+        node("MatMul", ["t", "w"], ["y"]),
+    ]
+    proto = files.model(nodes, image, {"rest": np.asarray([-1]), "w": files.weights(4, 5)}, opset=9)
+    assert not Graph(proto).types["t"].HasField("shape"), "the test can fail"
+    assert explained(proto) is None
+
+
+def test_transposes_that_follow_one_another_become_one_or_none():
+    nodes = [
+        node("Transpose", ["x"], ["t"], perm=[0, 2, 3, 1]),
+        node("Relu", ["t"], ["r"]),
+        node("Transpose", ["r"], ["u"], perm=[0, 3, 1, 2]),
+        node("Transpose", ["u"], ["y"], perm=[0, 1, 3, 2]),
+        node("Transpose", ["r"], ["z"], perm=[0, 1, 3, 2]),
+    ]
+    proto = files.model(nodes, image, {}, outputs=("u", "y", "z"))
+    moved = transposes_behind(proto)
+    assert [n.op_type for n in moved.graph.node if n.output[0] in "uyz"] == ["Identity", "Transpose", "Transpose"]
+    x = np.random.default_rng(0).standard_normal((3, *image[1:])).astype(np.float32)
+    for there, here in zip(
+        *(runtime.session(m.SerializeToString(), level="off")(x) for m in (proto, moved)), strict=True
+    ):
+        assert np.array_equal(there, here)
 
 
 def test_a_constant_that_is_not_turned_back_is_found(monkeypatch):

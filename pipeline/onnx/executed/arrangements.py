@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import permutations
+from math import gcd
 
-from pipeline.onnx.executed.graphs import NCHWC, GraphOperator
+from pipeline.onnx.executed.graphs import NCHWC, Graph, GraphOperator
 from pipeline.onnx.executed.matching import (
     RESHAPES,
     Matching,
@@ -18,7 +20,7 @@ from pipeline.onnx.executed.matching import (
 from pipeline.onnx.executed.views import AS_IT_IS, BLOCKED, FLAT, View
 
 BLOCK = 16
-"""The largest number of channels in a block."""
+"""The largest number of channels in a block; each smaller one divides it."""
 COMMUTE = ("Add", "Mul", "Sum", "Max", "Min")
 ELEMENTWISE = {
     *("Add", "Sub", "Mul", "Div", "Sum", "Max", "Min", "Pow", "PRelu", "Where"),
@@ -142,7 +144,8 @@ def _operands(
     if view.plain:
         return [Pair(a, b) for a, b in input_pairs]
     if op.type == "Concat" and view.blocked:
-        whole_blocks = all((matching.file.size(b, 1) or 1) % BLOCK == 0 for _, b in input_pairs)
+        block = gcd(BLOCK, *_padded_channels(matching.executed))
+        whole_blocks = all((matching.file.size(b, 1) or 1) % block == 0 for _, b in input_pairs)
         return [Pair(a, b, view) for a, b in input_pairs] if op.attributes["axis"] == 1 and whole_blocks else None
     if op.type == "Concat" and view.perm is not None:
         return None
@@ -162,6 +165,13 @@ def _operands(
     same_shapes = all(not view.flat and same_shape(matching.file, varying[0], other) for other in varying[1:])
     ranks = view.perm is None or all(matching.file.rank(v) == len(view.perm) for v in varying)
     return pairs if same_shapes and ranks and varying else None
+
+
+def _padded_channels(executed: Graph) -> Iterator[int]:
+    """How many channels the results of blocked convolutions have: whole blocks, and so a multiple of the block's size."""
+    for op in executed.operators:
+        if op.type == NCHWC + "Conv" and op.inputs[1] in executed.constants:
+            yield executed.constants[op.inputs[1]].shape[0]
 
 
 def _constant_fits(matching: Matching, executed: str, file: str, view: View) -> bool:

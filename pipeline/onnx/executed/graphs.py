@@ -112,8 +112,12 @@ class Graph:
         """How many axes a value has; None where that is unknown."""
         if value in self.constants:
             return self.constants[value].ndim
-        value_type = self.types.get(value)
-        return len(value_type.shape.dim) if value_type is not None and value_type.HasField("shape") else None
+        value_type, op = self.types.get(value), self.producer(value)
+        if value_type is not None and value_type.HasField("shape"):
+            return len(value_type.shape.dim)
+        if op is not None and op.type == "Transpose" and "perm" in op.attributes:
+            return len(op.attributes["perm"])
+        return None
 
     def size(self, value: str, axis: int) -> int | None:
         """The length of an axis; None where that is unknown."""

@@ -17,8 +17,8 @@ MOVED = {*ELEMENTWISE, "Cast", "Identity"}
 def transposes_behind(model: onnx.ModelProto) -> onnx.ModelProto:
     """Each elementwise operator of values that are all transposed alike, and of constants, before their transpose.
 
-    ``f(T(x), c) = T(f(x, c'))``, entry by entry the same float operations; ``c'`` is the constant turned back. Names keep their
-    values: an operator's own result is the transpose of a new value.
+    ``f(T(x), c) = T(f(x, c'))``, entry by entry the same float operations; ``c'`` is the constant turned back. Transposes that
+    follow one another become one, or none. Names keep their values: an operator's own result is the transpose of a new value.
     """
     graph, moved = Graph(model), onnx.ModelProto()
     moved.CopyFrom(model)
@@ -35,7 +35,10 @@ def transposes_behind(model: onnx.ModelProto) -> onnx.ModelProto:
         if node.op_type == "Transpose" and not node.domain:
             perm = next((tuple(a.ints) for a in node.attribute if a.name == "perm"), None)
             if perm is not None:
-                before[node.output[0]] = node.input[0], perm
+                source, first = before.get(node.input[0], (node.input[0], tuple(range(len(perm)))))
+                before[node.output[0]] = source, tuple(first[axis] for axis in perm)
+                moved.graph.node.append(_turn(node.name, *before[node.output[0]], node.output[0]))
+                continue
         operands = _before(graph, node, before)
         if operands is None:
             moved.graph.node.append(node)
@@ -48,10 +51,16 @@ def transposes_behind(model: onnx.ModelProto) -> onnx.ModelProto:
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         copy.input[:], copy.output[:] = [name for name, _ in operands], [inner]
-        turn = helper.make_node("Transpose", [inner], list(node.output), name=fresh(node.name), perm=perm)
-        moved.graph.node.extend([copy, turn])
+        moved.graph.node.extend([copy, _turn(fresh(node.name), inner, perm, node.output[0])])
         before[node.output[0]] = inner, perm
     return moved
+
+
+def _turn(name: str, source: str, perm: tuple[int, ...], result: str) -> onnx.NodeProto:
+    """A Transpose, or an Identity where it moves nothing."""
+    if perm == tuple(range(len(perm))):
+        return helper.make_node("Identity", [source], [result], name=name)
+    return helper.make_node("Transpose", [source], [result], name=name, perm=perm)
 
 
 def _before(
