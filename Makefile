@@ -1,4 +1,6 @@
 # Two commands do everything: `make demo` and `make test`. Both make the environment first, once.
+# Where the environment says that no bytecode be kept, each of the tests' processes would compile PyTorch's 900 modules again.
+export PYTHONDONTWRITEBYTECODE =
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

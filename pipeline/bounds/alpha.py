@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.bounds.adam import Adam
 from pipeline.bounds.linear import Bounds
 from pipeline.core.linear_form import LinearForm
 
@@ -43,8 +44,8 @@ def improved(bounds: Bounds, forms: Mapping[int, LinearForm], least: Tensor, sea
         return least
     best = {index: slopes.detach().clone() for index, slopes in alpha.items()}
     highest = torch.full_like(least, -torch.inf)
-    optimiser = torch.optim.Adam(list(alpha.values()), lr=search.step_size)
-    schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, search.decay)
+    slopes_of = list(alpha.values())
+    adam = Adam(slopes_of, [search.step_size] * len(slopes_of), search.decay)
     for step_ in range(search.steps + 1):
         with torch.enable_grad():
             lower = bounds.lower(forms, alpha=alpha, exact=True)
@@ -58,10 +59,8 @@ def improved(bounds: Bounds, forms: Mapping[int, LinearForm], least: Tensor, sea
             # Nor is there anything to choose where a walk stops before the first choice (at a step function).
             if step_ == search.steps or not lower.requires_grad or not bool(open_.any()):
                 break
-            optimiser.zero_grad(set_to_none=True)
-            (-torch.where(open_, lower, 0).sum()).backward(inputs=list(alpha.values()))
-        optimiser.step()
-        schedule.step()
-        for slopes in alpha.values():
+            gradients = torch.autograd.grad(-torch.where(open_, lower, 0).sum(), slopes_of, allow_unused=True)
+        adam.step(gradients)
+        for slopes in slopes_of:
             slopes.data.clamp_(0, 1)
     return torch.fmax(least, bounds.lower(forms, alpha=best))

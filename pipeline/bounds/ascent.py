@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.bounds import walk
+from pipeline.bounds.adam import Adam
 from pipeline.bounds.condensed import LARGEST, Condensed, CondensedForms, DomainBounds, condensed
 from pipeline.bounds.splits import Domains, SplitBounds, Trace
 from pipeline.core.network import Step
@@ -125,20 +126,13 @@ class SearchBounds:
         unit = self._layer_means(bound.outputs.abs()).clamp_min(1e-12)
         alpha, share = domains.alpha.clone(), domains.beta / unit
         best, highest = [domains.alpha, domains.beta], bound.lower.nan_to_num(-torch.inf)
-        rates: list[dict[str, Any]] = [
-            {"params": [alpha], "lr": ascent.slope_rate},
-            {"params": [share], "lr": ascent.multiplier_rate},
-        ]
-        optimiser = torch.optim.Adam(rates, foreach=False)
-        schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, ascent.decay)
+        adam = Adam([alpha, share], [ascent.slope_rate, ascent.multiplier_rate], ascent.decay)
         for steps_left in reversed(range(ascent.steps)):
             open_ = (highest <= enough)[:, None]
             if bound.slopes is None or bound.multipliers is None or not bool(open_.any()):
                 break
-            alpha.grad = -torch.where(open_, bound.slopes, 0.0)
-            share.grad = -torch.where(open_, bound.multipliers * unit, 0.0)
-            optimiser.step()
-            schedule.step()
+            ascents = torch.where(open_, bound.slopes, 0.0), torch.where(open_, bound.multipliers * unit, 0.0)
+            adam.step([-ascent for ascent in ascents])
             alpha.clamp_(0, 1)
             share.clamp_(min=0)
             beta = share * unit

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.optimize import linprog
 from torch import Tensor
 
 from pipeline.bounds.splits import Domains, SplitBounds, Trace
@@ -68,6 +67,8 @@ def multipliers(c: Vector, d: float, a: np.ndarray, b: Vector, low: Vector, high
     bound to be positive. HiGHS computes them, and nothing here relies on it: the caller proves with them again. None where it
     fails.
     """
+    from scipy.optimize import linprog  # it takes a second to load, and few searches come here
+
     ends: Any = [*zip(low, high, strict=True)]
     solution = linprog(c, A_ub=-a, b_ub=b, bounds=ends, method="highs")
     if solution.status == 0:

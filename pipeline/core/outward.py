@@ -15,6 +15,7 @@ from pipeline.core.floating_point import FLOAT32_MAX, LARGEST_KERNEL, TINY32, TI
 from pipeline.core.interval import Interval, each_box, magnitude_as_radius, peak, size_of
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.partial_sums import PartialSums
+from pipeline.core.shapes import broadcast_shape
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class Outward:
         """The rounding of pulling a form back through ``W x + b``, per output: its error, and the sum of ``A b``."""
         if constant is None:
             return error
-        shape = constant.shape if error is None else torch.broadcast_shapes(error.shape, constant.shape)
+        shape = constant.shape if error is None else broadcast_shape(error.shape, constant.shape)
         added = constant.abs() * (2 * gamma(shape[1:].numel() + 6, U64))
         return added if error is None else error + added
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.core.network import Network
+from pipeline.core.shapes import broadcast_shape
 
 Axes = tuple[tuple[int, ...], ...]
 """Each axis of the file's value as a product of axes of the node's, the slowest first; see ``passes/batch_layout.py``."""
@@ -50,8 +51,8 @@ def in_layout_of(value: np.ndarray, axes: Axes | None, shape: torch.Size) -> Ten
     if [d for d in tensor.shape if d != 1] == [d for d in shape if d != 1]:
         return tensor.reshape(shape)
     try:
-        wider = torch.broadcast_shapes(tensor.shape, shape) == tensor.shape
-    except RuntimeError:
+        wider = broadcast_shape(tensor.shape, shape) == tensor.shape
+    except ValueError:
         wider = False
     if not wider:
         raise Mismatch(tuple(value.shape), tuple(shape))

@@ -61,7 +61,10 @@ class Affine(Rule[Op]):
         return Interval(center, box.radius.expand_as(center))
 
     def transpose(self, op: Op, coeff: Tensor, *xs: Value) -> tuple[Tensor | None, ...]:
-        """``A W`` for each input that varies, by the operator's own vector-Jacobian product; None for a constant."""
+        """``A W`` for each input that varies, by the operator's own vector-Jacobian product; None for a constant.
+
+        What most networks contain states it itself: ``torch.func.vjp`` imports torch's compiler, seconds of CPU a process.
+        """
         varying = {i: x.center for i, x in enumerate(xs) if isinstance(x, Interval)}
 
         def linear(*values: Tensor) -> Tensor:

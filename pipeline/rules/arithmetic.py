@@ -11,8 +11,9 @@ from pipeline.core import ops
 from pipeline.core.floating_point import SLACK, TINY32
 from pipeline.core.interval import Interval
 from pipeline.core.partial_sums import may_differ_from_zero
+from pipeline.core.shapes import broadcast_shape
 from pipeline.rules.affine_rule import Affine
-from pipeline.rules.multi_input import broadcast_shape, copies
+from pipeline.rules.multi_input import copies, operand_coefficients
 from pipeline.rules.relax import Window
 from pipeline.rules.rule import Example, Value, rule
 
@@ -45,9 +46,12 @@ class AddRule(Affine[nn.Module]):
     def carries(self, op: nn.Module, carried: int, *xs: Value) -> int:
         return carried + 1 if carried else 0
 
+    def transpose(self, op: nn.Module, coeff: Tensor, *xs: Value) -> tuple[Tensor | None, ...]:
+        return operand_coefficients((coeff, -coeff if isinstance(op, ops.Sub) else coeff), xs)
+
     def window(self, op: nn.Module, *xs: Value) -> Window | None:
         """A residual sum passes the window on to both operands."""
-        whole = torch.broadcast_shapes(*(x.center.shape if isinstance(x, Interval) else x.shape for x in xs))[1:]
+        whole = broadcast_shape(*(x.center.shape if isinstance(x, Interval) else x.shape for x in xs))[1:]
         if any(x.center.shape[1:] != whole for x in xs if isinstance(x, Interval)):
             return None
         signs = (1.0, -1.0 if isinstance(op, ops.Sub) else 1.0)
@@ -72,6 +76,11 @@ class MulRule(Affine[nn.Module]):
 
     def radius(self, op: nn.Module, *xs: Value) -> Tensor:
         return op(*(x.radius if isinstance(x, Interval) else x.abs() for x in xs))
+
+    def transpose(self, op: nn.Module, coeff: Tensor, *xs: Value) -> tuple[Tensor | None, ...]:
+        """The same operator on the coefficients."""
+        pulled = op(*(coeff if isinstance(x, Interval) else x for x in xs))
+        return operand_coefficients((pulled,) * len(xs), xs)
 
     def fan_out(self, op: nn.Module, *xs: Value) -> int:
         return copies(*xs)
@@ -154,7 +163,7 @@ class MatMulRule(Affine[nn.Module]):
         left, right = (x.center.shape if isinstance(x, Interval) else x.shape for x in xs)
         varying, constant = (left, right) if isinstance(xs[0], Interval) else (right, left)
         width = 1 if len(constant) == 1 else constant[-1] if constant is right else constant[-2]
-        batches = torch.broadcast_shapes(left[:-2], right[:-2])
+        batches = broadcast_shape(left[:-2], right[:-2])
         return width * (batches.numel() // max(varying[:-2].numel(), 1))
 
     def carries(self, op: nn.Module, carried: int, *xs: Value) -> int:

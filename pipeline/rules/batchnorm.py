@@ -88,6 +88,9 @@ class BatchNormRule(Affine[BatchNorm]):
     def terms(self, op: BatchNorm, *xs: Value) -> int:
         return 6  # var + eps, sqrt, the quotient, the difference, the product, the sum
 
+    def transpose(self, op: BatchNorm, coeff: Tensor, *xs: Value) -> tuple[Tensor | None, ...]:
+        return (coeff * _channels(_running(op)[0], coeff[0]),)
+
     def window(self, op: BatchNorm, *xs: Value) -> Window | None:
         scale, _ = _running(op)
         return lambda coeff, origin: [(coeff * _channels(scale, coeff[0]), origin)]

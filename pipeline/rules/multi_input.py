@@ -14,6 +14,7 @@ from pipeline.core.interval import Interval
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.outward import Outward
 from pipeline.core.rounding import Rounding
+from pipeline.core.shapes import broadcast_shape
 from pipeline.errors import InputRejected
 from pipeline.rules.relax import Relaxation
 from pipeline.rules.rule import Value
@@ -27,13 +28,8 @@ def as_box(x: Value) -> Interval:
 def broadcast(*xs: Value) -> list[Interval]:
     """All values as boxes of one shape."""
     boxes = [as_box(x) for x in xs]
-    shape = torch.broadcast_shapes(*(x.center.shape for x in boxes))
+    shape = broadcast_shape(*(x.center.shape for x in boxes))
     return [Interval(x.center.expand(shape), x.radius.expand(shape)) for x in boxes]
-
-
-def broadcast_shape(*shapes: torch.Size) -> torch.Size:
-    """The shape that all broadcast to; torch.broadcast_shapes is slow, and mostly they are equal."""
-    return shapes[0] if all(shape == shapes[0] for shape in shapes) else torch.broadcast_shapes(*shapes)
 
 
 def copies(*xs: Value) -> int:
@@ -42,10 +38,11 @@ def copies(*xs: Value) -> int:
     return max(size // max(x.center.numel(), 1) for x in xs if isinstance(x, Interval))
 
 
-def unbroadcast(coeff: Tensor, shape: Sequence[int]) -> Tensor:
+def _unbroadcast(coeff: Tensor, shape: Sequence[int]) -> Tensor:
     """Coefficients over the broadcast value, (rows, *its shape), as coefficients over the value: those of copies are added."""
-    rows, leading = coeff.shape[0], (1,) * (coeff.dim() - 1 - len(shape))
-    return coeff.sum_to_size(rows, *leading, *shape).reshape(rows, *shape)
+    if coeff.dim() != len(shape) + 1 or coeff.shape[1] != shape[0]:
+        raise InputRejected("a value that varies is broadcast over the batch; give it as many axes as the others.")
+    return coeff.sum_to_size(len(coeff), *shape)
 
 
 def constant_part(shares: Sequence[Tensor], operands: Sequence[Value]) -> Tensor | float:
@@ -60,15 +57,21 @@ def operand_forms(shares: Sequence[Tensor], operands: Sequence[Value], const: Te
     Raises InputRejected (3) for an operand that is broadcast over the batch.
     """
     forms: list[LinearForm | None] = []
-    for share, x in zip(shares, operands, strict=True):
-        if isinstance(x, Tensor):
-            forms.append(None)
-            continue
-        if share.dim() != x.center.dim() + 1 or share.shape[1] != x.center.shape[0]:
-            raise InputRejected("a value that varies is broadcast over the batch; give it as many axes as the others.")
-        forms.append(LinearForm(unbroadcast(share, x.center.shape), const))
-        const = torch.zeros_like(const)
+    for coeff in operand_coefficients(shares, operands):
+        forms.append(None if coeff is None else LinearForm(coeff, const))
+        const = const if coeff is None else torch.zeros_like(const)
     return tuple(forms)
+
+
+def operand_coefficients(shares: Sequence[Tensor], operands: Sequence[Value]) -> tuple[Tensor | None, ...]:
+    """Coefficients over the result, one share for each operand, as coefficients over the operands; None for constants.
+
+    Raises InputRejected (3) for an operand that is broadcast over the batch.
+    """
+    return tuple(
+        _unbroadcast(a, x.center.shape) if isinstance(x, Interval) else None
+        for a, x in zip(shares, operands, strict=True)
+    )
 
 
 def negate(x: Value) -> Value:

@@ -68,6 +68,13 @@ class ReduceRule(Affine[Reduce]):
         assert isinstance(x, Interval)
         return math.prod(x.center.shape[d] for d in op.dims) + 1  # and the division
 
+    def transpose(self, op: Reduce, coeff: Tensor, *xs: Value) -> tuple[Tensor | None, ...]:
+        (x,) = xs
+        assert isinstance(x, Interval)
+        kept = [1 if d in op.dims else n for d, n in enumerate(x.center.shape)]
+        copied = coeff.reshape(len(coeff), *kept).expand(len(coeff), *x.center.shape)
+        return (copied / (x.center.numel() // math.prod(kept)) if isinstance(op, ops.ReduceMean) else copied,)
+
     def deployed_terms(self, op: Reduce, terms: int, carried: int) -> int:
         return terms + 2
 

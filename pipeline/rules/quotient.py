@@ -12,6 +12,7 @@ from pipeline.core import ops
 from pipeline.core.interval import Interval
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.rounding import EXACT, Rounding
+from pipeline.core.shapes import broadcast_shape
 from pipeline.rules.bilinear import ProductRule
 from pipeline.rules.multi_input import as_box
 from pipeline.rules.relax import Line, Lines, Relaxation
@@ -51,7 +52,7 @@ class QuotientRule(Rule[nn.Module]):
     def relax(self, op: nn.Module, *xs: Value, rounding: Rounding = EXACT) -> Relaxation:
         x, y = xs
         if isinstance(y, Tensor):  # a form over it needs a batch
-            y = y.expand(torch.broadcast_shapes(as_box(x).center.shape, y.shape))
+            y = y.expand(broadcast_shape(as_box(x).center.shape, y.shape))
         w = _reciprocal(y, rounding)
         lines = _reciprocal_lines(y, rounding) if isinstance(y, Interval) else None
         return QuotientRelaxation(ProductRule().relax(op, x, w, rounding=rounding), w, lines, rounding)

@@ -13,6 +13,9 @@ from pipeline.core.interval import Interval
 from pipeline.rules.affine_rule import Affine, Rearrange
 from pipeline.rules.rule import Example, Value, rule
 
+RENAMES = (ops.Reshape, ops.Squeeze, ops.Unsqueeze, nn.Flatten, nn.Identity)
+"""Operators that keep every entry, in the same order."""
+
 
 @rule(
     ops.Reshape,
@@ -50,6 +53,14 @@ class ShapeRule(Rearrange[nn.Module]):
         if isinstance(op, ops.Pad) and op.value:
             return torch.tensor(abs(op.value))
         return super().offset(op, *xs)
+
+    def transpose(self, op: nn.Module, coeff: torch.Tensor, *xs: Value) -> tuple[torch.Tensor | None, ...]:
+        if isinstance(op, RENAMES) and isinstance(xs[0], Interval):
+            return (coeff.reshape(len(coeff), *xs[0].center.shape),)
+        if isinstance(op, ops.Transpose):
+            back = sorted(range(len(op.perm)), key=lambda axis: op.perm[axis] % len(op.perm))
+            return (coeff.permute(0, *(axis + 1 for axis in back)),)
+        return super().transpose(op, coeff, *xs)
 
     def radius(self, op: nn.Module, *xs: Value) -> torch.Tensor:
         if isinstance(op, ops.Pad):

@@ -83,9 +83,13 @@ def test_the_help_imports_no_library_but_click(here: Path) -> None:
 
 
 def test_certify_imports_no_compiler_and_no_plotting_by_states(here: Path) -> None:
-    """onnx2torch would import torchvision, which imports torch._dynamo; matplotlib's backend would import pyplot."""
-    few = ("--data", "digits", "--max-samples", "4", "--method", "ibp", "--no-attack", "--eps", "1/1000")
-    taken = used(here, "certify", "model.onnx", *few)
+    """onnx2torch would import torchvision, which imports torch._dynamo, as torch's optimisers and vector-Jacobian products
+    do; torch.broadcast_shapes would import SymPy, and matplotlib's backend pyplot."""
+    few = ("--data", "digits", "--max-samples", "4", "--method", "complete", "--max-domains", "16", "--eps", "1/10")
+    taken = used(here, "certify", "model.onnx", *few, "--report", "kept")
     assert taken["code"] == 0
+    rungs = json.loads((here / "kept" / "report.json").read_text())["result"]["levels"][0]["rungs"]
+    assert rungs[-1]["name"] == "complete"
+    assert rungs[-1]["examined"], "every rung was climbed"
     assert {"torch", "onnx2torch", "matplotlib"} <= set(taken["modules"]), "the check can fail"
-    assert not {"torchvision", "torch._dynamo", "matplotlib.pyplot"} & set(taken["modules"])
+    assert not {"torchvision", "torch._dynamo", "sympy", "matplotlib.pyplot"} & set(taken["modules"])

@@ -13,6 +13,7 @@ from pipeline.core.interval import Interval
 from pipeline.core.linear_form import LinearForm
 from pipeline.core.outward import Outward
 from pipeline.core.rounding import EXACT
+from pipeline.errors import InputRejected
 from pipeline.rules import rule_for
 from tests import laws
 
@@ -211,3 +212,11 @@ def test_the_line_over_a_window_is_nowhere_above_the_constant():
     assert torch.allclose(
         -least.reshape(3, 128, 3).diagonal(dim1=0, dim2=2).T.reshape(3, 8, 4, 4), box.center + box.radius
     )
+
+
+@pytest.mark.parametrize("op", [ops.Add(), ops.Mul()])
+def test_coefficients_over_another_batch_are_refused(op):
+    """They would be added over the samples, and one would answer for another."""
+    xs = (draw(1, 4), torch.ones(4, dtype=torch.float64))
+    with pytest.raises(InputRejected, match="broadcast over the batch"):
+        rule_for(op).transpose(op, torch.ones(2, 3, 4, dtype=torch.float64), *xs)
