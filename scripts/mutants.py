@@ -61,6 +61,7 @@ CHECKED, REPLAYED = "tests/checker/test_bounds.py", "tests/cli/test_check_proof.
 ASKED = "tests/bounds/test_specification.py"
 TRAPS = "tests/onnx/test_adversarial_files.py"
 AROUND = "tests/cli/test_adversarial_runs.py"
+PLACES = "tests/onnx/test_nd_indices.py"
 TOGETHER = "tests/cli/test_several_inputs.py"
 MERGE, CLASSICAL = "tests/cli/test_merge.py", "tests/onnx/test_classical.py"
 
@@ -492,6 +493,19 @@ KERNELS: list[Fault] = [
 
 WALK = "tests/onnx/test_schema_walk.py"
 IMPORTS: list[Fault] = [
+    (
+        "onnx/passes/nd_indices.py",
+        "np.where(indices < 0, indices + sizes, indices)",
+        "np.where(indices < 0, -indices - 1, indices)",
+        f"{PLACES} -k in_any_batch",
+    ),
+    ("onnx/passes/nd_indices.py", "if len(np.unique(at)) < at.size:", "if False:", f"{PLACES} -k refused"),
+    (
+        "onnx/passes/nd_indices.py",
+        "places[at.reshape(-1)] = size +",
+        "places[at.reshape(-1)] =",
+        f"{PLACES} -k in_any_batch",
+    ),
     (
         "core/joined.py",
         "ops.Slice([start], [self.size], [1], [1])",

@@ -60,9 +60,7 @@ REASONS: dict[str, str] = {
     "Unique": "the shape of its output depends on values",
     "Hardmax": "it is a step: take its input, whose largest entry is the label",
     **dict.fromkeys(("RNN", "GRU", "LSTM"), "its steps in time have no bounds here"),
-    **dict.fromkeys(
-        ("ScatterND", "ScatterElements", "GatherND", "GatherElements"), "it may move entries from sample to sample"
-    ),
+    **dict.fromkeys(("ScatterElements", "GatherElements"), "it may move entries from sample to sample"),
     "Attention": "export at opset 20 or below, where it is written as products and a Softmax",
 }
 """Why an operator that is not in the table is refused, where more can be said than that it is."""

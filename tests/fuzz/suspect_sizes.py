@@ -152,3 +152,22 @@ def reckoned(g: Draft, x: str, shape: Shape) -> Made:
     )
     rest = g("Sub", back, g.const([1], dtype) if kind == "inverse" else count)
     return gap(rest, 2.0**bits), shape
+
+
+@piece
+def nd_indices(g: Draft, x: str, shape: Shape) -> Made:
+    """Entries picked or replaced by constant places: behind a Transpose, which puts the samples last, or among samples."""
+    if g.opset < 11 or len(shape) < 2:
+        return None
+    rank = len(shape) + 1
+    turned = g("Transpose", x, perm=[*range(1, rank), 0])
+    if g.rng.random() < 0.1:
+        return g("GatherND", x, g.const([[0]], np.int64)), shape
+    depth = int(g.rng.integers(1, rank))
+    count = int(g.rng.integers(1, 4))
+    at = np.stack([g.rng.integers(-n, n, count) for n in shape[:depth]], 1)
+    places = g.const(at, np.int64)
+    made, got = g("GatherND", turned, places), (count, *shape[depth:])
+    if g.rng.random() < 0.5:
+        made, got = g("ScatterND", turned, places, g(g.pick("Neg", "Relu"), made)), shape
+    return g("Transpose", made, perm=[len(got), *range(len(got))]), got

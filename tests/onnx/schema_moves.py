@@ -125,9 +125,24 @@ def _one_hot(opset: int, shape: Shape, settings: Mapping[str, Any]) -> Operands:
         yield from ([indices, i64(3), values], [indices, np.array(4, np.float32), values], [indices, i64(2), i64(0, 1)])
 
 
+def _gather_nd(opset: int, shape: Shape, settings: Mapping[str, Any]) -> Operands:
+    """From an array whose axes are turned, so that others than the batch come first, and from one as it is."""
+    for data in ("backwards", "x"):
+        yield from ([data, i64(*places).reshape(-1, 1)] for places in ((2, 0, -1), (1,)))
+        if len(shape) > 2:
+            yield [data, np.array([[[0, 1], [1, -1]], [[2, 0], [0, 1]]])]
+
+
+def _scatter_nd(opset: int, shape: Shape, settings: Mapping[str, Any]) -> Operands:
+    yield from (["backwards", i64(*places).reshape(-1, 1), "part"] for places in ((2, 0), (1, -1), (0, 0)))
+    yield ["x", i64(0).reshape(-1, 1), "part"]
+    yield ["x", i64(0).reshape(-1, 1), "x"]
+
+
 MOVES: Mapping[str, Callable[[int, Shape, Mapping[str, Any]], Operands]] = {
     **{"Squeeze": _axes, "Unsqueeze": _axes, "Reshape": _reshape, "Slice": _slice, "Split": _split, "Pad": _pad},
     **{"Resize": _resize, "Gather": _gather, "Expand": _expand, "Tile": _tile},
     **{"CumSum": _cumulative, "Trilu": _triangle, "OneHot": _one_hot},
+    **{"GatherND": _gather_nd, "ScatterND": _scatter_nd},
     "Upsample": lambda opset, shape, settings: iter([["x"]]) if opset < 9 else _resize(9, shape, settings),
 }

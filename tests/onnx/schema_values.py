@@ -51,14 +51,27 @@ def _counted(name: str, rank: int, constants: Constants) -> list[onnx.NodeProto]
     return [helper.make_node("Mul", ["x", "twice"], ["double"]), helper.make_node("Cast", ["double"], [name], to=7)]
 
 
+def _backwards(name: str, rank: int, constants: Constants) -> list[onnx.NodeProto]:
+    return _made("Transpose", name, perm=[*range(rank)][::-1])
+
+
+def _part(name: str, rank: int, constants: Constants) -> list[onnx.NodeProto]:
+    constants += [numpy_helper.from_array(np.array([0, 1]), "first")]
+    turned = [*_backwards("around", rank, constants), helper.make_node("Neg", ["around"], ["minus"])]
+    return [*turned, helper.make_node("Gather", ["minus", "first"], [name], axis=0)]
+
+
 OPERANDS: Mapping[str, Callable[[str, int, Constants], list[onnx.NodeProto]]] = {
     "neg": lambda name, rank, constants: _made("Neg", name),
     "bool": _truth,
     "turned": _turned,
     "uint8": _whole,
     "int64": _counted,
+    "backwards": _backwards,
+    "part": _part,
 }
-"""What is made of ``x``: minus it, whether it exceeds a number, its last two axes exchanged, whole numbers of two types."""
+"""What is made of ``x``: minus it, whether it exceeds a number, its last two axes exchanged, whole numbers of two types,
+all axes turned round, and of these the first two entries, negative."""
 
 
 def drawn(*shape: int, seed: int = 0, dtype: Any = np.float32) -> np.ndarray:

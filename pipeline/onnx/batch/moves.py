@@ -141,6 +141,26 @@ def _one_hot(trace: BatchTrace, node: Node) -> BatchAxis:
     return batch.with_axis(batch.axis + (axis_of(node, -1, len(shape) + 1) <= batch.axis))
 
 
+@batch_rule("GatherND")
+def _gather_nd(trace: BatchTrace, node: Node) -> BatchAxis:
+    batch, _ = first_operand(trace, node)
+    depth, before = trace.sample_shape(node.inputs[1])[-1], node.attributes.peek("batch_dims", 0)
+    not_along(batch, range(before + depth))
+    return batch.with_axis(batch.axis - before - depth + len(trace.sample_shape(node.inputs[1])) - 1)
+
+
+@batch_rule("ScatterND")
+def _scatter_nd(trace: BatchTrace, node: Node) -> BatchAxis:
+    data, indices, updates = node.inputs
+    depth, rank = trace.sample_shape(indices)[-1], len(trace.sample_shape(indices)) - 1
+    if trace.batch_axis(indices) is not None:
+        raise Untraceable("it puts entries at places that are computed from data")
+    batch, other = trace.batch_axis(data), trace.batch_axis(updates)
+    if batch is None or other is None or batch != other.with_axis(other.axis - rank + depth):
+        raise Untraceable("data and updates do not both have an entry for each sample")
+    return not_along(batch, range(depth))
+
+
 def _of_all_samples(index: Symbolic, batch: BatchAxis, axis: int) -> BatchAxis:
     """A Gather along the batch axis that reads from each sample its own entries.
 

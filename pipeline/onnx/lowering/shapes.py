@@ -175,6 +175,15 @@ def _einsum(item: Item) -> fx.Node:
     raise Unsupported("its equation is not that of one matrix product")
 
 
+@operator("GatherND", reads=["batch_dims"], inputs=2)
+@operator("ScatterND", reads=["reduction"], inputs=3)
+def _nd_indices(item: Item) -> fx.Node:
+    """Of those that ``passes/nd_indices.py`` did not rewrite to Gather."""
+    raise Unsupported(
+        "its indices are computed, repeated, or among samples; or what is there already counts (reduction, batch_dims)"
+    )
+
+
 @operator("Trilu", reads=["upper"], inputs=2)
 def _triangle(item: Item) -> fx.Node:
     """``x`` on one side of a diagonal of the last two axes, 0 on the other."""

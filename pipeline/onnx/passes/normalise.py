@@ -23,7 +23,7 @@ from pipeline.onnx.declared_shapes import check_shapes, check_widths
 from pipeline.onnx.ir import ConstantSource, Draft, Node, draft_of
 from pipeline.onnx.names import listed, neutralise, shown
 from pipeline.onnx.operators import TABLE
-from pipeline.onnx.passes import einsum, linear
+from pipeline.onnx.passes import einsum, linear, nd_indices
 from pipeline.onnx.passes import free_batch as free_batches
 from pipeline.onnx.passes.add_batch import add_batch
 from pipeline.onnx.passes.batch_first import batch_first
@@ -100,6 +100,7 @@ def normalise(
         free_batches.free(draft)
     draft.prune()
     einsum.lower(draft)
+    nd_indices.lower(draft, probes)
     linear.canonical(draft)
     if lift:
         add_batch(draft)
