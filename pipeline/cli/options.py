@@ -41,7 +41,11 @@ data_options = _apply(
 )
 
 threat_options = _apply(
-    click.option("--eps", metavar="E[,E...]", help="Radius as a fraction of the pixel range, such as 8/255; exact."),
+    click.option(
+        "--eps",
+        metavar="E[,E...]",
+        help="Radius as a fraction of the pixel range, such as 8/255; exact. Or curve.",
+    ),
 )
 
 

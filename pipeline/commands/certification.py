@@ -100,7 +100,8 @@ def _certify(
         data = group.on_each(lambda: test_part(uri, settings, subject.joined), first_alone=settings.download)
     radii = radii_of(data, subject, settings, group)
     if settings.curve:
-        yield Note(f"no eps was given: the curve over {', '.join(map(str, settings.radii))}")
+        why = "no eps was given: " if settings.eps is None else ""
+        yield Note(f"{why}the curve over {', '.join(map(str, settings.radii))}")
     journal = yield from open_journal(run, run_key(subject, data, settings, radii), group)
     work = Work(group, journal, settings.time_budget, began, should_stop)
     unsharded = settings.model_copy(update={"shard": None})

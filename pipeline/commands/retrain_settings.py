@@ -22,7 +22,7 @@ from pipeline.train.tournament import Entry
 def retrain_settings(file: ModelFile, flags: Mapping[str, Any]) -> tuple[Settings, dict[str, str]]:
     """The settings, and the source of each. Raises UsageError (2) where they make no sense for training."""
     settings, source = settle(file.path, flags, file.metadata)
-    if settings.eps is None:
+    if not settings.eps:
         raise UsageError(
             "--eps is missing, and neither pipeline.toml nor the file says it: which radius, such as --eps 8/255?"
         )

@@ -130,7 +130,7 @@ class Settings(BaseModel):
     @property
     def curve(self) -> bool:
         """Whether no eps was said, and none is meant by radii in units of the data."""
-        return self.eps is None and not (self.by_feature and (self.radius or self.features))
+        return not self.eps and not (self.by_feature and (self.radius or self.features))
 
     @property
     def radii(self) -> tuple[Fraction, ...]:
@@ -157,8 +157,8 @@ class Settings(BaseModel):
     @field_validator("eps", mode="before")
     @classmethod
     def _fractions(cls, value: Any, info: Any) -> Any:
-        if value is None:
-            return None
+        if value is None or value in ((), []) or (isinstance(value, str) and value.strip() == "curve"):
+            return None if value is None else ()
         parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
         # A Euclidean ball may be larger than any one pixel's range, and a box than a feature's deviation.
         by_feature = any(info.data.get(name) for name in ("scale", "radius", "features"))

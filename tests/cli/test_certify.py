@@ -34,8 +34,11 @@ def test_json_alone_on_standard_output_and_the_same_twice(pipeline):
     assert a["result"]["method"]["arithmetic"] == "float32-any-order"
 
 
-def test_without_eps_the_curve(pipeline):
-    code, _, err = pipeline("certify", "model.onnx", "--data", "digits", "--no-attack", "--method", "ibp")
+def test_the_curve_whatever_eps_the_folder_says(pipeline):
+    Path("pipeline.toml").write_text('eps = "1/100"')
+    code, _, err = pipeline(
+        "certify", "model.onnx", "--data", "digits", "--no-attack", "--method", "ibp", "--eps", "curve"
+    )
     assert code == 0
     assert "curve" in err
     report = read_here()
