@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Iterator
 from fractions import Fraction
-from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
+from pipeline import package
 from pipeline.audit.findings import Findings
 from pipeline.audit.rejudge import rejudged
 from pipeline.errors import Contradiction, InputRejected, PipelineError
@@ -112,7 +112,7 @@ def _of_one_run(result: Result) -> Iterator[str]:
     if of_run != expected:
         yield f"report.json: {of_run} samples of {data.n_total} were evaluated, its selection takes {expected}."
     # Another version may have worded it otherwise.
-    if result.tool.version == _version() and result.method.execution is not None:
+    if result.tool.version == package.version() and result.method.execution is not None:
         statement = SAMPLES[result.method.arithmetic].format(
             region=region_of(result.threat), execution=result.method.execution
         )
@@ -120,13 +120,6 @@ def _of_one_run(result: Result) -> Iterator[str]:
             yield "report.json: its statement of what certified means is not the one of this program."
         if missing := set(ASSUMPTIONS[result.method.arithmetic]) - set(result.method.assumptions):
             yield f"report.json: it leaves out what its statement assumes: {min(missing)}"
-
-
-def _version() -> str:
-    try:
-        return version("pipeline")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _samples(folder: Path, result: Result, findings: Findings) -> Samples | None:

@@ -11,12 +11,12 @@ import tempfile
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from typing import Any
 
 import click
 
+from pipeline import package
 from pipeline.cli import isolate, summary
 from pipeline.cli.status import Ending, is_first_process
 from pipeline.errors import EnvironmentFailure, PipelineError, out_of_memory, parts_of
@@ -66,15 +66,8 @@ class Lazy(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-def _version() -> str:
-    try:
-        return version("pipeline")
-    except PackageNotFoundError:
-        return "unknown"
-
-
 @click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(_version(), prog_name="pipeline")
+@click.version_option(package.version(), prog_name="pipeline")
 @click.option(
     "--isolate/--no-isolate",
     default=None,

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from pipeline import package
 from pipeline.cli.numbers import Whole
 from pipeline.cli.options import flags_of
 from pipeline.errors import UsageError
@@ -33,9 +34,7 @@ def command(ctx: click.Context, /, name: bool, versioned: bool) -> int:
         return 0
     if name == versioned:
         raise UsageError("say verify, supports, --name or --version: `pipeline vnnlib --help` shows them.")
-    from importlib.metadata import version
-
-    click.echo("pipeline" if name else version("pipeline"))
+    click.echo("pipeline" if name else package.version())
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from pipeline import package
 from pipeline.certify import PGD, Strategy
 from pipeline.commands.features import NamedRadii
 from pipeline.commands.guarantee import Kernels
@@ -37,7 +38,7 @@ def version_of(name: str) -> str:
 
 def tool() -> report.Tool:
     """This program and its version."""
-    return report.Tool(name="pipeline", version=version_of("pipeline"))
+    return report.Tool(name="pipeline", version=package.version())
 
 
 def model(subject: Subject) -> report.Model:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
 
 from packaging.requirements import Requirement
 
+from pipeline import package
 from pipeline.system import telemetry
 
 PACKAGES = ("torch", "onnx", "onnx2torch", "numpy")
@@ -69,10 +70,8 @@ def outdated() -> tuple[str, ...]:
 
 
 def _requirements() -> list[str]:
-    try:
-        return requires("pipeline") or []
-    except PackageNotFoundError:
-        return []
+    found = package.found()
+    return [] if found is None else found.requires or []
 
 
 def _runtimes() -> list[str]:

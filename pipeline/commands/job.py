@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from importlib.metadata import PackageNotFoundError, distribution
 from importlib.resources import files
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from pipeline import package
 from pipeline.errors import UsageError
 from pipeline.gates import check_gates, parse_gate
 from pipeline.settings import TOML, settle
@@ -104,18 +104,19 @@ def install_source() -> str:
     Raises UsageError where this copy was not installed from an address that a runner can reach.
     """
     try:
-        origin = json.loads(distribution("pipeline").read_text("direct_url.json") or "{}")
-    except (PackageNotFoundError, ValueError):
+        found = package.found()
+        origin = json.loads((found.read_text("direct_url.json") if found else None) or "{}")
+    except ValueError:
         origin = {}
     url, vcs = str(origin.get("url", "")), origin.get("vcs_info", {})
     if vcs:
-        return f"pipeline @ {vcs['vcs']}+{_without_secret(url)}@{vcs['commit_id']}"
+        return f"{package.NAME} @ {vcs['vcs']}+{_without_secret(url)}@{vcs['commit_id']}"
     if url.startswith("https://"):
-        return f"pipeline @ {_without_secret(url)}"
+        return f"{package.NAME} @ {_without_secret(url)}"
     folder = unquote(urlsplit(url).path) if url.startswith("file:") else ""
     remote, commit = (_git(folder, *words) for words in (("remote", "get-url", "origin"), ("rev-parse", "HEAD")))
     if remote.startswith("https://") and commit:
-        return f"pipeline @ git+{_without_secret(remote)}@{commit}"
+        return f"{package.NAME} @ git+{_without_secret(remote)}@{commit}"
     raise UsageError(
         "the job must install this program, and this copy came from no address that a runner can reach: say "
         "--install 'pipeline @ git+https://HOST/OWNER/REPOSITORY@COMMIT', or the path of a wheel in your repository."

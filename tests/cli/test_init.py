@@ -164,14 +164,16 @@ def install_source(monkeypatch, told) -> str:
         def read_text(self, name):
             return None if told is None else json.dumps(told)
 
-    monkeypatch.setattr(job, "distribution", lambda name: Here())
+    monkeypatch.setattr(job.package, "found", Here)
     return job.install_source()
 
 
 def test_the_job_installs_what_is_installed_here_and_never_a_bare_name(monkeypatch, tmp_path):
     told = {"url": "https://me:token@example.org/a/b.git", "vcs_info": {"vcs": "git", "commit_id": "c0ffee"}}
-    assert install_source(monkeypatch, told) == "pipeline @ git+https://example.org/a/b.git@c0ffee"
-    assert install_source(monkeypatch, {"url": "https://example.org/p.whl"}) == "pipeline @ https://example.org/p.whl"
+    assert install_source(monkeypatch, told) == "onnx-certify @ git+https://example.org/a/b.git@c0ffee"
+    assert (
+        install_source(monkeypatch, {"url": "https://example.org/p.whl"}) == "onnx-certify @ https://example.org/p.whl"
+    )
     for nowhere in (None, {}, {"url": tmp_path.as_uri(), "dir_info": {"editable": True}}):
         with pytest.raises(Exception, match="--install"):
             install_source(monkeypatch, nowhere)
@@ -183,7 +185,7 @@ def test_the_job_installs_what_is_installed_here_and_never_a_bare_name(monkeypat
     ):
         subprocess.run([*git, *words], check=True)
     found = install_source(monkeypatch, {"url": tmp_path.as_uri(), "dir_info": {"editable": True}})
-    assert found.startswith("pipeline @ git+https://example.org/a/b.git@")
+    assert found.startswith("onnx-certify @ git+https://example.org/a/b.git@")
 
 
 def action():
