@@ -727,7 +727,7 @@ CHECKER: list[Fault] = [
         f"{REPLAYED} -k negative",
     ),
     ("checker/proof.py", 'hexdigest() != entry["sha256"]:', 'hexdigest() == "":', f"{REPLAYED} -k swapped"),
-    ("checker/proof.py", 'told["model_sha256"] != graph.sha256', "False", f"{REPLAYED} -k weight"),
+    ("checker/proof.py", 'claims["model_sha256"] != graph.sha256', "False", f"{REPLAYED} -k weight"),
     ("commands/check_proof.py", "samples.eps[levels[-1]]", "samples.eps[levels[0]]", f"{REPLAYED} -k smaller"),
     ("cli/check_proof.py", "if unproved and not partial:", "if False:", f"{REPLAYED} -k without_a_proof"),
 ]

@@ -81,9 +81,9 @@ class CheckerBounds:
             form = np.zeros((len(entries[rows]), len(self.values[at].lower)))
             form[np.arange(len(form)), entries[rows]] = sign[rows]
             lines = {relu: (a[rows], s[rows], b[rows]) for relu, (a, s, b) in assumed.items()}
-            found, above = self.least({at: form}, lines), sign[rows] < 0
-            np.maximum.at(self.values[at].lower, entries[rows][~above], found[~above])
-            np.minimum.at(self.values[at].upper, entries[rows][above], -found[above])
+            least, above = self.least({at: form}, lines), sign[rows] < 0
+            np.maximum.at(self.values[at].lower, entries[rows][~above], least[~above])
+            np.minimum.at(self.values[at].upper, entries[rows][above], -least[above])
 
     def _relu(self, step: Stage) -> Value:
         source, flush = self.values[step.inputs[0]], FLUSHED_COPY if self.deployed else 0.0
@@ -92,15 +92,15 @@ class CheckerBounds:
 
     def _affine(self, at: int, step: Stage) -> Value:
         """``W c + b``, and ``|W| r + e`` around it."""
-        made = self._charged(at, step)
-        middle, radius = step.offset, made.error
+        charged = self._charged(at, step)
+        middle, radius = step.offset, charged.error
         for i, map_ in zip(step.inputs, step.maps, strict=True):
             center = (self.values[i].lower + self.values[i].upper) / 2
             spread = np.maximum(self.values[i].upper - center, center - self.values[i].lower)
             middle = middle + map_.apply(center[None])[0]
             radius = radius + map_.size(spread[None])[0] * UP
         lower, upper = np.nextafter(middle - radius * UP, -np.inf), np.nextafter(middle + radius * UP, np.inf)
-        return made._replace(lower=lower, upper=upper)
+        return charged._replace(lower=lower, upper=upper)
 
     def _charged(self, at: int, step: Stage) -> Value:
         """What an affine step may err by: in float64 here, and in float32 where it is deployed."""

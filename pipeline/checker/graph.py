@@ -67,12 +67,12 @@ class FileGraph:
         except Exception as error:
             raise refusal("bytes that are no ONNX model") from error
         self.sha256, self.steps, proto = hashlib.sha256(content).hexdigest(), list[Stage](), model.graph
-        given = [v for v in proto.input if v.name not in self.known]
-        if len(given) != 1 or len(proto.output) != 1 or len(self.known) != len(proto.initializer):
-            raise refusal(f"{len(given)} inputs, {len(proto.output)} outputs, or weights in other files")
+        ports = [v for v in proto.input if v.name not in self.known]
+        if len(ports) != 1 or len(proto.output) != 1 or len(self.known) != len(proto.initializer):
+            raise refusal(f"{len(ports)} inputs, {len(proto.output)} outputs, or weights in other files")
         if model.functions or any(o.version < 7 for o in model.opset_import if o.domain in DOMAINS):
             raise refusal("functions, or operators of before opset 7")
-        entry, tensor = given[0].name, given[0].type.tensor_type
+        entry, tensor = ports[0].name, ports[0].type.tensor_type
         dims = [d.dim_value for d in tensor.shape.dim]
         sized = min(dims[1:], default=1) > 0 and math.prod(dims[1:]) <= ENTRIES
         if tensor.elem_type != onnx.TensorProto.FLOAT or not sized or dims[:1] not in ([0], [1]):
@@ -95,18 +95,18 @@ class FileGraph:
 
     def _enter(self, node: onnx.NodeProto) -> None:
         kind, (name, *more), inputs = node.op_type, node.output, list(node.input)
-        found = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        odd = [a[:60] for a, v in found.items() if a not in ATTRIBUTES.get(kind, ()) or v != ONLY.get(a, v)]
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        odd = [a[:60] for a, v in attributes.items() if a not in ATTRIBUTES.get(kind, ()) or v != ONLY.get(a, v)]
         if node.domain not in DOMAINS or kind not in ATTRIBUTES or odd:
             raise refusal(f"the operator {kind[:60]!r}{f' with {odd}' if odd else ''}")
         if any(more) or name in self.values or name in self.known:
             raise refusal(f"{kind} with several outputs, or two values of one name")
         if kind == "Constant":
-            self.known[name] = numpy_helper.to_array(found["value"])
+            self.known[name] = numpy_helper.to_array(attributes["value"])
         elif kind in ("Add", "Sub", "Mul", "Div"):
             self.values[name] = self._arithmetic(kind, name, *inputs)
         else:
-            self.values[name] = getattr(self, f"_{kind.lower()}")(name, self.values[inputs[0]], found, *inputs[1:])
+            self.values[name] = getattr(self, f"_{kind.lower()}")(name, self.values[inputs[0]], attributes, *inputs[1:])
 
     def _weight(self, name: str, shape: Sequence[int] | None = None) -> Array:
         """A constant in float64, broadcast to a shape."""
@@ -147,74 +147,74 @@ class FileGraph:
         sign = -1.0 if kind == "Sub" else 1.0
         return self._entrywise(name, source, np.full_like(c, 1.0 if left else sign), sign * c if left else c)
 
-    def _batchnormalization(self, name: str, source: int, found: dict[str, Any], *inputs: str) -> int:
+    def _batchnormalization(self, name: str, source: int, attributes: dict[str, Any], *inputs: str) -> int:
         shape = self.shapes[source]
         wide = [self._weight(i).reshape(-1, *[1] * (len(shape) - 2)) for i in inputs]
         scale, bias, mean, var = (np.broadcast_to(c, shape).ravel() for c in wide)
-        if not (var + np.float32(found.get("epsilon", 1e-5)) > 2.0**-40).all():
+        if not (var + np.float32(attributes.get("epsilon", 1e-5)) > 2.0**-40).all():
             raise refusal("BatchNormalization with a variance that is not positive")
-        s = scale / np.sqrt(var + np.float64(np.float32(found.get("epsilon", 1e-5))))
+        s = scale / np.sqrt(var + np.float64(np.float32(attributes.get("epsilon", 1e-5))))
         return self._entrywise(name, source, s, bias - s * mean, np.abs(bias) + np.abs(s * mean))
 
-    def _relu(self, name: str, source: int, found: dict[str, Any]) -> int:
+    def _relu(self, name: str, source: int, attributes: dict[str, Any]) -> int:
         return self._add(Stage(name, (source,)), self.shapes[source])
 
-    def _gemm(self, name: str, source: int, found: dict[str, Any], weight: str, bias: str = "") -> int:
+    def _gemm(self, name: str, source: int, attributes: dict[str, Any], weight: str, bias: str = "") -> int:
         """Products by ``alpha`` and ``beta`` are exact in float64, of two float32 numbers; a runtime may apply them last."""
-        shape, alpha, beta = self.shapes[source], found.get("alpha", 1.0), found.get("beta", 1.0)
-        w = (self._weight(weight).T if found.get("transB") else self._weight(weight)) * alpha
+        shape, alpha, beta = self.shapes[source], attributes.get("alpha", 1.0), attributes.get("beta", 1.0)
+        w = (self._weight(weight).T if attributes.get("transB") else self._weight(weight)) * alpha
         if len(shape) < 2 or w.ndim != 2 or shape[-1] != len(w):
             raise refusal("a product by another constant than a matrix on the right")
-        made = (*shape[:-1], w.shape[1])
-        offset = self._weight(bias, made).ravel() * beta if bias else 0.0
+        out_shape = (*shape[:-1], w.shape[1])
+        offset = self._weight(bias, out_shape).ravel() * beta if bias else 0.0
         factor = max(abs(f) for f in (1.0, alpha, 1 / alpha, beta, 1 / beta))
-        return self._add(Stage(name, (source,), (matrix(w),), offset, sums=True, factor=factor), made)
+        return self._add(Stage(name, (source,), (matrix(w),), offset, sums=True, factor=factor), out_shape)
 
     _matmul = _gemm
 
-    def _window(self, name: str, source: int, w: Array, offset: Numbers, found: dict[str, Any]) -> int:
+    def _window(self, name: str, source: int, w: Array, offset: Numbers, attributes: dict[str, Any]) -> int:
         shape = self.shapes[source]
         usual = zip(WINDOW[1:], ((1, 1), w.shape[2:], (0,) * 4, (1, 1)), strict=True)
-        dilations, kernel, pads, strides = (tuple(found.get(name, value)) for name, value in usual)
+        dilations, kernel, pads, strides = (tuple(attributes.get(name, value)) for name, value in usual)
         if len(shape) != 4 or w.ndim != 4 or kernel != w.shape[2:] or w.shape[1] not in (1, shape[1]) or min(pads) < 0:
             raise refusal("a window that is not in two dimensions, or does not fit its value")
-        map_, made = convolution(w, shape[1:], pads, strides, dilations)
-        offset = np.repeat(offset, math.prod(made[1:]))
-        return self._add(Stage(name, (source,), (map_,), offset, sums=True), (1, *made))
+        map_, out_shape = convolution(w, shape[1:], pads, strides, dilations)
+        offset = np.repeat(offset, math.prod(out_shape[1:]))
+        return self._add(Stage(name, (source,), (map_,), offset, sums=True), (1, *out_shape))
 
-    def _conv(self, name: str, source: int, found: dict[str, Any], weight: str, bias: str = "") -> int:
+    def _conv(self, name: str, source: int, attributes: dict[str, Any], weight: str, bias: str = "") -> int:
         """Of several groups, with zeros between them."""
-        w, groups = self._weight(weight), int(found.get("group", 1))
+        w, groups = self._weight(weight), int(attributes.get("group", 1))
         whole = np.zeros((len(w), w.shape[1] * groups, *w.shape[2:]))
         if whole.shape[1] != self.shapes[source][1] or len(w) % groups:
             raise refusal("Conv of other channels than its value has")
         for g, part in enumerate(np.split(w, groups)):
             whole[g * len(part) : (g + 1) * len(part), g * w.shape[1] : (g + 1) * w.shape[1]] = part
-        return self._window(name, source, whole, self._weight(bias) if bias else np.zeros(len(w)), found)
+        return self._window(name, source, whole, self._weight(bias) if bias else np.zeros(len(w)), attributes)
 
-    def _averagepool(self, name: str, source: int, found: dict[str, Any]) -> int:
+    def _averagepool(self, name: str, source: int, attributes: dict[str, Any]) -> int:
         """Sums of windows, or of whole channels, then each divided by the entries that it counts."""
         shape = self.shapes[source]
-        kernel = np.ones((1, 1, *found.get("kernel_shape", shape[2:])))
-        made = self._window(name, source, kernel, np.zeros(shape[1]), found)
+        kernel = np.ones((1, 1, *attributes.get("kernel_shape", shape[2:])))
+        summed = self._window(name, source, kernel, np.zeros(shape[1]), attributes)
         inside = self.steps[-1].maps[0].apply(np.ones((1, math.prod(shape))))[0]
-        count = np.full_like(inside, kernel.size) if found.get("count_include_pad") else inside
-        return self._entrywise(name, made, 1 / count)
+        count = np.full_like(inside, kernel.size) if attributes.get("count_include_pad") else inside
+        return self._entrywise(name, summed, 1 / count)
 
     _globalaveragepool = _averagepool
 
-    def _identity(self, name: str, source: int, found: dict[str, Any]) -> int:
+    def _identity(self, name: str, source: int, attributes: dict[str, Any]) -> int:
         return source
 
-    def _flatten(self, name: str, source: int, found: dict[str, Any]) -> int:
-        return self._moved(name, source, lambda x: x.reshape(math.prod(x.shape[: found.get("axis", 1)]), -1))
+    def _flatten(self, name: str, source: int, attributes: dict[str, Any]) -> int:
+        return self._moved(name, source, lambda x: x.reshape(math.prod(x.shape[: attributes.get("axis", 1)]), -1))
 
-    def _reshape(self, name: str, source: int, found: dict[str, Any], shape: str) -> int:
+    def _reshape(self, name: str, source: int, attributes: dict[str, Any], shape: str) -> int:
         sizes = [int(d) if d else self.shapes[source][i] for i, d in enumerate(self.known[shape])]
         return self._moved(name, source, lambda x: x.reshape(sizes))
 
-    def _transpose(self, name: str, source: int, found: dict[str, Any]) -> int:
-        return self._moved(name, source, lambda x: x.transpose(found.get("perm")))
+    def _transpose(self, name: str, source: int, attributes: dict[str, Any]) -> int:
+        return self._moved(name, source, lambda x: x.transpose(attributes.get("perm")))
 
     def _moved(self, name: str, source: int, change: Callable[[Array], Array]) -> int:
         order = change(np.arange(math.prod(self.shapes[source])).reshape(self.shapes[source]))

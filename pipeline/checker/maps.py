@@ -70,9 +70,9 @@ def convolution(
 
     def apply(x: Array, w: Array) -> Array:
         padded = np.pad(x.reshape(-1, ins, *shape[1:]), ((0, 0), (0, 0), (top, bottom), (left, right)))
-        seen = sliding_window_view(padded, reach, axis=(2, 3))
-        seen = seen[:, :, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]]
-        return np.tensordot(seen, w, ((1, 4, 5), (1, 2, 3))).transpose(0, 3, 1, 2).reshape(len(x), -1)
+        windows = sliding_window_view(padded, reach, axis=(2, 3))
+        windows = windows[:, :, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]]
+        return np.tensordot(windows, w, ((1, 4, 5), (1, 2, 3))).transpose(0, 3, 1, 2).reshape(len(x), -1)
 
     def pull(a: Array) -> Array:
         over = a.reshape(-1, outs, height, width)

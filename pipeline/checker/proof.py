@@ -44,26 +44,26 @@ def manifest(folder: Path) -> tuple[dict[str, Any], str]:
     """What a folder says that its proofs are about, and the digest of that. Raises InputRejected (3)."""
     try:
         content = _read(folder / MANIFEST)
-        told = json.loads(content)
-        told["normalise"] = [np.array(each, np.float32) for each in told["normalise"]]
-        told["about"] = [Checked(int(e["index"]), int(e["label"]), str(e["eps"])) for e in told["samples"]]
-        if told["format"] != 1 or told["arithmetic"] not in ("float32-any-order", "real"):
+        claims = json.loads(content)
+        claims["normalise"] = [np.array(each, np.float32) for each in claims["normalise"]]
+        claims["about"] = [Checked(int(e["index"]), int(e["label"]), str(e["eps"])) for e in claims["samples"]]
+        if claims["format"] != 1 or claims["arithmetic"] not in ("float32-any-order", "real"):
             raise ValueError("another format or arithmetic")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputRejected(f"{MANIFEST} says what is proved, and cannot be read: {error}. Prove again.") from error
-    return told, hashlib.sha256(content).hexdigest()
+    return claims, hashlib.sha256(content).hexdigest()
 
 
 def check(content: bytes, folder: Path) -> Iterator[Checked]:
     """Every proof of a folder, against the bytes of a model. Raises InputRejected (3) for a model that is not known."""
-    told, _ = manifest(folder)
-    graph = FileGraph(content, told["normalise"])
-    for about, entry in zip(told["about"], told["samples"], strict=True):
+    claims, _ = manifest(folder)
+    graph = FileGraph(content, claims["normalise"])
+    for about, entry in zip(claims["about"], claims["samples"], strict=True):
         try:
-            if told["model_sha256"] != graph.sha256:
+            if claims["model_sha256"] != graph.sha256:
                 raise Fault("the model is another than the one that was proved")
             arrays = arrays_of(folder, about, entry)
-            bounds, leaves = _opened(graph, told, about, bool(entry["tighten"]), arrays)
+            bounds, leaves = _opened(graph, claims, about, bool(entry["tighten"]), arrays)
             yield replace(about, leaves=len(arrays["row"]), margin=_least(bounds, leaves, arrays["row"], about.label))
         except Exception as error:  # whatever a stranger's arrays lead to, they prove nothing
             yield replace(about, fault=str(error) or type(error).__name__)
@@ -89,7 +89,7 @@ def arrays_of(folder: Path, about: Checked, entry: Mapping[str, Any]) -> dict[st
 
 @np.errstate(all="ignore")
 def _opened(
-    graph: FileGraph, told: Mapping[str, Any], about: Checked, tighten: bool, arrays: Mapping[str, Array]
+    graph: FileGraph, claims: Mapping[str, Any], about: Checked, tighten: bool, arrays: Mapping[str, Array]
 ) -> tuple[CheckerBounds, Mapping[int, Lines]]:
     """The boxes of a sample, and what its leaves assume, once they are found to be in order. Raises Fault."""
     alpha, split, beta, rows = (arrays[name] for name in ("alpha", "split", "beta", "row"))
@@ -108,8 +108,8 @@ def _opened(
             slopes, sign = arrays["box_alpha"][mine], np.where(arrays["box_sign"][mine] > 0, 1.0, -1.0)
             lines = _lines(graph, places, slopes, 0 * slopes, 0 * slopes)
             near[graph.steps[relu - 1].inputs[0]] = at[mine, 1], sign, lines
-    box = _box(arrays["x"].ravel(), told["range"], about.eps)
-    bounds = CheckerBounds(graph, box, near, deployed=told["arithmetic"] != "real", tighten=tighten)
+    box = _box(arrays["x"].ravel(), claims["range"], about.eps)
+    bounds = CheckerBounds(graph, box, near, deployed=claims["arithmetic"] != "real", tighten=tighten)
     return bounds, _lines(graph, places, alpha, signs, betas)
 
 
@@ -156,19 +156,19 @@ def _box(x: Array, valid: tuple[float, float], eps: str) -> tuple[Array, Array]:
 
 def _places(graph: FileGraph, relu: Array, at: Array) -> Places:
     """Raises Fault for neurons that are named twice, or are none."""
-    found = [(value, np.flatnonzero(relu == k), at[relu == k]) for k, value in enumerate(graph.relus)]
-    once = all(len(np.unique(entries)) == len(entries) and (entries >= 0).all() for _, _, entries in found)
-    if not once or sum(len(columns) for _, columns, _ in found) != len(relu):
+    parts = [(value, np.flatnonzero(relu == k), at[relu == k]) for k, value in enumerate(graph.relus)]
+    once = all(len(np.unique(entries)) == len(entries) and (entries >= 0).all() for _, _, entries in parts)
+    if not once or sum(len(columns) for _, columns, _ in parts) != len(relu):
         raise Fault("neurons that are named twice, or are none")
-    return [place for place in found if len(place[1])]
+    return [place for place in parts if len(place[1])]
 
 
-def _lines(graph: FileGraph, places: Places, *given: Array) -> dict[int, Lines]:
+def _lines(graph: FileGraph, places: Places, *arrays: Array) -> dict[int, Lines]:
     """Slopes, signs and multipliers by ReLU, (rows, entries): of neurons that are not given NaN, 0 and 0."""
-    found: dict[int, Lines] = {}
+    lines: dict[int, Lines] = {}
     for value, columns, entries in places:
-        shape = len(given[0]), math.prod(graph.shapes[value])
-        found[value] = np.full(shape, np.nan), np.zeros(shape), np.zeros(shape)
-        for whole, part in zip(found[value], given, strict=True):
+        shape = len(arrays[0]), math.prod(graph.shapes[value])
+        lines[value] = np.full(shape, np.nan), np.zeros(shape), np.zeros(shape)
+        for whole, part in zip(lines[value], arrays, strict=True):
             whole[:, entries] = part[:, columns]
-    return found
+    return lines
