@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_the_name_is_that_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    assert package.NAME == project["name"]
+    assert project["name"] == package.NAME
     assert project["scripts"] == {"pipeline": package._COMMAND}
     assert package.version() == project["version"]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import package
 from pipeline.commands.installation import conflicting_runtimes, outdated
 
 
@@ -35,7 +36,9 @@ def test_two_flavours_of_onnx_runtime_overwrite_each_other(install):
 
 
 def test_what_is_too_old_or_absent_is_named_with_its_fix(install):
-    install("pipeline", "9", requires=("click>=8", "numpy>=999", "no-such-package>=1", "other>=1; extra == 'dev'"))
+    needs = ("click>=8", "numpy>=999", "no-such-package>=1", "other>=1; extra == 'dev'")
+    folder = install(package.NAME, "9", package="pipeline", requires=needs)
+    (folder / "entry_points.txt").write_text("[console_scripts]\npipeline = pipeline.cli:main\n")
     old, absent = outdated()
     assert old.endswith("pip install 'numpy>=999'")
     assert absent.startswith("no-such-package none is installed")

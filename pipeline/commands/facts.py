@@ -180,7 +180,8 @@ def _attack(pgd: PGD | None) -> report.Attack | None:
 
 def versions() -> dict[str, str]:
     """The versions of this program and of the libraries that compute."""
-    return {name: version_of(name) for name in ("pipeline", "torch", "numpy")} | {"onnxruntime": _onnxruntime()}
+    others = {name: version_of(name) for name in ("torch", "numpy")}
+    return {"pipeline": package.version(), **others, "onnxruntime": _onnxruntime()}
 
 
 def run(
