@@ -178,9 +178,9 @@ def all_forms(operators: Sequence[str] = ()) -> Iterator[Form]:
 
 
 def sample(each: int, *, operators: Sequence[str] = (), seed: int = 0) -> Iterator[Form]:
-    """Forms drawn at random, as many of each operator at each opset."""
-    rng = random.Random(seed)
+    """Forms drawn at random, as many of each operator at each opset, whatever other operators there are."""
     for operator, opset in walked():
+        rng = random.Random(f"{seed} {operator} {opset}")
         for _ in range(each if not operators or operator in operators else 0):
             form = mixed(operator, opset, rng)
             if form is not None:

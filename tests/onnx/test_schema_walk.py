@@ -27,7 +27,7 @@ ONNX = sorted({s.name for s in defs.get_all_schemas_with_history() if not s.doma
 
 
 def test_forms_drawn_at_random_are_equal_or_refused_by_name() -> None:
-    figures = walk(sample(1, seed=3))
+    figures = walk(sample(1, seed=0))
     assert not figures.wrong, "\n".join(figures.wrong)
     assert figures.equal.total() > 300
     assert set(figures.equal | figures.refused) == {name for name, _ in walked()}
