@@ -44,8 +44,8 @@ def improved(bounds: Bounds, forms: Mapping[int, LinearForm], least: Tensor, sea
         return least
     best = {index: slopes.detach().clone() for index, slopes in alpha.items()}
     highest = torch.full_like(least, -torch.inf)
-    slopes_of = list(alpha.values())
-    adam = Adam(slopes_of, [search.step_size] * len(slopes_of), search.decay)
+    variables = list(alpha.values())
+    adam = Adam(variables, [search.step_size] * len(variables), search.decay)
     for step_ in range(search.steps + 1):
         with torch.enable_grad():
             lower = bounds.lower(forms, alpha=alpha, exact=True)
@@ -59,8 +59,8 @@ def improved(bounds: Bounds, forms: Mapping[int, LinearForm], least: Tensor, sea
             # Nor is there anything to choose where a walk stops before the first choice (at a step function).
             if step_ == search.steps or not lower.requires_grad or not bool(open_.any()):
                 break
-            gradients = torch.autograd.grad(-torch.where(open_, lower, 0).sum(), slopes_of, allow_unused=True)
+            gradients = torch.autograd.grad(-torch.where(open_, lower, 0).sum(), variables, allow_unused=True)
         adam.step(gradients)
-        for slopes in slopes_of:
+        for slopes in variables:
             slopes.data.clamp_(0, 1)
     return torch.fmax(least, bounds.lower(forms, alpha=best))

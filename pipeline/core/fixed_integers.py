@@ -28,7 +28,7 @@ WHOLE = (*EXACT, ops.Add, ops.Sub, ops.Mul)
 
 
 @dataclass(frozen=True)
-class _Step:
+class IntegerStep:
     """``values[index] = op(*values[args])``; ``result`` where the value is one of those that the part computes."""
 
     index: int
@@ -44,7 +44,7 @@ class IntegerPart(nn.Module):
 
     def __init__(self, ports: Sequence[Port], inputs: Sequence[int], constants: dict[int, Tensor]):
         super().__init__()
-        self.ports, self.inputs, self.steps = tuple(ports), tuple(inputs), list[_Step]()
+        self.ports, self.inputs, self.steps = tuple(ports), tuple(inputs), list[IntegerStep]()
         self.operators, self.constants = nn.ModuleList(), dict.fromkeys(constants, "")
         for index, tensor in constants.items():
             self.constants[index] = f"c{index}"
@@ -115,7 +115,7 @@ def integer_part(network: Network, names: Sequence[str]) -> IntegerPart:
             part.results[step.name] = tuple(value.shape[1:])
         else:
             raise _misplaced(network, step.name, "makes no float32 numbers of each sample")
-        part.steps.append(_Step(step.index, tuple(step.args), result))
+        part.steps.append(IntegerStep(step.index, tuple(step.args), result))
         part.operators.append(step.op)
     if not known.keys().isdisjoint(plan.outputs):
         raise InputRejected(

@@ -9,12 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data import npz
-from pipeline.data.dataset import Dataset, make
+from pipeline.data.dataset import EXACT_IN_FLOAT32, Dataset, make
 from pipeline.data.source import Part, parse
 from pipeline.errors import InputRejected, UsageError
-
-LARGEST = 1 << 24
-"""All whole numbers up to it are float32 numbers."""
 
 
 def read(
@@ -87,7 +84,7 @@ def _whole(values: np.ndarray, dtype: str, name: str, uri: str) -> np.ndarray:
     if (
         values.dtype.kind not in "iub"
         or not np.array_equal(held, values)
-        or (np.abs(held.astype(float)) > LARGEST).any()
+        or (np.abs(held.astype(float)) > EXACT_IN_FLOAT32).any()
     ):
         raise InputRejected(
             f"{uri!r}: input {name[:60]!r} takes whole numbers of type {dtype} between -2^24 and 2^24; found {values.dtype} from "

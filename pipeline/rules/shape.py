@@ -13,7 +13,7 @@ from pipeline.core.interval import Interval
 from pipeline.rules.affine_rule import Affine, Rearrange
 from pipeline.rules.rule import Example, Value, rule
 
-RENAMES = (ops.Reshape, ops.Squeeze, ops.Unsqueeze, nn.Flatten, nn.Identity)
+SAME_ORDER = (ops.Reshape, ops.Squeeze, ops.Unsqueeze, nn.Flatten, nn.Identity)
 """Operators that keep every entry, in the same order."""
 
 
@@ -55,7 +55,7 @@ class ShapeRule(Rearrange[nn.Module]):
         return super().offset(op, *xs)
 
     def transpose(self, op: nn.Module, coeff: torch.Tensor, *xs: Value) -> tuple[torch.Tensor | None, ...]:
-        if isinstance(op, RENAMES) and isinstance(xs[0], Interval):
+        if isinstance(op, SAME_ORDER) and isinstance(xs[0], Interval):
             return (coeff.reshape(len(coeff), *xs[0].center.shape),)
         if isinstance(op, ops.Transpose):
             back = sorted(range(len(op.perm)), key=lambda axis: op.perm[axis] % len(op.perm))

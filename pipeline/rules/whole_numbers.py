@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from pipeline.core import ops
-from pipeline.core.fixed_integers import IntegerPart, _Step
+from pipeline.core.fixed_integers import IntegerPart, IntegerStep
 from pipeline.core.interval import Interval
 from pipeline.core.network import Port
 from pipeline.core.rounding import EXACT, Rounding
@@ -29,6 +29,6 @@ class IntegerPartRule(Rule[IntegerPart]):
     def examples(self) -> Iterator[Example]:
         values = torch.tensor([[-1.0, 2.0], [0.5, -3.0], [4.0, 1.0]])
         part = IntegerPart([Port("i", torch.int64, (None, 3))], [0], {1: values})
-        part.steps += [_Step(2, (1, 0), True), _Step(3, (0,), True)]
+        part.steps += [IntegerStep(2, (1, 0), True), IntegerStep(3, (0,), True)]
         part.operators.extend([ops.Take(0), ops.OneHot(4, torch.tensor([-1.0, 1.0]), -1)])
         yield Example(part, ((4, 3),), domain=(0.6, 1.4))

@@ -157,8 +157,10 @@ class Settings(BaseModel):
     @field_validator("eps", mode="before")
     @classmethod
     def _fractions(cls, value: Any, info: Any) -> Any:
-        if value is None or value in ((), []) or (isinstance(value, str) and value.strip() == "curve"):
-            return None if value is None else ()
+        if value is None:
+            return None
+        if value in ((), []) or (isinstance(value, str) and value.strip() == "curve"):
+            return ()
         parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
         # A Euclidean ball may be larger than any one pixel's range, and a box than a feature's deviation.
         by_feature = any(info.data.get(name) for name in ("scale", "radius", "features"))

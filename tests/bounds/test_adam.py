@@ -1,4 +1,4 @@
-"""Steps of Adam for slopes, held against torch's."""
+"""Steps of Adam for slopes, held against torch's, which takes seconds to load."""
 
 from __future__ import annotations
 
